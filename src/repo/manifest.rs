@@ -1,0 +1,161 @@
+//! `backup/<label>/manifest`: what a backup is made of. JSON lines: the first is [`Manifest`], then one [`Entry`] a line.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::pg::{Lineage, Lsn, SegmentSize, Timeline};
+
+/// A backup's name: `20261121T064158Z-full`, the start's second in UTC and the type. Sorts by time.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BackupLabel(String);
+
+/// Full, differential or incremental, as in pgBackRest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackupType {
+    /// Everything.
+    Full,
+    /// What changed since the last full.
+    Diff,
+    /// What changed since the last backup.
+    Incr,
+}
+
+/// A text that is not a label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a backup label; it looks like 20261121T064158Z-full")]
+pub struct LabelError(String);
+
+impl BackupLabel {
+    /// The label of a backup of type `kind` that starts at `start`.
+    pub fn new(start: Timestamp, kind: BackupType) -> Self {
+        let _ = (start, kind);
+        todo!()
+    }
+
+    /// The label's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BackupLabel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BackupLabel {
+    type Err = LabelError;
+
+    fn from_str(text: &str) -> Result<Self, LabelError> {
+        Err(LabelError(text.to_owned()))
+    }
+}
+
+/// The first line of a manifest: everything about a backup but its files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this shape: 1.
+    pub format: u32,
+    /// The backup's label, the same as in the object's name.
+    pub label: String,
+    /// Full, differential or incremental.
+    #[serde(rename = "type")]
+    pub kind: BackupType,
+    /// What it was taken from.
+    pub lineage: Lineage,
+    /// `server_version`, for people: `15.18`.
+    pub server_version: String,
+    /// Size of WAL segments, bytes.
+    pub segment_bytes: SegmentSize,
+    /// Whether page checksums are on in the cluster, and so were verified.
+    pub data_checksums: bool,
+    /// Timeline of the start.
+    pub timeline: Timeline,
+    /// `pg_backup_start`'s position: WAL is needed from its segment on.
+    pub start_lsn: Lsn,
+    /// `pg_backup_stop`'s position: WAL is needed up to here before the backup is consistent.
+    pub stop_lsn: Lsn,
+    /// When pg_backup_start was called, by the server's clock.
+    pub started: Timestamp,
+    /// When pg_backup_stop answered, by the server's clock. A target before this cannot be reached from this backup.
+    pub stopped: Timestamp,
+    /// Whether it was taken on a standby.
+    pub from_standby: bool,
+    /// The host that took it.
+    pub host: String,
+    /// Version of walward that took it.
+    pub walward_version: String,
+    /// Bytes of all files.
+    pub content_bytes: u64,
+    /// Bytes stored in the packs.
+    pub stored_bytes: u64,
+    /// The packs, in order; the last holds backup_label, tablespace_map (when there are tablespaces), backup_manifest and,
+    /// as its very last member, global/pg_control.
+    pub packs: Vec<Pack>,
+    /// The tablespaces at the time.
+    pub tablespaces: Vec<Tablespace>,
+    /// Relation pages whose checksum did not match, after reading again: (path, block).
+    pub corrupt_pages: Vec<(String, u32)>,
+}
+
+/// One pack of a backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pack {
+    /// Number in the object's name, from 0.
+    pub number: u32,
+    /// Length of the tar stream.
+    pub content_bytes: u64,
+    /// Length of the object.
+    pub stored_bytes: u64,
+    /// SHA-256 of the stored bytes before the trailer, hexadecimal: an older or foreign pack in this place is noticed.
+    pub stored_sha256: String,
+}
+
+/// One tablespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tablespace {
+    /// Object identifier: the name of its link in pg_tblspc.
+    pub oid: u32,
+    /// Its name in SQL.
+    pub name: String,
+    /// Where the link pointed.
+    pub location: String,
+}
+
+/// One file or directory of a backup. Paths are relative to the data directory, with `pg_tblspc/<oid>/…` for tablespaces.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Relative path. PostgreSQL's own names are ASCII; other bytes are refused by the backup.
+    pub path: String,
+    /// Permission bits, for example 0o600.
+    pub mode: u32,
+    /// Modification time, seconds since the Unix epoch.
+    pub mtime: i64,
+    /// What it is and where its bytes lie.
+    #[serde(flatten)]
+    pub what: EntryKind,
+}
+
+/// What an [`Entry`] is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum EntryKind {
+    /// A directory.
+    Directory,
+    /// A regular file.
+    File {
+        /// Length in bytes.
+        size: u64,
+        /// CRC-32C of the content.
+        crc32c: u32,
+        /// The pack that holds it.
+        pack: u32,
+        /// Where its bytes begin in the pack's tar stream.
+        offset: u64,
+    },
+}

@@ -1,0 +1,12 @@
+//! What a repository is: the names of its objects, their format (FORMAT.md), its keys, its identity, its manifests and leases.
+//! The only room that names an object or defines a stored shape.
+
+pub mod format;
+pub mod identity;
+pub mod keys;
+pub mod layout;
+pub mod lease;
+pub mod manifest;
+mod repository;
+
+pub use repository::{Encryption, OpenedObject, PutNew, RepoError, Repository};

@@ -1,0 +1,1 @@
+//! From a repository back to a data directory.

@@ -1,0 +1,18 @@
+//! What goes wrong at a store.
+
+use crate::base::ErrorClass;
+
+/// A failed call to a store. Display says what was being done to what; the cause is the source.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} {key}")]
+pub struct StoreError {
+    /// What the failure means; the only thing that decisions are taken on.
+    pub class: ErrorClass,
+    /// What was being done: "read", "write", "list", …
+    pub verb: &'static str,
+    /// The object or folder, with the store's URL in front; never a secret.
+    pub key: String,
+    /// What the store or the machine said.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
