@@ -1,10 +1,189 @@
-//! The name of every object of a cluster's repository.
+//! The name of every object of a cluster's repository, relative to the cluster's folder, and the way back where a listing
+//! needs it. Pure.
+//!
+//! ```text
+//! cluster/<generation>.json                        identity
+//! keys/<generation>.json                           key slots
+//! wal/<lineage>/<timeline>.history                 timeline histories
+//! wal/<lineage>/<timeline>/<log>/<file>            segments, partial segments, backup histories
+//! backup/<label>/pack/<nnnnn>                      tar streams
+//! backup/<label>/manifest                          written last
+//! backup/<label>/hold                              pinned
+//! lease/<work>/<fencing>.json                      who is at work
+//! ```
+//!
+//! Generations have 8 decimal digits, packs 5, fencing numbers 20, so that names sort as numbers do.
 
-use crate::pg::{Lineage, WalFileName};
+use super::manifest::BackupLabel;
+use crate::pg::{Lineage, Timeline, WalFileName};
 use crate::storage::ObjectKey;
+
+/// A key made of parts that are valid by their types.
+fn key(path: String) -> ObjectKey {
+    match ObjectKey::new(path) {
+        Ok(key) => key,
+        Err(error) => unreachable!("an object's name made of checked parts: {error}"),
+    }
+}
+
+/// The folder of the identity's generations.
+pub fn identities() -> ObjectKey {
+    key("cluster".to_owned())
+}
+
+/// One generation of the cluster's identity.
+pub fn identity(generation: u32) -> ObjectKey {
+    key(format!("cluster/{generation:08}.json"))
+}
+
+/// The folder of the key slots' generations.
+pub fn all_keys() -> ObjectKey {
+    key("keys".to_owned())
+}
+
+/// One generation of the key slots.
+pub fn keys(generation: u32) -> ObjectKey {
+    key(format!("keys/{generation:08}.json"))
+}
+
+/// The number in the name of a generation's object (`00000001.json`), or `None` when the name is of no generation.
+pub fn parse_generation(file_name: &str) -> Option<u32> {
+    let number = file_name.strip_suffix(".json")?.parse().ok()?;
+    (format!("{number:08}.json") == file_name).then_some(number)
+}
+
+/// The folder of the lineages.
+pub fn lineages() -> ObjectKey {
+    key("wal".to_owned())
+}
+
+/// The folder of a lineage's WAL: histories and timelines' folders lie directly in it.
+pub fn wal_root(lineage: Lineage) -> ObjectKey {
+    key(format!("wal/{lineage}"))
+}
+
+/// The folder of a timeline's WAL: the logs' folders lie directly in it.
+pub fn wal_timeline(lineage: Lineage, timeline: Timeline) -> ObjectKey {
+    key(format!("wal/{lineage}/{:08X}", timeline.0))
+}
+
+/// The folder of one log (the middle eight digits of a segment's name) of a timeline.
+pub fn wal_log(lineage: Lineage, timeline: Timeline, log: u32) -> ObjectKey {
+    key(format!("wal/{lineage}/{:08X}/{log:08X}", timeline.0))
+}
 
 /// Where a WAL file of `lineage` lies: `wal/<lineage>/<timeline>/<log>/<name>`; histories lie directly in `wal/<lineage>`.
 pub fn wal_file(lineage: Lineage, name: WalFileName) -> ObjectKey {
-    let _ = (lineage, name);
-    todo!()
+    match name {
+        WalFileName::History(_) => key(format!("wal/{lineage}/{name}")),
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) | WalFileName::BackupHistory(segment, _) => {
+            key(format!("wal/{lineage}/{:08X}/{:08X}/{name}", segment.timeline.0, segment.log))
+        }
+    }
+}
+
+/// The timeline or log that the name of a folder spells: eight upper-case hexadecimal digits.
+pub fn parse_word(folder: &str) -> Option<u32> {
+    let number = u32::from_str_radix(folder, 16).ok()?;
+    (format!("{number:08X}") == folder).then_some(number)
+}
+
+/// The folder of the backups: each is a folder in it, named by its label.
+pub fn backups() -> ObjectKey {
+    key("backup".to_owned())
+}
+
+/// The folder of one backup.
+pub fn backup_root(label: &BackupLabel) -> ObjectKey {
+    key(format!("backup/{label}"))
+}
+
+/// The folder of a backup's packs.
+pub fn packs(label: &BackupLabel) -> ObjectKey {
+    key(format!("backup/{label}/pack"))
+}
+
+/// One pack of a backup.
+pub fn pack(label: &BackupLabel, number: u32) -> ObjectKey {
+    key(format!("backup/{label}/pack/{number:05}"))
+}
+
+/// A backup's manifest: its existence is the backup's.
+pub fn manifest(label: &BackupLabel) -> ObjectKey {
+    key(format!("backup/{label}/manifest"))
+}
+
+/// What pins a backup.
+pub fn hold(label: &BackupLabel) -> ObjectKey {
+    key(format!("backup/{label}/hold"))
+}
+
+/// The folder of the leases on one kind of work.
+pub fn leases(work: super::lease::Work) -> ObjectKey {
+    key(format!("lease/{}", work.as_str()))
+}
+
+/// One state of a lease.
+pub fn lease(work: super::lease::Work, fencing: u64) -> ObjectKey {
+    key(format!("lease/{}/{fencing:020}.json", work.as_str()))
+}
+
+/// The fencing number in the name of a lease's object, or `None` when it is of none.
+pub fn parse_fencing(file_name: &str) -> Option<u64> {
+    let number = file_name.strip_suffix(".json")?.parse().ok()?;
+    (format!("{number:020}.json") == file_name).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pg::SegmentName;
+
+    const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7_437_223_446_531_284_312 };
+
+    #[test]
+    fn names_are_what_the_documentation_says() {
+        let name = |text: &str| text.parse::<WalFileName>().expect("a WAL file's name");
+        let wal = |text: &str| wal_file(LINEAGE, name(text)).to_string();
+        assert_eq!(wal("0000000A.history"), "wal/15-7437223446531284312/0000000A.history");
+        assert_eq!(
+            wal("0000000A000000010000002B"),
+            "wal/15-7437223446531284312/0000000A/00000001/0000000A000000010000002B"
+        );
+        assert_eq!(
+            wal("0000000A000000010000002B.00000028.backup"),
+            "wal/15-7437223446531284312/0000000A/00000001/0000000A000000010000002B.00000028.backup"
+        );
+        let label: BackupLabel = "20261121T064158Z-full".parse().expect("a label");
+        assert_eq!(pack(&label, 7).as_str(), "backup/20261121T064158Z-full/pack/00007");
+        assert_eq!(manifest(&label).as_str(), "backup/20261121T064158Z-full/manifest");
+        assert_eq!(identity(3).as_str(), "cluster/00000003.json");
+        assert_eq!(lease(crate::repo::lease::Work::Backup, 12).as_str(), "lease/backup/00000000000000000012.json");
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_in_names_are_read_back(generation: u32, fencing: u64) {
+            prop_assert_eq!(parse_generation(identity(generation).file_name()), Some(generation));
+            prop_assert_eq!(parse_generation(keys(generation).file_name()), Some(generation));
+            prop_assert_eq!(parse_fencing(lease(crate::repo::lease::Work::Backup, fencing).file_name()), Some(fencing));
+        }
+
+        #[test]
+        fn every_wal_file_lies_in_the_folder_of_its_log(timeline in 1u32.., log: u32, segment: u32) {
+            let segment = SegmentName { timeline: Timeline(timeline), log, segment };
+            let key = wal_file(LINEAGE, WalFileName::Partial(segment));
+            let folder = wal_log(LINEAGE, Timeline(timeline), log);
+            prop_assert_eq!(key.as_str(), format!("{folder}/{segment}.partial"));
+            prop_assert_eq!(parse_word(folder.file_name()), Some(log));
+            prop_assert_eq!(parse_word(wal_timeline(LINEAGE, Timeline(timeline)).file_name()), Some(timeline));
+        }
+
+        #[test]
+        fn arbitrary_text_never_panics(text: String) {
+            let _ = (parse_generation(&text), parse_fencing(&text), parse_word(&text));
+        }
+    }
 }

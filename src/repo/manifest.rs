@@ -29,16 +29,44 @@ pub enum BackupType {
 #[error("{0:?} is not a backup label; it looks like 20261121T064158Z-full")]
 pub struct LabelError(String);
 
+impl BackupType {
+    /// The type as one word: in labels, reports and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Diff => "diff",
+            Self::Incr => "incr",
+        }
+    }
+}
+
+impl fmt::Display for BackupType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl BackupLabel {
+    /// How the start is written: UTC, to the second.
+    const TIME: &str = "%Y%m%dT%H%M%SZ";
+
     /// The label of a backup of type `kind` that starts at `start`.
     pub fn new(start: Timestamp, kind: BackupType) -> Self {
-        let _ = (start, kind);
-        todo!()
+        Self(format!("{}-{kind}", start.strftime(Self::TIME)))
     }
 
     /// The label's text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Full, differential or incremental, as the label says.
+    pub fn kind(&self) -> BackupType {
+        match self.0.rsplit('-').next() {
+            Some("diff") => BackupType::Diff,
+            Some("incr") => BackupType::Incr,
+            _ => BackupType::Full,
+        }
     }
 }
 
@@ -52,7 +80,18 @@ impl FromStr for BackupLabel {
     type Err = LabelError;
 
     fn from_str(text: &str) -> Result<Self, LabelError> {
-        Err(LabelError(text.to_owned()))
+        let error = || LabelError(text.to_owned());
+        let (start, kind) = text.split_once('-').ok_or_else(error)?;
+        let kind = [BackupType::Full, BackupType::Diff, BackupType::Incr]
+            .into_iter()
+            .find(|known| known.as_str() == kind)
+            .ok_or_else(error)?;
+        let start = jiff::civil::DateTime::strptime(Self::TIME, start)
+            .and_then(|time| time.to_zoned(jiff::tz::TimeZone::UTC))
+            .map_err(|_| error())?;
+        let label = Self::new(start.timestamp(), kind);
+        // One spelling only, so that a label and the name of its folder are the same text.
+        if label.0 == text { Ok(label) } else { Err(error()) }
     }
 }
 
@@ -158,4 +197,51 @@ pub enum EntryKind {
         /// Where its bytes begin in the pack's tar stream.
         offset: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_label_says_when_and_what() {
+        let start: Timestamp = "2026-11-21T06:41:58.9Z".parse().expect("a time");
+        let label = BackupLabel::new(start, BackupType::Full);
+        assert_eq!(label.as_str(), "20261121T064158Z-full");
+        assert_eq!(label.kind(), BackupType::Full);
+    }
+
+    #[test]
+    fn what_is_not_a_label_is_refused() {
+        for text in [
+            "",
+            "20261121T064158Z",
+            "20261121T064158Z-",
+            "20261121T064158Z-FULL",
+            "20261321T064158Z-full",
+            "20261121T064158-full",
+            "2026121T064158Z-full",
+            "20261121T064158Z-full/..",
+            " 20261121T064158Z-full",
+        ] {
+            assert!(text.parse::<BackupLabel>().is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_label_is_read_back(second in 0i64..253_402_207_200, kind in 0usize..3) {
+            let kind = [BackupType::Full, BackupType::Diff, BackupType::Incr][kind];
+            let label = BackupLabel::new(Timestamp::from_second(second).expect("in range"), kind);
+            prop_assert_eq!(label.as_str().parse(), Ok(label.clone()));
+            prop_assert_eq!(label.kind(), kind);
+        }
+
+        #[test]
+        fn arbitrary_text_is_no_panic(text: String) {
+            let _ = text.parse::<BackupLabel>();
+        }
+    }
 }

@@ -81,14 +81,50 @@ impl Repository {
         todo!()
     }
 
+    /// Its name in the configuration.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The store's URL without secrets, for messages.
+    pub fn url(&self) -> &str {
+        self.store.url()
+    }
+
+    /// The cluster's identity as it was when the repository was opened.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Where the objects lie.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Reads the identity again: fails when this is not the repository that was opened any more. To be asked before
+    /// "the repository has no such file" is believed: an unmounted disk or a replaced bucket is empty, too.
+    pub async fn confirm_alive(&self) -> Result<(), RepoError> {
+        todo!()
+    }
+
+    /// Whether there is an object of this name. `false` only when the store said so.
+    pub async fn exists(&self, key: &ObjectKey) -> Result<bool, RepoError> {
+        let _ = key;
+        todo!()
+    }
+
     /// Seals `content` and writes it under a name that must be new, or hold the same content. Memory: the stored bytes. For WAL.
+    ///
+    /// `commit_times` is asked once, when `content` has ended: it answers what [`Summary::commit_times`] will hold, for
+    /// whoever parsed the content as it went by. `|| None` otherwise.
     pub async fn put_new(
         &self,
         key: &ObjectKey,
         spec: Spec,
         content: BoxStream<'_, std::io::Result<Bytes>>,
+        commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
     ) -> Result<PutNew, RepoError> {
-        let _ = (key, spec, content, &self.name, &self.store, &self.identity, &self.keyring, &self.pool);
+        let _ = (key, spec, content, commit_times, &self.keyring, &self.pool);
         todo!()
     }
 
