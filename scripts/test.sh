@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Installs what the tests need (Debian or Ubuntu) and runs them all. Leaves nothing running.
+#
+#   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
+#   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
+#   scripts/test.sh --quick          no PostgreSQL: unit tests and tests/it
+#   scripts/test.sh --offline        installs nothing; uses what is there
+#
+# Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20),
+# RUST_TEST_THREADS (default 2).
+set -euo pipefail
+exec </dev/null
+. "$(dirname "$0")/common.sh"
+cd "$here"
+
+quick= versions=normal offline=
+for argument in "$@"; do
+    case $argument in
+        --quick) quick=yes ;;
+        --all-versions) versions=all ;;
+        --offline) offline=yes ;;
+        *) die "unknown argument $argument; see the head of scripts/test.sh" ;;
+    esac
+done
+
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
+began=$SECONDS
+ignored=()
+ran=()
+
+ensure_toolchain
+run() {
+    say "$1"
+    local began_part=$SECONDS
+    shift
+    "$@"
+    ran+=("$(printf '%4d s  %s' $((SECONDS - began_part)) "$*")")
+}
+
+run "unit tests, tests without a server" cargo test --locked --lib --bins --test it
+if [ -n "$quick" ]; then
+    ignored+=("everything that needs PostgreSQL (--quick)")
+else
+    cache=$(cache_folder)
+    if [ -z "$offline" ]; then
+        ensure_postgres
+        ensure_command zstd zstd
+        ensure_command tar tar
+    fi
+    default_bin=$(distribution_postgres)
+    [ -n "$default_bin" ] || die "there is no PostgreSQL under /usr/lib/postgresql; run without --offline to install it"
+    default_major=$("$default_bin/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
+
+    # An S3 server that needs no account.
+    moto=$cache/moto/bin/moto_server
+    if [ ! -x "$moto" ] && [ -z "$offline" ]; then
+        /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
+        say "installing an S3 server for tests (moto) under $cache"
+        mkdir -p "$cache"
+        rm -rf "$cache/moto"
+        /usr/bin/python3 -m venv "$cache/moto"
+        "$cache/moto/bin/pip" install -q 'moto[server]==5.*' >&2
+    fi
+    [ -x "$moto" ] || die "there is no S3 server at $moto; run without --offline to install it"
+    export WALWARD_TEST_MOTO=$moto
+
+    # Other versions of PostgreSQL. One that cannot be had is reported as ignored.
+    case $versions in
+        all) wanted="13 14 15 16 17 18" ;;
+        *) wanted="13 18" ;;
+    esac
+    bins=$default_bin
+    others=()
+    for major in $wanted; do
+        [ "$major" != "$default_major" ] || continue
+        arguments=("$major")
+        [ -z "$offline" ] || arguments=(--offline "$major")
+        if bin=$(scripts/postgres-versions.sh "${arguments[@]}"); then
+            bins=$bins:$bin
+            others+=("pg$major")
+        else
+            ignored+=("PostgreSQL $major: it could not be installed here")
+        fi
+    done
+    export WALWARD_TEST_PG=$bins
+
+    run "PostgreSQL $default_major" cargo test --locked --test pg
+    if [ ${#others[@]} -gt 0 ]; then
+        run "other versions: ${others[*]}" cargo test --locked --test pg -- --ignored "${others[@]}"
+    fi
+fi
+
+printf '\nPassed in %d s:\n' $((SECONDS - began))
+printf '  %s\n' "${ran[@]}"
+if [ ${#ignored[@]} -gt 0 ]; then
+    printf 'Ignored, not passed:\n'
+    printf '  %s\n' "${ignored[@]}"
+fi
