@@ -60,7 +60,7 @@ from_debian() {
 
     local bin=$tree/usr/lib/postgresql/$major/bin loader libraries file
     libraries=$tree/usr/lib/x86_64-linux-gnu:$tree/lib/x86_64-linux-gnu
-    loader=$(find "$tree/usr/lib" "$tree/lib/" -name 'ld-*.so*' -type f 2>/dev/null | sort | head -1)
+    loader=$(find "$tree/usr/lib" "$tree/lib/" -name 'ld-*.so*' -type f 2>/dev/null | sort | head -1 || true)
     [ -n "$loader" ] || give_up "no program loader in $tree"
     for file in "$bin"/*; do
         if [ ! -L "$file" ] && is_elf "$file"; then

@@ -1,0 +1,18 @@
+//! Tests against real PostgreSQL, through the real binaries. `scripts/test.sh` installs what they need.
+//!
+//! `WALWARD_TEST_PG`: folders of PostgreSQL programs joined by `:`, the main one first (default: the newest of the
+//! distribution). Tests for other versions are ignored unless asked for, and fail when theirs is not in the list.
+//! `WALWARD_TEST_MOTO`: the S3 server (default: `moto_server` on the path).
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+mod harness;
+mod support;

@@ -1,0 +1,55 @@
+//! What a command left: exit code, output, errors.
+
+use std::process::Command;
+
+/// The end of a command.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The command, for messages.
+    pub command: String,
+    /// -1 when a signal ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    /// Runs `command` to its end.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
+        Self {
+            command: format!("{command:?}"),
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// Exit code `code`, or a panic that shows everything.
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "{}\nstdout:\n{}\nstderr:\n{}", self.command, self.stdout, self.stderr);
+        self
+    }
+
+    /// Standard error says `text`, or a panic that shows everything.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        let everything = format!("{}{}", self.stdout, self.stderr);
+        assert!(
+            everything.to_lowercase().contains(&text.to_lowercase()),
+            "{}\ndoes not say {text:?}\nstdout:\n{}\nstderr:\n{}",
+            self.command,
+            self.stdout,
+            self.stderr
+        );
+        self
+    }
+
+    /// Standard output as JSON.
+    #[track_caller]
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{}\nprinted no JSON: {error}\n{}", self.command, self.stdout))
+    }
+}
