@@ -39,8 +39,11 @@ impl FromStr for ByteSize {
     type Err = UnitError;
 
     fn from_str(text: &str) -> Result<Self, UnitError> {
-        let (number, unit) = split_number(text)
-            .ok_or_else(|| UnitError::Syntax { text: text.to_owned(), what: "size", example: "\"64MiB\"" })?;
+        let (number, unit) = split_number(text).ok_or_else(|| UnitError::Syntax {
+            text: text.to_owned(),
+            what: "size",
+            example: "\"64MiB\"",
+        })?;
         let shift = match unit.to_ascii_lowercase().as_str() {
             "" | "b" => 0,
             "k" | "kb" | "kib" => 10,

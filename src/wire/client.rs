@@ -1,0 +1,339 @@
+//! The client: one request, one answer, an exit code that PostgreSQL reads rightly.
+//!
+//! The exit codes are the whole point. `push`: 0 durable, 1 failed (PostgreSQL tries again), 2 usage; never above 125, which
+//! would restart the archiver silently (`pgarch_archiveXlog`, src/backend/postmaster/pgarch.c). `fetch`: 0 placed, 1 absent,
+//! 255 everything else.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::codec::{FrameHeader, HEADER_BYTES, REPLY_BYTES_MAX, WireError};
+use super::message::{OnError, Reply, Request};
+use super::{DEFAULT_SOCKET, EXIT_FETCH_FAILED, place};
+
+/// How long the agent may be silent before the client gives up, when nothing else is said.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// How long `fetch` waits for an agent that is not there (it may be restarting) before it stops the recovery.
+const FETCH_CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The socket: what was given, else the environment, else the default.
+pub fn socket_path(given: Option<&OsStr>) -> PathBuf {
+    given
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("WALWARD_SOCKET").filter(|value| !value.is_empty()).map(PathBuf::from))
+        .unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET))
+}
+
+/// Why no answer came.
+#[derive(Debug)]
+pub enum ClientError {
+    /// The agent cannot be reached.
+    Connect(PathBuf, io::Error),
+    /// The conversation broke off.
+    Talk(io::Error),
+    /// What came back is not the protocol.
+    Protocol(WireError),
+    /// The agent said nothing for this long.
+    Silence(Duration),
+}
+
+impl fmt::Display for ClientError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(path, error) => write!(
+                f,
+                "cannot reach the agent at {}: {error}; is walwardd running (systemctl status walward), and is this the right socket?",
+                path.display()
+            ),
+            Self::Talk(error) => {
+                write!(f, "the agent broke off the conversation: {error}; its log says why (journalctl -u walward)")
+            }
+            Self::Protocol(error) => write!(f, "the agent's answer cannot be read: {error}"),
+            Self::Silence(duration) => {
+                write!(f, "the agent did not answer for {} s; its log may say why", duration.as_secs())
+            }
+        }
+    }
+}
+
+impl std::error::Error for ClientError {}
+
+/// An open conversation. Blocking.
+pub struct Conversation {
+    stream: UnixStream,
+    silence_max: Duration,
+}
+
+impl Conversation {
+    /// Connects and sends `request`.
+    pub fn start(socket: &Path, request: &Request, silence_max: Duration) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).map_err(|error| ClientError::Connect(socket.to_path_buf(), error))?;
+        let mut conversation = Self { stream, silence_max };
+        conversation.stream.set_write_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
+        conversation.stream.set_read_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
+        conversation.stream.write_all(&request.encode()).map_err(|error| conversation.talk(error))?;
+        Ok(conversation)
+    }
+
+    /// The next frame of the answer.
+    pub fn next_reply(&mut self) -> Result<Reply, ClientError> {
+        let mut header = [0; HEADER_BYTES];
+        self.fill(&mut header)?;
+        let header = FrameHeader::parse(header, REPLY_BYTES_MAX).map_err(ClientError::Protocol)?;
+        let length = usize::try_from(header.length).map_err(|_| ClientError::Protocol(WireError::Shape))?;
+        let mut payload = vec![0; length];
+        self.fill(&mut payload)?;
+        Reply::decode(header.kind, &payload).map_err(ClientError::Protocol)
+    }
+
+    /// Fills `buffer` within the time of silence allowed: an agent that drips bytes does not hold the client for ever.
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), ClientError> {
+        let deadline = Instant::now() + self.silence_max;
+        let mut rest = buffer;
+        while !rest.is_empty() {
+            if Instant::now() >= deadline {
+                return Err(ClientError::Silence(self.silence_max));
+            }
+            match self.stream.read(rest) {
+                Ok(0) => return Err(ClientError::Talk(io::ErrorKind::UnexpectedEof.into())),
+                Ok(count) => rest = rest.get_mut(count..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.talk(error)),
+            }
+        }
+        Ok(())
+    }
+
+    fn talk(&self, error: io::Error) -> ClientError {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silence(self.silence_max),
+            _ => ClientError::Talk(error),
+        }
+    }
+}
+
+/// What the command line of `walward-wal` asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Print how it is used and exit 0.
+    Help,
+    /// Print the version and exit 0.
+    Version,
+    /// Talk to the agent.
+    Ask {
+        /// Where the agent listens.
+        socket: PathBuf,
+        /// How long it may be silent.
+        silence_max: Duration,
+        /// What to ask.
+        request: Request,
+    },
+}
+
+/// How `walward-wal` is used.
+pub const USAGE: &str = "\
+usage: walward-wal [OPTIONS] push PATH
+       walward-wal [OPTIONS] fetch [--on-error=abort|retry] NAME DESTINATION
+
+Hands WAL files to the agent (walwardd) and takes them from it. In postgresql.conf:
+
+    archive_command = 'walward-wal push %p'
+    restore_command = 'walward-wal fetch %f %p'
+
+options:
+  --socket PATH      where the agent listens (default: $WALWARD_SOCKET, else /run/walward/walward.sock)
+  --cluster NAME     the cluster's name in walward.toml (default: known by the data directory)
+  --timeout SECONDS  how long the agent may be silent (default: 60)
+  --on-error=abort   fetch: when it cannot be found out whether the file exists, exit 255: PostgreSQL stops (default)
+  --on-error=retry   fetch: exit 1 instead, after the agent's deadline; only for a standby, which asks again
+  --help, --version
+
+exit codes: push: 0 durable in every repository, 1 failed (PostgreSQL tries again), 2 usage
+            fetch: 0 placed, 1 absent from every repository, 255 anything else";
+
+/// Reads the command line (without the program's name). `directory` is the working directory, which makes paths absolute.
+pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Path) -> Result<Command, String> {
+    let mut socket: Option<OsString> = None;
+    let mut cluster = String::new();
+    let mut silence_max = SILENCE_MAX;
+    let mut on_error = OnError::Abort;
+    let mut words: Vec<OsString> = Vec::new();
+    let mut arguments = arguments;
+    let mut options_end = false;
+    while let Some(argument) = arguments.next() {
+        let text = argument.to_str().unwrap_or_default();
+        if options_end || !text.starts_with("--") {
+            words.push(argument);
+            continue;
+        }
+        let (option, inline) = match text.split_once('=') {
+            Some((option, value)) => (option, Some(OsString::from(value))),
+            None => (text, None),
+        };
+        let mut value =
+            || inline.clone().or_else(|| arguments.next()).ok_or_else(|| format!("option {option} needs a value"));
+        match option {
+            "--" => options_end = true,
+            "--help" => return Ok(Command::Help),
+            "--version" => return Ok(Command::Version),
+            "--socket" => socket = Some(value()?),
+            "--cluster" => {
+                cluster = value()?.into_string().map_err(|_| "the cluster's name is not UTF-8".to_owned())?;
+            }
+            "--timeout" => {
+                let seconds = value()?.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
+                silence_max = Duration::from_secs(seconds.ok_or("--timeout needs a whole number of seconds above 0")?);
+            }
+            "--on-error" => {
+                on_error = match value()?.to_str() {
+                    Some("abort") => OnError::Abort,
+                    Some("retry") => OnError::Retry,
+                    _ => return Err("--on-error is abort or retry".to_owned()),
+                };
+            }
+            _ => return Err(format!("unknown option {option}")),
+        }
+    }
+    let request = match words.as_slice() {
+        [verb, path] if verb == "push" => Request::Push { cluster, path: directory.join(path) },
+        [verb, name, destination] if verb == "fetch" => Request::Fetch {
+            cluster,
+            name: name.to_str().ok_or("the file's name is not UTF-8")?.to_owned(),
+            destination: directory.join(destination),
+            on_error,
+        },
+        [] => return Err("say push or fetch".to_owned()),
+        [verb, ..] if verb == "push" => return Err("push takes exactly one path".to_owned()),
+        [verb, ..] if verb == "fetch" => return Err("fetch takes exactly a name and a destination".to_owned()),
+        [verb, ..] => return Err(format!("unknown command {:?}; say push or fetch", verb.to_string_lossy())),
+    };
+    Ok(Command::Ask { socket: socket_path(socket.as_deref()), silence_max, request })
+}
+
+/// Asks the agent and does what it says. Returns the exit code and a text for standard error (empty: nothing to say).
+pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, String) {
+    match request {
+        Request::Push { .. } => match converse(socket, silence_max, request, Duration::ZERO) {
+            // Whatever the agent says, PostgreSQL must not see a code that restarts its archiver.
+            Ok((Reply::Done { code, text }, _)) => (code.min(125), text),
+            Ok((other, _)) => (1, format!("unexpected answer from the agent: {other:?}")),
+            Err(error) => (1, error.to_string()),
+        },
+        Request::Fetch { destination, .. } => {
+            match converse(socket, silence_max, request, FETCH_CONNECT_PATIENCE) {
+                // The agent removes what was not moved when the connection closes: it stays open until the file is in place.
+                Ok((Reply::File(source), _open)) => match place(&source, destination) {
+                    Ok(()) => (0, String::new()),
+                    Err(error) => (
+                        EXIT_FETCH_FAILED,
+                        format!("cannot bring {} to {}: {error}", source.display(), destination.display()),
+                    ),
+                },
+                // Only a clear "absent" may look like one. 0 would claim a file that nobody placed.
+                Ok((Reply::Done { code: 1, text }, _)) => (1, text),
+                Ok((Reply::Done { text, .. }, _)) => (EXIT_FETCH_FAILED, text),
+                Ok((other, _)) => (EXIT_FETCH_FAILED, format!("unexpected answer from the agent: {other:?}")),
+                Err(error) => (EXIT_FETCH_FAILED, error.to_string()),
+            }
+        }
+        Request::Admin(_) => (2, "not a request of this client".to_owned()),
+    }
+}
+
+/// The exit code for a failure outside the conversation (usage, panic): safe for the verb in the arguments.
+pub fn failure_code(arguments: impl Iterator<Item = OsString>, otherwise: u8) -> u8 {
+    // Whatever is not clearly a push is answered as a fetch: 255 restarts an archiver at worst, 1 could end a recovery early.
+    if arguments.into_iter().any(|argument| argument == "push") { otherwise } else { EXIT_FETCH_FAILED }
+}
+
+/// The final reply, and the conversation that it came in.
+fn converse(
+    socket: &Path,
+    silence_max: Duration,
+    request: &Request,
+    patience: Duration,
+) -> Result<(Reply, Conversation), ClientError> {
+    let begun = Instant::now();
+    let mut conversation = loop {
+        match Conversation::start(socket, request, silence_max) {
+            Err(ClientError::Connect(..)) if begun.elapsed() < patience => {
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            other => break other?,
+        }
+    };
+    loop {
+        match conversation.next_reply()? {
+            Reply::Working | Reply::Event(_) => {}
+            reply => return Ok((reply, conversation)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, String> {
+        parse_arguments(line.split_whitespace().map(OsString::from), Path::new("/data"))
+    }
+
+    #[test]
+    fn relative_paths_are_of_the_data_directory() {
+        let Ok(Command::Ask { request, .. }) = parse("push pg_wal/000000010000000000000001") else { panic!() };
+        assert_eq!(
+            request,
+            Request::Push { cluster: String::new(), path: "/data/pg_wal/000000010000000000000001".into() }
+        );
+    }
+
+    #[test]
+    fn options_may_stand_anywhere() {
+        let Ok(Command::Ask { socket, silence_max, request }) = parse(
+            "--socket /s fetch --on-error=retry 00000002.history pg_wal/RECOVERYHISTORY --cluster main --timeout 7",
+        ) else {
+            panic!()
+        };
+        assert_eq!(socket, PathBuf::from("/s"));
+        assert_eq!(silence_max, Duration::from_secs(7));
+        let expected = Request::Fetch {
+            cluster: "main".into(),
+            name: "00000002.history".into(),
+            destination: "/data/pg_wal/RECOVERYHISTORY".into(),
+            on_error: OnError::Retry,
+        };
+        assert_eq!(request, expected);
+    }
+
+    #[test]
+    fn wrong_usage_is_said() {
+        for line in [
+            "",
+            "push",
+            "push a b",
+            "fetch a",
+            "pull a",
+            "--socket",
+            "push a --wrong",
+            "push a --timeout 0",
+            "fetch a b --on-error=ignore",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_failure_never_reads_as_absent() {
+        let code = |line: &str| failure_code(line.split_whitespace().map(OsString::from), 1);
+        assert_eq!(code("fetch a b"), 255);
+        assert_eq!(code("nonsense"), 255);
+        assert_eq!(code(""), 255);
+        assert_eq!(code("push a"), 1);
+    }
+}
