@@ -8,4 +8,6 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod client;
 mod house;
+mod units;
