@@ -246,10 +246,20 @@ pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, Stri
     }
 }
 
-/// The exit code for a failure outside the conversation (usage, panic): safe for the verb in the arguments.
+/// The exit code for a failure outside the conversation (usage, panic): safe for the verb, the first word that is neither an
+/// option nor the value of one.
 pub fn failure_code(arguments: impl Iterator<Item = OsString>, otherwise: u8) -> u8 {
+    let mut arguments = arguments;
+    while let Some(argument) = arguments.next() {
+        match argument.to_str().unwrap_or_default() {
+            "--socket" | "--cluster" | "--timeout" | "--on-error" => drop(arguments.next()),
+            option if option.starts_with("--") => {}
+            "push" => return otherwise,
+            _ => break,
+        }
+    }
     // Whatever is not clearly a push is answered as a fetch: 255 restarts an archiver at worst, 1 could end a recovery early.
-    if arguments.into_iter().any(|argument| argument == "push") { otherwise } else { EXIT_FETCH_FAILED }
+    EXIT_FETCH_FAILED
 }
 
 /// The final reply, and the conversation that it came in.
@@ -335,5 +345,8 @@ mod tests {
         assert_eq!(code("nonsense"), 255);
         assert_eq!(code(""), 255);
         assert_eq!(code("push a"), 1);
+        assert_eq!(code("--socket fetch push a"), 1);
+        assert_eq!(code("--cluster push fetch a b"), 255);
+        assert_eq!(code("fetch push"), 255);
     }
 }

@@ -13,6 +13,10 @@ use std::path::{Path, PathBuf};
 // The one rename that must not be durable: see above.
 #[allow(clippy::disallowed_methods)]
 pub fn place(source: &Path, destination: &Path) -> io::Result<()> {
+    // A folder would be renamed just as well, and PostgreSQL be told that its file is there.
+    if !fs::symlink_metadata(source)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file"));
+    }
     match fs::rename(source, destination) {
         Ok(()) => return Ok(()),
         // Another file system, or the spool belongs to another user than the one who recovers.

@@ -222,7 +222,6 @@ fn a_file_that_cannot_be_placed_stops_a_recovery() {
     fs::remove_dir(folder.path().join("pg_wal")).unwrap();
     assert_eq!(fetch(folder.path()).code, FETCH_FAILED);
 
-    // An empty file would be a valid answer of a broken agent only.
     let folder = hands_over(spool.path());
     assert_eq!(fetch(folder.path()).code, FETCH_FAILED, "a folder was handed over");
 }
