@@ -1,5 +1,5 @@
 //! PostgreSQL's files and sessions, versions 13 to 18. Parsing is pure; only [`session`] talks to a server, and only
-//! [`ControlFile::read`] touches a disk. Nothing here writes, so that a crash leaves nothing behind.
+//! [`ControlFile::read`] and [`list_ready`] touch a disk. Nothing here writes, so that a crash leaves nothing behind.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -9,19 +9,36 @@
 //! | `page` | headers of WAL pages; is this file the segment that its name says? |
 //! | `record` | times of transactions and restore points in a segment, while it streams past |
 //! | `history` | timeline history files |
+//! | `archive_status` | what waits to be archived |
 //! | `control` | `pg_control` and `PG_VERSION` |
+//! | `relation_file`, `page_checksum` | which files hold data pages, and whether a page is sound |
+//! | `exclude` | what a base backup leaves out |
+//! | `backup_label` | `backup_label` and backup history files |
+//! | `backup_manifest` | writes PostgreSQL's `backup_manifest` |
+//! | `settings` | `postgresql.auto.conf` and its kind, as text |
 
+pub mod archive_status;
+mod backup_label;
+mod backup_manifest;
 mod bytes;
 mod control;
+mod exclude;
 mod history;
 mod lineage;
 mod lsn;
 mod page;
+mod page_checksum;
 mod record;
+mod relation_file;
 pub mod session;
+pub mod settings;
 mod wal_name;
 
+pub use archive_status::list_ready;
+pub use backup_label::{BackupHistoryFile, BackupLabelError, BackupLabelFile};
+pub use backup_manifest::{ManifestWriter, WalRange};
 pub use control::{ClusterState, ControlError, ControlFile, read_major};
+pub use exclude::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
 pub use history::{HistoryError, TimelineHistory};
 pub use lineage::{Lineage, LineageError};
 pub use lsn::{Lsn, LsnError, SegmentSize, SegmentSizeError, Timeline};
@@ -29,5 +46,7 @@ pub use page::{
     LONG_HEADER_BYTES, LongPageHeader, PageError, PageHeader, SHORT_HEADER_BYTES, magic_of_major, major_of_magic,
     read_long_header,
 };
+pub use page_checksum::{PageState, page_checksum, page_lsn, verify_page};
 pub use record::{CommitTimes, RestorePoint};
+pub use relation_file::{Fork, RelationFile};
 pub use wal_name::{SegmentName, WalFileName, WalNameError};
