@@ -2,7 +2,9 @@
 
 mod error_class;
 pub mod hex;
+mod secret;
 mod units;
 
 pub use error_class::ErrorClass;
+pub use secret::Secret;
 pub use units::{ByteSize, UnitError, format_bytes, format_duration, parse_duration};

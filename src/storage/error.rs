@@ -16,3 +16,19 @@ pub struct StoreError {
     #[source]
     pub source: Box<dyn std::error::Error + Send + Sync>,
 }
+
+/// A cause in words, where what a library says would repeat itself or give a secret away.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Cause(pub(super) String);
+
+impl StoreError {
+    pub(super) fn new(class: ErrorClass, verb: &'static str, key: impl Into<String>, cause: impl Into<String>) -> Self {
+        Self { class, verb, key: key.into(), source: Box::new(Cause(cause.into())) }
+    }
+}
+
+/// `url` and what lies under it, as messages show it.
+pub(super) fn shown(url: &str, path: &str) -> String {
+    format!("{}/{path}", url.trim_end_matches('/'))
+}

@@ -1,12 +1,46 @@
-//! Stores: a place that keeps named, immutable objects. A URL becomes a [`Store`]; retry, deadline, concurrency and fault
-//! injection are layers over that one trait.
+//! Stores: a place that keeps named, immutable objects. A URL becomes a [`Store`]; retry, deadline and concurrency are
+//! layers over that one trait.
 //!
 //! Nothing here knows what an object means. Names are [`ObjectKey`]s, made by `repo` and by nobody else.
+//!
+//! The layers that [`open`] puts over a store, from the outside: tries again what may heal, waits for one of the places,
+//! ends each attempt within its time. What a crash leaves behind is said by [`file`] and [`object`].
 
+mod classify;
+#[cfg(test)]
+mod conformance;
+mod deadline;
 mod error;
+mod file;
+mod http;
 mod key;
+mod limit;
+mod memory;
+mod object;
+mod open;
+mod options;
+mod retry;
 mod store;
+mod upload;
 
 pub use error::StoreError;
 pub use key::{KeyError, ObjectKey};
+pub use memory::memory;
+pub use open::{create_root, install_crypto_provider, open};
+pub use options::{Credentials, Limits, StoreOptions};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Upload};
+
+use error::Cause;
+
+/// What bounds the calls to one store; clones share the places.
+#[derive(Debug, Clone)]
+struct Calls {
+    limits: Limits,
+    places: limit::Places,
+}
+
+impl Calls {
+    fn new(limits: Limits) -> Self {
+        Self { places: limit::Places::new(&limits), limits }
+    }
+}

@@ -87,6 +87,12 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// The store's URL without secrets, for messages.
     fn url(&self) -> &str;
 
+    /// Whether the store itself refuses to overwrite. `false` once it said that it cannot: then [`Store::put_new`] looks
+    /// first and writes after, and two writers at the same moment can overwrite each other.
+    fn conditional_create(&self) -> bool {
+        true
+    }
+
     /// Writes an object that must not exist yet.
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError>;
 

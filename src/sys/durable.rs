@@ -20,20 +20,18 @@ use rustix::io::Errno;
 ///
 /// `mode` is taken as it is, whatever the umask.
 pub fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = Temporary::write(path, content, mode)?;
-    place_new(&temporary.path, path)?;
-    temporary.placed();
-    sync_parent(path)
+    let mut file = NewFile::begin(path, mode)?;
+    file.write_all(content)?;
+    file.place_new()
 }
 
 /// Makes `path` with `content`, in place of what was there, if anything: readers see the old or the new, whole. Blocking.
 ///
 /// `mode` is taken as it is, whatever the umask.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = Temporary::write(path, content, mode)?;
-    std::fs::rename(&temporary.path, path)?;
-    temporary.placed();
-    sync_parent(path)
+    let mut file = NewFile::begin(path, mode)?;
+    file.write_all(content)?;
+    file.replace()
 }
 
 /// Renames within one file system, after an fsync of the file, and fsyncs the target's folder. Blocking.
@@ -50,6 +48,12 @@ pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     File::open(from)?.sync_all()?;
     place_new(from, to)?;
     sync_parent(to)
+}
+
+/// Removes the file and fsyncs its folder, so that it does not come back after a power cut. Blocking.
+pub fn remove_file(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path)?;
+    sync_parent(path)
 }
 
 /// Makes a directory's entries durable. Blocking.
@@ -88,7 +92,7 @@ pub fn sync_filesystem(path: &Path) -> io::Result<()> {
 
 /// Whether `name` (a file's name without its folder) is one that only this module gives to unfinished files.
 pub fn is_temporary_name(name: &str) -> bool {
-    name.starts_with(".walward-") && name.ends_with(".tmp")
+    name.strip_prefix(".walward-").and_then(|rest| rest.strip_suffix(".tmp")).is_some()
 }
 
 /// A name for an unfinished file beside `path`, that nobody else uses.
@@ -97,33 +101,62 @@ pub fn temporary_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A written and synced file under a temporary name, removed unless it was [`Temporary::placed`].
-struct Temporary {
-    path: PathBuf,
+/// A file on its way: written under a temporary name beside its target, removed unless it is placed. Blocking throughout.
+///
+/// After an error of any method the file is given up.
+#[derive(Debug)]
+pub struct NewFile {
+    file: File,
+    /// `None` once it has its final name.
+    temporary: Option<PathBuf>,
+    target: PathBuf,
+    mode: u32,
 }
 
-impl Temporary {
-    fn write(target: &Path, content: &[u8], mode: u32) -> io::Result<Self> {
+impl NewFile {
+    /// Begins the file that shall be `target`. Its folder must exist.
+    ///
+    /// `mode` is taken as it is, whatever the umask; until it is placed only its owner can read the file.
+    pub fn begin(target: &Path, mode: u32) -> io::Result<Self> {
         if target.file_name().is_none() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
         }
         let path = temporary_path(target);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let temporary = Self { path };
-        file.write_all(content)?;
-        file.set_permissions(Permissions::from_mode(mode))?;
-        file.sync_all()?;
-        Ok(temporary)
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(Self { file, temporary: Some(path), target: target.to_owned(), mode })
     }
 
-    fn placed(self) {
-        std::mem::forget(self);
+    /// Appends `bytes`.
+    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)
+    }
+
+    /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken.
+    pub fn place_new(self) -> io::Result<()> {
+        self.place(place_new)
+    }
+
+    /// Makes it durable under its name, in place of what was there, if anything.
+    pub fn replace(self) -> io::Result<()> {
+        self.place(|from, to| std::fs::rename(from, to))
+    }
+
+    fn place(mut self, give_name: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+        self.file.set_permissions(Permissions::from_mode(self.mode))?;
+        self.file.sync_all()?;
+        if let Some(temporary) = &self.temporary {
+            give_name(temporary, &self.target)?;
+        }
+        self.temporary = None;
+        sync_parent(&self.target)
     }
 }
 
-impl Drop for Temporary {
+impl Drop for NewFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
+        if let Some(temporary) = &self.temporary {
+            let _ = std::fs::remove_file(temporary);
+        }
     }
 }
 

@@ -1,0 +1,403 @@
+//! A store in a folder of a file system: one file an object, durable through [`crate::sys::durable`].
+//!
+//! Written against the file system rather than through `object_store`, because there: an unmounted disk lists as empty,
+//! deletions are not synced, a file that shrinks while it is read never ends, and a body comes in pieces of 8 KiB.
+//!
+//! Invariants: the root folder is made by [`FileStore::create_root`] alone, so a root that is missing is an error and never
+//! "no such object"; a name appears whole and synced; a folder goes with its last object, as on an object store.
+//!
+//! A crash leaves at most temporary files ([`durable::is_temporary_name`]) and empty folders; neither is an object.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use jiff::Timestamp;
+
+use super::error::shown;
+use super::{Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use crate::base::ErrorClass;
+use crate::sys::durable::{self, NewFile};
+
+/// Owner reads and writes, group reads: a backup shows everything that the database holds.
+const FILE_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
+/// A body comes in pieces of this many bytes, and an upload goes to the disk in such.
+const PIECE_BYTES: usize = 1 << 20;
+/// How many folders are remembered as durable.
+const FOLDERS_MAX: usize = 10_000;
+
+/// A folder as a store.
+#[derive(Debug, Clone)]
+pub(super) struct FileStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    url: String,
+    root: PathBuf,
+    /// Folders that this process has synced, with those above them. Folders are made and removed under this lock, so
+    /// nobody relies on one that somebody else has made but not synced yet.
+    folders: Mutex<HashSet<PathBuf>>,
+}
+
+/// Why a blocking call failed, before it is known what it was.
+struct Failure {
+    class: ErrorClass,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self { class: ErrorClass::of_io(&error), source: Box::new(error) }
+    }
+}
+
+impl Failure {
+    fn new(class: ErrorClass, cause: impl Into<String>) -> Self {
+        Self { class, source: Box::new(super::error::Cause(cause.into())) }
+    }
+}
+
+impl FileStore {
+    /// The store in `root`, known as `url`. Nothing is touched.
+    pub(super) fn new(url: String, root: PathBuf) -> Self {
+        Self(Arc::new(Inner { url, root, folders: Mutex::default() }))
+    }
+
+    /// Makes the root folder. Blocking.
+    pub(super) fn create_root(&self) -> Result<(), StoreError> {
+        durable::create_dir_all_durable(&self.0.root, FOLDER_MODE).map_err(|error| StoreError {
+            class: ErrorClass::of_io(&error),
+            verb: "create",
+            key: self.0.url.clone(),
+            source: Box::new(error),
+        })
+    }
+
+    /// Runs `work` on a thread for blocking work and says what was being done if it fails.
+    async fn run<T: Send + 'static>(
+        &self,
+        verb: &'static str,
+        path: &str,
+        work: impl FnOnce(&Inner) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || work(&inner)).await.map_err(|failure| self.error(verb, path, failure))
+    }
+
+    fn error(&self, verb: &'static str, path: &str, failure: Failure) -> StoreError {
+        StoreError { class: failure.class, verb, key: shown(&self.0.url, path), source: failure.source }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(_) => Err(Failure::new(ErrorClass::Cancelled, "the work was given up because the process is stopping")),
+    }
+}
+
+impl Inner {
+    fn path(&self, key: &ObjectKey) -> PathBuf {
+        self.root.join(key.as_str())
+    }
+
+    /// What "no such file" means: that there is no such object, if the repository's folder is there at all.
+    fn missing(&self, error: io::Error) -> Failure {
+        if error.kind() != io::ErrorKind::NotFound {
+            return error.into();
+        }
+        match std::fs::metadata(&self.root) {
+            Ok(metadata) if metadata.is_dir() => error.into(),
+            Ok(_) => Failure::new(ErrorClass::Permanent, format!("{} is not a folder", self.root.display())),
+            Err(root_error) if root_error.kind() == io::ErrorKind::NotFound => Failure::new(
+                ErrorClass::Permanent,
+                format!(
+                    "the folder {} is missing: is its file system mounted? A new repository's folder is made by setup",
+                    self.root.display()
+                ),
+            ),
+            Err(root_error) => root_error.into(),
+        }
+    }
+
+    fn open(&self, key: &ObjectKey) -> Result<(File, ObjectInfo), Failure> {
+        let file = File::open(self.path(key)).map_err(|error| self.missing(error))?;
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(Failure {
+                class: ErrorClass::NotFound,
+                source: Box::new(super::error::Cause("it is a folder".to_owned())),
+            });
+        }
+        Ok((file, info(key.clone(), &metadata)?))
+    }
+
+    /// Begins the file of `key` in a folder that is durable.
+    fn begin(&self, key: &ObjectKey) -> Result<NewFile, Failure> {
+        let path = self.path(key);
+        let folder = path.parent().unwrap_or(&self.root);
+        // The folder can go between the two steps, with the last object of another writer.
+        for _ in 0..10 {
+            self.ensure_folder(folder)?;
+            match NewFile::begin(&path, FILE_MODE) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.folders.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+                }
+                result => return Ok(result?),
+            }
+        }
+        Err(Failure::new(ErrorClass::Transient, "its folder is removed again and again"))
+    }
+
+    /// Makes `folder` and those above it up to the root, and all of them durable.
+    fn ensure_folder(&self, folder: &Path) -> Result<(), Failure> {
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        if folders.contains(folder) {
+            return Ok(());
+        }
+        if !self.root.is_dir() {
+            return Err(self.missing(io::ErrorKind::NotFound.into()));
+        }
+        durable::create_dir_all_durable(folder, FOLDER_MODE)?;
+        for above in folder.ancestors().take_while(|above| above.starts_with(&self.root)) {
+            durable::sync_directory(above)?;
+        }
+        if folders.len() >= FOLDERS_MAX {
+            folders.clear();
+        }
+        folders.insert(folder.to_owned());
+        Ok(())
+    }
+
+    fn put_new(&self, key: &ObjectKey, payload: &Payload) -> Result<Put, Failure> {
+        let mut file = self.begin(key)?;
+        for part in &payload.0 {
+            file.write_all(part)?;
+        }
+        match file.place_new() {
+            Ok(()) => Ok(Put::Created),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, Failure> {
+        let (file, info) = self.open(key)?;
+        let length = super::object::length_within(&range, info.size)
+            .map_err(|cause| Failure::new(ErrorClass::Corrupt, cause))?;
+        let mut bytes = vec![0; length];
+        match file.read_exact_at(&mut bytes, range.start) {
+            Ok(()) => Ok(bytes.into()),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(shrank()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, Failure> {
+        let path = folder.map_or_else(|| self.root.clone(), |key| self.path(key));
+        let entries = match std::fs::read_dir(&path).map_err(|error| self.missing(error)) {
+            Ok(entries) => entries,
+            Err(failure) if failure.class == ErrorClass::NotFound => return Ok(Listing::default()),
+            Err(failure) => return Err(failure),
+        };
+        let mut listing = Listing::default();
+        for entry in entries {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some(name) = name.to_str().filter(|name| !durable::is_temporary_name(name)) else { continue };
+            let key = match folder {
+                Some(folder) => folder.join(name),
+                None => ObjectKey::new(name),
+            };
+            let Ok(key) = key else { continue };
+            match std::fs::metadata(entry.path()) {
+                Ok(metadata) if metadata.is_dir() => listing.folders.push(name.to_owned()),
+                Ok(metadata) => listing.objects.push(info(key, &metadata)?),
+                // Removed since, or a link to nowhere.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        listing.folders.sort_unstable();
+        listing.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(listing)
+    }
+
+    fn delete(&self, key: &ObjectKey) -> Result<(), Failure> {
+        let path = self.path(key);
+        match durable::remove_file(&path).map_err(|error| self.missing(error)) {
+            Ok(()) => {}
+            Err(failure) if failure.class == ErrorClass::NotFound => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
+        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let within = |folder: &&Path| *folder != self.root && folder.starts_with(&self.root);
+        for folder in path.ancestors().skip(1).take_while(within) {
+            // Fails while anything is in it. Need not be durable: an empty folder is not an object.
+            if std::fs::remove_dir(folder).is_err() {
+                break;
+            }
+            folders.remove(folder);
+        }
+        Ok(())
+    }
+}
+
+fn info(key: ObjectKey, metadata: &std::fs::Metadata) -> Result<ObjectInfo, Failure> {
+    let modified = Timestamp::try_from(metadata.modified()?)
+        .map_err(|_| Failure::new(ErrorClass::Permanent, "its modification time is out of range"))?;
+    Ok(ObjectInfo { key, size: metadata.len(), modified })
+}
+
+fn shrank() -> Failure {
+    Failure::new(ErrorClass::Transient, "it became shorter while it was read")
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for FileStore {
+    fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    fn conditional_create(&self) -> bool {
+        true
+    }
+
+    async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
+        let name = key.clone();
+        self.run("write", key.as_str(), move |inner| inner.put_new(&name, &payload)).await
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<StoredObject, StoreError> {
+        let name = key.clone();
+        let (file, info) = self.run("read", key.as_str(), move |inner| inner.open(&name)).await?;
+        let state = (self.clone(), key.clone(), Some(file), 0u64, info.size);
+        let body = futures::stream::unfold(state, |(store, key, file, offset, size)| async move {
+            let file = file?;
+            if offset >= size {
+                return None;
+            }
+            let read = blocking(move || {
+                let length = usize::try_from(size - offset).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+                let mut bytes = vec![0; length];
+                match file.read_exact_at(&mut bytes, offset) {
+                    Ok(()) => Ok((file, Bytes::from(bytes))),
+                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(shrank()),
+                    Err(error) => Err(error.into()),
+                }
+            });
+            match read.await {
+                Ok((file, bytes)) => {
+                    let offset = offset + bytes.len() as u64;
+                    Some((Ok(bytes), (store, key, Some(file), offset, size)))
+                }
+                Err(failure) => {
+                    let error = store.error("read", key.as_str(), failure);
+                    Some((Err(error), (store, key, None, offset, size)))
+                }
+            }
+        });
+        Ok(StoredObject { info, body: body.boxed() })
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let name = key.clone();
+        self.run("read", key.as_str(), move |inner| inner.get_range(&name, range)).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
+        let name = key.clone();
+        self.run("look at", key.as_str(), move |inner| inner.open(&name).map(|(_, info)| info)).await
+    }
+
+    async fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, StoreError> {
+        let name = folder.cloned();
+        self.run("list", folder.map_or("", ObjectKey::as_str), move |inner| inner.list(name.as_ref())).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let name = key.clone();
+        self.run("delete", key.as_str(), move |inner| inner.delete(&name)).await
+    }
+
+    async fn start_upload(&self, key: &ObjectKey, _expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {
+        let name = key.clone();
+        let file = self.run("write", key.as_str(), move |inner| inner.begin(&name)).await?;
+        Ok(Box::new(FileUpload {
+            store: self.clone(),
+            key: key.clone(),
+            file: Some(file),
+            written: 0,
+            waiting: Vec::new(),
+            waiting_bytes: 0,
+        }))
+    }
+}
+
+/// A file that grows under a temporary name.
+struct FileUpload {
+    store: FileStore,
+    key: ObjectKey,
+    /// `None` after an error, or when a write was given up half-way: the file is gone then.
+    file: Option<NewFile>,
+    written: u64,
+    /// Not yet handed to the kernel; fewer than [`PIECE_BYTES`] between calls.
+    waiting: Vec<Bytes>,
+    waiting_bytes: usize,
+}
+
+impl FileUpload {
+    /// Lets `work` have the file; it comes back only when all went well.
+    async fn with_file<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(NewFile) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let waiting = std::mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        let result = match self.file.take() {
+            Some(mut file) => {
+                blocking(move || {
+                    for bytes in &waiting {
+                        file.write_all(bytes)?;
+                    }
+                    Ok(work(file)?)
+                })
+                .await
+            }
+            None => Err(Failure::new(ErrorClass::Cancelled, "an earlier write of it failed or was given up")),
+        };
+        result.map_err(|failure| self.store.error("write", self.key.as_str(), failure))
+    }
+}
+
+#[async_trait]
+impl Upload for FileUpload {
+    async fn write(&mut self, bytes: Bytes) -> Result<(), StoreError> {
+        self.written += bytes.len() as u64;
+        self.waiting_bytes += bytes.len();
+        self.waiting.push(bytes);
+        if self.waiting_bytes >= PIECE_BYTES {
+            self.file = Some(self.with_file(Ok).await?);
+        }
+        Ok(())
+    }
+
+    async fn finish(mut self: Box<Self>) -> Result<u64, StoreError> {
+        self.with_file(NewFile::replace).await?;
+        Ok(self.written)
+    }
+
+    async fn abort(mut self: Box<Self>) {
+        let file = self.file.take();
+        let _ = tokio::task::spawn_blocking(move || drop(file)).await;
+    }
+}

@@ -1,0 +1,200 @@
+//! HTTP as the object stores speak it: every refusal and every broken connection becomes one typed [`HttpFailure`].
+//!
+//! `object_store` gives some statuses a meaning of its own (any 404 is "not found", any 409 "already exists") and keeps the
+//! others as text. A missing bucket, a proxy's error page or a conflict between two writers must not be read as "absent" or
+//! "exists", so the answers are taken here, before it sees them.
+
+use async_trait::async_trait;
+use futures::StreamExt;
+use object_store::ClientOptions;
+use object_store::client::{
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+};
+
+/// No more of an error page than this is read.
+const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// No more of a store's own words than this is shown.
+const MESSAGE_CHARS_MAX: usize = 300;
+
+/// A request that did not end in a success.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum HttpFailure {
+    /// The server answered, with something else than a success.
+    #[error("{server} answered {status}{}{}", spaced(code), quoted(message))]
+    Answered {
+        /// Host and port.
+        server: String,
+        /// The HTTP status.
+        status: u16,
+        /// The store's own word for it, such as `NoSuchKey`; `None` for an answer without one.
+        code: Option<String>,
+        /// What it says to people.
+        message: Option<String>,
+    },
+    /// No answer.
+    #[error("{}{what}", match kind {
+        BrokenKind::Connect => format!("cannot connect to {server}: "),
+        BrokenKind::Certificate => format!("the certificate of {server} is not trusted: "),
+        BrokenKind::Other => format!("the exchange with {server} broke: "),
+    })]
+    Broken {
+        /// Host and port.
+        server: String,
+        /// Where it broke.
+        kind: BrokenKind,
+        /// The innermost cause.
+        what: String,
+    },
+}
+
+/// Where a request without an answer broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BrokenKind {
+    /// Before there was a connection.
+    Connect,
+    /// The server's certificate was refused: nothing that time heals.
+    Certificate,
+    /// Anywhere else.
+    Other,
+}
+
+fn spaced(code: &Option<String>) -> String {
+    code.as_ref().map(|code| format!(" {code}")).unwrap_or_default()
+}
+
+fn quoted(message: &Option<String>) -> String {
+    message.as_ref().map(|message| format!(": {message}")).unwrap_or_default()
+}
+
+/// Makes clients whose failures are [`HttpFailure`]s.
+#[derive(Debug, Default)]
+pub(super) struct Connector(ReqwestConnector);
+
+impl HttpConnector for Connector {
+    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
+        Ok(HttpClient::new(Service(self.0.connect(options)?)))
+    }
+}
+
+#[derive(Debug)]
+struct Service(HttpClient);
+
+#[async_trait]
+impl HttpService for Service {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let server = request.uri().authority().map_or_else(|| "the server".to_owned(), |a| a.as_str().to_owned());
+        let response = match self.0.execute(request).await {
+            Ok(response) => response,
+            Err(error) => {
+                let kind = error.kind();
+                return Err(HttpError::new(kind, broken(server, &error)));
+            }
+        };
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status().as_u16();
+        let header_code =
+            response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok()).map(|code| plain(code));
+        let mut body = response.into_body().bytes_stream();
+        let mut page = Vec::new();
+        while let Some(Ok(bytes)) = body.next().await {
+            let left = ERROR_BODY_BYTES_MAX - page.len();
+            page.extend(bytes.iter().take(left));
+            if page.len() >= ERROR_BODY_BYTES_MAX {
+                break;
+            }
+        }
+        let page = String::from_utf8_lossy(&page);
+        Err(HttpError::new(
+            // The only kind that `object_store` never retries by itself.
+            HttpErrorKind::Unknown,
+            HttpFailure::Answered {
+                server,
+                status,
+                code: header_code.or_else(|| element(&page, "Code")),
+                message: element(&page, "Message"),
+            },
+        ))
+    }
+}
+
+/// What `error`, which came from no answer, was in the end.
+pub(super) fn broken(server: String, error: &HttpError) -> HttpFailure {
+    let mut certificate = false;
+    let what = innermost(error, |cause| {
+        certificate |= matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)));
+    });
+    let kind = match error.kind() {
+        _ if certificate => BrokenKind::Certificate,
+        HttpErrorKind::Connect => BrokenKind::Connect,
+        _ => BrokenKind::Other,
+    };
+    HttpFailure::Broken { server, kind, what }
+}
+
+/// The text of the deepest cause of `error`; `see` is shown every cause on the way.
+pub(super) fn innermost(
+    error: &(dyn std::error::Error + 'static),
+    mut see: impl FnMut(&(dyn std::error::Error + 'static)),
+) -> String {
+    let mut cause = error;
+    // A chain longer than this is a circle.
+    for _ in 0..32 {
+        see(cause);
+        // An I/O error that wraps another error names that one's source as its own, and so hides it.
+        let wrapped = cause
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref)
+            .map(|inner| inner as &(dyn std::error::Error + 'static));
+        match wrapped.or_else(|| cause.source()) {
+            Some(next) => cause = next,
+            None => break,
+        }
+    }
+    cause.to_string()
+}
+
+/// The text of the first XML element `name` in `page`.
+fn element(page: &str, name: &str) -> Option<String> {
+    let (_, rest) = page.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    let text = plain(text);
+    (!text.is_empty()).then_some(text)
+}
+
+/// A server's words, made fit for one line of a log.
+fn plain(text: &str) -> String {
+    let text = text.replace("&quot;", "\"").replace("&apos;", "'").replace("&lt;", "<").replace("&gt;", ">");
+    let text = text.replace("&amp;", "&");
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .take(MESSAGE_CHARS_MAX)
+        .collect::<String>()
+        .trim()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn code_and_message_are_found_in_an_error_page() {
+        let page =
+            "<?xml version=\"1.0\"?>\n<Error><Code>NoSuchBucket</Code><Message>it&apos;s\ngone</Message></Error>";
+        assert_eq!(element(page, "Code").as_deref(), Some("NoSuchBucket"));
+        assert_eq!(element(page, "Message").as_deref(), Some("it's gone"));
+        assert_eq!(element("<html>404</html>", "Code"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_pages_never_panic(page: String) {
+            let _ = element(&page, "Code");
+            let _ = element(&format!("<Code>{page}</Code>"), "Code");
+        }
+    }
+}

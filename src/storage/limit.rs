@@ -1,0 +1,119 @@
+//! A bound on how many calls and bodies are under way at one store.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::shown;
+use super::{Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use crate::base::{ErrorClass, format_duration};
+
+/// The places at one store; clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    concurrency: usize,
+    wait_max: Duration,
+}
+
+impl Places {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let concurrency = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(concurrency)), concurrency, wait_max: limits.retry_deadline }
+    }
+
+    /// Waits for a place, which is free again when the answer is dropped.
+    pub(super) async fn take(&self, verb: &'static str, key: impl Display) -> Result<OwnedSemaphorePermit, StoreError> {
+        match tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => {
+                let cause = format!(
+                    "all {} places at this store were taken for {}",
+                    self.concurrency,
+                    format_duration(self.wait_max)
+                );
+                Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
+            }
+        }
+    }
+}
+
+/// A [`Store`] of which only so many calls run at the same time. A body that is being read holds its place until it ends
+/// or is dropped. An upload takes a place for each of its parts, not for itself.
+#[derive(Debug)]
+pub(super) struct Limited {
+    inner: Arc<dyn Store>,
+    places: Places,
+}
+
+impl Limited {
+    pub(super) fn new(inner: Arc<dyn Store>, places: Places) -> Self {
+        Self { inner, places }
+    }
+
+    async fn place(&self, verb: &'static str, key: &ObjectKey) -> Result<OwnedSemaphorePermit, StoreError> {
+        self.places.take(verb, shown(self.inner.url(), key.as_str())).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for Limited {
+    fn url(&self) -> &str {
+        self.inner.url()
+    }
+
+    fn conditional_create(&self) -> bool {
+        self.inner.conditional_create()
+    }
+
+    async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
+        let _place = self.place("write", key).await?;
+        self.inner.put_new(key, payload).await
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<StoredObject, StoreError> {
+        let place = self.place("read", key).await?;
+        let object = self.inner.get(key).await?;
+        let body = futures::stream::unfold(Some((object.body, place)), |state| async move {
+            let (mut body, place) = state?;
+            match body.next().await {
+                Some(Ok(bytes)) => Some((Ok(bytes), Some((body, place)))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => None,
+            }
+        });
+        Ok(StoredObject { info: object.info, body: body.boxed() })
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let _place = self.place("read", key).await?;
+        self.inner.get_range(key, range).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
+        let _place = self.place("look at", key).await?;
+        self.inner.head(key).await
+    }
+
+    async fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, StoreError> {
+        let path = folder.map_or("", ObjectKey::as_str);
+        let _place = self.places.take("list", shown(self.inner.url(), path)).await?;
+        self.inner.list(folder).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let _place = self.place("delete", key).await?;
+        self.inner.delete(key).await
+    }
+
+    async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {
+        self.inner.start_upload(key, expected_bytes).await
+    }
+}

@@ -1,0 +1,15 @@
+//! A store in memory, for tests.
+
+use std::sync::Arc;
+
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+use super::object::ObjectStoreBacked;
+use super::{Calls, Limits, Store};
+
+/// A new, empty store that is gone with its last handle. It behaves as the cloud's do, conditional creation included.
+pub fn memory() -> Arc<dyn Store> {
+    let client = Box::new(InMemory::new());
+    Arc::new(ObjectStoreBacked::new(client, "memory:".to_owned(), Path::default(), Calls::new(Limits::default())))
+}

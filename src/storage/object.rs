@@ -1,0 +1,311 @@
+//! A store over the `object_store` crate: S3, Google, Azure, memory.
+//!
+//! Its own retries are off ([`super::retry`] does that, for every store alike), and its errors are judged by
+//! [`super::classify`].
+//!
+//! A crash leaves at most the parts of an unfinished multipart upload, which are not an object; a lifecycle rule of the
+//! bucket removes them.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use jiff::Timestamp;
+use object_store::multipart::{MultipartStore, PartId};
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+
+use super::classify::{Verdict, judge};
+use super::error::shown;
+use super::upload::{MultipartUpload, Parts};
+use super::{Calls, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use crate::base::ErrorClass;
+
+/// What this file needs of a client: whole objects and parts.
+pub(super) trait Client: ObjectStore + MultipartStore {}
+impl<T: ObjectStore + MultipartStore> Client for T {}
+
+/// A [`Store`] over a client of `object_store`; clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct ObjectStoreBacked(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    client: Box<dyn Client>,
+    url: String,
+    /// In front of every key.
+    prefix: Path,
+    calls: Calls,
+    /// Whether the store said that it cannot create conditionally.
+    unconditional: AtomicBool,
+}
+
+impl ObjectStoreBacked {
+    /// The store behind `client`, under `prefix`, known as `url`. The parts of its uploads are made under `calls`.
+    pub(super) fn new(client: Box<dyn Client>, url: String, prefix: Path, calls: Calls) -> Self {
+        Self(Arc::new(Inner { client, url, prefix, calls, unconditional: AtomicBool::new(false) }))
+    }
+
+    fn path(&self, key: &ObjectKey) -> Path {
+        key.as_str().split('/').fold(self.0.prefix.clone(), Path::join)
+    }
+
+    fn failed(&self, verb: &'static str, path: &str, verdict: Verdict) -> StoreError {
+        StoreError::new(verdict.class, verb, shown(&self.0.url, path), verdict.cause)
+    }
+
+    fn error(&self, verb: &'static str, key: &ObjectKey, error: &object_store::Error) -> StoreError {
+        self.failed(verb, key.as_str(), judge(error))
+    }
+
+    /// As [`ObjectStoreBacked::error`], where "not found" cannot be about the object: it is about the bucket or the upload.
+    fn write_error(&self, key: &ObjectKey, error: &object_store::Error) -> StoreError {
+        let mut verdict = judge(error);
+        if verdict.class == ErrorClass::NotFound {
+            verdict.class = ErrorClass::Permanent;
+        }
+        self.failed("write", key.as_str(), verdict)
+    }
+
+    fn info(&self, key: ObjectKey, meta: &ObjectMeta) -> Result<ObjectInfo, StoreError> {
+        match Timestamp::from_millisecond(meta.last_modified.timestamp_millis()) {
+            Ok(modified) => Ok(ObjectInfo { key, size: meta.size, modified }),
+            Err(_) => {
+                let cause = "its modification time is out of range";
+                Err(StoreError::new(ErrorClass::Permanent, "look at", shown(&self.0.url, key.as_str()), cause))
+            }
+        }
+    }
+
+    async fn put(&self, path: &Path, payload: &Payload, mode: PutMode) -> object_store::Result<()> {
+        let payload: PutPayload = payload.0.iter().cloned().collect();
+        let options = PutOptions { mode, ..PutOptions::default() };
+        self.0.client.put_opts(path, payload, options).await.map(|_| ())
+    }
+
+    async fn head_path(&self, path: &Path) -> Result<ObjectMeta, Verdict> {
+        let verdict = match self.0.client.head(path).await {
+            Ok(meta) => return Ok(meta),
+            Err(error) => judge(&error),
+        };
+        if !verdict.is_bare_not_found() {
+            return Err(verdict);
+        }
+        // A HEAD is refused without saying whether the object or the bucket is missing; a GET says it.
+        match self.0.client.get_opts(path, GetOptions::default()).await {
+            Ok(result) => Ok(result.meta),
+            Err(error) => Err(judge(&error)),
+        }
+    }
+}
+
+/// How many bytes `range` has, if it lies within an object of `size` bytes.
+pub(super) fn length_within(range: &Range<u64>, size: u64) -> Result<usize, String> {
+    let outside = || format!("bytes {} to {} were asked for, but it has {size}", range.start, range.end);
+    if range.end > size {
+        return Err(outside());
+    }
+    range.end.checked_sub(range.start).and_then(|length| usize::try_from(length).ok()).ok_or_else(outside)
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for ObjectStoreBacked {
+    fn url(&self) -> &str {
+        &self.0.url
+    }
+
+    fn conditional_create(&self) -> bool {
+        !self.0.unconditional.load(Ordering::Relaxed)
+    }
+
+    async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
+        let path = self.path(key);
+        if self.conditional_create() {
+            let error = match self.put(&path, &payload, PutMode::Create).await {
+                Ok(()) => return Ok(Put::Created),
+                Err(error) => error,
+            };
+            let verdict = judge(&error);
+            if verdict.says_exists() {
+                return Ok(Put::Exists);
+            }
+            if !verdict.says_unsupported() {
+                return Err(self.write_error(key, &error));
+            }
+            tracing::warn!(
+                store = self.0.url,
+                "the store cannot create conditionally: looking first and writing after, which two writers can race"
+            );
+            self.0.unconditional.store(true, Ordering::Relaxed);
+        }
+        match self.head_path(&path).await {
+            Ok(_) => Ok(Put::Exists),
+            Err(verdict) if verdict.class == ErrorClass::NotFound => {
+                let put = self.put(&path, &payload, PutMode::Overwrite).await;
+                put.map(|()| Put::Created).map_err(|error| self.write_error(key, &error))
+            }
+            Err(verdict) => Err(self.failed("write", key.as_str(), verdict)),
+        }
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<StoredObject, StoreError> {
+        let result = self.0.client.get(&self.path(key)).await.map_err(|error| self.error("read", key, &error))?;
+        let info = self.info(key.clone(), &result.meta)?;
+        let state = (self.clone(), key.clone(), Some(result.into_stream()), info.size);
+        let body = futures::stream::unfold(state, |(store, key, stream, left)| async move {
+            let mut stream = stream?;
+            let off = |cause: String| {
+                StoreError::new(ErrorClass::Transient, "read", shown(&store.0.url, key.as_str()), cause)
+            };
+            match stream.next().await {
+                Some(Ok(bytes)) => match left.checked_sub(bytes.len() as u64) {
+                    Some(left) => Some((Ok(bytes), (store, key, Some(stream), left))),
+                    None => {
+                        let error = off("the store sent more than it had announced".to_owned());
+                        Some((Err(error), (store, key, None, left)))
+                    }
+                },
+                Some(Err(error)) => {
+                    let error = store.error("read", &key, &error);
+                    Some((Err(error), (store, key, None, left)))
+                }
+                None if left == 0 => None,
+                None => {
+                    let error = off(format!("the answer broke off {left} bytes before its end"));
+                    Some((Err(error), (store, key, None, left)))
+                }
+            }
+        });
+        Ok(StoredObject { info, body: body.boxed() })
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let path = self.path(key);
+        let outside =
+            |cause: String| StoreError::new(ErrorClass::Corrupt, "read", shown(&self.0.url, key.as_str()), cause);
+        if range.start >= range.end {
+            // Stores refuse an empty range; whether it lies within the object is known without reading.
+            let size = self.head(key).await?.size;
+            length_within(&range, size).map_err(outside)?;
+            return Ok(Bytes::new());
+        }
+        let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
+        let result = match self.0.client.get_opts(&path, options).await {
+            Ok(result) => result,
+            Err(error) => {
+                let verdict = judge(&error);
+                // Stores word a range outside of the object differently; the object's size settles it.
+                if verdict.class == ErrorClass::Permanent
+                    && let Ok(meta) = self.head_path(&path).await
+                {
+                    length_within(&range, meta.size).map_err(outside)?;
+                }
+                return Err(self.failed("read", key.as_str(), verdict));
+            }
+        };
+        let length = length_within(&range, result.meta.size).map_err(outside)?;
+        let bytes = result.bytes().await.map_err(|error| self.error("read", key, &error))?;
+        if bytes.len() == length {
+            return Ok(bytes);
+        }
+        let cause = format!("{length} bytes were asked for and {} came", bytes.len());
+        Err(StoreError::new(ErrorClass::Transient, "read", shown(&self.0.url, key.as_str()), cause))
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
+        let meta = self.head_path(&self.path(key)).await;
+        let meta = meta.map_err(|verdict| self.failed("look at", key.as_str(), verdict))?;
+        self.info(key.clone(), &meta)
+    }
+
+    async fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, StoreError> {
+        let path = folder.map_or_else(|| self.0.prefix.clone(), |key| self.path(key));
+        let result = self.0.client.list_with_delimiter(Some(&path)).await.map_err(|error| {
+            let mut verdict = judge(&error);
+            if verdict.class == ErrorClass::NotFound {
+                verdict.class = ErrorClass::Permanent;
+            }
+            self.failed("list", folder.map_or("", ObjectKey::as_str), verdict)
+        })?;
+        // A name that is no key was not written by us.
+        let key = |path: &Path| {
+            let name = path.filename()?;
+            match folder {
+                Some(folder) => folder.join(name).ok(),
+                None => ObjectKey::new(name).ok(),
+            }
+        };
+        let mut listing = Listing::default();
+        listing.folders.extend(result.common_prefixes.iter().filter_map(key).map(|key| key.file_name().to_owned()));
+        for meta in &result.objects {
+            if let Some(key) = key(&meta.location) {
+                listing.objects.push(self.info(key, meta)?);
+            }
+        }
+        listing.folders.sort_unstable();
+        listing.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
+        Ok(listing)
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        match self.0.client.delete(&self.path(key)).await {
+            Ok(()) => Ok(()),
+            Err(error) => match self.error("delete", key, &error) {
+                error if error.class == ErrorClass::NotFound => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
+    async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {
+        let calls = self.0.calls.clone();
+        Ok(Box::new(MultipartUpload::new(Arc::new(self.clone()), key.clone(), calls, expected_bytes)))
+    }
+}
+
+#[async_trait]
+impl Parts for ObjectStoreBacked {
+    fn store_url(&self) -> &str {
+        &self.0.url
+    }
+
+    async fn put_whole(&self, key: &ObjectKey, payload: Payload) -> Result<(), StoreError> {
+        self.put(&self.path(key), &payload, PutMode::Overwrite).await.map_err(|error| self.write_error(key, &error))
+    }
+
+    async fn begin(&self, key: &ObjectKey) -> Result<String, StoreError> {
+        self.0.client.create_multipart(&self.path(key)).await.map_err(|error| self.write_error(key, &error))
+    }
+
+    async fn put_part(&self, key: &ObjectKey, id: &str, number: usize, payload: Payload) -> Result<String, StoreError> {
+        let payload: PutPayload = payload.0.into_iter().collect();
+        let part = self.0.client.put_part(&self.path(key), &id.to_owned(), number, payload).await;
+        part.map(|part| part.content_id).map_err(|error| self.write_error(key, &error))
+    }
+
+    async fn complete(&self, key: &ObjectKey, id: &str, parts: &[String], bytes: u64) -> Result<(), StoreError> {
+        let path = self.path(key);
+        let parts = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
+        let error = match self.0.client.complete_multipart(&path, &id.to_owned(), parts).await {
+            Ok(_) => return Ok(()),
+            Err(error) => error,
+        };
+        // After an attempt whose answer was lost the upload is gone and the object is there.
+        if judge(&error).says_no_such_upload()
+            && let Ok(meta) = self.head_path(&path).await
+            && meta.size == bytes
+        {
+            return Ok(());
+        }
+        Err(self.write_error(key, &error))
+    }
+
+    async fn abort(&self, key: &ObjectKey, id: &str) -> Result<(), StoreError> {
+        let abort = self.0.client.abort_multipart(&self.path(key), &id.to_owned()).await;
+        abort.map_err(|error| self.write_error(key, &error))
+    }
+}

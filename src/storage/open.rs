@@ -1,0 +1,263 @@
+//! From a URL to a store with all its layers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::AmazonS3Builder;
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::path::Path;
+use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
+use url::Url;
+
+use super::deadline::WithDeadlines;
+use super::file::FileStore;
+use super::http::Connector;
+use super::limit::Limited;
+use super::object::{Client, ObjectStoreBacked};
+use super::retry::Retrying;
+use super::{Calls, Credentials, ObjectKey, Store, StoreError, StoreOptions};
+use crate::base::ErrorClass;
+
+/// Makes aws-lc-rs the crypto provider of every TLS connection of this process. Harmless when it was done before.
+pub fn install_crypto_provider() {
+    // Fails only when there is one already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
+
+/// The store of `folder` (a cluster's name) under the options' URL. Nothing is read or written, except the CA file and
+/// the credentials' file; a file store's root need not be there yet (see [`create_root`]).
+pub fn open(options: &StoreOptions, folder: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let place = Place::of(options, folder)?;
+    let calls = Calls::new(options.limits.clone());
+    let base: Arc<dyn Store> = match place.kind {
+        Kind::File { .. } => Arc::new(place.file_store()?),
+        Kind::Bucket { scheme, bucket, prefix } => {
+            install_crypto_provider();
+            let client = client(options, scheme, &bucket).map_err(|cause| refused(&place.url, cause))?;
+            Arc::new(ObjectStoreBacked::new(client, place.url, prefix, calls.clone()))
+        }
+    };
+    let timed = Arc::new(WithDeadlines::new(base, calls.limits.clone()));
+    let limited = Arc::new(Limited::new(timed, calls.places));
+    Ok(Arc::new(Retrying::new(limited, calls.limits)))
+}
+
+/// Makes the place of `folder` under the options' URL, where a store needs that: the folder of a file store. Only for a
+/// repository that is being created; later a missing folder is an error, because it can be an unmounted disk. Blocking.
+pub fn create_root(options: &StoreOptions, folder: &str) -> Result<(), StoreError> {
+    let place = Place::of(options, folder)?;
+    match place.kind {
+        Kind::File { .. } => place.file_store()?.create_root(),
+        Kind::Bucket { .. } => Ok(()),
+    }
+}
+
+/// Where a URL and a folder lead.
+#[derive(Debug)]
+struct Place {
+    /// For messages: without secrets, the folder at the end.
+    url: String,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    File { root: PathBuf },
+    Bucket { scheme: Scheme, bucket: String, prefix: Path },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scheme {
+    S3,
+    Google,
+    Azure,
+}
+
+fn refused(url: &str, cause: impl Into<String>) -> StoreError {
+    StoreError::new(ErrorClass::Permanent, "use the store", url, cause)
+}
+
+impl Place {
+    fn of(options: &StoreOptions, folder: &str) -> Result<Self, StoreError> {
+        // A text that is no URL may still hold a password.
+        let url = Url::parse(&options.url).map_err(|error| refused("", format!("its url cannot be read: {error}")))?;
+        let mut clean = url.clone();
+        let _ = clean.set_password(None);
+        let _ = clean.set_username("");
+        clean.set_query(None);
+        clean.set_fragment(None);
+        let shown = clean.as_str().trim_end_matches('/').to_owned();
+        let refuse = |cause: String| Err(refused(&shown, cause));
+        if clean != url {
+            return refuse(
+                "its url has a user, a password, a query or a fragment: credentials have their own keys".into(),
+            );
+        }
+        let folder = match ObjectKey::new(folder) {
+            Ok(folder) => folder,
+            Err(error) => return refuse(error.to_string()),
+        };
+        let scheme = match url.scheme() {
+            "file" => {
+                return match url.to_file_path() {
+                    Ok(root) => Ok(Self {
+                        url: super::error::shown(&shown, folder.as_str()),
+                        kind: Kind::File { root: root.join(folder.as_str()) },
+                    }),
+                    Err(()) => refuse("write a file store's url with three slashes: file:///srv/backup".into()),
+                };
+            }
+            "s3" => Scheme::S3,
+            "gs" => Scheme::Google,
+            "az" => Scheme::Azure,
+            other => {
+                return refuse(format!(
+                    "{other}:// is not known: use file:///path, s3://bucket, gs://bucket or az://container"
+                ));
+            }
+        };
+        let Some(bucket) = url.host_str().filter(|_| url.port().is_none()) else {
+            return refuse("its url names no bucket: write s3://bucket/prefix".into());
+        };
+        let prefix = match Path::from_url_path(url.path()) {
+            Ok(prefix) => folder.as_str().split('/').fold(prefix, Path::join),
+            Err(error) => return refuse(error.to_string()),
+        };
+        Ok(Self {
+            url: super::error::shown(&shown, folder.as_str()),
+            kind: Kind::Bucket { scheme, bucket: bucket.to_owned(), prefix },
+        })
+    }
+
+    fn file_store(&self) -> Result<FileStore, StoreError> {
+        match &self.kind {
+            Kind::File { root } => Ok(FileStore::new(self.url.clone(), root.clone())),
+            Kind::Bucket { .. } => Err(refused(&self.url, "it is not a file store")),
+        }
+    }
+}
+
+/// The HTTP side of the options. Deadlines are [`super::deadline`]'s: a client's own would cut large bodies.
+fn client_options(options: &StoreOptions) -> Result<ClientOptions, String> {
+    let mut client = ClientOptions::new()
+        .with_allow_http(options.allow_http)
+        .with_timeout_disabled()
+        .with_connect_timeout(options.limits.connect_timeout)
+        .with_pool_idle_timeout(Duration::from_secs(60))
+        .with_pool_max_idle_per_host(options.limits.concurrency);
+    if let Some(proxy) = &options.proxy {
+        client = client.with_proxy_url(proxy);
+    }
+    if let Some(file) = &options.ca_file {
+        let pem = std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;
+        let certificates = Certificate::from_pem_bundle(&pem)
+            .map_err(|_| format!("ca_file {} is not a file of PEM certificates", file.display()))?;
+        if certificates.is_empty() {
+            return Err(format!("ca_file {} has no PEM certificate in it", file.display()));
+        }
+        for certificate in certificates {
+            client = client.with_root_certificate(certificate);
+        }
+    }
+    Ok(client)
+}
+
+fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dyn Client>, String> {
+    if let Some(endpoint) = &options.endpoint {
+        match endpoint.split_once("://").map(|(scheme, _)| scheme) {
+            Some("https") => {}
+            Some("http") if options.allow_http => {}
+            Some("http") => {
+                return Err(format!(
+                    "endpoint {endpoint} is not encrypted: use https, or set allow_http = true if others may read it"
+                ));
+            }
+            _ => return Err(format!("endpoint {endpoint} is no address: write https://host:port")),
+        }
+    }
+    let http = client_options(options)?;
+    let no_retries = RetryConfig {
+        max_retries: 0,
+        retry_timeout: options.limits.request_timeout,
+        backoff: BackoffConfig::default(),
+    };
+    let text = |error: object_store::Error| super::http::innermost(&error, |_| {});
+    let unfit = || format!("{} do not fit its url", options.credentials.kind());
+    match scheme {
+        Scheme::S3 => {
+            let mut builder = match &options.credentials {
+                Credentials::Chain => AmazonS3Builder::from_env(),
+                Credentials::Keys { access_key_id, secret_access_key, session_token } => {
+                    let mut builder = AmazonS3Builder::new()
+                        .with_access_key_id(access_key_id)
+                        .with_secret_access_key(secret_access_key.expose());
+                    if let Some(token) = session_token {
+                        builder = builder.with_token(token.expose());
+                    }
+                    builder
+                }
+                Credentials::ServiceAccountFile(_) | Credentials::AccountKey { .. } => return Err(unfit()),
+            };
+            if let Some(endpoint) = &options.endpoint {
+                // The client takes an endpoint as it is; the bucket's place in it is ours to choose.
+                let endpoint = endpoint.trim_end_matches('/');
+                builder = builder.with_endpoint(match endpoint.split_once("://") {
+                    Some((scheme, host)) if options.virtual_hosted_style => format!("{scheme}://{bucket}.{host}"),
+                    _ => endpoint.to_owned(),
+                });
+            }
+            if let Some(region) = &options.region {
+                builder = builder.with_region(region);
+            }
+            let client = builder
+                .with_bucket_name(bucket)
+                .with_virtual_hosted_style_request(options.virtual_hosted_style)
+                .with_client_options(http)
+                .with_retry(no_retries)
+                // Deletes come one by one, and not every store knows the batch.
+                .with_disable_bulk_delete(true)
+                .with_http_connector(Connector::default())
+                .build();
+            Ok(Box::new(client.map_err(text)?))
+        }
+        Scheme::Google => {
+            let mut builder = match &options.credentials {
+                Credentials::Chain => GoogleCloudStorageBuilder::from_env(),
+                Credentials::ServiceAccountFile(file) => GoogleCloudStorageBuilder::new()
+                    .with_service_account_path(file.to_str().ok_or("the service account file's path is not UTF-8")?),
+                Credentials::Keys { .. } | Credentials::AccountKey { .. } => return Err(unfit()),
+            };
+            if let Some(endpoint) = &options.endpoint {
+                builder = builder.with_base_url(endpoint.trim_end_matches('/'));
+            }
+            let client = builder
+                .with_bucket_name(bucket)
+                .with_client_options(http)
+                .with_retry(no_retries)
+                .with_http_connector(Connector::default())
+                .build();
+            Ok(Box::new(client.map_err(text)?))
+        }
+        Scheme::Azure => {
+            let mut builder = match &options.credentials {
+                Credentials::Chain => MicrosoftAzureBuilder::from_env(),
+                Credentials::AccountKey { account, key } => {
+                    MicrosoftAzureBuilder::new().with_account(account).with_access_key(key.expose())
+                }
+                Credentials::Keys { .. } | Credentials::ServiceAccountFile(_) => return Err(unfit()),
+            };
+            if let Some(endpoint) = &options.endpoint {
+                builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
+            }
+            let client = builder
+                .with_container_name(bucket)
+                .with_client_options(http)
+                .with_retry(no_retries)
+                .with_http_connector(Connector::default())
+                .build();
+            Ok(Box::new(client.map_err(text)?))
+        }
+    }
+}
