@@ -1,0 +1,335 @@
+//! Copies files into a pack's stream: checksum, page checksums and what changes while it is read, in one pass.
+//!
+//! As `sendFile` (src/backend/backup/basebackup.c) does: a file has the size that it had when it was opened. What grew is cut
+//! there and what shrank is padded with zeros; recovery puts both right. What vanished is left out.
+
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::member::{self, Attributes};
+use super::pages::PageChecks;
+use super::source::SourceFile;
+use super::stream::{PIECE_BYTES, PackStream, Stopped};
+
+/// How often a page whose checksum does not match is read again: the server may have been writing it at that moment.
+const READS_AGAIN_MAX: u32 = 5;
+/// The pause before the first of them; it doubles.
+const READ_AGAIN_PAUSE: Duration = Duration::from_millis(10);
+/// After so many corrupt pages in one file the rest of it gets one more reading without a pause: it is damaged, not torn.
+const PATIENT_PAGES_MAX: usize = 16;
+/// How many corrupt pages are listed for a file.
+const LISTED_PAGES_MAX: usize = 100;
+
+/// A file that was copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Copied {
+    /// Length in bytes.
+    pub size: u64,
+    /// CRC-32C of the content as it was copied.
+    pub crc32c: u32,
+    /// Where the content begins in the pack's stream.
+    pub offset: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// Modification time, seconds since the Unix epoch.
+    pub mtime: i64,
+}
+
+/// Pages whose checksum does not match.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CorruptPages {
+    /// Path and number of the page in that file: at most a hundred a file.
+    pub listed: Vec<(String, u32)>,
+    /// How many there are.
+    pub count: u64,
+}
+
+/// Why a file was not copied.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The machine does not let it be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// An upload went away; its own error says why.
+    #[error("an upload ended early")]
+    Stopped,
+    /// The work was given up.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl From<Stopped> for CopyError {
+    fn from(_: Stopped) -> Self {
+        Self::Stopped
+    }
+}
+
+/// Copies files, one after the other, with one buffer.
+pub struct Copier<'a> {
+    root: &'a Path,
+    /// How pages are checked; `None` when the cluster has no checksums.
+    checks: Option<&'a PageChecks>,
+    cancel: &'a CancellationToken,
+    buffer: Vec<u8>,
+    corrupt: CorruptPages,
+}
+
+impl<'a> Copier<'a> {
+    /// A copier of files below `root`.
+    pub fn new(root: &'a Path, checks: Option<&'a PageChecks>, cancel: &'a CancellationToken) -> Self {
+        Self { root, checks, cancel, buffer: vec![0; PIECE_BYTES], corrupt: CorruptPages::default() }
+    }
+
+    /// The corrupt pages in what was copied.
+    pub fn into_corrupt_pages(self) -> CorruptPages {
+        self.corrupt
+    }
+
+    /// Copies one file as a tar member. `None` when it is not there any more. `on_bytes` hears of every piece that was read.
+    pub fn copy(
+        &mut self,
+        path: &str,
+        stream: &mut PackStream,
+        mut on_bytes: impl FnMut(u64),
+    ) -> Result<Option<Copied>, CopyError> {
+        let place = self.root.join(path);
+        let failed = |source| CopyError::Read { path: place.clone(), source };
+        let Some(mut file) = SourceFile::open(&place).map_err(failed)? else { return Ok(None) };
+        let size = file.metadata().len();
+        let attributes = attributes(file.metadata());
+        stream.write(&member::file_header(path, size, attributes))?;
+        let mut copied =
+            Copied { size, crc32c: 0, offset: stream.position(), mode: attributes.mode, mtime: attributes.mtime };
+        let mut corrupt = Vec::new();
+        let first_block = self.checks.and_then(|checks| checks.first_block(path));
+        let mut done = 0;
+        while done < size {
+            if self.cancel.is_cancelled() {
+                return Err(CopyError::Cancelled);
+            }
+            let wanted = self.buffer.len().min(usize::try_from(size - done).unwrap_or(usize::MAX));
+            let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
+            let read = file.read_at(buffer, done).map_err(failed)?;
+            let (content, missing) = buffer.split_at_mut(read);
+            missing.fill(0);
+            if let (Some(checks), Some(first_block)) = (self.checks, first_block) {
+                let mut check =
+                    Check { file: &mut file, checks, cancel: self.cancel, first_block, corrupt: &mut corrupt };
+                self.corrupt.count += check.run(content, done).map_err(failed)?;
+            }
+            copied.crc32c = crc32c::crc32c_append(copied.crc32c, buffer);
+            stream.write(buffer)?;
+            done += wanted as u64;
+            on_bytes(wanted as u64);
+        }
+        stream.write(member::padding(size))?;
+        self.corrupt.listed.extend(corrupt.into_iter().map(|block| (path.to_owned(), block)));
+        Ok(Some(copied))
+    }
+}
+
+/// What a header says of a file or directory with this metadata.
+pub fn attributes(metadata: &std::fs::Metadata) -> Attributes {
+    Attributes {
+        mode: metadata.permissions().mode() & 0o7777,
+        mtime: metadata.mtime(),
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    }
+}
+
+/// The pages of one file.
+struct Check<'a> {
+    file: &'a mut SourceFile,
+    checks: &'a PageChecks,
+    cancel: &'a CancellationToken,
+    /// Number, in its relation, of the first page of the file.
+    first_block: u32,
+    /// The corrupt pages of the file so far, not more than are listed.
+    corrupt: &'a mut Vec<u32>,
+}
+
+impl Check<'_> {
+    /// Checks the whole pages in `content`, which was read at `offset`, and puts right those that were read torn.
+    /// Returns how many stay corrupt.
+    fn run(&mut self, content: &mut [u8], offset: u64) -> io::Result<u64> {
+        let page_bytes = self.checks.page_bytes;
+        let Ok(first) = u32::try_from(offset / page_bytes as u64) else { return Ok(0) };
+        let mut count = 0;
+        for (block, page) in (first..).zip(content.chunks_exact_mut(page_bytes)) {
+            if !self.is_fine(page, block) && !self.read_again(page, block)? {
+                count += 1;
+                if self.corrupt.len() < LISTED_PAGES_MAX {
+                    self.corrupt.push(block);
+                }
+            }
+        }
+        Ok(count)
+    }
+
+    fn is_fine(&self, page: &[u8], block: u32) -> bool {
+        self.checks.is_fine(page, self.first_block.wrapping_add(block))
+    }
+
+    /// Reads a page again until it is whole; then `page` holds it. `false` when it never is.
+    fn read_again(&mut self, page: &mut [u8], block: u32) -> io::Result<bool> {
+        let patient = self.corrupt.len() < PATIENT_PAGES_MAX;
+        let mut again = vec![0; page.len()];
+        for attempt in 0..if patient { READS_AGAIN_MAX } else { 1 } {
+            if patient && !self.cancel.is_cancelled() {
+                std::thread::sleep(READ_AGAIN_PAUSE * (1 << attempt));
+            }
+            let read = self.file.read_at(&mut again, u64::from(block) * page.len() as u64)?;
+            if read < page.len() {
+                // Truncated meanwhile: recovery truncates it again.
+                return Ok(true);
+            }
+            if self.is_fine(&again, block) {
+                page.copy_from_slice(&again);
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::stream::pack_stream;
+    use crate::pg::Lsn;
+    use futures::StreamExt;
+    use std::io::{Read, Write};
+
+    /// Two whole pages with checksums, blocks 0 and 1 of a relation.
+    const PAGES: &[u8] = include_bytes!("../../tests/fixtures/pg/15/relation");
+
+    const CHECKS: PageChecks = PageChecks { page_bytes: 8192, segment_blocks: 131_072, start: Lsn(u64::MAX) };
+
+    fn write(root: &Path, path: &str, bytes: &[u8]) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::File::create(path).and_then(|mut file| file.write_all(bytes)).unwrap();
+    }
+
+    type Outcome = (Vec<Result<Option<Copied>, CopyError>>, CorruptPages, Vec<u8>);
+
+    /// Copies files, and gives back what became of each and the stream. `meddle` hears of every piece that was read.
+    async fn copy(root: &Path, paths: &[&str], meddle: impl Fn() + Send + 'static) -> Outcome {
+        let (mut stream, mut contents) = pack_stream(1);
+        let (root, paths) = (root.to_owned(), paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>());
+        let reader = tokio::task::spawn_blocking(move || {
+            let cancel = CancellationToken::new();
+            let mut copier = Copier::new(&root, Some(&CHECKS), &cancel);
+            let outcomes = paths.iter().map(|path| copier.copy(path, &mut stream, |_| meddle())).collect();
+            stream.write(&member::END).unwrap();
+            stream.finish().unwrap();
+            (outcomes, copier.into_corrupt_pages())
+        });
+        let mut bytes = Vec::new();
+        let mut content = contents.remove(0);
+        while let Some(piece) = content.next().await {
+            bytes.extend(piece.unwrap());
+        }
+        let (outcomes, corrupt) = reader.await.unwrap();
+        (outcomes, corrupt, bytes)
+    }
+
+    fn members(stream: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let mut archive = tar::Archive::new(stream);
+        let read = |entry: io::Result<tar::Entry<'_, &[u8]>>| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.path().unwrap().to_str().unwrap().to_owned(), content)
+        };
+        archive.entries().unwrap().map(read).collect()
+    }
+
+    #[tokio::test]
+    async fn files_are_copied_and_what_vanished_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let large: Vec<u8> = (0..3_000_001u32).map(|n| (n % 247) as u8).collect();
+        write(folder.path(), "PG_VERSION", b"15\n");
+        write(folder.path(), "base/5/large", &large);
+        let (outcomes, corrupt, stream) = copy(folder.path(), &["PG_VERSION", "gone", "base/5/large"], || {}).await;
+        assert!(matches!(outcomes[1], Ok(None)));
+        assert_eq!(corrupt, CorruptPages::default());
+        let copied = outcomes[2].as_ref().unwrap().unwrap();
+        assert_eq!((copied.size, copied.crc32c), (3_000_001, crc32c::crc32c(&large)));
+        let offset = usize::try_from(copied.offset).unwrap();
+        assert!(stream[offset..].starts_with(&large));
+        assert_eq!(members(&stream), [("PG_VERSION".to_owned(), b"15\n".to_vec()), ("base/5/large".to_owned(), large)]);
+    }
+
+    #[tokio::test]
+    async fn what_shrinks_is_padded_and_what_grows_is_cut() {
+        for new_length in [1_500_000, 9_000_000] {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), "file", &vec![7; 3 << 20]);
+            write(folder.path(), "next", b"next");
+            let path = folder.path().join("file");
+            let meddle = move || std::fs::File::options().write(true).open(&path).unwrap().set_len(new_length).unwrap();
+            let (outcomes, _, stream) = copy(folder.path(), &["file", "next"], meddle).await;
+            let mut expected = vec![7; 3 << 20];
+            if new_length < 3 << 20 {
+                expected[1_500_000..].fill(0);
+            }
+            let copied = outcomes[0].as_ref().unwrap().unwrap();
+            assert_eq!((copied.size, copied.crc32c), (3 << 20, crc32c::crc32c(&expected)));
+            assert_eq!(members(&stream), [("file".to_owned(), expected), ("next".to_owned(), b"next".to_vec())]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_that_stays_wrong_is_reported_and_copied_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut damaged = PAGES.to_vec();
+        damaged[8192 + 5000] ^= 1;
+        write(folder.path(), "base/5/16384", &damaged);
+        write(folder.path(), "base/5/16385", PAGES);
+        let (_, corrupt, stream) = copy(folder.path(), &["base/5/16384", "base/5/16385"], || {}).await;
+        assert_eq!(corrupt, CorruptPages { listed: vec![("base/5/16384".to_owned(), 1)], count: 1 });
+        assert_eq!(members(&stream)[0].1, damaged);
+    }
+
+    #[tokio::test]
+    async fn a_torn_page_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut torn = PAGES.to_vec();
+        torn[5000] ^= 1;
+        write(folder.path(), "base/5/16384", &torn);
+        let path = folder.path().join("base/5/16384");
+        let healer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(25));
+            let mut file = std::fs::File::options().write(true).open(path).unwrap();
+            file.write_all(PAGES).unwrap();
+        });
+        let (_, corrupt, stream) = copy(folder.path(), &["base/5/16384"], || {}).await;
+        healer.join().unwrap();
+        assert_eq!(corrupt, CorruptPages::default());
+        assert_eq!(members(&stream)[0].1, PAGES);
+    }
+
+    #[test]
+    fn a_cancelled_copy_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "file", &vec![7; 5 << 20]);
+        let (mut stream, contents) = pack_stream(1);
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        let outcome = Copier::new(folder.path(), None, &cancel).copy("file", &mut stream, |_| {});
+        assert!(matches!(outcome, Err(CopyError::Cancelled)));
+        drop(contents);
+    }
+}

@@ -1,0 +1,100 @@
+//! Why there is no backup.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::copy::CopyError;
+use super::preflight::Refusal;
+use super::scan::ScanError;
+use crate::pg::{ControlError, LineageError as SessionError, SegmentName};
+use crate::repo::RepoError;
+
+/// Why a backup was not made. Whatever was uploaded has no manifest, so it is no backup; what could be removed was.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// Server, data directory and repository do not belong together, or are not what a backup needs.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Another backup is running.
+    #[error("{holder} is backing up to repository {repository}; its lease ends at {until} unless it goes on")]
+    Locked {
+        /// The repository.
+        repository: String,
+        /// Who holds the lease.
+        holder: String,
+        /// When it ends.
+        until: Timestamp,
+    },
+    /// The lease could not be renewed in time: somebody else may have begun.
+    #[error("the lease on repository {repository} was lost, so another backup may have begun")]
+    LeaseLost {
+        /// The repository.
+        repository: String,
+    },
+    /// The server could not be asked.
+    #[error("cannot {doing}")]
+    Server {
+        /// What was being done.
+        doing: &'static str,
+        /// What the server or the way to it said.
+        #[source]
+        source: SessionError,
+    },
+    /// The data directory could not be listed.
+    #[error("cannot list the data directory")]
+    Scan(#[from] ScanError),
+    /// A file could not be copied.
+    #[error("cannot copy the data directory")]
+    Copy(#[from] CopyError),
+    /// pg_control could not be read.
+    #[error("cannot read what kind of cluster this is")]
+    Control(#[from] ControlError),
+    /// A repository could not be read or written.
+    #[error("cannot {doing} repository {repository}")]
+    Repository {
+        /// What was being done: "write pack 3 to".
+        doing: String,
+        /// The repository's name.
+        repository: String,
+        /// What it said.
+        #[source]
+        source: RepoError,
+    },
+    /// The WAL that the backup needs has not been archived in time.
+    #[error(
+        "{segment} is not in repository {repository} after {}: archiving does not work or does not keep up; \
+         look at pg_stat_archiver and the server's log{}",
+        crate::base::format_duration(*.waited),
+        if *.standby { "; the backup was taken on a standby, so the primary must archive that segment: SELECT pg_switch_wal() there" } else { "" }
+    )]
+    WalMissing {
+        /// The first segment that is missing.
+        segment: SegmentName,
+        /// Where.
+        repository: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// Whether the backup was taken on a standby.
+        standby: bool,
+    },
+    /// The server returned something that no supported version returns.
+    #[error("the server's backup label is not understood: {0:?}")]
+    Label(String),
+    /// A file of the machine could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The backup was given up because somebody asked for it.
+    #[error("the backup was cancelled")]
+    Cancelled,
+    /// A thread or task panicked.
+    #[error("a part of the backup died; the log says where")]
+    Died,
+}

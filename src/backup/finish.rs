@@ -1,0 +1,248 @@
+//! The last pack and the manifest: what makes packs a backup.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::copy::{self, Copied, CopyError};
+use super::error::BackupError;
+use super::member::{self, Attributes};
+use super::packs::{PackDone, Target, Work, make_pack, upload};
+use super::scan::CONTROL_FILE;
+use super::stream::{PackStream, Stopped, pack_stream};
+use crate::pg::{ControlError, ControlFile, ManifestWriter, WalRange};
+use crate::repo::format::{Kind, Summary};
+use crate::repo::layout;
+use crate::repo::manifest::{Entry, EntryKind, Manifest, Pack};
+
+/// How often a torn pg_control is read again, and the pause before each.
+const CONTROL_READS_MAX: u32 = 10;
+const CONTROL_READ_PAUSE: Duration = Duration::from_millis(10);
+
+/// About how long a file's line is in PostgreSQL's manifest and in ours: guesses that part sizes are chosen by.
+const BACKUP_MANIFEST_LINE_BYTES: u64 = 160;
+const MANIFEST_LINE_BYTES: u64 = 130;
+
+/// pg_control as it will be restored.
+#[derive(Debug, Clone)]
+pub struct ControlCopy {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// What they say.
+    pub parsed: ControlFile,
+    /// Mode, owner, time.
+    pub attributes: Attributes,
+}
+
+/// Reads pg_control until its checksum matches: the server may be writing it. Blocking.
+pub fn read_control(root: &Path, major: u16) -> Result<ControlCopy, BackupError> {
+    let path = root.join(CONTROL_FILE);
+    let failed = |source| BackupError::Read { path: path.clone(), source };
+    let mut reads = 1;
+    loop {
+        let bytes = std::fs::read(&path).map_err(failed)?;
+        let attributes = copy::attributes(&std::fs::metadata(&path).map_err(failed)?);
+        match ControlFile::parse(major, &bytes) {
+            Ok(parsed) => return Ok(ControlCopy { bytes, parsed, attributes }),
+            Err(ControlError::Checksum { .. } | ControlError::TooShort(_)) if reads < CONTROL_READS_MAX => {
+                reads += 1;
+                std::thread::sleep(CONTROL_READ_PAUSE);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What the last pack is made of.
+#[derive(Debug)]
+pub struct LastFiles {
+    /// What pg_backup_stop answered; recovery begins from it.
+    pub backup_label: String,
+    /// The same, empty when there are no tablespaces.
+    pub tablespace_map: String,
+    /// pg_control, the last member.
+    pub control: ControlCopy,
+    /// Mode, owner and time of what is not a file of the server.
+    pub attributes: Attributes,
+    /// The WAL that the backup needs.
+    pub wal: WalRange,
+    /// What was copied before.
+    pub packs: Vec<PackDone>,
+}
+
+/// A backup's last pack, and what it holds.
+#[derive(Debug)]
+pub struct LastPack {
+    /// How it is stored in each repository.
+    pub stored: Vec<Pack>,
+    /// Its files.
+    pub entries: Vec<Entry>,
+    /// What was copied before.
+    pub packs: Vec<PackDone>,
+}
+
+/// Makes the last pack: backup_label, tablespace_map, backup_manifest, and pg_control as its very last member, so that
+/// whoever restores in order has no startable directory before everything is there.
+pub async fn last_pack(
+    work: &Arc<Work>,
+    number: u32,
+    files: LastFiles,
+    cancel: &CancellationToken,
+) -> Result<LastPack, BackupError> {
+    let expected_bytes = (files.backup_label.len() + files.tablespace_map.len() + files.control.bytes.len()) as u64
+        + work.tree.file_count() * BACKUP_MANIFEST_LINE_BYTES;
+    let writer = {
+        let work = Arc::clone(work);
+        move |stream: &mut PackStream| {
+            let entries = write_last_files(&work, number, &files, stream)?;
+            Ok((entries, files.packs))
+        }
+    };
+    let (stored, (entries, packs)) = make_pack(work, number, expected_bytes, cancel, writer).await?;
+    Ok(LastPack { stored, entries, packs })
+}
+
+fn write_last_files(
+    work: &Work,
+    number: u32,
+    files: &LastFiles,
+    stream: &mut PackStream,
+) -> Result<Vec<Entry>, CopyError> {
+    let mut entries = Vec::new();
+    let mut put = |stream: &mut PackStream, path: &str, bytes: &[u8], attributes: Attributes| {
+        let size = bytes.len() as u64;
+        stream.write(&member::file_header(path, size, attributes))?;
+        entries.push(entry(path, size, crc32c::crc32c(bytes), number, stream.position(), attributes));
+        stream.write(bytes)?;
+        stream.write(member::padding(size))
+    };
+    put(stream, "backup_label", files.backup_label.as_bytes(), files.attributes)?;
+    if !files.tablespace_map.is_empty() {
+        put(stream, "tablespace_map", files.tablespace_map.as_bytes(), files.attributes)?;
+    }
+
+    // Its length has to be known before its first byte: it is written twice, the first time to nowhere.
+    let measured = backup_manifest(Measure::default(), work, files).map_err(|_| CopyError::Stopped)?;
+    let path = "backup_manifest";
+    stream.write(&member::file_header(path, measured.bytes, files.attributes))?;
+    let offset = stream.position();
+    backup_manifest(&mut *stream, work, files).map_err(|_| CopyError::Stopped)?;
+    assert_eq!(stream.position() - offset, measured.bytes, "backup_manifest has the same length both times");
+    stream.write(member::padding(measured.bytes))?;
+    let manifest = entry(path, measured.bytes, measured.crc32c, number, offset, files.attributes);
+
+    put(stream, CONTROL_FILE, &files.control.bytes, files.control.attributes)?;
+    let before_control = entries.len().saturating_sub(1);
+    entries.insert(before_control, manifest);
+    Ok(entries)
+}
+
+fn entry(path: &str, size: u64, crc32c: u32, pack: u32, offset: u64, attributes: Attributes) -> Entry {
+    Entry {
+        path: path.to_owned(),
+        mode: attributes.mode,
+        mtime: attributes.mtime,
+        what: EntryKind::File { size, crc32c, pack, offset },
+    }
+}
+
+/// Writes PostgreSQL's own manifest. It has no line for tablespace_map, because Walward restores the links themselves, and none
+/// for itself.
+fn backup_manifest<W: Write>(output: W, work: &Work, files: &LastFiles) -> io::Result<W> {
+    let mut writer = ManifestWriter::new(output, files.control.parsed.lineage())?;
+    for (path, copied) in copied_files(work, &files.packs) {
+        writer.file(path.as_bytes(), copied.size, copied.mtime, copied.crc32c)?;
+    }
+    for (path, bytes, attributes) in [
+        ("backup_label", files.backup_label.as_bytes(), files.attributes),
+        (CONTROL_FILE, &files.control.bytes, files.control.attributes),
+    ] {
+        writer.file(path.as_bytes(), bytes.len() as u64, attributes.mtime, crc32c::crc32c(bytes))?;
+    }
+    writer.finish(&[files.wal])
+}
+
+/// Every file in the packs before the last.
+fn copied_files<'a>(work: &'a Work, packs: &'a [PackDone]) -> impl Iterator<Item = (String, Copied)> + 'a {
+    packs
+        .iter()
+        .flat_map(|pack| &pack.files)
+        .filter_map(|packed| Some((work.tree.file(packed.file)?.path(), packed.copied)))
+}
+
+/// Counts what is written to it.
+#[derive(Debug, Default)]
+struct Measure {
+    bytes: u64,
+    crc32c: u32,
+}
+
+impl Write for Measure {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes += bytes.len() as u64;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes a backup's manifest to one repository: the backup exists from then on.
+pub async fn manifest(
+    work: &Arc<Work>,
+    target: &Target,
+    head: Manifest,
+    last: &Arc<LastPack>,
+    cancel: &CancellationToken,
+) -> Result<Summary, BackupError> {
+    let (mut stream, mut contents) = pack_stream(1);
+    let content = contents.pop().ok_or(BackupError::Died)?;
+    let expected_bytes = MANIFEST_LINE_BYTES * (work.tree.file_count() + work.tree.directories().len() as u64);
+    let writer = {
+        let (work, last) = (Arc::clone(work), Arc::clone(last));
+        tokio::task::spawn_blocking(move || {
+            write_manifest(&mut stream, &work, &head, &last)?;
+            stream.finish().map_err(|Stopped| io::ErrorKind::BrokenPipe)?;
+            Ok::<_, io::Error>(())
+        })
+    };
+    let key = layout::manifest(&work.label);
+    let doing = "write the manifest to".to_owned();
+    let (written, uploaded) =
+        tokio::join!(writer, upload(target, doing, &key, Kind::Manifest, content, expected_bytes, cancel));
+    let summary = uploaded?;
+    // The upload saw the end, so that everything was written.
+    written.map_err(|_| BackupError::Died)?.map_err(|_| BackupError::Died)?;
+    Ok(summary)
+}
+
+fn write_manifest(output: &mut PackStream, work: &Work, head: &Manifest, last: &LastPack) -> io::Result<()> {
+    let mut line = |value: Result<String, serde_json::Error>| {
+        let mut text = value?;
+        text.push('\n');
+        output.write_all(text.as_bytes())
+    };
+    line(serde_json::to_string(head))?;
+    for directory in work.tree.directories() {
+        line(serde_json::to_string(&Entry {
+            path: directory.path.to_string(),
+            mode: directory.mode,
+            mtime: directory.mtime,
+            what: EntryKind::Directory,
+        }))?;
+    }
+    for pack in &last.packs {
+        for packed in &pack.files {
+            let Some(file) = work.tree.file(packed.file) else { continue };
+            let Copied { size, crc32c, offset, mode, mtime } = packed.copied;
+            let what = EntryKind::File { size, crc32c, pack: pack.number, offset };
+            line(serde_json::to_string(&Entry { path: file.path(), mode, mtime, what }))?;
+        }
+    }
+    last.entries.iter().try_for_each(|entry| line(serde_json::to_string(entry)))
+}

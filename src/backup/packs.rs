@@ -1,0 +1,252 @@
+//! Makes packs: a thread reads, one upload for each repository writes, several packs at once.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{BoxStream, FuturesUnordered};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::copy::{Copied, Copier, CopyError, CorruptPages};
+use super::error::BackupError;
+use super::member::{self, Attributes};
+use super::pages::PageChecks;
+use super::plan::PackPlan;
+use super::report::Progress;
+use super::stream::{PackStream, pack_stream};
+use super::tree::Tree;
+use crate::repo::format::{Kind, Spec, Summary};
+use crate::repo::manifest::{BackupLabel, Pack};
+use crate::repo::{Repository, layout};
+use crate::storage::ObjectKey;
+
+/// How long a cancelled upload may take to remove what it has sent.
+const ABORT_GRACE: Duration = Duration::from_secs(10);
+
+/// Where a backup goes: the repositories, and how their objects are made.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The repository.
+    pub repository: Repository,
+    /// zstd's level.
+    pub level: i32,
+    /// The host's name.
+    pub writer: String,
+}
+
+/// What every pack of a backup needs.
+pub struct Work {
+    /// The data directory.
+    pub root: PathBuf,
+    /// What is copied.
+    pub tree: Tree,
+    /// How pages are checked.
+    pub checks: Option<PageChecks>,
+    /// Where it goes.
+    pub targets: Vec<Target>,
+    /// The backup's name.
+    pub label: BackupLabel,
+    /// Who wants to know how far it is.
+    pub progress: Arc<watch::Sender<Progress>>,
+}
+
+/// A file in a pack.
+#[derive(Debug, Clone, Copy)]
+pub struct PackedFile {
+    /// Its number in the tree.
+    pub file: u32,
+    /// What was copied.
+    pub copied: Copied,
+}
+
+/// A pack that is in every repository.
+#[derive(Debug)]
+pub struct PackDone {
+    /// Its number.
+    pub number: u32,
+    /// How it is stored in each repository.
+    pub stored: Vec<Pack>,
+    /// What it holds.
+    pub files: Vec<PackedFile>,
+    /// What is wrong with that.
+    pub corrupt: CorruptPages,
+}
+
+/// Makes all packs, `workers` at a time; the first one begins with all directories. Returns them in the order of their
+/// numbers. After a failure nothing is running any more.
+pub async fn copy_all(
+    work: &Arc<Work>,
+    plans: Vec<PackPlan>,
+    workers: usize,
+    cancel: &CancellationToken,
+) -> Result<Vec<PackDone>, BackupError> {
+    let mut waiting = (0u32..).zip(plans);
+    let mut running = JoinSet::new();
+    let mut done = Vec::new();
+    let mut failure = None;
+    let stop = cancel.child_token();
+    loop {
+        while failure.is_none()
+            && running.len() < workers.max(1)
+            && let Some((number, plan)) = waiting.next()
+        {
+            running.spawn(copy_pack(Arc::clone(work), number, plan, stop.clone()));
+        }
+        match running.join_next().await {
+            None => break,
+            Some(Ok(Ok(pack))) => done.push(pack),
+            Some(Ok(Err(error))) => {
+                stop.cancel();
+                failure.get_or_insert(error);
+            }
+            Some(Err(_)) => {
+                stop.cancel();
+                failure.get_or_insert(BackupError::Died);
+            }
+        }
+    }
+    match failure {
+        Some(error) => Err(error),
+        None => {
+            done.sort_unstable_by_key(|pack| pack.number);
+            Ok(done)
+        }
+    }
+}
+
+async fn copy_pack(
+    work: Arc<Work>,
+    number: u32,
+    plan: PackPlan,
+    cancel: CancellationToken,
+) -> Result<PackDone, BackupError> {
+    let expected_bytes = plan.bytes + member::END.len() as u64;
+    let reader = {
+        let (work, cancel) = (Arc::clone(&work), cancel.clone());
+        move |stream: &mut PackStream| read_files(&work, number, &plan, stream, &cancel)
+    };
+    let (stored, (files, corrupt)) = make_pack(&work, number, expected_bytes, &cancel, reader).await?;
+    Ok(PackDone { number, stored, files, corrupt })
+}
+
+/// The reading side of one pack. Blocking.
+fn read_files(
+    work: &Work,
+    number: u32,
+    plan: &PackPlan,
+    stream: &mut PackStream,
+    cancel: &CancellationToken,
+) -> Result<(Vec<PackedFile>, CorruptPages), CopyError> {
+    if number == 0 {
+        for directory in work.tree.directories() {
+            let attributes =
+                Attributes { mode: directory.mode, mtime: directory.mtime, uid: directory.uid, gid: directory.gid };
+            stream.write(&member::directory_header(&directory.path, attributes))?;
+        }
+    }
+    let mut copier = Copier::new(&work.root, work.checks.as_ref(), cancel);
+    let mut files = Vec::with_capacity(plan.files.len());
+    for &number in &plan.files {
+        let Some(file) = work.tree.file(number) else { continue };
+        let on_bytes = |bytes| work.progress.send_modify(|progress| progress.content_bytes_done += bytes);
+        if let Some(copied) = copier.copy(&file.path(), stream, on_bytes)? {
+            files.push(PackedFile { file: number, copied });
+        }
+        work.progress.send_modify(|progress| progress.files_done += 1);
+    }
+    Ok((files, copier.into_corrupt_pages()))
+}
+
+/// Makes pack `number` of what `write` writes (the end of the archive is added) and uploads it to every repository.
+pub async fn make_pack<T: Send + 'static>(
+    work: &Work,
+    number: u32,
+    expected_bytes: u64,
+    cancel: &CancellationToken,
+    write: impl FnOnce(&mut PackStream) -> Result<T, CopyError> + Send + 'static,
+) -> Result<(Vec<Pack>, T), BackupError> {
+    let (mut stream, contents) = pack_stream(work.targets.len());
+    let reader = tokio::task::spawn_blocking(move || {
+        let value = write(&mut stream)?;
+        stream.write(&member::END)?;
+        stream.finish()?;
+        Ok(value)
+    });
+    let key = layout::pack(&work.label, number);
+    let uploads = work.targets.iter().zip(contents).map(|(target, content)| {
+        let what = format!("write pack {number} to");
+        upload(target, what, &key, Kind::Pack, content, expected_bytes, cancel)
+    });
+    // An upload that fails drops its end of the queue, which stops the reader, which ends the others.
+    let (read, uploaded) = tokio::join!(reader, all_or_first_failure(uploads));
+    let read: Result<T, CopyError> = read.map_err(|_| BackupError::Died)?;
+    let (value, summaries) = match (read, uploaded) {
+        (Ok(value), Ok(summaries)) => (value, summaries),
+        (Err(CopyError::Cancelled), _) => return Err(BackupError::Cancelled),
+        (Ok(_) | Err(CopyError::Stopped), Err(error)) => return Err(error),
+        // An upload that ended well although its reader stopped has not seen the end of the stream: a defect.
+        (Err(CopyError::Stopped), Ok(_)) => return Err(BackupError::Died),
+        (Err(error), _) => return Err(error.into()),
+    };
+    if let Some(first) = summaries.first() {
+        work.progress.send_modify(|progress| progress.stored_bytes += first.stored_bytes);
+    }
+    let stored = summaries
+        .into_iter()
+        .map(|summary| Pack {
+            number,
+            content_bytes: summary.content_bytes,
+            stored_bytes: summary.stored_bytes,
+            stored_sha256: crate::base::hex::encode(&summary.stored_digest),
+        })
+        .collect();
+    Ok((stored, value))
+}
+
+/// All results in their order, or the failure that came first: it is the cause, what failed after it only followed.
+async fn all_or_first_failure(
+    uploads: impl Iterator<Item = impl Future<Output = Result<Summary, BackupError>>>,
+) -> Result<Vec<Summary>, BackupError> {
+    let mut running: FuturesUnordered<_> =
+        uploads.enumerate().map(|(at, upload)| async move { (at, upload.await) }).collect();
+    let mut summaries = Vec::new();
+    let mut failure = None;
+    while let Some((at, ended)) = running.next().await {
+        match ended {
+            Ok(summary) => summaries.push((at, summary)),
+            Err(error) => {
+                failure.get_or_insert(error);
+            }
+        }
+    }
+    summaries.sort_unstable_by_key(|(at, _)| *at);
+    failure.map_or_else(|| Ok(summaries.into_iter().map(|(_, summary)| summary).collect()), Err)
+}
+
+/// Uploads one object. When cancelled, the upload has a short time to remove what it has sent.
+pub async fn upload(
+    target: &Target,
+    doing: String,
+    key: &ObjectKey,
+    kind: Kind,
+    content: BoxStream<'static, std::io::Result<Bytes>>,
+    expected_bytes: u64,
+    cancel: &CancellationToken,
+) -> Result<Summary, BackupError> {
+    let spec = Spec { kind, level: target.level, writer: target.writer.clone() };
+    let repository = &target.repository;
+    let too_long = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(ABORT_GRACE).await;
+    };
+    tokio::select! {
+        summary = repository.upload(key, spec, content, expected_bytes) => summary.map_err(|source| {
+            BackupError::Repository { doing, repository: repository.name().to_owned(), source }
+        }),
+        () = too_long => Err(BackupError::Cancelled),
+    }
+}
