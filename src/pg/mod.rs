@@ -15,6 +15,7 @@
 //! | `exclude` | what a base backup leaves out |
 //! | `backup_label` | `backup_label` and backup history files |
 //! | `backup_manifest` | writes PostgreSQL's `backup_manifest` |
+//! | [`session`] | the SQL session: facts, backup start and stop, grants |
 //! | `settings` | `postgresql.auto.conf` and its kind, as text |
 
 pub mod archive_status;
