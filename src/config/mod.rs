@@ -1,1 +1,51 @@
-//! Raw TOML to checked, resolved values.
+//! Configuration: TOML files to checked, resolved values.
+//!
+//! `walward.toml` is read first, then `conf.d/*.toml` beside it in the order of their names. A later file adds; it never
+//! changes what an earlier one set. Every key stands in one table ([`keys`]), from which come the checks, the suggestions,
+//! the defaults, `config show` and the reference in docs/configuration.md. All problems of all files are reported at once,
+//! each with its file and line. Secrets are never shown.
+
+mod document;
+pub mod keys;
+mod problem;
+mod resolve;
+mod scope;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+pub use problem::{ConfigError, Place, Problem};
+pub use scope::{Origin, Setting};
+pub use secret::redact_connection;
+pub use values::{
+    AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, FetchConfig, LogConfig, LogFormat, LogLevel,
+    RepositoryConfig, RestoreConfig,
+};
+
+/// Where the configuration lies unless `--config` or `WALWARD_CONFIG` says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/walward/walward.toml";
+
+/// Where the agent listens by default.
+pub const DEFAULT_SOCKET: &str = "/run/walward/walward.sock";
+
+/// A configuration that holds, and how it came to be.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The resolved values.
+    pub config: Config,
+    /// Every value with its origin, in the order of the reference; secrets hidden.
+    pub settings: Vec<Setting>,
+    /// What is allowed but unwise.
+    pub warnings: Vec<Problem>,
+    /// The files that were read, in order.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads and checks `path` and the `conf.d/*.toml` beside it. Blocking.
+pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
+    let document = document::read(path)?;
+    resolve::resolve(document)
+}

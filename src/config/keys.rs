@@ -1,0 +1,399 @@
+//! The table of every key: its type, its default, its meaning. The one place where a key is declared.
+
+use std::fmt::Write;
+
+/// A table of the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Section {
+    /// `[agent]`
+    Agent,
+    /// `[repository.NAME]`
+    Repository,
+    /// `[cluster.NAME]`
+    Cluster,
+}
+
+impl Section {
+    /// The name that the section's tables begin with.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Repository => "repository",
+            Self::Cluster => "cluster",
+        }
+    }
+
+    /// The section's keys, in the order of the reference.
+    pub fn keys(self) -> &'static [Key] {
+        match self {
+            Self::Agent => AGENT,
+            Self::Repository => REPOSITORY,
+            Self::Cluster => CLUSTER,
+        }
+    }
+
+    /// The section's key named `name`.
+    pub fn key(self, name: &str) -> Option<&'static Key> {
+        self.keys().iter().find(|key| key.name == name)
+    }
+}
+
+/// What may stand behind a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Any text.
+    Text,
+    /// A text that is not shown.
+    Secret,
+    /// An absolute path.
+    Path,
+    /// An absolute path to a file with a secret.
+    SecretPath,
+    /// An address and port.
+    Address,
+    /// True or false.
+    Boolean,
+    /// A whole number of this range.
+    Number(i64, i64),
+    /// A size of at least, at most this many bytes.
+    Size(u64, u64),
+    /// A duration of at least, at most this many milliseconds.
+    Duration(u64, u64),
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Names of repositories.
+    Names,
+    /// `"none"` or a table with one key.
+    Encryption,
+}
+
+/// What holds when the key is not there.
+#[derive(Debug, Clone, Copy)]
+pub enum Default {
+    /// Nothing: the key must be there. With an example.
+    Required(&'static str),
+    /// No value, which means this.
+    Absent(&'static str),
+    /// This value, as TOML.
+    Is(&'static str),
+    /// The number of cores, at most this many.
+    Cores(usize),
+}
+
+/// One key.
+#[derive(Debug)]
+pub struct Key {
+    /// The name within its section, with dots: `archive.workers`.
+    pub name: &'static str,
+    /// What may stand there.
+    pub kind: Kind,
+    /// What holds without it.
+    pub default: Default,
+    /// What it is for.
+    pub meaning: &'static str,
+}
+
+const fn key(name: &'static str, kind: Kind, default: Default, meaning: &'static str) -> Key {
+    Key { name, kind, default, meaning }
+}
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+
+const FORMATS: &[&str] = &["text", "json"];
+const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
+
+/// The keys of `[agent]`.
+const AGENT: &[Key] = &[
+    key("socket", Kind::Path, Default::Is("\"/run/walward/walward.sock\""), "The Unix socket that the agent serves."),
+    key(
+        "spool_directory",
+        Kind::Path,
+        Default::Is("\"/var/spool/walward\""),
+        "Where verified WAL waits for a recovery. Best on the file system of `pg_wal`: a file is then handed over by renaming it.",
+    ),
+    key("cpu_threads", Kind::Number(1, 256), Default::Cores(4), "Threads that compress, encrypt and check."),
+    key(
+        "memory_bytes_max",
+        Kind::Size(8 * MIB, TIB),
+        Default::Is("\"64MiB\""),
+        "How many bytes of WAL may be in memory at once, over all clusters.",
+    ),
+    key(
+        "metrics_listen",
+        Kind::Address,
+        Default::Absent("no metrics over HTTP"),
+        "Address and port for `/metrics` (Prometheus). Keep it on loopback: there is no authentication.",
+    ),
+    key(
+        "log.format",
+        Kind::Choice(FORMATS),
+        Default::Is("\"text\""),
+        "How log lines look on standard error. Under systemd they go to the journal with their fields.",
+    ),
+    key("log.level", Kind::Choice(LEVELS), Default::Is("\"info\""), "The least important lines that are logged."),
+];
+
+/// The keys of `[repository.NAME]`.
+const REPOSITORY: &[Key] = &[
+    key(
+        "url",
+        Kind::Text,
+        Default::Required("\"s3://bucket/prefix\""),
+        "Where the repository lies: `file:///path`, `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`. Each cluster has a folder of its name within.",
+    ),
+    key(
+        "encryption",
+        Kind::Encryption,
+        Default::Required("{ key_file = \"/etc/walward/NAME.key\" }"),
+        "`{ key_file = \"…\" }`, `{ passphrase_file = \"…\" }`, `{ command = [\"program\", \"argument\"] }` (prints the secret) or `\"none\"`. There is no default, so that nobody stores a readable copy of a database without having said so.",
+    ),
+    key(
+        "compression.wal",
+        Kind::Number(1, 19),
+        Default::Is("1"),
+        "zstd level for WAL. It runs on the database's own cores.",
+    ),
+    key("compression.backup", Kind::Number(1, 19), Default::Is("3"), "zstd level for base backups."),
+    key(
+        "endpoint",
+        Kind::Text,
+        Default::Absent("the cloud's own"),
+        "URL of an S3-compatible server, or of an emulator: `https://s3.example.org`.",
+    ),
+    key(
+        "region",
+        Kind::Text,
+        Default::Absent("`AWS_REGION`, else `us-east-1`"),
+        "S3 region. For AWS the bucket's own region.",
+    ),
+    key(
+        "virtual_hosted_style",
+        Kind::Boolean,
+        Default::Is("false"),
+        "Whether the bucket is a part of the host name instead of the path.",
+    ),
+    key("allow_http", Kind::Boolean, Default::Is("false"), "Whether an endpoint without TLS is accepted."),
+    key(
+        "ca_file",
+        Kind::Path,
+        Default::Absent("the system's certificates"),
+        "PEM file with the certificates of a private authority, trusted besides the system's.",
+    ),
+    key("proxy", Kind::Text, Default::Absent("no proxy"), "URL of an HTTP proxy."),
+    key(
+        "access_key_id",
+        Kind::Text,
+        Default::Absent("the cloud's own chain of credentials"),
+        "S3 access key. Needs `secret_access_key` or `secret_access_key_file`.",
+    ),
+    key(
+        "secret_access_key",
+        Kind::Secret,
+        Default::Absent("none"),
+        "S3 secret key. `secret_access_key_file` keeps it out of this file.",
+    ),
+    key(
+        "secret_access_key_file",
+        Kind::SecretPath,
+        Default::Absent("none"),
+        "File whose first line is the S3 secret key.",
+    ),
+    key(
+        "session_token_file",
+        Kind::SecretPath,
+        Default::Absent("none"),
+        "File whose first line is an S3 session token.",
+    ),
+    key(
+        "service_account_file",
+        Kind::SecretPath,
+        Default::Absent("the cloud's own chain of credentials"),
+        "Google service account, JSON.",
+    ),
+    key(
+        "account",
+        Kind::Text,
+        Default::Absent("the cloud's own chain of credentials"),
+        "Azure storage account. Needs `account_key_file`.",
+    ),
+    key(
+        "account_key_file",
+        Kind::SecretPath,
+        Default::Absent("none"),
+        "File whose first line is the Azure account key.",
+    ),
+    key(
+        "limits.connect_timeout",
+        Kind::Duration(100, HOUR),
+        Default::Is("\"5s\""),
+        "How long one connection may take to open.",
+    ),
+    key(
+        "limits.request_timeout",
+        Kind::Duration(SECOND, HOUR),
+        Default::Is("\"30s\""),
+        "How long one request may take, from its first byte to the last of the answer.",
+    ),
+    key(
+        "limits.retry_deadline",
+        Kind::Duration(0, HOUR),
+        Default::Is("\"60s\""),
+        "How long one call is retried in all.",
+    ),
+    key(
+        "limits.retry_first_backoff",
+        Kind::Duration(1, MINUTE),
+        Default::Is("\"100ms\""),
+        "Pause before the first retry. Each one after is about twice as long.",
+    ),
+    key(
+        "limits.retry_max_backoff",
+        Kind::Duration(1, HOUR),
+        Default::Is("\"5s\""),
+        "The longest pause between two tries.",
+    ),
+    key("limits.concurrency", Kind::Number(1, 1024), Default::Is("16"), "How many requests may be under way at once."),
+    key(
+        "limits.part_bytes",
+        Kind::Size(5 * MIB, 1024 * MIB),
+        Default::Is("\"8MiB\""),
+        "The smallest part of a multipart upload. Parts grow with the object, so that a large one has fewer than 10,000.",
+    ),
+];
+
+/// The keys of `[cluster.NAME]`.
+const CLUSTER: &[Key] = &[
+    key(
+        "data_directory",
+        Kind::Path,
+        Default::Required("\"/var/lib/postgresql/15/main\""),
+        "PostgreSQL's data directory on this host.",
+    ),
+    key(
+        "connection",
+        Kind::Text,
+        Default::Required("\"host=/var/run/postgresql user=walward dbname=postgres\""),
+        "How to reach it, as for libpq: `host=/var/run/postgresql user=walward dbname=postgres`.",
+    ),
+    key(
+        "repositories",
+        Kind::Names,
+        Default::Required("[\"NAME\"]"),
+        "Where its WAL and its backups go, the preferred one first. Every one must have a segment before PostgreSQL is told that it is archived.",
+    ),
+    key(
+        "archive.workers",
+        Kind::Number(1, 64),
+        Default::Is("4"),
+        "How many segments are compressed and uploaded at once.",
+    ),
+    key(
+        "archive.look_ahead",
+        Kind::Number(0, 10_000),
+        Default::Is("64"),
+        "How many ready segments are taken ahead of the one that PostgreSQL asks for.",
+    ),
+    key(
+        "archive.deadline",
+        Kind::Duration(SECOND, HOUR),
+        Default::Is("\"60s\""),
+        "How long one push may take before PostgreSQL gets an error (and tries again).",
+    ),
+    key(
+        "archive.rescan_interval",
+        Kind::Duration(SECOND, HOUR),
+        Default::Is("\"10s\""),
+        "How often `archive_status` is read anew, in case an event was lost.",
+    ),
+    key(
+        "fetch.deadline",
+        Kind::Duration(SECOND, HOUR),
+        Default::Is("\"60s\""),
+        "How long a fetch retries before it answers 255, which stops the recovery.",
+    ),
+    key(
+        "fetch.prefetch_bytes_max",
+        Kind::Size(0, TIB),
+        Default::Is("\"1GiB\""),
+        "How much of the spool this cluster's recovery may fill ahead.",
+    ),
+    key("fetch.workers", Kind::Number(1, 64), Default::Is("4"), "How many segments are downloaded at once."),
+    key("backup.workers", Kind::Number(1, 64), Default::Cores(4), "How many files are read at once."),
+    key(
+        "backup.fast_checkpoint",
+        Kind::Boolean,
+        Default::Is("true"),
+        "Whether the backup's checkpoint is done at once, instead of spread over `checkpoint_completion_target`.",
+    ),
+    key(
+        "backup.archive_deadline",
+        Kind::Duration(SECOND, 24 * HOUR),
+        Default::Is("\"10 min\""),
+        "How long a backup waits at its end for its last WAL to be archived.",
+    ),
+    key(
+        "backup.pack_bytes",
+        Kind::Size(MIB, TIB),
+        Default::Is("\"256MiB\""),
+        "Bytes of files in one pack, before compression. A larger file has a pack of its own.",
+    ),
+    key("restore.workers", Kind::Number(1, 64), Default::Cores(4), "How many packs are restored at once."),
+];
+
+/// The section's table for docs/configuration.md, in Markdown.
+pub fn reference(section: Section) -> String {
+    let mut text = String::from("| key | type | default | meaning |\n|---|---|---|---|\n");
+    for key in section.keys() {
+        let default = match key.default {
+            Default::Required(_) => "**required**".to_owned(),
+            Default::Absent(meaning) => meaning.to_owned(),
+            Default::Is(value) => format!("`{value}`"),
+            Default::Cores(most) => format!("the number of cores, at most {most}"),
+        };
+        let _ = writeln!(text, "| `{}` | {} | {default} | {} |", key.name, type_name(key.kind), key.meaning);
+    }
+    text
+}
+
+fn type_name(kind: Kind) -> String {
+    match kind {
+        Kind::Text | Kind::Secret => "text".to_owned(),
+        Kind::Path | Kind::SecretPath => "absolute path".to_owned(),
+        Kind::Address => "address:port".to_owned(),
+        Kind::Boolean => "true or false".to_owned(),
+        Kind::Number(least, most) => format!("number, {least} to {most}"),
+        Kind::Size(..) => "size".to_owned(),
+        Kind::Duration(..) => "duration".to_owned(),
+        Kind::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
+        Kind::Names => "list of names".to_owned(),
+        Kind::Encryption => "`\"none\"` or table".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_says_what_the_code_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        for section in [Section::Agent, Section::Repository, Section::Cluster] {
+            let table = reference(section);
+            assert!(text.contains(&table), "docs/configuration.md should contain this:\n\n{table}");
+        }
+    }
+
+    #[test]
+    fn no_key_is_declared_twice() {
+        for section in [Section::Agent, Section::Repository, Section::Cluster] {
+            for key in section.keys() {
+                assert_eq!(section.keys().iter().filter(|other| other.name == key.name).count(), 1, "{}", key.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The tree of all files to resolved values.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::document::{Document, Located, Table, Value};
+use super::keys::Section;
+use super::problem::{ConfigError, Problem};
+use super::scope::{Report, Scope, suggest};
+use super::secret::{has_password, redact_connection, world_readable};
+use super::values::{
+    AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, FetchConfig, LogConfig, LogFormat, LogLevel,
+    RepositoryConfig, RestoreConfig,
+};
+use super::{DEFAULT_SOCKET, Loaded};
+use crate::base::Secret;
+use crate::storage::{Credentials, Limits, StoreOptions};
+
+/// Checks everything and answers the values, or all problems.
+pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
+    let mut report = Report { problems: document.problems, ..Report::default() };
+    let empty = Table::new();
+    check_sections(&document.root, &mut report);
+
+    let agent_table = match document.root.get("agent").map(|located| &located.value) {
+        Some(Value::Table(table)) => table,
+        _ => &empty,
+    };
+    let agent = agent(Scope::new(Section::Agent, "agent".to_owned(), agent_table, &mut report));
+    let mut repositories = BTreeMap::new();
+    for (name, table) in named(&document.root, Section::Repository, &mut report) {
+        let scope = Scope::new(Section::Repository, format!("repository.{name}"), table, &mut report);
+        if let Some(repository) = repository(&name, scope) {
+            repositories.insert(name, repository);
+        }
+    }
+    let mut clusters = BTreeMap::new();
+    for (name, table) in named(&document.root, Section::Cluster, &mut report) {
+        let known = document.root.get("repository").map(|located| &located.value);
+        let known = if let Some(Value::Table(table)) = known { table } else { &empty };
+        let mut scope = Scope::new(Section::Cluster, format!("cluster.{name}"), table, &mut report);
+        if let Some(cluster) = cluster(&name, known, &repositories, &clusters, &mut scope) {
+            clusters.insert(name, cluster);
+        }
+    }
+    warn_of_readable_files(&document.files, &clusters, &document.root, &mut report);
+    if !document.root.contains_key("cluster") {
+        let text = "no cluster is configured; run: walward setup".to_owned();
+        report.warnings.push(Problem { place: None, text });
+    }
+    if report.problems.is_empty() {
+        Ok(Loaded {
+            config: Config { agent, repositories, clusters },
+            settings: report.settings,
+            warnings: report.warnings,
+            files: document.files,
+        })
+    } else {
+        Err(ConfigError::Invalid(report.problems))
+    }
+}
+
+fn check_sections(root: &Table, report: &mut Report) {
+    const NAMES: [&str; 3] = ["agent", "repository", "cluster"];
+    for (name, located) in root {
+        let text = match (NAMES.contains(&name.as_str()), &located.value) {
+            (true, Value::Table(_)) => continue,
+            (true, other) => format!("{name} should be a table, not {}", other.kind()),
+            (false, _) => {
+                let advice = match suggest(name, NAMES.into_iter()) {
+                    Some(near) => format!("did you mean \"{near}\"?"),
+                    None => "the tables are [agent], [repository.NAME] and [cluster.NAME]".to_owned(),
+                };
+                format!("unknown key \"{name}\"; {advice}")
+            }
+        };
+        report.problems.push(Problem { place: Some(located.place.clone()), text });
+    }
+}
+
+/// The tables `[section.NAME]` whose names are good.
+fn named<'d>(root: &'d Table, section: Section, report: &mut Report) -> Vec<(String, &'d Table)> {
+    let section = section.name();
+    let Some(Located { value: Value::Table(tables), .. }) = root.get(section) else { return Vec::new() };
+    let mut good = Vec::new();
+    for (name, located) in tables {
+        let problem = match (&located.value, name_is_good(name)) {
+            (Value::Table(table), true) => {
+                good.push((name.clone(), table));
+                continue;
+            }
+            (Value::Table(_), false) => format!(
+                "{name:?} cannot name a {section}: 1 to 63 lower-case letters, digits, _ and -, the first one a letter or digit"
+            ),
+            (other, _) => format!("{section}.{name} should be a table, not {}; write [{section}.NAME]", other.kind()),
+        };
+        report.problems.push(Problem { place: Some(located.place.clone()), text: problem });
+    }
+    good
+}
+
+/// Names stand in object names, socket requests and file names.
+pub(super) fn name_is_good(name: &str) -> bool {
+    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    (1..=63).contains(&name.len())
+        && name.bytes().all(good)
+        && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
+}
+
+fn agent(mut scope: Scope<'_>) -> AgentConfig {
+    AgentConfig {
+        socket: scope.path("socket").unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)),
+        spool_directory: scope.path("spool_directory").unwrap_or_default(),
+        cpu_threads: scope.number("cpu_threads"),
+        memory_bytes_max: scope.size("memory_bytes_max"),
+        metrics_listen: scope.address("metrics_listen"),
+        log: LogConfig {
+            format: scope
+                .choice("log.format", |word| match word {
+                    "text" => Some(LogFormat::Text),
+                    "json" => Some(LogFormat::Json),
+                    _ => None,
+                })
+                .unwrap_or(LogFormat::Text),
+            level: scope
+                .choice("log.level", |word| match word {
+                    "error" => Some(LogLevel::Error),
+                    "warn" => Some(LogLevel::Warn),
+                    "info" => Some(LogLevel::Info),
+                    "debug" => Some(LogLevel::Debug),
+                    "trace" => Some(LogLevel::Trace),
+                    _ => None,
+                })
+                .unwrap_or(LogLevel::Info),
+        },
+    }
+}
+
+fn repository(name: &str, mut scope: Scope<'_>) -> Option<RepositoryConfig> {
+    let url = scope.text("url");
+    if let Some(url) = &url {
+        check_url(url, &mut scope);
+    }
+    let encryption = scope.encryption("encryption");
+    let wal_level = scope.number("compression.wal");
+    let backup_level = scope.number("compression.backup");
+    let endpoint = scope.text("endpoint");
+    let region = scope.text("region");
+    let virtual_hosted_style = scope.boolean("virtual_hosted_style");
+    let allow_http = scope.boolean("allow_http");
+    if let Some(endpoint) = &endpoint {
+        match url::Url::parse(endpoint) {
+            Ok(parsed) if parsed.scheme() == "https" => {}
+            Ok(parsed) if parsed.scheme() == "http" && allow_http => {}
+            Ok(parsed) if parsed.scheme() == "http" => {
+                scope.problem("endpoint", format!("{endpoint} has no TLS; set allow_http = true if that is meant"));
+            }
+            Ok(_) | Err(_) => {
+                scope.problem("endpoint", format!("{endpoint:?} is not a URL such as https://s3.example.org"));
+            }
+        }
+    }
+    let ca_file = scope.path("ca_file");
+    let proxy = scope.text("proxy");
+    let credentials = credentials(url.as_deref().unwrap_or(""), &mut scope);
+    let limits = Limits {
+        connect_timeout: scope.duration("limits.connect_timeout"),
+        request_timeout: scope.duration("limits.request_timeout"),
+        retry_deadline: scope.duration("limits.retry_deadline"),
+        retry_first_backoff: scope.duration("limits.retry_first_backoff"),
+        retry_max_backoff: scope.duration("limits.retry_max_backoff"),
+        concurrency: scope.number("limits.concurrency"),
+        part_bytes: scope.size("limits.part_bytes"),
+    };
+    if limits.retry_first_backoff > limits.retry_max_backoff {
+        scope.problem("limits.retry_first_backoff", "is longer than limits.retry_max_backoff");
+    }
+    let store = StoreOptions {
+        url: url?,
+        endpoint,
+        region,
+        virtual_hosted_style,
+        allow_http,
+        ca_file,
+        proxy,
+        credentials: credentials?,
+        limits,
+    };
+    Some(RepositoryConfig { name: name.to_owned(), store, encryption: encryption?, wal_level, backup_level })
+}
+
+fn check_url(text: &str, scope: &mut Scope<'_>) {
+    const FORMS: &str = "file:///path, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix";
+    let problem = match url::Url::parse(text) {
+        Err(_) if text.starts_with('/') => format!("{text:?} is not a URL; write \"file://{text}\""),
+        Err(error) => format!("{text:?} is not a URL ({error}); write {FORMS}"),
+        Ok(url) => match url.scheme() {
+            "file" if url.host_str().is_some_and(|host| !host.is_empty()) => {
+                let path = text.trim_start_matches("file:").trim_start_matches('/');
+                format!("{text:?} names a host; a path has three slashes: \"file:///{path}\"")
+            }
+            "file" if url.path().len() < 2 => "names no folder".to_owned(),
+            "s3" | "gs" | "az" if url.host_str().is_none_or(str::is_empty) => format!("names no bucket; write {FORMS}"),
+            "s3" | "gs" | "az" if !url.username().is_empty() || url.password().is_some() || url.query().is_some() => {
+                "holds more than a bucket and a prefix; credentials have keys of their own".to_owned()
+            }
+            "file" | "s3" | "gs" | "az" => return,
+            other => format!("{other}:// is not supported; write {FORMS}"),
+        },
+    };
+    scope.problem("url", problem);
+}
+
+/// The credentials that are set; `None` when they do not hold together (which was reported).
+fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
+    let access_key_id = scope.text("access_key_id");
+    let secret = scope.text("secret_access_key");
+    let secret_file = scope.path("secret_access_key_file");
+    let token_file = scope.path("session_token_file");
+    let service_account_file = scope.path("service_account_file");
+    let account = scope.text("account");
+    let account_key_file = scope.path("account_key_file");
+    let scheme = url.split("://").next().unwrap_or("");
+    let s3 = ["access_key_id", "secret_access_key", "secret_access_key_file", "session_token_file"];
+    let others = [("gs", "service_account_file"), ("az", "account"), ("az", "account_key_file")];
+    for (of, name) in s3.map(|name| ("s3", name)).into_iter().chain(others) {
+        if scope.place(name).is_some() && scheme != of {
+            scope.problem(name, format!("belongs to {of}://, and the url is {scheme}://"));
+        }
+    }
+    match scheme {
+        "s3" => {
+            let secret = match (secret, secret_file) {
+                (Some(_), Some(_)) => {
+                    scope.problem("secret_access_key", "is set as well as secret_access_key_file; keep one of them");
+                    return None;
+                }
+                (Some(secret), None) => Some(Secret::new(secret)),
+                (None, Some(file)) => Some(first_line("secret_access_key_file", &file, scope)?),
+                (None, None) => None,
+            };
+            match (access_key_id, secret) {
+                (None, None) if token_file.is_none() => Some(Credentials::Chain),
+                (Some(access_key_id), Some(secret_access_key)) => {
+                    let session_token = match token_file {
+                        Some(file) => Some(first_line("session_token_file", &file, scope)?),
+                        None => None,
+                    };
+                    Some(Credentials::Keys { access_key_id, secret_access_key, session_token })
+                }
+                (Some(_), None) => {
+                    scope.problem("access_key_id", "needs secret_access_key_file (or secret_access_key)");
+                    None
+                }
+                (None, _) => {
+                    scope.problem("access_key_id", "is missing, and a secret or token is set");
+                    None
+                }
+            }
+        }
+        "gs" => Some(service_account_file.map_or(Credentials::Chain, Credentials::ServiceAccountFile)),
+        "az" => match (account, account_key_file) {
+            (None, None) => Some(Credentials::Chain),
+            (Some(account), Some(file)) => {
+                Some(Credentials::AccountKey { account, key: first_line("account_key_file", &file, scope)? })
+            }
+            (Some(_), None) => {
+                scope.problem("account", "needs account_key_file; without both the environment's credentials are used");
+                None
+            }
+            (None, Some(_)) => {
+                scope.problem("account", "is missing; account_key_file needs it");
+                None
+            }
+        },
+        _ => Some(Credentials::Chain),
+    }
+}
+
+/// The first line of a secret's file, without the blanks around it.
+fn first_line(name: &str, file: &Path, scope: &mut Scope<'_>) -> Option<Secret> {
+    let problem = match std::fs::read_to_string(file) {
+        Ok(text) => match text.lines().next().map(str::trim) {
+            Some(line) if !line.is_empty() => return Some(Secret::new(line)),
+            _ => format!("{} is empty", file.display()),
+        },
+        Err(error) => format!("cannot read {}: {error}", file.display()),
+    };
+    scope.problem(name, problem);
+    None
+}
+
+fn cluster(
+    name: &str,
+    known: &Table,
+    checked: &BTreeMap<String, RepositoryConfig>,
+    others: &BTreeMap<String, ClusterConfig>,
+    scope: &mut Scope<'_>,
+) -> Option<ClusterConfig> {
+    let data_directory = scope.path("data_directory");
+    if let Some(directory) = &data_directory {
+        let same = others.values().find(|other| resolved(&other.data_directory) == resolved(directory));
+        if let Some(other) = same {
+            scope.problem("data_directory", format!("{} is cluster.{}'s already", directory.display(), other.name));
+        }
+    }
+    let connection = scope.redacted("connection", redact_connection);
+    if let Some(connection) = &connection
+        && let Err(error) = connection.parse::<tokio_postgres::Config>()
+    {
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        scope.problem("connection", format!("cannot be understood ({error}{cause})"));
+    }
+    let repositories = scope.names("repositories");
+    for wanted in &repositories {
+        if !known.contains_key(wanted) {
+            let advice = match suggest(wanted, known.keys().map(String::as_str)) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => format!("write a table [repository.{wanted}]"),
+            };
+            scope.problem("repositories", format!("there is no repository \"{wanted}\"; {advice}"));
+        }
+    }
+    for (at, first) in repositories.iter().enumerate() {
+        for second in repositories.iter().skip(at + 1) {
+            if let (Some(a), Some(b)) = (checked.get(first), checked.get(second))
+                && a.store.url.trim_end_matches('/') == b.store.url.trim_end_matches('/')
+                && a.store.endpoint == b.store.endpoint
+            {
+                let text = format!("\"{first}\" and \"{second}\" have the same url, so they are one copy, not two");
+                scope.problem("repositories", text);
+            }
+        }
+    }
+    let config = ClusterConfig {
+        name: name.to_owned(),
+        data_directory: data_directory.unwrap_or_default(),
+        connection: connection.unwrap_or_default(),
+        repositories,
+        archive: ArchiveConfig {
+            workers: scope.number("archive.workers"),
+            look_ahead: scope.number("archive.look_ahead"),
+            deadline: scope.duration("archive.deadline"),
+            rescan_interval: scope.duration("archive.rescan_interval"),
+        },
+        fetch: FetchConfig {
+            deadline: scope.duration("fetch.deadline"),
+            prefetch_bytes_max: scope.size("fetch.prefetch_bytes_max"),
+            workers: scope.number("fetch.workers"),
+        },
+        backup: BackupConfig {
+            workers: scope.number("backup.workers"),
+            fast_checkpoint: scope.boolean("backup.fast_checkpoint"),
+            archive_deadline: scope.duration("backup.archive_deadline"),
+            pack_bytes: scope.size("backup.pack_bytes"),
+        },
+        restore: RestoreConfig { workers: scope.number("restore.workers") },
+    };
+    (!config.data_directory.as_os_str().is_empty()).then_some(config)
+}
+
+/// `path` with its links followed where it exists.
+fn resolved(path: &Path) -> PathBuf {
+    std::fs::canonicalize(path).unwrap_or_else(|_| path.components().collect())
+}
+
+/// A file that holds a secret itself and that everybody may read.
+fn warn_of_readable_files(
+    files: &[PathBuf],
+    clusters: &BTreeMap<String, ClusterConfig>,
+    root: &Table,
+    report: &mut Report,
+) {
+    let mut secrets = Vec::new();
+    if let Some(Located { value: Value::Table(tables), .. }) = root.get("repository") {
+        for (name, located) in tables {
+            if let Value::Table(table) = &located.value
+                && let Some(secret) = table.get("secret_access_key")
+            {
+                secrets.push((secret.place.clone(), format!("repository.{name}.secret_access_key")));
+            }
+        }
+    }
+    if let Some(Located { value: Value::Table(tables), .. }) = root.get("cluster") {
+        for (name, located) in tables {
+            if let (Value::Table(table), Some(cluster)) = (&located.value, clusters.get(name))
+                && has_password(&cluster.connection)
+                && let Some(connection) = table.get("connection")
+            {
+                secrets.push((connection.place.clone(), format!("the password in cluster.{name}.connection")));
+            }
+        }
+    }
+    for (place, what) in secrets {
+        let readable = files.iter().find(|file| **file == *place.file).and_then(|file| world_readable(file));
+        if let Some(mode) = readable {
+            let text = format!(
+                "everybody on this host can read {what} (mode {mode:04o}); run: chmod o-rwx {}",
+                place.file.display()
+            );
+            report.warnings.push(Problem { place: Some(place), text });
+        }
+    }
+}
