@@ -98,12 +98,7 @@ pub(super) fn judge(error: &object_store::Error) -> Verdict {
             };
             Verdict::new(class, leaf)
         }
-        Error::InvalidPath { .. }
-        | Error::JoinError { .. }
-        | Error::NotSupported { .. }
-        | Error::NotModified { .. }
-        | Error::UnknownConfigurationKey { .. } => Verdict::new(ErrorClass::Permanent, leaf),
-        // The enum is open to additions.
+        // `InvalidPath`, `JoinError`, `NotSupported`, `NotModified`, `UnknownConfigurationKey`; the enum is open to additions.
         _ => Verdict::new(ErrorClass::Permanent, leaf),
     }
 }
@@ -172,10 +167,8 @@ fn judge_answer(status: u16, code: Option<&str>) -> (ErrorClass, Option<&'static
     match status {
         401 | 403 => (ErrorClass::Denied, Some("check the credentials and what they are allowed to do")),
         407 => (ErrorClass::Denied, Some("the proxy wants credentials: write them into proxy")),
-        408 | 425 | 429 | 500 | 502..=504 | 509 => (ErrorClass::Transient, None),
+        408 | 425 | 429 | 500 | 502..=506 | 508..=599 => (ErrorClass::Transient, None),
         507 => (ErrorClass::NoSpace, None),
-        501 => (ErrorClass::Permanent, None),
-        505..=599 => (ErrorClass::Transient, None),
         300..=399 => (ErrorClass::Permanent, Some("check endpoint and region")),
         404 | 405 if code.is_none() => {
             (ErrorClass::Permanent, Some("that is not how an object store answers: check endpoint"))

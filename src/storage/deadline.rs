@@ -22,13 +22,10 @@ pub(super) async fn within<T>(
     key: impl Display,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    match tokio::time::timeout(limit, call).await {
-        Ok(result) => result,
-        Err(_) => {
-            let cause = format!("no answer within {}", format_duration(limit));
-            Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
-        }
-    }
+    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
+        let cause = format!("no answer within {}", format_duration(limit));
+        Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
+    })
 }
 
 /// A [`Store`] of which every call ends within its time.
@@ -144,5 +141,60 @@ impl Upload for UploadWithDeadlines {
         if let Err(error) = within(limits.request_timeout, "clean up", &name, abort).await {
             tracing::debug!(%error, "the store may keep parts of an abandoned upload");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::fault::{Fault, Faulty, Plan};
+    use crate::storage::memory;
+
+    #[tokio::test]
+    async fn a_black_hole_becomes_a_transient_error() {
+        let key = ObjectKey::new("a").unwrap();
+        let limits = Limits { request_timeout: Duration::from_millis(20), ..Limits::default() };
+        let store = WithDeadlines::new(Faulty::new(memory(), Plan::chance(1, 1, &[Fault::Hang])), limits);
+        let errors = [
+            store.put_new(&key, vec![1].into()).await.unwrap_err(),
+            store.get(&key).await.err().unwrap(),
+            store.get_range(&key, 0..1).await.unwrap_err(),
+            store.head(&key).await.unwrap_err(),
+            store.list(None).await.unwrap_err(),
+            store.list(Some(&key)).await.unwrap_err(),
+            store.delete(&key).await.unwrap_err(),
+            store.start_upload(&key, 1).await.err().unwrap(),
+        ];
+        for error in errors {
+            assert_eq!(error.class, ErrorClass::Transient);
+            assert!(error.source.to_string().starts_with("no answer within "), "{}", error.source);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_slow_answer_within_the_time_is_an_answer() {
+        let limits = Limits { request_timeout: Duration::from_secs(30), ..Limits::default() };
+        let late = Plan::chance(1, 1, &[Fault::Delay(Duration::from_millis(20))]);
+        let store = WithDeadlines::new(Faulty::new(memory(), late), limits);
+        assert_eq!(store.list(None).await.unwrap(), Listing::default());
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_is_not_cut_off() {
+        let key = ObjectKey::new("a").unwrap();
+        let limits = Limits { request_timeout: Duration::from_millis(50), ..Limits::default() };
+        let store = WithDeadlines::new(memory(), limits);
+        store.put_new(&key, vec![1; 10].into()).await.unwrap();
+        let mut body = store.get(&key).await.unwrap().body;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(body.next().await.unwrap().unwrap(), vec![1; 10]);
+    }
+
+    #[test]
+    fn large_bodies_have_more_time() {
+        let limits = Limits::default();
+        assert_eq!(limits.attempt_timeout(0), Duration::from_secs(30));
+        assert_eq!(limits.attempt_timeout(16 << 20), Duration::from_secs(62));
+        assert!(limits.attempt_timeout(u64::MAX) > Duration::from_secs(1 << 40));
     }
 }

@@ -20,7 +20,7 @@ const MESSAGE_CHARS_MAX: usize = 300;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum HttpFailure {
     /// The server answered, with something else than a success.
-    #[error("{server} answered {status}{}{}", spaced(code), quoted(message))]
+    #[error("{server} answered {status}{}{}", spaced(code.as_ref()), quoted(message.as_ref()))]
     Answered {
         /// Host and port.
         server: String,
@@ -58,12 +58,12 @@ pub(super) enum BrokenKind {
     Other,
 }
 
-fn spaced(code: &Option<String>) -> String {
-    code.as_ref().map(|code| format!(" {code}")).unwrap_or_default()
+fn spaced(code: Option<&String>) -> String {
+    code.map(|code| format!(" {code}")).unwrap_or_default()
 }
 
-fn quoted(message: &Option<String>) -> String {
-    message.as_ref().map(|message| format!(": {message}")).unwrap_or_default()
+fn quoted(message: Option<&String>) -> String {
+    message.map(|message| format!(": {message}")).unwrap_or_default()
 }
 
 /// Makes clients whose failures are [`HttpFailure`]s.
@@ -94,8 +94,7 @@ impl HttpService for Service {
             return Ok(response);
         }
         let status = response.status().as_u16();
-        let header_code =
-            response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok()).map(|code| plain(code));
+        let header_code = response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok()).map(plain);
         let mut body = response.into_body().bytes_stream();
         let mut page = Vec::new();
         while let Some(Ok(bytes)) = body.next().await {

@@ -30,17 +30,13 @@ impl Places {
 
     /// Waits for a place, which is free again when the answer is dropped.
     pub(super) async fn take(&self, verb: &'static str, key: impl Display) -> Result<OwnedSemaphorePermit, StoreError> {
-        match tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_owned()).await {
-            Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => {
-                let cause = format!(
-                    "all {} places at this store were taken for {}",
-                    self.concurrency,
-                    format_duration(self.wait_max)
-                );
-                Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
-            }
+        let wait = tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_owned());
+        if let Ok(Ok(place)) = wait.await {
+            return Ok(place);
         }
+        let (all, time) = (self.concurrency, format_duration(self.wait_max));
+        let cause = format!("all {all} places at this store were taken for {time}");
+        Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
     }
 }
 
@@ -115,5 +111,30 @@ impl Store for Limited {
 
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {
         self.inner.start_upload(key, expected_bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::memory;
+
+    #[tokio::test]
+    async fn a_body_holds_its_place_until_it_ends_or_is_dropped() {
+        let key = ObjectKey::new("a").unwrap();
+        let limits = Limits { concurrency: 1, retry_deadline: Duration::from_millis(30), ..Limits::default() };
+        let store = Limited::new(memory(), Places::new(&limits));
+        store.put_new(&key, vec![1; 10].into()).await.unwrap();
+
+        let mut object = store.get(&key).await.unwrap();
+        let error = store.head(&key).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Transient);
+        assert!(error.source.to_string().contains("all 1 places"), "{}", error.source);
+
+        while object.body.next().await.is_some() {}
+        store.head(&key).await.unwrap();
+
+        drop(store.get(&key).await.unwrap());
+        store.head(&key).await.unwrap();
     }
 }

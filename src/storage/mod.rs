@@ -11,6 +11,8 @@ mod classify;
 mod conformance;
 mod deadline;
 mod error;
+#[cfg(test)]
+pub(crate) mod fault;
 mod file;
 mod http;
 mod key;
@@ -19,6 +21,7 @@ mod memory;
 mod object;
 mod open;
 mod options;
+mod probe;
 mod retry;
 mod store;
 mod upload;
@@ -28,6 +31,7 @@ pub use key::{KeyError, ObjectKey};
 pub use memory::memory;
 pub use open::{create_root, install_crypto_provider, open};
 pub use options::{Credentials, Limits, StoreOptions};
+pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Upload};
 
 use error::Cause;

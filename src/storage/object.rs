@@ -71,13 +71,11 @@ impl ObjectStoreBacked {
     }
 
     fn info(&self, key: ObjectKey, meta: &ObjectMeta) -> Result<ObjectInfo, StoreError> {
-        match Timestamp::from_millisecond(meta.last_modified.timestamp_millis()) {
-            Ok(modified) => Ok(ObjectInfo { key, size: meta.size, modified }),
-            Err(_) => {
-                let cause = "its modification time is out of range";
-                Err(StoreError::new(ErrorClass::Permanent, "look at", shown(&self.0.url, key.as_str()), cause))
-            }
-        }
+        let modified = Timestamp::from_millisecond(meta.last_modified.timestamp_millis()).map_err(|_| {
+            let cause = "its modification time is out of range";
+            StoreError::new(ErrorClass::Permanent, "look at", shown(&self.0.url, key.as_str()), cause)
+        })?;
+        Ok(ObjectInfo { key, size: meta.size, modified })
     }
 
     async fn put(&self, path: &Path, payload: &Payload, mode: PutMode) -> object_store::Result<()> {
@@ -162,13 +160,13 @@ impl Store for ObjectStoreBacked {
                 StoreError::new(ErrorClass::Transient, "read", shown(&store.0.url, key.as_str()), cause)
             };
             match stream.next().await {
-                Some(Ok(bytes)) => match left.checked_sub(bytes.len() as u64) {
-                    Some(left) => Some((Ok(bytes), (store, key, Some(stream), left))),
-                    None => {
+                Some(Ok(bytes)) => {
+                    let Some(left) = left.checked_sub(bytes.len() as u64) else {
                         let error = off("the store sent more than it had announced".to_owned());
-                        Some((Err(error), (store, key, None, left)))
-                    }
-                },
+                        return Some((Err(error), (store, key, None, left)));
+                    };
+                    Some((Ok(bytes), (store, key, Some(stream), left)))
+                }
                 Some(Err(error)) => {
                     let error = store.error("read", &key, &error);
                     Some((Err(error), (store, key, None, left)))
@@ -290,10 +288,7 @@ impl Parts for ObjectStoreBacked {
     async fn complete(&self, key: &ObjectKey, id: &str, parts: &[String], bytes: u64) -> Result<(), StoreError> {
         let path = self.path(key);
         let parts = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
-        let error = match self.0.client.complete_multipart(&path, &id.to_owned(), parts).await {
-            Ok(_) => return Ok(()),
-            Err(error) => error,
-        };
+        let Err(error) = self.0.client.complete_multipart(&path, &id.to_owned(), parts).await else { return Ok(()) };
         // After an attempt whose answer was lost the upload is gone and the object is there.
         if judge(&error).says_no_such_upload()
             && let Ok(meta) = self.head_path(&path).await

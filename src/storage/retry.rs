@@ -192,3 +192,113 @@ impl Rest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt;
+
+    use super::*;
+    use crate::storage::fault::{Fault, Faulty, Plan};
+    use crate::storage::memory;
+
+    const TRANSIENT: Fault = Fault::Before(ErrorClass::Transient);
+
+    fn key() -> ObjectKey {
+        ObjectKey::new("a/b").unwrap()
+    }
+
+    fn limits() -> Limits {
+        Limits {
+            retry_deadline: Duration::from_millis(500),
+            retry_first_backoff: Duration::from_millis(1),
+            retry_max_backoff: Duration::from_millis(4),
+            ..Limits::default()
+        }
+    }
+
+    async fn store_of(bytes: &Bytes, plan: Plan) -> (Retrying, Arc<Faulty>) {
+        let inner = memory();
+        inner.put_new(&key(), bytes.clone().into()).await.unwrap();
+        let faulty = Faulty::new(inner, plan);
+        (Retrying::new(Arc::<Faulty>::clone(&faulty), limits()), faulty)
+    }
+
+    async fn read(store: &Retrying) -> Result<Vec<u8>, StoreError> {
+        let chunks: Vec<Bytes> = store.get(&key()).await?.body.try_collect().await?;
+        Ok(chunks.concat())
+    }
+
+    #[test]
+    fn pauses_double_up_to_their_bound() {
+        let limits = Limits::default();
+        let bounds: Vec<_> = (0..8).map(|attempt| backoff_bound(&limits, attempt).as_millis()).collect();
+        assert_eq!(bounds, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
+        assert_eq!(backoff_bound(&limits, u32::MAX).as_millis(), 5_000);
+    }
+
+    #[tokio::test]
+    async fn what_heals_succeeds() {
+        let (store, faulty) = store_of(&Bytes::from_static(b"x"), Plan::script([Some(TRANSIENT); 5])).await;
+        assert_eq!(store.head(&key()).await.unwrap().size, 1);
+        assert_eq!(faulty.left(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_does_not_heal_is_reported_after_the_deadline_with_its_class() {
+        let (store, _) = store_of(&Bytes::new(), Plan::chance(1, 1, &[TRANSIENT])).await;
+        let began = std::time::Instant::now();
+        let error = store.list(None).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Transient);
+        assert!(error.source.to_string().starts_with("planned (attempt "), "{}", error.source);
+        assert!(began.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn every_other_class_is_reported_at_once() {
+        use ErrorClass::{Cancelled, Corrupt, Denied, NoSpace, NotFound, Permanent};
+        for class in [NotFound, Permanent, Corrupt, Denied, Cancelled, NoSpace] {
+            let (store, faulty) = store_of(&Bytes::new(), Plan::script([Some(Fault::Before(class)), None])).await;
+            assert_eq!(store.head(&key()).await.unwrap_err().class, class);
+            assert_eq!(faulty.left(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_whose_answer_was_lost_says_that_the_object_is_there() {
+        let faulty = Faulty::new(memory(), Plan::script([Some(Fault::After(ErrorClass::Transient))]));
+        let store = Retrying::new(faulty, limits());
+        assert_eq!(store.put_new(&key(), vec![7].into()).await.unwrap(), Put::Exists);
+        assert_eq!(read(&store).await.unwrap(), [7]);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_is_continued_without_a_gap_or_a_repetition() {
+        let bytes: Bytes = (0..10_000_000u32).flat_map(u32::to_le_bytes).take(9_000_001).collect();
+        for cut in [0, 1, 4_999_999, 9_000_001] {
+            let plan = Plan::script([Some(Fault::Short(cut)), Some(TRANSIENT), None, Some(TRANSIENT)]);
+            let (store, faulty) = store_of(&bytes, plan).await;
+            assert!(read(&store).await.unwrap() == bytes, "cut at {cut}");
+            assert!(faulty.left() <= 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_body_of_an_object_that_was_replaced_is_corrupt() {
+        let (store, faulty) = store_of(&Bytes::from_static(b"first"), Plan::script([Some(Fault::Short(2))])).await;
+        let object = store.get(&key()).await.unwrap();
+        faulty.delete(&key()).await.unwrap();
+        faulty.put_new(&key(), Bytes::from_static(b"another").into()).await.unwrap();
+        let error = object.body.try_collect::<Vec<_>>().await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn whatever_fails_transiently_by_chance_ends_in_the_right_bytes() {
+        let bytes: Bytes = vec![5; 100_000].into();
+        let faults = [TRANSIENT, Fault::Short(777), Fault::After(ErrorClass::Transient)];
+        for seed in 0..50 {
+            let (store, _) = store_of(&bytes, Plan::chance(seed, 3, &faults)).await;
+            assert!(read(&store).await.unwrap() == bytes, "seed {seed}");
+        }
+    }
+}
