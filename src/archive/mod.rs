@@ -1,1 +1,26 @@
-//! WAL in and WAL out.
+//! WAL in and WAL out: from a cluster's pg_wal into its repositories, and back to a server in recovery.
+//!
+//! In: [`Archiver`] answers `push` when a file is durable in every repository, and reads ready files ahead of PostgreSQL's
+//! one-at-a-time archiver. Out: [`Fetcher`] answers `fetch` from a spool of verified segments that it fills ahead.
+//!
+//! Invariants: "durable" is said of a file only after every repository acknowledged it; what is remembered of it is a
+//! shortcut that the repositories can confirm again. "Absent" is said only when every repository said so and proved to be
+//! the repository that it should be. A crash leaves nothing that matters: the next push meets its own objects and finds
+//! them equal; the spool is emptied at the next start.
+
+mod accept;
+mod archiver;
+mod fetch;
+mod fetcher;
+mod look_ahead;
+mod source;
+mod spool;
+mod upload;
+mod window;
+
+pub use accept::{Rejection, accept};
+pub use archiver::{ArchiveOptions, Archiver, Pushed};
+pub use fetch::{FetchError, Retrieved, retrieve};
+pub use fetcher::{FetchOptions, Fetched, Fetcher};
+pub use source::{FileStamp, WalFile};
+pub use upload::{PushError, archive_file};

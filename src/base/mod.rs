@@ -5,6 +5,6 @@ pub mod hex;
 mod secret;
 mod units;
 
-pub use error_class::ErrorClass;
+pub use error_class::{ErrorClass, describe};
 pub use secret::Secret;
 pub use units::{ByteSize, UnitError, format_bytes, format_duration, parse_duration};

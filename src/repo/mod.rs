@@ -5,8 +5,10 @@ pub mod format;
 pub mod identity;
 pub mod keys;
 pub mod layout;
+mod lazy;
 pub mod lease;
 pub mod manifest;
 mod repository;
 
+pub use lazy::LazyRepository;
 pub use repository::{Encryption, OpenedObject, PutNew, RepoError, Repository};

@@ -1,0 +1,194 @@
+//! One WAL file out of the repositories: from the first that can give it, whole and verified; or a clear "absent".
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
+use tracing::warn;
+
+use super::accept::{Rejection, accept};
+use crate::base::{ErrorClass, describe};
+use crate::pg::{Lineage, WalFileName};
+use crate::repo::{LazyRepository, RepoError, layout};
+
+/// The first pause between rounds over the repositories; doubled each time up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What became of a fetch that found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retrieved {
+    /// The file is at the path, verified.
+    File {
+        /// Its length.
+        bytes: u64,
+    },
+    /// Every repository said that it has no such file, and proved to be the repository that it should be.
+    Absent,
+}
+
+/// Why it could not be found out, or the file could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// A repository could not be asked, or what it gave was not usable.
+    #[error("cannot fetch {name} from repository {repository:?}")]
+    Repository {
+        /// The file.
+        name: WalFileName,
+        /// The repository's name.
+        repository: String,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
+    /// What came out is not what the name says.
+    #[error("repository {repository:?} gave a file that is not {name}: {reason}")]
+    Rejected {
+        /// The file.
+        name: WalFileName,
+        /// The repository's name.
+        repository: String,
+        /// Why.
+        reason: Rejection,
+    },
+    /// The repository belongs to another cluster.
+    #[error(
+        "the data directory belongs to {lineage}, which repository {repository:?} does not hold: this is another cluster's repository, or `walward setup` was not run after pg_upgrade"
+    )]
+    UnknownLineage {
+        /// Lineage of the data directory.
+        lineage: Lineage,
+        /// The repository's name.
+        repository: String,
+    },
+    /// The file could not be written here.
+    #[error("cannot write {path}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// No repository is configured for the cluster.
+    #[error("the cluster has no repository")]
+    NoRepository,
+    /// The agent is stopping.
+    #[error("the fetch of {0} was given up because the agent is stopping")]
+    Stopping(WalFileName),
+}
+
+impl FetchError {
+    /// What metrics are taken on. Never [`ErrorClass::NotFound`].
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Repository { source, .. } => match source.class() {
+                ErrorClass::NotFound => ErrorClass::Permanent,
+                class => class,
+            },
+            Self::Rejected { .. } => ErrorClass::Corrupt,
+            Self::UnknownLineage { .. } | Self::NoRepository => ErrorClass::Permanent,
+            Self::Write { source, .. } => match ErrorClass::of_io(source) {
+                ErrorClass::NotFound => ErrorClass::Permanent,
+                class => class,
+            },
+            Self::Stopping(_) => ErrorClass::Cancelled,
+        }
+    }
+}
+
+/// What one repository answered.
+enum Answer {
+    File(u64),
+    Absent,
+}
+
+/// Brings `name` to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
+/// order, again and again until `deadline` after the first failure. `lineage`: of the server that recovers; `None` when it is
+/// not known, then the newest of the repository.
+pub async fn retrieve(
+    repositories: &[Arc<LazyRepository>],
+    lineage: Option<Lineage>,
+    name: WalFileName,
+    path: &Path,
+    deadline: Duration,
+) -> Result<Retrieved, FetchError> {
+    let begun = Instant::now();
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let mut failure = None;
+        if repositories.is_empty() {
+            return Err(FetchError::NoRepository);
+        }
+        for repository in repositories {
+            match one(repository, lineage, name, path).await {
+                Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
+                Ok(Answer::Absent) => {}
+                Err(error) => {
+                    warn!(file = %name, repository = repository.name(), class = %error.class(), error = describe(&error), "cannot fetch");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        // One repository that could not be asked makes "absent" a guess, whatever the others say.
+        let Some(error) = failure else { return Ok(Retrieved::Absent) };
+        if begun.elapsed() + pause > deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(pause).await;
+        pause = pause.saturating_mul(2).min(PAUSE_MAX);
+    }
+}
+
+async fn one(
+    lazy: &LazyRepository,
+    lineage: Option<Lineage>,
+    name: WalFileName,
+    path: &Path,
+) -> Result<Answer, FetchError> {
+    let failed = |source| FetchError::Repository { name, repository: lazy.name().to_owned(), source };
+    let repository = match lineage {
+        Some(lineage) => lazy.with_lineage(lineage).await,
+        None => lazy.get().await,
+    }
+    .map_err(failed)?;
+    let known = &repository.identity().lineages;
+    let lineage = match lineage {
+        Some(lineage) if known.iter().any(|entry| entry.lineage == lineage) => lineage,
+        Some(lineage) => return Err(FetchError::UnknownLineage { lineage, repository: lazy.name().to_owned() }),
+        None => match known.last() {
+            Some(entry) => entry.lineage,
+            None => return Ok(Answer::Absent),
+        },
+    };
+    let key = layout::wal_file(lineage, name);
+    let opened = match repository.read(&key).await {
+        Ok(opened) => opened,
+        Err(error) if error.class() == ErrorClass::NotFound => {
+            // An unmounted disk and an emptied bucket have no such object either.
+            repository.confirm_alive().await.map_err(failed)?;
+            return Ok(Answer::Absent);
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let written = |source| FetchError::Write { path: path.to_path_buf(), source };
+    let mut file = tokio::fs::File::create(path).await.map_err(written)?;
+    let mut content = opened.content;
+    let mut head = Vec::new();
+    let mut bytes = 0u64;
+    while let Some(chunk) = content.next().await {
+        let chunk = chunk.map_err(failed)?;
+        if head.is_empty() {
+            head = chunk.to_vec();
+        }
+        bytes += chunk.len() as u64;
+        file.write_all(&chunk).await.map_err(written)?;
+    }
+    file.flush().await.map_err(written)?;
+    let kind = accept(name, &head, bytes, lineage);
+    kind.map_err(|reason| FetchError::Rejected { name, repository: lazy.name().to_owned(), reason })?;
+    Ok(Answer::File(bytes))
+}

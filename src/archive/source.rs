@@ -1,0 +1,172 @@
+//! A file of pg_wal as a stream of chunks, read once on a blocking thread, its transaction times taken as it goes by.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream, StreamExt};
+
+use super::accept::SMALL_FILE_BYTES_MAX;
+use crate::pg::{CommitTimes, SegmentSize, WalFileName};
+use crate::repo::format::FRAME_BYTES;
+
+/// Chunks that wait between the reader and the sealer.
+const CHUNKS_AHEAD: usize = 2;
+
+/// Which file it was: enough to notice that another one took its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileStamp {
+    device: u64,
+    inode: u64,
+    bytes: u64,
+    modified: (i64, i64),
+}
+
+impl FileStamp {
+    /// The stamp of the file at `path`; links are not followed. Blocking.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = std::fs::symlink_metadata(path)?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        Ok(Self::from(&metadata))
+    }
+}
+
+impl From<&std::fs::Metadata> for FileStamp {
+    fn from(metadata: &std::fs::Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            bytes: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// An opened file of pg_wal.
+#[derive(Debug)]
+pub struct WalFile {
+    name: WalFileName,
+    path: PathBuf,
+    file: Arc<File>,
+    stamp: FileStamp,
+    head: Vec<u8>,
+}
+
+impl WalFile {
+    /// Opens `name` in `folder` and reads its beginning (all of it when it is a small file). Blocking.
+    pub fn open(folder: &Path, name: WalFileName) -> io::Result<Self> {
+        let path = folder.join(name.to_string());
+        let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let file = File::options().read(true).custom_flags(no_links).open(&path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let head_bytes = match name {
+            WalFileName::Segment(_) | WalFileName::Partial(_) => 64,
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,
+        };
+        let mut head = Vec::new();
+        (&file).take(head_bytes).read_to_end(&mut head)?;
+        Ok(Self { name, path, stamp: FileStamp::from(&metadata), file: Arc::new(file), head })
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> WalFileName {
+        self.name
+    }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which file it is.
+    pub fn stamp(&self) -> FileStamp {
+        self.stamp
+    }
+
+    /// Its length in bytes when it was opened.
+    pub fn bytes(&self) -> u64 {
+        self.stamp.bytes
+    }
+
+    /// Its first bytes; all of them for a history file.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// The content from the first byte on, in chunks of [`FRAME_BYTES`], and a handle to the transaction times, which is
+    /// filled when the stream has ended. A file that changes its length meanwhile ends the stream with an error.
+    pub fn content(&self) -> (BoxStream<'static, io::Result<Bytes>>, TimesHandle) {
+        let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+        let times = TimesHandle::default();
+        let file = Arc::clone(&self.file);
+        let (name, bytes) = (self.name, self.stamp.bytes);
+        let handle = times.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut walk = commit_times(name, bytes);
+            let result = read_chunks(&file, bytes, |chunk| {
+                if let Some(walk) = walk.as_mut() {
+                    walk.feed(&chunk);
+                }
+                // The receiver is gone when the upload was given up: nothing is left to do.
+                sender.blocking_send(Ok(chunk)).is_ok()
+            });
+            handle.set(walk.and_then(CommitTimes::finish));
+            if let Err(error) = result {
+                let _ = sender.blocking_send(Err(error));
+            }
+        });
+        let content = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
+        (content.boxed(), times)
+    }
+}
+
+/// The first and last time at which a transaction ended in a segment, once its content has gone by.
+#[derive(Debug, Clone, Default)]
+pub struct TimesHandle(Arc<Mutex<Option<(i64, i64)>>>);
+
+impl TimesHandle {
+    /// Microseconds since the Unix epoch.
+    pub fn get(&self) -> Option<(i64, i64)> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, times: Option<(i64, i64)>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = times;
+    }
+}
+
+fn commit_times(name: WalFileName, bytes: u64) -> Option<CommitTimes> {
+    match name {
+        WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
+            Some(CommitTimes::new(segment, SegmentSize::try_from(bytes).ok()?))
+        }
+        WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
+    }
+}
+
+/// Reads exactly `bytes` bytes and hands them on until `accept` says no.
+fn read_chunks(file: &File, bytes: u64, mut accept: impl FnMut(Bytes) -> bool) -> io::Result<()> {
+    let mut at = 0;
+    while at < bytes {
+        let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(FRAME_BYTES);
+        let mut chunk = BytesMut::zeroed(length);
+        file.read_exact_at(&mut chunk, at)?;
+        at += length as u64;
+        if !accept(chunk.freeze()) {
+            return Ok(());
+        }
+    }
+    if file.metadata()?.len() == bytes {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed its length while it was read"))
+    }
+}
