@@ -111,6 +111,9 @@ fn judge_http(failure: &HttpFailure) -> Verdict {
             ErrorClass::Permanent,
             Some("set ca_file to the PEM file of the authority that signed it, if you trust that one"),
         ),
+        HttpFailure::Broken { kind: BrokenKind::NotTls, .. } => {
+            (ErrorClass::Permanent, Some("check endpoint; if it is meant, write http:// and set allow_http = true"))
+        }
         HttpFailure::Broken { kind: BrokenKind::Connect | BrokenKind::Other, .. } => (ErrorClass::Transient, None),
     };
     if let Some(hint) = hint {

@@ -30,5 +30,6 @@ impl StoreError {
 
 /// `url` and what lies under it, as messages show it.
 pub(super) fn shown(url: &str, path: &str) -> String {
-    format!("{}/{path}", url.trim_end_matches('/'))
+    let url = url.trim_end_matches('/');
+    if path.is_empty() { url.to_owned() } else { format!("{url}/{path}") }
 }

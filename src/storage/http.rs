@@ -35,6 +35,7 @@ pub(super) enum HttpFailure {
     #[error("{}{what}", match kind {
         BrokenKind::Connect => format!("cannot connect to {server}: "),
         BrokenKind::Certificate => format!("the certificate of {server} is not trusted: "),
+        BrokenKind::NotTls => format!("{server} does not speak TLS: "),
         BrokenKind::Other => format!("the exchange with {server} broke: "),
     })]
     Broken {
@@ -54,6 +55,8 @@ pub(super) enum BrokenKind {
     Connect,
     /// The server's certificate was refused: nothing that time heals.
     Certificate,
+    /// The server does not speak TLS on that port.
+    NotTls,
     /// Anywhere else.
     Other,
 }
@@ -63,7 +66,7 @@ fn spaced(code: Option<&String>) -> String {
 }
 
 fn quoted(message: Option<&String>) -> String {
-    message.map(|message| format!(": {message}")).unwrap_or_default()
+    message.map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default()
 }
 
 /// Makes clients whose failures are [`HttpFailure`]s.
@@ -120,13 +123,16 @@ impl HttpService for Service {
 
 /// What `error`, which came from no answer, was in the end.
 pub(super) fn broken(server: String, error: &HttpError) -> HttpFailure {
-    let mut certificate = false;
-    let what = innermost(error, |cause| {
-        certificate |= matches!(cause.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)));
+    let mut tls = None;
+    let what = innermost(error, |cause| match cause.downcast_ref() {
+        Some(rustls::Error::InvalidCertificate(_)) => tls = Some(BrokenKind::Certificate),
+        Some(rustls::Error::InvalidMessage(_)) => tls = Some(BrokenKind::NotTls),
+        _ => {}
     });
     let kind = match error.kind() {
-        _ if certificate => BrokenKind::Certificate,
-        HttpErrorKind::Connect => BrokenKind::Connect,
+        HttpErrorKind::Connect => tls.unwrap_or(BrokenKind::Connect),
+        // The client's own time limit is on connecting alone; the others are the deadline layer's.
+        HttpErrorKind::Timeout => BrokenKind::Connect,
         _ => BrokenKind::Other,
     };
     HttpFailure::Broken { server, kind, what }

@@ -6,6 +6,8 @@
 //! The layers that [`open`] puts over a store, from the outside: tries again what may heal, waits for one of the places,
 //! ends each attempt within its time. What a crash leaves behind is said by [`file`] and [`object`].
 
+#[cfg(test)]
+mod answers;
 mod classify;
 #[cfg(test)]
 mod conformance;

@@ -261,3 +261,106 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Secret;
+
+    fn cause(options: &StoreOptions) -> String {
+        let error = open(options, "main").unwrap_err();
+        assert_eq!(error.class, ErrorClass::Permanent);
+        format!("{error}: {}", error.source)
+    }
+
+    fn keys() -> Credentials {
+        Credentials::Keys {
+            access_key_id: "AK".to_owned(),
+            secret_access_key: Secret::new("hunter2"),
+            session_token: Some(Secret::new("hunter3")),
+        }
+    }
+
+    #[test]
+    fn a_url_that_cannot_work_is_refused_with_what_to_write() {
+        for (url, words) in [
+            ("ftp://host/x", "use file:///path, s3://bucket, gs://bucket or az://container"),
+            ("/srv/backup", "cannot be read"),
+            ("file://srv/backup", "three slashes"),
+            ("s3:///prefix", "names no bucket"),
+            ("s3://bucket:9000/prefix", "names no bucket"),
+            ("s3://user:hunter2@bucket/prefix", "credentials have their own keys"),
+            ("s3://bucket/prefix?secret=hunter2", "credentials have their own keys"),
+        ] {
+            let cause = cause(&StoreOptions { credentials: keys(), ..StoreOptions::new(url) });
+            assert!(cause.contains(words) && !cause.contains("hunter2"), "{url}: {cause}");
+        }
+        let error = open(&StoreOptions::new("s3://bucket"), "../other").unwrap_err();
+        assert!(error.source.to_string().contains("cannot name an object"));
+    }
+
+    #[test]
+    fn an_endpoint_without_encryption_needs_a_yes() {
+        let http = StoreOptions {
+            endpoint: Some("http://127.0.0.1:9".to_owned()),
+            credentials: keys(),
+            ..StoreOptions::new("s3://bucket")
+        };
+        assert!(cause(&http).contains("set allow_http = true"));
+        open(&StoreOptions { allow_http: true, ..http }, "main").unwrap();
+    }
+
+    #[test]
+    fn a_ca_file_that_is_none_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("ca.pem");
+        let options = StoreOptions { ca_file: Some(file.clone()), credentials: keys(), ..StoreOptions::new("s3://b") };
+        assert!(cause(&options).contains("cannot read ca_file"));
+        std::fs::File::create(&file).unwrap();
+        assert!(cause(&options).contains("has no PEM certificate in it"));
+    }
+
+    #[test]
+    fn every_cloud_opens_with_its_own_credentials_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let account = folder.path().join("account.json");
+        let json = r#"{"disable_oauth":true,"client_email":"","private_key":"","private_key_id":""}"#;
+        crate::sys::durable::create(&account, json.as_bytes(), 0o600).unwrap();
+        let azure = Credentials::AccountKey { account: "acme".to_owned(), key: Secret::new("aHVudGVyMg==") };
+        let all = [keys(), Credentials::ServiceAccountFile(account), azure];
+        for (url, fit) in [("s3://bucket/a/b", 0), ("gs://bucket/a/b", 1), ("az://container/a/b", 2)] {
+            for (number, credentials) in all.iter().enumerate() {
+                let options = StoreOptions { credentials: credentials.clone(), ..StoreOptions::new(url) };
+                if number == fit {
+                    assert_eq!(open(&options, "main").unwrap().url(), format!("{url}/main"));
+                } else {
+                    assert!(cause(&options).contains("do not fit its url"));
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_root_is_an_error_until_it_is_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions::new(format!("file://{}/disk", folder.path().display()));
+        let store = open(&options, "main").unwrap();
+        let key = ObjectKey::new("wal/x").unwrap();
+        let errors = [
+            store.get(&key).await.err().unwrap(),
+            store.head(&key).await.unwrap_err(),
+            store.list(None).await.unwrap_err(),
+            store.list(Some(&key)).await.unwrap_err(),
+            store.put_new(&key, vec![1].into()).await.unwrap_err(),
+            store.delete(&key).await.unwrap_err(),
+            store.start_upload(&key, 1).await.err().unwrap(),
+        ];
+        for error in errors {
+            assert_eq!(error.class, ErrorClass::Permanent, "{error}");
+            assert!(error.source.to_string().contains("is its file system mounted?"), "{}", error.source);
+        }
+        create_root(&options, "main").unwrap();
+        assert_eq!(store.list(None).await.unwrap(), crate::storage::Listing::default());
+        assert_eq!(store.head(&key).await.unwrap_err().class, ErrorClass::NotFound);
+    }
+}

@@ -1,0 +1,356 @@
+//! An HTTP server that answers as told, and what the S3 client makes of its answers.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::base::{ErrorClass, Secret};
+
+/// One request as it came.
+#[derive(Debug, Clone)]
+struct Request {
+    method: String,
+    /// Path and query.
+    target: String,
+    head: String,
+    body: Vec<u8>,
+}
+
+/// What to send back.
+enum Answer {
+    /// A status and a body, with further header lines.
+    Say(u16, Vec<String>, Vec<u8>),
+    /// An announced length, and fewer bytes.
+    BreakOff(u64, Vec<u8>),
+    /// Nothing, for ever.
+    Silence,
+}
+
+fn say(status: u16, body: &str) -> Answer {
+    Answer::Say(status, Vec::new(), body.as_bytes().to_vec())
+}
+
+fn refuse(status: u16, code: &str) -> Answer {
+    say(status, &format!("<Error><Code>{code}</Code><Message>because</Message></Error>"))
+}
+
+/// A server on a free port of this machine. It ends when dropped.
+struct Server {
+    address: String,
+    seen: Arc<Mutex<Vec<Request>>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn read_request(stream: &mut TcpStream) -> Option<Request> {
+    let mut bytes = Vec::new();
+    let end = loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    };
+    let head = String::from_utf8(bytes[..end].to_vec()).ok()?.to_ascii_lowercase();
+    let mut line = head.split_whitespace();
+    let (method, target) = (line.next()?.to_uppercase(), String::from_utf8(bytes[..end].to_vec()).ok()?);
+    let target = target.split_whitespace().nth(1)?.to_owned();
+    let length =
+        head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok()).unwrap_or(0);
+    while bytes.len() < end + length {
+        if stream.read_buf(&mut bytes).await.ok()? == 0 {
+            return None;
+        }
+    }
+    Some(Request { method, target, head, body: bytes[end..end + length].to_vec() })
+}
+
+impl Server {
+    /// Answers request number `n` (from 0) with `answer(n, request)`.
+    async fn start(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let (requests, answer) = (Arc::clone(&seen), Arc::new(answer));
+        let task = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (requests, answer) = (Arc::clone(&requests), Arc::clone(&answer));
+                tokio::spawn(async move {
+                    let Some(request) = read_request(&mut stream).await else { return };
+                    let number = {
+                        let mut requests = requests.lock().unwrap();
+                        requests.push(request.clone());
+                        requests.len() - 1
+                    };
+                    let (status, headers, length, body) = match answer(number, &request) {
+                        Answer::Say(status, headers, body) => (status, headers, body.len() as u64, body),
+                        Answer::BreakOff(length, body) => (200, dated(), length, body),
+                        Answer::Silence => return std::future::pending().await,
+                    };
+                    let mut head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n");
+                    for line in headers {
+                        head.push_str(&line);
+                        head.push_str("\r\n");
+                    }
+                    head.push_str("\r\n");
+                    let _ = stream.write_all(head.as_bytes()).await;
+                    if request.method != "HEAD" {
+                        let _ = stream.write_all(&body).await;
+                    }
+                    let _ = stream.shutdown().await;
+                });
+            }
+        });
+        Self { address, seen, task }
+    }
+
+    fn store(&self) -> Arc<dyn Store> {
+        store_at(&self.address, PATIENT, PATIENT)
+    }
+
+    fn requests(&self) -> Vec<Request> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+fn dated() -> Vec<String> {
+    vec!["last-modified: Sat, 21 Nov 2026 06:41:58 GMT".to_owned(), "etag: \"x\"".to_owned()]
+}
+
+/// For what shall succeed, on however busy a machine.
+const PATIENT: Duration = Duration::from_secs(30);
+/// For what shall fail in the end.
+const HASTY: Duration = Duration::from_millis(200);
+
+fn store_at(address: &str, request_timeout: Duration, retry_deadline: Duration) -> Arc<dyn Store> {
+    let options = StoreOptions {
+        endpoint: Some(format!("http://{address}")),
+        allow_http: true,
+        credentials: Credentials::Keys {
+            access_key_id: "AK".to_owned(),
+            secret_access_key: Secret::new("SK"),
+            session_token: None,
+        },
+        limits: Limits {
+            request_timeout,
+            retry_deadline,
+            retry_first_backoff: Duration::from_millis(1),
+            retry_max_backoff: Duration::from_millis(20),
+            part_bytes: 5 << 20,
+            ..Limits::default()
+        },
+        ..StoreOptions::new("s3://bucket/prefix")
+    };
+    open(&options, "main").unwrap()
+}
+
+fn key() -> ObjectKey {
+    ObjectKey::new("wal/object").unwrap()
+}
+
+/// The class that a read gets when the server always answers so, and the cause in words.
+async fn read_class(answer: impl Fn() -> Answer + Send + Sync + 'static) -> (ErrorClass, String) {
+    let server = Server::start(move |_, _| answer()).await;
+    let error = store_at(&server.address, PATIENT, HASTY).get(&key()).await.err().unwrap();
+    assert_eq!(error.to_string(), "cannot read s3://bucket/prefix/main/wal/object");
+    let cause = error.source.to_string();
+    (error.class, cause.replace(&server.address, "SERVER"))
+}
+
+#[tokio::test]
+async fn absent_is_what_the_store_says_and_not_what_a_proxy_says() {
+    assert_eq!(read_class(|| refuse(404, "NoSuchKey")).await.0, ErrorClass::NotFound);
+    let (class, cause) = read_class(|| say(404, "<html>404 Not Found</html>")).await;
+    assert_eq!(class, ErrorClass::Permanent);
+    assert_eq!(cause, "SERVER answered 404; that is not how an object store answers: check endpoint");
+    let (class, cause) = read_class(|| refuse(404, "NoSuchBucket")).await;
+    assert_eq!(class, ErrorClass::Permanent);
+    assert_eq!(cause, "SERVER answered 404 NoSuchBucket: because; create it, or correct the repository's url");
+}
+
+#[tokio::test]
+async fn refusals_and_failures_have_their_classes() {
+    assert_eq!(read_class(|| refuse(403, "AccessDenied")).await.0, ErrorClass::Denied);
+    assert_eq!(read_class(|| refuse(401, "Unauthorized")).await.0, ErrorClass::Denied);
+    assert_eq!(read_class(|| refuse(503, "SlowDown")).await.0, ErrorClass::Transient);
+    assert_eq!(read_class(|| say(502, "bad gateway")).await.0, ErrorClass::Transient);
+    assert_eq!(read_class(|| say(301, "")).await.0, ErrorClass::Permanent);
+}
+
+#[tokio::test]
+async fn silence_is_transient() {
+    let server = Server::start(|_, _| Answer::Silence).await;
+    let error = store_at(&server.address, HASTY, HASTY).get(&key()).await.err().unwrap();
+    assert_eq!(error.class, ErrorClass::Transient);
+    assert!(error.source.to_string().starts_with("no answer within 0.2 s"), "{}", error.source);
+}
+
+#[tokio::test]
+async fn nobody_there_is_transient() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    drop(listener);
+    let error = store_at(&address, PATIENT, HASTY).head(&key()).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Transient);
+    let cause = error.source.to_string();
+    assert!(cause.starts_with(&format!("cannot connect to {address}: Connection refused")), "{cause}");
+}
+
+#[tokio::test]
+async fn a_port_without_tls_is_permanent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let options = StoreOptions {
+        endpoint: Some(format!("https://{}", listener.local_addr().unwrap())),
+        credentials: Credentials::Keys {
+            access_key_id: "AK".to_owned(),
+            secret_access_key: Secret::new("SK"),
+            session_token: None,
+        },
+        ..StoreOptions::new("s3://bucket/prefix")
+    };
+    let plain = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            // Closed at once it would be a reset connection, which may heal.
+            let _ = stream.read(&mut [0; 4_096]).await;
+        }
+    });
+    let error = open(&options, "main").unwrap().head(&key()).await.unwrap_err();
+    plain.abort();
+    assert_eq!(error.class, ErrorClass::Permanent);
+    assert!(error.source.to_string().contains("does not speak TLS"), "{}", error.source);
+}
+
+#[tokio::test]
+async fn what_fails_for_a_while_succeeds() {
+    let server = Server::start(|number, _| match number {
+        0 => refuse(503, "SlowDown"),
+        1 => Answer::BreakOff(10, b"0123".to_vec()),
+        2 => say(500, ""),
+        3 => Answer::Say(200, dated(), vec![0; 10]),
+        _ => {
+            let mut headers = dated();
+            headers.push("content-range: bytes 4-9/10".to_owned());
+            Answer::Say(206, headers, b"456789".to_vec())
+        }
+    })
+    .await;
+    let body = server.store().get(&key()).await.unwrap().body;
+    let bytes: Vec<Bytes> = futures::TryStreamExt::try_collect(body).await.unwrap();
+    assert_eq!(bytes.concat(), b"0123456789");
+    let ranges: Vec<_> = server.requests().iter().filter(|r| r.head.contains("range: bytes=4-9")).cloned().collect();
+    assert_eq!(ranges.len(), 1);
+}
+
+#[tokio::test]
+async fn head_asks_again_when_it_cannot_know_what_is_missing() {
+    let server = Server::start(|_, _| refuse(404, "NoSuchBucket")).await;
+    assert_eq!(server.store().head(&key()).await.unwrap_err().class, ErrorClass::Permanent);
+    let methods: Vec<_> = server.requests().iter().map(|request| request.method.clone()).collect();
+    assert_eq!(methods, ["HEAD", "GET"]);
+}
+
+#[tokio::test]
+async fn a_name_is_taken_when_the_store_says_so_and_not_at_any_conflict() {
+    let server = Server::start(|_, _| refuse(412, "PreconditionFailed")).await;
+    assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap(), Put::Exists);
+    assert!(server.requests()[0].head.contains("if-none-match: *"));
+
+    let server = Server::start(|number, _| match number {
+        0 => refuse(409, "ConditionalRequestConflict"),
+        _ => Answer::Say(200, dated(), Vec::new()),
+    })
+    .await;
+    assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap(), Put::Created);
+
+    let server = Server::start(|_, _| refuse(409, "SomethingElse")).await;
+    assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap_err().class, ErrorClass::Permanent);
+    let server = Server::start(|_, _| refuse(404, "NoSuchBucket")).await;
+    assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap_err().class, ErrorClass::Permanent);
+}
+
+#[tokio::test]
+async fn a_store_without_conditions_is_looked_at_first_and_says_so() {
+    let server = Server::start(|_, request| match request.method.as_str() {
+        "PUT" if request.head.contains("if-none-match") => refuse(501, "NotImplemented"),
+        "PUT" => Answer::Say(200, dated(), Vec::new()),
+        _ if request.target.ends_with("/there") => Answer::Say(200, dated(), b"x".to_vec()),
+        _ => refuse(404, "NoSuchKey"),
+    })
+    .await;
+    let store = server.store();
+    assert!(store.conditional_create());
+    assert_eq!(store.put_new(&key(), vec![1].into()).await.unwrap(), Put::Created);
+    assert!(!store.conditional_create());
+    assert_eq!(store.put_new(&ObjectKey::new("there").unwrap(), vec![1].into()).await.unwrap(), Put::Exists);
+    let conditional = server.requests().iter().filter(|request| request.head.contains("if-none-match")).count();
+    assert_eq!(conditional, 1);
+}
+
+#[tokio::test]
+async fn a_part_that_fails_is_sent_again_and_a_lost_completion_is_found() {
+    let server = Server::start(|number, request| {
+        let target = request.target.as_str();
+        match request.method.as_str() {
+            "POST" if target.contains("uploads") => {
+                say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
+            }
+            "PUT" if target.contains("partNumber=2") && number < 4 => refuse(503, "SlowDown"),
+            "PUT" => Answer::Say(200, dated(), Vec::new()),
+            // It had been completed, and the answer was lost.
+            "POST" => refuse(404, "NoSuchUpload"),
+            "HEAD" => Answer::Say(200, dated(), vec![0; (11 << 20) + 5]),
+            _ => say(500, ""),
+        }
+    })
+    .await;
+    let bytes: Bytes = (0..=250u8).cycle().take((11 << 20) + 5).collect();
+    let mut upload = server.store().start_upload(&key(), bytes.len() as u64).await.unwrap();
+    for piece in bytes.chunks(1 << 20) {
+        upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    assert_eq!(upload.finish().await.unwrap(), bytes.len() as u64);
+    for (part, range) in [(1, 0..5 << 20), (2, 5 << 20..10 << 20), (3, 10 << 20..bytes.len())] {
+        let sent = server.requests().into_iter().rfind(|r| r.target.contains(&format!("partNumber={part}&"))).unwrap();
+        assert!(sent.body == bytes[range], "part {part}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_given_up_is_thrown_away() {
+    for drop_it in [true, false] {
+        let server = Server::start(|_, request| match request.method.as_str() {
+            "POST" => {
+                say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
+            }
+            "DELETE" => say(204, ""),
+            _ => Answer::Say(200, dated(), Vec::new()),
+        })
+        .await;
+        let mut upload = server.store().start_upload(&key(), 0).await.unwrap();
+        upload.write(vec![1; 6 << 20].into()).await.unwrap();
+        if drop_it {
+            drop(upload);
+        } else {
+            upload.abort().await;
+        }
+        for _ in 0..200 {
+            if server.requests().iter().any(|r| r.method == "DELETE" && r.target.contains("uploadId=id")) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(server.requests().iter().any(|r| r.method == "DELETE"), "the parts stay (dropped: {drop_it})");
+    }
+}
