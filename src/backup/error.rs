@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::copy::CopyError;
 use super::preflight::Refusal;
 use super::scan::ScanError;
-use crate::pg::{ControlError, LineageError as SessionError, SegmentName};
+use crate::pg::{BackupLabelError, ControlError, SegmentName, session::SessionError};
 use crate::repo::RepoError;
 
 /// Why a backup was not made. Whatever was uploaded has no manifest, so it is no backup; what could be removed was.
@@ -79,8 +79,11 @@ pub enum BackupError {
         /// Whether the backup was taken on a standby.
         standby: bool,
     },
-    /// The server returned something that no supported version returns.
-    #[error("the server's backup label is not understood: {0:?}")]
+    /// The server's backup label cannot be read.
+    #[error("cannot read the server's backup label")]
+    LabelSyntax(#[from] BackupLabelError),
+    /// The server's backup label is that of another backup.
+    #[error("the server's backup label does not belong to this backup: {0:?}")]
     Label(String),
     /// A file of the machine could not be read.
     #[error("cannot read {}", path.display())]

@@ -84,6 +84,29 @@ pub struct LastPack {
     pub packs: Vec<PackDone>,
 }
 
+impl LastPack {
+    /// All packs of the backup as they are stored in repository number `at`, in order.
+    pub fn stored_in(&self, at: usize) -> Vec<Pack> {
+        let packs = self.packs.iter().map(|pack| &pack.stored).chain([&self.stored]);
+        packs.filter_map(|stored| stored.get(at).cloned()).collect()
+    }
+
+    /// How many files the backup has.
+    pub fn file_count(&self) -> u64 {
+        self.packs.iter().map(|pack| pack.files.len() as u64).sum::<u64>() + self.entries.len() as u64
+    }
+
+    /// The length of all of them.
+    pub fn content_bytes(&self) -> u64 {
+        let copied = self.packs.iter().flat_map(|pack| &pack.files).map(|packed| packed.copied.size);
+        let last = self.entries.iter().map(|entry| match entry.what {
+            EntryKind::File { size, .. } => size,
+            EntryKind::Directory => 0,
+        });
+        copied.chain(last).sum()
+    }
+}
+
 /// Makes the last pack: backup_label, tablespace_map, backup_manifest, and pg_control as its very last member, so that
 /// whoever restores in order has no startable directory before everything is there.
 pub async fn last_pack(
@@ -245,4 +268,163 @@ fn write_manifest(output: &mut PackStream, work: &Work, head: &Manifest, last: &
         }
     }
     last.entries.iter().try_for_each(|entry| line(serde_json::to_string(entry)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backup::packs::PackedFile;
+    use crate::backup::report::Progress;
+    use crate::backup::tree::{Directory, DirectoryNumber, Tree};
+    use crate::pg::{Lsn, Timeline};
+    use crate::repo::manifest::{BackupLabel, BackupType};
+    use futures::StreamExt;
+    use std::io::Read;
+    use std::sync::atomic::AtomicUsize;
+
+    const CONTROL: &[u8] = include_bytes!("../../tests/fixtures/pg/15/pg_control");
+    const PLAIN: Attributes = Attributes { mode: 0o600, mtime: 1_700_000_000, uid: 26, gid: 26 };
+
+    fn work() -> Work {
+        let mut tree = Tree::default();
+        let base = Directory { path: "base".into(), mode: 0o700, mtime: 5, uid: 26, gid: 26 };
+        let base = tree.add_directory(base).unwrap();
+        tree.add_file(DirectoryNumber::ROOT, "PG_VERSION", 3).unwrap();
+        tree.add_file(base, "gone", 3).unwrap();
+        tree.add_file(base, "x", 7).unwrap();
+        Work {
+            root: "/data".into(),
+            tree,
+            checks: None,
+            targets: Vec::new(),
+            label: BackupLabel::new(jiff::Timestamp::UNIX_EPOCH, BackupType::Full),
+            progress: Arc::new(tokio::sync::watch::Sender::new(Progress::new(jiff::Timestamp::UNIX_EPOCH))),
+            manifests_begun: AtomicUsize::new(0),
+        }
+    }
+
+    fn last_files() -> LastFiles {
+        let copied = |size, offset| Copied { size, crc32c: 9, offset, mode: 0o600, mtime: 77 };
+        let file = |file, copied| PackedFile { file, copied };
+        LastFiles {
+            backup_label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n".to_owned(),
+            tablespace_map: "16400 /space\n".to_owned(),
+            control: ControlCopy {
+                bytes: CONTROL.to_vec(),
+                parsed: ControlFile::parse(15, CONTROL).unwrap(),
+                attributes: PLAIN,
+            },
+            attributes: PLAIN,
+            wal: WalRange { timeline: Timeline(1), start: Lsn(0x200_0028), end: Lsn(0x300_0000) },
+            packs: vec![PackDone {
+                number: 0,
+                stored: Vec::new(),
+                files: vec![file(0, copied(3, 512)), file(2, copied(7, 1536))],
+                corrupt: crate::backup::copy::CorruptPages::default(),
+            }],
+        }
+    }
+
+    async fn streamed<T: Send + 'static>(write: impl FnOnce(&mut PackStream) -> T + Send + 'static) -> (T, Vec<u8>) {
+        let (mut stream, mut contents) = pack_stream(1);
+        let writer = tokio::task::spawn_blocking(move || {
+            let value = write(&mut stream);
+            stream.finish().unwrap();
+            value
+        });
+        let mut bytes = Vec::new();
+        let mut content = contents.remove(0);
+        while let Some(piece) = content.next().await {
+            bytes.extend(piece.unwrap());
+        }
+        (writer.await.unwrap(), bytes)
+    }
+
+    #[tokio::test]
+    async fn pg_control_is_the_very_last_member_and_every_entry_says_where_its_bytes_are() {
+        let (entries, mut bytes) =
+            streamed(|stream| write_last_files(&work(), 1, &last_files(), stream).unwrap()).await;
+        bytes.extend(member::END);
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let mut members = Vec::new();
+        for member in archive.entries().unwrap() {
+            let mut member = member.unwrap();
+            let mut content = Vec::new();
+            member.read_to_end(&mut content).unwrap();
+            members.push((member.path().unwrap().to_str().unwrap().to_owned(), member.raw_file_position(), content));
+        }
+        let names: Vec<_> = members.iter().map(|(name, ..)| name.as_str()).collect();
+        assert_eq!(names, ["backup_label", "tablespace_map", "backup_manifest", "global/pg_control"]);
+        assert_eq!(entries.len(), members.len());
+        for (entry, (name, position, content)) in entries.iter().zip(&members) {
+            let (size, crc32c) = (content.len() as u64, crc32c::crc32c(content));
+            let what = EntryKind::File { size, crc32c, pack: 1, offset: *position };
+            assert_eq!((&entry.path, &entry.what), (name, &what));
+        }
+
+        let manifest: serde_json::Value = serde_json::from_slice(&members[2].2).unwrap();
+        let listed: Vec<_> =
+            manifest["Files"].as_array().unwrap().iter().map(|file| file["Path"].as_str().unwrap()).collect();
+        assert_eq!(listed, ["PG_VERSION", "base/x", "backup_label", "global/pg_control"]);
+    }
+
+    #[tokio::test]
+    async fn the_manifest_lists_what_is_in_the_packs_and_nothing_else() {
+        let files = last_files();
+        let head = Manifest {
+            format: 1,
+            label: "19700101T000000Z-full".to_owned(),
+            kind: BackupType::Full,
+            lineage: files.control.parsed.lineage(),
+            server_version: "15.18".to_owned(),
+            segment_bytes: files.control.parsed.segment_size,
+            data_checksums: true,
+            timeline: Timeline(1),
+            start_lsn: files.wal.start,
+            stop_lsn: files.wal.end,
+            started: jiff::Timestamp::UNIX_EPOCH,
+            stopped: jiff::Timestamp::UNIX_EPOCH,
+            from_standby: false,
+            host: "db1".to_owned(),
+            walward_version: "0.1.0".to_owned(),
+            content_bytes: 0,
+            stored_bytes: 0,
+            packs: Vec::new(),
+            tablespaces: Vec::new(),
+            corrupt_pages: vec![("base/x".to_owned(), 3)],
+        };
+        let what = EntryKind::File { size: 1, crc32c: 2, pack: 1, offset: 3 };
+        let entries = vec![Entry { path: "backup_label".to_owned(), mode: 0o600, mtime: 1, what }];
+        let last = LastPack { stored: Vec::new(), entries: entries.clone(), packs: files.packs };
+        assert_eq!((last.file_count(), last.content_bytes()), (3, 11));
+        let expected = head.clone();
+        let ((), bytes) = streamed(move |stream| write_manifest(stream, &work(), &head, &last).unwrap()).await;
+        let text = String::from_utf8(bytes).unwrap();
+        let mut lines = text.lines();
+        assert_eq!(serde_json::from_str::<Manifest>(lines.next().unwrap()).unwrap(), expected);
+        let listed: Vec<Entry> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+        let file = |path: &str, size, offset| Entry {
+            path: path.to_owned(),
+            mode: 0o600,
+            mtime: 77,
+            what: EntryKind::File { size, crc32c: 9, pack: 0, offset },
+        };
+        let directory = Entry { path: "base".to_owned(), mode: 0o700, mtime: 5, what: EntryKind::Directory };
+        let expected = [directory, file("PG_VERSION", 3, 512), file("base/x", 7, 1536), entries[0].clone()];
+        assert_eq!(listed, expected);
+    }
+
+    #[test]
+    fn pg_control_is_read_when_whole_and_refused_when_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(CONTROL_FILE);
+        std::fs::create_dir(folder.path().join("global")).unwrap();
+        let write = |bytes: &[u8]| std::fs::File::create(&path).and_then(|mut file| file.write_all(bytes)).unwrap();
+        write(CONTROL);
+        assert_eq!(read_control(folder.path(), 15).unwrap().bytes, CONTROL);
+        let mut damaged = CONTROL.to_vec();
+        damaged[40] ^= 1;
+        write(&damaged);
+        assert!(matches!(read_control(folder.path(), 15), Err(BackupError::Control(ControlError::Checksum { .. }))));
+    }
 }

@@ -1,14 +1,17 @@
 //! Takes base backups: online, full, through PostgreSQL's own backup functions.
 
+mod cleanup;
 mod copy;
 mod error;
 mod finish;
+mod leases;
 mod member;
 mod packs;
 mod pages;
 mod plan;
 mod preflight;
 mod report;
+mod run;
 mod scan;
 mod source;
 mod stream;
@@ -19,19 +22,4 @@ mod warnings;
 pub use error::BackupError;
 pub use preflight::Refusal;
 pub use report::{BackupOptions, BackupReport, Phase, Progress};
-
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
-
-use crate::repo::Repository;
-
-/// Takes a full backup of one cluster into every repository at once.
-pub async fn run(
-    repositories: &[Repository],
-    options: BackupOptions,
-    progress: watch::Sender<Progress>,
-    cancel: CancellationToken,
-) -> Result<BackupReport, BackupError> {
-    let _ = (repositories, options, progress, cancel);
-    todo!()
-}
+pub use run::run;

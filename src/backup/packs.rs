@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -52,6 +53,8 @@ pub struct Work {
     pub label: BackupLabel,
     /// Who wants to know how far it is.
     pub progress: Arc<watch::Sender<Progress>>,
+    /// To how many of the targets, from the first, a manifest was begun to be written.
+    pub manifests_begun: AtomicUsize,
 }
 
 /// A file in a pack.
@@ -109,13 +112,11 @@ pub async fn copy_all(
             }
         }
     }
-    match failure {
-        Some(error) => Err(error),
-        None => {
-            done.sort_unstable_by_key(|pack| pack.number);
-            Ok(done)
-        }
+    if let Some(error) = failure {
+        return Err(error);
     }
+    done.sort_unstable_by_key(|pack| pack.number);
+    Ok(done)
 }
 
 async fn copy_pack(

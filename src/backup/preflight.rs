@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::pg::{ClusterState, ControlFile, Lineage, Lsn, SegmentSize};
+use crate::pg::session::ServerFacts;
+use crate::pg::{ClusterState, ControlFile, Lineage, Lsn, SegmentSize, Timeline};
 use crate::repo::identity::Identity;
 
 /// Why a backup must not be taken.
@@ -11,9 +12,6 @@ pub enum Refusal {
     /// Nowhere to put it.
     #[error("the cluster has no repository to back up to")]
     NoRepository,
-    /// A version that this program does not know.
-    #[error("the server is PostgreSQL {0}; 13 to 18 are supported")]
-    Version(u16),
     /// The connection leads to another server than the one whose files would be copied.
     #[error(
         "the connection leads to {server}, but {} is the data directory of {directory}: correct `connection` or `data_directory`",
@@ -73,44 +71,32 @@ pub enum Refusal {
          set archive_mode = on and archive_command, and restart the server"
     )]
     ArchivingOff,
-    /// A cascade of standbys followed a promotion while the backup was running.
+    /// The server was a standby when the backup began.
+    #[error("the standby was promoted while it was backed up; take the backup again")]
+    Promoted,
+    /// A standby of a standby followed a promotion while it was backed up.
     #[error("the standby moved from timeline {from} to {to} while it was backed up; take the backup again")]
     TimelineChanged {
         /// Where it began.
-        from: u32,
+        from: Timeline,
         /// Where it ended.
-        to: u32,
+        to: Timeline,
     },
-}
-
-/// What the server says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ServerFacts {
-    /// Version and system identifier.
-    pub lineage: Lineage,
-    /// Size of WAL segments.
-    pub segment_size: SegmentSize,
-    /// Whether it is a standby.
-    pub in_recovery: bool,
-    /// Whether `archive_mode` is not off.
-    pub archiving: bool,
 }
 
 /// Checks what can be known before the backup begins.
 pub fn check<'a>(
-    server: ServerFacts,
+    server: &ServerFacts,
     data_directory: &Path,
     control: &ControlFile,
     repositories: impl IntoIterator<Item = (&'a str, &'a Identity)>,
 ) -> Result<(), Refusal> {
-    if !(13..=18).contains(&server.lineage.major) {
-        return Err(Refusal::Version(server.lineage.major));
-    }
-    if control.lineage() != server.lineage {
+    let lineage = server.lineage();
+    if control.lineage() != lineage {
         let path = data_directory.to_owned();
-        return Err(Refusal::OtherCluster { path, directory: control.lineage(), server: server.lineage });
+        return Err(Refusal::OtherCluster { path, directory: control.lineage(), server: lineage });
     }
-    if !server.in_recovery && !server.archiving {
+    if !server.in_recovery && server.archive_mode == "off" {
         return Err(Refusal::ArchivingOff);
     }
     let mut any = false;
@@ -119,15 +105,15 @@ pub fn check<'a>(
         let repository = name.to_owned();
         let newest = identity.lineages.last();
         match newest {
-            Some(entry) if entry.lineage == server.lineage => {
-                if entry.segment_bytes != server.segment_size {
-                    let (repository_has, server) = (entry.segment_bytes, server.segment_size);
+            Some(entry) if entry.lineage == lineage => {
+                if entry.segment_bytes != server.wal_segment_bytes {
+                    let (repository_has, server) = (entry.segment_bytes, server.wal_segment_bytes);
                     return Err(Refusal::SegmentSize { repository, repository_has, server });
                 }
             }
             _ => {
                 let repository_has = newest.map(|entry| entry.lineage);
-                return Err(Refusal::Lineage { repository, repository_has, server: server.lineage });
+                return Err(Refusal::Lineage { repository, repository_has, server: lineage });
             }
         }
     }
@@ -145,5 +131,143 @@ pub fn check_begun(in_recovery: bool, start: Lsn, data_directory: &Path, control
         (ClusterState::InProduction, false) | (ClusterState::InArchiveRecovery, true) => Ok(()),
         (_, true) => other("it is not a standby's".to_owned()),
         (_, false) => other("it is not in production".to_owned()),
+    }
+}
+
+/// Checks, with pg_control as it was copied last, that a standby stayed on its timeline: the WAL that the backup needs would else
+/// lie on two.
+pub fn check_ended(in_recovery: bool, timeline: Timeline, control: &ControlFile) -> Result<(), Refusal> {
+    let now = control.min_recovery_timeline;
+    if in_recovery && now.0 > timeline.0 {
+        return Err(Refusal::TimelineChanged { from: timeline, to: now });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::identity::LineageEntry;
+    use jiff::Timestamp;
+
+    const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7_437_223_446_531_284_312 };
+    const DIRECTORY: &str = "/data";
+
+    fn server() -> ServerFacts {
+        ServerFacts {
+            version_num: 150_018,
+            server_version: "15.18".to_owned(),
+            system_identifier: LINEAGE.system_identifier,
+            data_directory: DIRECTORY.to_owned(),
+            wal_segment_bytes: SegmentSize::DEFAULT,
+            block_size: 8192,
+            data_checksums: true,
+            in_recovery: false,
+            timeline: Timeline(1),
+            wal_level: "replica".to_owned(),
+            archive_mode: "on".to_owned(),
+            archive_command: "walward-wal push %p".to_owned(),
+            archive_library: String::new(),
+            archive_timeout: 0,
+            restore_command: String::new(),
+            summarize_wal: false,
+            full_page_writes: true,
+            tablespaces: Vec::new(),
+            now: Timestamp::UNIX_EPOCH,
+        }
+    }
+
+    fn control() -> ControlFile {
+        ControlFile {
+            major: 15,
+            system_identifier: LINEAGE.system_identifier,
+            control_version: 1300,
+            catalog_version: 202_209_061,
+            state: ClusterState::InProduction,
+            time: 0,
+            checkpoint: Lsn(0x300_0060),
+            redo: Lsn(0x300_0028),
+            timeline: Timeline(1),
+            checkpoint_time: 0,
+            min_recovery_point: Lsn(0),
+            min_recovery_timeline: Timeline(0),
+            backup_start: Lsn(0),
+            wal_level: 1,
+            block_size: 8192,
+            relation_segment_blocks: 131_072,
+            wal_block_size: 8192,
+            segment_size: SegmentSize::DEFAULT,
+            checksum_version: 1,
+        }
+    }
+
+    fn identity(lineages: &[(Lineage, SegmentSize)]) -> Identity {
+        Identity {
+            format: 1,
+            cluster_id: "0".repeat(32),
+            name: "main".to_owned(),
+            created: Timestamp::UNIX_EPOCH,
+            encrypted: false,
+            lineages: lineages
+                .iter()
+                .map(|&(lineage, segment_bytes)| LineageEntry { lineage, segment_bytes, since: Timestamp::UNIX_EPOCH })
+                .collect(),
+        }
+    }
+
+    fn checked(server: &ServerFacts, control: &ControlFile, identity: &Identity) -> Result<(), Refusal> {
+        check(server, Path::new(DIRECTORY), control, [("disk", identity)])
+    }
+
+    #[test]
+    fn what_belongs_together_is_backed_up() {
+        let older = Lineage { major: 13, system_identifier: 1 };
+        let upgraded = identity(&[(older, SegmentSize::DEFAULT), (LINEAGE, SegmentSize::DEFAULT)]);
+        assert_eq!(checked(&server(), &control(), &upgraded), Ok(()));
+        let standby = ServerFacts { in_recovery: true, archive_mode: "off".to_owned(), ..server() };
+        assert_eq!(checked(&standby, &control(), &upgraded), Ok(()));
+    }
+
+    #[test]
+    fn another_cluster_is_refused() {
+        let ours = identity(&[(LINEAGE, SegmentSize::DEFAULT)]);
+        let elsewhere = ServerFacts { system_identifier: 8, ..server() };
+        assert!(matches!(checked(&elsewhere, &control(), &ours), Err(Refusal::OtherCluster { .. })));
+        let other = Lineage { system_identifier: 8, ..LINEAGE };
+        let moved_on = identity(&[(LINEAGE, SegmentSize::DEFAULT), (other, SegmentSize::DEFAULT)]);
+        assert!(matches!(checked(&server(), &control(), &moved_on), Err(Refusal::Lineage { .. })));
+        assert!(matches!(checked(&server(), &control(), &identity(&[])), Err(Refusal::Lineage { .. })));
+    }
+
+    #[test]
+    fn what_could_never_be_restored_is_refused() {
+        let ours = identity(&[(LINEAGE, SegmentSize::DEFAULT)]);
+        let silent = ServerFacts { archive_mode: "off".to_owned(), ..server() };
+        assert_eq!(checked(&silent, &control(), &ours), Err(Refusal::ArchivingOff));
+        let small = identity(&[(LINEAGE, SegmentSize::try_from(1 << 20).unwrap())]);
+        assert!(matches!(checked(&server(), &control(), &small), Err(Refusal::SegmentSize { .. })));
+        let nowhere: [(&str, &Identity); 0] = [];
+        assert_eq!(check(&server(), Path::new(DIRECTORY), &control(), nowhere), Err(Refusal::NoRepository));
+    }
+
+    #[test]
+    fn a_copy_of_the_right_cluster_is_refused() {
+        let begun = |in_recovery, start, control: &ControlFile| {
+            check_begun(in_recovery, Lsn(start), Path::new(DIRECTORY), control).is_ok()
+        };
+        let standby = ControlFile { state: ClusterState::InArchiveRecovery, ..control() };
+        assert!(begun(false, 0x300_0028, &control()));
+        assert!(begun(true, 0x300_0028, &standby));
+        assert!(!begun(false, 0x300_0028, &standby));
+        assert!(!begun(true, 0x300_0028, &control()));
+        assert!(!begun(false, 0x400_0028, &control()), "an old copy does not know the checkpoint");
+    }
+
+    #[test]
+    fn a_standby_must_stay_on_its_timeline() {
+        let moved = ControlFile { min_recovery_timeline: Timeline(2), ..control() };
+        assert!(check_ended(true, Timeline(1), &moved).is_err());
+        assert!(check_ended(true, Timeline(2), &moved).is_ok());
+        assert!(check_ended(false, Timeline(1), &control()).is_ok());
     }
 }

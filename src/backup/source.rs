@@ -87,7 +87,7 @@ mod tests {
     fn every_byte_is_read_and_the_end_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let data: Vec<u8> = (0..300_000u32).map(|n| (n % 253) as u8).collect();
+        let data: Vec<u8> = (0u8..253).cycle().take(300_000).collect();
         std::fs::File::create(&path).and_then(|mut file| io::Write::write_all(&mut file, &data)).unwrap();
         let mut file = SourceFile::open(&path).unwrap().unwrap();
         let mut buffer = vec![0; 400_000];

@@ -111,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn every_upload_gets_every_byte() {
         let (mut stream, contents) = pack_stream(3);
-        let data: Vec<u8> = (0..3 * PIECE_BYTES + 77).map(|n| (n % 251) as u8).collect();
+        let data: Vec<u8> = (0u8..251).cycle().take(3 * PIECE_BYTES + 77).collect();
         let source = data.clone();
         let writer = tokio::task::spawn_blocking(move || {
             for part in source.chunks(300_001) {

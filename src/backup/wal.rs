@@ -91,7 +91,7 @@ impl NeededWal {
                 return Err(BackupError::WalMissing { segment, repository, waited, standby });
             }
             tokio::select! {
-                () = tokio::time::sleep(pause.min(deadline - waited)) => {}
+                () = tokio::time::sleep(pause.min(deadline.saturating_sub(waited))) => {}
                 () = cancel.cancelled() => return Err(BackupError::Cancelled),
             }
             pause = (pause * 2).min(PAUSE_MAX);

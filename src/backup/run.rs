@@ -1,0 +1,373 @@
+//! One backup from beginning to end. Each step is decided or done elsewhere; here is their order, and what happens when one fails.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::cleanup;
+use super::copy::CorruptPages;
+use super::error::BackupError;
+use super::finish::{self, ControlCopy, LastFiles, LastPack};
+use super::leases::Leases;
+use super::member::{self, Attributes};
+use super::packs::{self, PackDone, Target, Work};
+use super::pages::PageChecks;
+use super::plan;
+use super::preflight::{self, Refusal};
+use super::report::{BackupOptions, BackupReport, Phase, Progress};
+use super::scan::{self, Rules, TablespaceLink};
+use super::wal::NeededWal;
+use super::warnings::Warnings;
+use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
+use crate::pg::{BackupLabelFile, ControlFile, Lsn, WalRange};
+use crate::repo::Repository;
+use crate::repo::manifest::{BackupLabel, BackupType, Manifest, Tablespace};
+
+/// How long connecting may take.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a checkpoint that is asked for at once may take: much dirty memory on a slow disk.
+const FAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2 * 3600);
+/// How long a spread checkpoint may take: `checkpoint_timeout` is a day at most.
+const SPREAD_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(26 * 3600);
+/// How long ending the backup may take.
+const STOP_TIME_MAX: Duration = Duration::from_secs(600);
+/// How often the server is asked whether it is still there, and still what it was.
+const WATCH_INTERVAL: Duration = Duration::from_secs(15);
+/// zstd's level where none is configured.
+const LEVEL: i32 = 3;
+/// How many corrupt pages the manifest and the report list.
+const CORRUPT_PAGES_MAX: usize = 1000;
+
+/// Takes a full backup of one cluster into every one of `repositories`: one pass over the files, the same label everywhere.
+///
+/// On any failure, and when `cancel` is cancelled, there is no backup where its manifest was not written: the server ends its
+/// side by itself, uploads are given up, packs already there are removed as far as the store lets us, leases are released.
+///
+/// # Errors
+/// See [`BackupError`]; nothing is retried here beyond what the layers below retry.
+pub async fn run(
+    repositories: &[Repository],
+    options: BackupOptions,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<BackupReport, BackupError> {
+    let clock = Instant::now();
+    let progress = Arc::new(progress);
+    let (session, facts) = unless_cancelled(&cancel, connect(&options, repositories)).await??;
+    let stop = cancel.child_token();
+    let leases = unless_cancelled(&cancel, Leases::take(repositories, &options.host, stop.clone())).await??;
+    let mut warnings = Warnings::default();
+    let begin = begin(repositories, &options, session, facts, &progress, &mut warnings);
+    let taken = match unless_cancelled(&stop, begin).await {
+        Ok(Ok(backup)) => backup.take(&options, &stop).await,
+        Ok(Err(error)) | Err(error) => Err(error),
+    };
+    // That the lease was lost shows as a cancellation everywhere else.
+    let taken = taken.map_err(|error| leases.lost().unwrap_or(error));
+    leases.release().await;
+    let mut report = taken?;
+    report.warnings = warnings.into_lines();
+    report.seconds = clock.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+/// What `work` gives, or [`BackupError::Cancelled`] as soon as `cancel` is.
+async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, BackupError> {
+    cancel.run_until_cancelled(work).await.ok_or(BackupError::Cancelled)
+}
+
+/// Runs what blocks on a thread of its own.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BackupError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| BackupError::Died)
+}
+
+fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
+    move |source| BackupError::Server { doing, source }
+}
+
+/// Connects, and checks that server, data directory and repositories belong together.
+async fn connect(options: &BackupOptions, repositories: &[Repository]) -> Result<(Session, ServerFacts), BackupError> {
+    let session = Session::connect(&options.connection, CONNECT_TIME_MAX).await.map_err(server("reach the server"))?;
+    let facts = session.facts().await.map_err(server("read the server's settings"))?;
+    let directory = options.data_directory.clone();
+    let control = blocking(move || ControlFile::read(&directory)).await??;
+    let identities = repositories.iter().map(|repository| (repository.name(), repository.identity()));
+    preflight::check(&facts, &options.data_directory, &control, identities)?;
+    Ok((session, facts))
+}
+
+/// A backup that the server has begun.
+struct Begun {
+    session: Session,
+    facts: ServerFacts,
+    work: Arc<Work>,
+    tablespaces: Vec<TablespaceLink>,
+    started: Timestamp,
+    start: Lsn,
+}
+
+/// Starts the backup on the server and lists the files.
+async fn begin(
+    repositories: &[Repository],
+    options: &BackupOptions,
+    session: Session,
+    facts: ServerFacts,
+    progress: &Arc<watch::Sender<Progress>>,
+    warnings: &mut Warnings,
+) -> Result<Begun, BackupError> {
+    let started = session.now().await.map_err(server("ask for the server's time"))?;
+    let label = free_label(repositories, started).await?;
+    progress.send_modify(|progress| {
+        progress.phase = Phase::Checkpoint;
+        progress.label = Some(label.to_string());
+    });
+    tracing::info!(%label, "starting a backup, waiting for the server's checkpoint");
+    let deadline = if options.fast_checkpoint { FAST_CHECKPOINT_TIME_MAX } else { SPREAD_CHECKPOINT_TIME_MAX };
+    let start = session
+        .backup_start(label.as_str(), options.fast_checkpoint, deadline)
+        .await
+        .map_err(server("start the backup"))?;
+
+    let root = options.data_directory.clone();
+    let (mut scan_warnings, major) = (std::mem::take(warnings), facts.major());
+    let (control, scan, scan_warnings) = blocking(move || {
+        let control = ControlFile::read(&root)?;
+        let tablespace_version_directory = format!("PG_{major}_{}", control.catalog_version);
+        let scan = scan::scan(&root, &Rules { major, tablespace_version_directory }, &mut scan_warnings)?;
+        Ok::<_, BackupError>((control, scan, scan_warnings))
+    })
+    .await??;
+    *warnings = scan_warnings;
+    preflight::check_begun(facts.in_recovery, start, &options.data_directory, &control)?;
+
+    progress.send_modify(|progress| {
+        progress.phase = Phase::Copying;
+        progress.files_total = scan.tree.file_count();
+        progress.content_bytes_total = scan.tree.bytes();
+    });
+    let checks = control.data_checksums().then_some(PageChecks {
+        page_bytes: usize::try_from(control.block_size).unwrap_or(usize::MAX),
+        segment_blocks: control.relation_segment_blocks,
+        start,
+    });
+    let targets = repositories
+        .iter()
+        .enumerate()
+        .map(|(at, repository)| Target {
+            repository: repository.clone(),
+            level: options.levels.get(at).copied().unwrap_or(LEVEL),
+            writer: options.host.clone(),
+        })
+        .collect();
+    let root = options.data_directory.clone();
+    let work = Work {
+        root,
+        tree: scan.tree,
+        checks,
+        targets,
+        label,
+        progress: Arc::clone(progress),
+        manifests_begun: AtomicUsize::new(0),
+    };
+    Ok(Begun { session, facts, work: Arc::new(work), tablespaces: scan.tablespaces, started, start })
+}
+
+/// A label that no backup and no remains of one have in any repository: the start, or some seconds after it.
+async fn free_label(repositories: &[Repository], started: Timestamp) -> Result<BackupLabel, BackupError> {
+    let mut time = started;
+    loop {
+        let label = BackupLabel::new(time, BackupType::Full);
+        if !cleanup::is_taken(repositories, &label).await? {
+            return Ok(label);
+        }
+        time += Duration::from_secs(1);
+    }
+}
+
+impl Begun {
+    /// Copies, ends the backup on the server, waits for its WAL and writes the manifests. Removes what it has written when
+    /// that fails.
+    async fn take(self, options: &BackupOptions, stop: &CancellationToken) -> Result<BackupReport, BackupError> {
+        let work = Arc::clone(&self.work);
+        let taken = self.copy_and_finish(options, stop).await;
+        if taken.is_err() {
+            cleanup::remove(&work).await;
+        }
+        taken
+    }
+
+    async fn copy_and_finish(
+        self,
+        options: &BackupOptions,
+        stop: &CancellationToken,
+    ) -> Result<BackupReport, BackupError> {
+        let work = Arc::clone(&self.work);
+        let packs = self.copy(options, stop).await?;
+        let corrupt = corrupt_pages(&packs);
+        let (label_file, stopped, last) = self.stop(packs, stop).await?;
+        let Self { session, facts, tablespaces, started, start, .. } = self;
+        drop(session);
+
+        let wal =
+            NeededWal::new(facts.lineage(), label_file.timeline, facts.wal_segment_bytes, start, stopped.stop_lsn);
+        let (Some(first_segment), Some(last_segment)) = (wal.first(), wal.last()) else {
+            return Err(BackupError::Label(stopped.label_file));
+        };
+        work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
+        try_join_all(work.targets.iter().map(|target| {
+            wal.wait(&target.repository, facts.in_recovery, options.archive_deadline, &work.progress, stop)
+        }))
+        .await?;
+
+        work.progress.send_modify(|progress| {
+            progress.phase = Phase::Finishing;
+            progress.waiting_for = None;
+        });
+        let head = Manifest {
+            format: 1,
+            label: work.label.to_string(),
+            kind: BackupType::Full,
+            lineage: facts.lineage(),
+            server_version: facts.server_version.clone(),
+            segment_bytes: facts.wal_segment_bytes,
+            data_checksums: work.checks.is_some(),
+            timeline: label_file.timeline,
+            start_lsn: start,
+            stop_lsn: stopped.stop_lsn,
+            started,
+            stopped: stopped.time,
+            from_standby: facts.in_recovery,
+            host: options.host.clone(),
+            walward_version: env!("CARGO_PKG_VERSION").to_owned(),
+            content_bytes: last.content_bytes(),
+            stored_bytes: 0,
+            packs: Vec::new(),
+            tablespaces: named(tablespaces, &facts),
+            corrupt_pages: corrupt.listed.clone(),
+        };
+        let last = Arc::new(last);
+        let mut stored_bytes = Vec::new();
+        for (at, target) in work.targets.iter().enumerate() {
+            let packs = last.stored_in(at);
+            let head =
+                Manifest { stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum(), packs, ..head.clone() };
+            stored_bytes.push(head.stored_bytes);
+            work.manifests_begun.store(at + 1, Ordering::Relaxed);
+            finish::manifest(&work, target, head, &last, stop).await?;
+        }
+        Ok(BackupReport {
+            label: head.label,
+            repositories: work.targets.iter().map(|target| target.repository.name().to_owned()).collect(),
+            lineage: head.lineage,
+            server_version: head.server_version,
+            from_standby: head.from_standby,
+            timeline: head.timeline,
+            start_lsn: start,
+            stop_lsn: head.stop_lsn,
+            first_segment,
+            last_segment,
+            wal_segments: wal.count(),
+            started,
+            stopped: head.stopped,
+            seconds: 0.0,
+            files: last.file_count(),
+            content_bytes: head.content_bytes,
+            stored_bytes: stored_bytes.first().copied().unwrap_or(0),
+            corrupt_pages: corrupt.listed,
+            corrupt_page_count: corrupt.count,
+            warnings: Vec::new(),
+        })
+    }
+
+    /// Copies everything but the last pack, as long as the server stays what it was.
+    async fn copy(&self, options: &BackupOptions, stop: &CancellationToken) -> Result<Vec<PackDone>, BackupError> {
+        let members =
+            self.work.tree.files().map(|(number, file)| (number, member::member_bytes(file.path_bytes(), file.size)));
+        let plans = plan::packs(members, options.pack_bytes.max(1));
+        let copying_stop = stop.child_token();
+        let copying = packs::copy_all(&self.work, plans, options.workers, &copying_stop);
+        tokio::pin!(copying);
+        tokio::select! {
+            packs = &mut copying => packs,
+            error = self.watch_server() => {
+                copying_stop.cancel();
+                let _ = copying.await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends only with an error: the session broke, so that the server has ended the backup, or the standby was promoted.
+    async fn watch_server(&self) -> BackupError {
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            match self.session.in_recovery().await {
+                Ok(false) if self.facts.in_recovery => return Refusal::Promoted.into(),
+                Err(error) if self.session.is_closed() => return server("keep the backup's session")(error),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    /// Reads pg_control, ends the backup on the server, makes the last pack.
+    async fn stop(
+        &self,
+        packs: Vec<PackDone>,
+        stop: &CancellationToken,
+    ) -> Result<(BackupLabelFile, BackupStop, LastPack), BackupError> {
+        let (root, major) = (self.work.root.clone(), self.facts.major());
+        let (control, directory) = blocking(move || read_last(&root, major)).await??;
+        let stopping = self.session.backup_stop(STOP_TIME_MAX);
+        let stopped = unless_cancelled(stop, stopping).await?.map_err(server("end the backup"))?;
+        let label = BackupLabelFile::parse(&stopped.label_file)?;
+        if label.start_lsn != self.start {
+            return Err(BackupError::Label(stopped.label_file));
+        }
+        preflight::check_ended(self.facts.in_recovery, label.timeline, &control.parsed)?;
+        let files = LastFiles {
+            backup_label: stopped.label_file.clone(),
+            tablespace_map: stopped.map_file.clone(),
+            control,
+            // Readable by the group when the data directory is (initdb --allow-group-access).
+            attributes: Attributes {
+                mode: 0o600 | (directory.mode & 0o040),
+                mtime: stopped.time.as_second(),
+                ..directory
+            },
+            wal: WalRange { timeline: label.timeline, start: self.start, end: stopped.stop_lsn },
+            packs,
+        };
+        let number = u32::try_from(files.packs.len()).map_err(|_| BackupError::Died)?;
+        let last = finish::last_pack(&self.work, number, files, stop).await?;
+        Ok((label, stopped, last))
+    }
+}
+
+/// pg_control, and the data directory's owner and mode. Blocking.
+fn read_last(root: &PathBuf, major: u16) -> Result<(ControlCopy, Attributes), BackupError> {
+    let metadata = std::fs::metadata(root).map_err(|source| BackupError::Read { path: root.clone(), source })?;
+    Ok((finish::read_control(root, major)?, super::copy::attributes(&metadata)))
+}
+
+/// All corrupt pages, listed as far as they are.
+fn corrupt_pages(packs: &[PackDone]) -> CorruptPages {
+    CorruptPages {
+        listed: packs.iter().flat_map(|pack| &pack.corrupt.listed).take(CORRUPT_PAGES_MAX).cloned().collect(),
+        count: packs.iter().map(|pack| pack.corrupt.count).sum(),
+    }
+}
+
+/// The tablespaces with the names that the server has for them; one that is newer than that list is named by its number.
+fn named(links: Vec<TablespaceLink>, facts: &ServerFacts) -> Vec<Tablespace> {
+    let name = |oid: u32| {
+        let known = facts.tablespaces.iter().find(|tablespace| tablespace.oid == oid);
+        known.map_or_else(|| oid.to_string(), |tablespace| tablespace.name.clone())
+    };
+    links.into_iter().map(|TablespaceLink { oid, location }| Tablespace { oid, name: name(oid), location }).collect()
+}
