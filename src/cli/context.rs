@@ -1,0 +1,102 @@
+//! What a command is about: the configuration, a cluster, its repositories.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::arguments::Global;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::printer::Printer;
+use crate::config::{self, ClusterConfig, Loaded, RepositoryConfig};
+use crate::repo::Repository;
+use crate::storage::{self, Store};
+use crate::sys::cpu::CpuPool;
+
+/// The configuration and what it leads to.
+#[derive(Debug)]
+pub(super) struct Context {
+    pub(super) global: Global,
+    pub(super) loaded: Loaded,
+    pool: CpuPool,
+}
+
+impl Context {
+    /// Reads the configuration and says what is unwise about it.
+    pub(super) fn load(global: &Global, printer: &Printer) -> Result<Self, Failure> {
+        let loaded = config::load(&global.config)?;
+        for warning in &loaded.warnings {
+            printer.warning(&warning.to_string());
+        }
+        let pool = CpuPool::new(loaded.config.agent.cpu_threads).context("cannot start the threads that compute")?;
+        Ok(Self { global: global.clone(), loaded, pool })
+    }
+
+    /// The cluster that `--cluster` names, or the only one.
+    pub(super) fn cluster(&self) -> Result<&ClusterConfig, Failure> {
+        let clusters = &self.loaded.config.clusters;
+        let names = || clusters.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        match &self.global.cluster {
+            Some(name) => clusters.get(name).ok_or_else(|| {
+                let failure =
+                    Failure::new(Exit::NotFound, format!("there is no cluster \"{name}\" in the configuration"));
+                failure.hint(if clusters.is_empty() {
+                    "run `walward setup`".to_owned()
+                } else {
+                    format!("there are: {}", names())
+                })
+            }),
+            None => match clusters.values().collect::<Vec<_>>().as_slice() {
+                [one] => Ok(one),
+                [] => Err(Failure::new(Exit::NotFound, "no cluster is configured").hint("run `walward setup`")),
+                _ => Err(Failure::new(Exit::Usage, "there are several clusters")
+                    .hint(format!("say --cluster with one of: {}", names()))),
+            },
+        }
+    }
+
+    /// The repositories that a command reads: the one that `--repository` names, or all of the cluster's in their order.
+    pub(super) fn repositories_of(&self, cluster: &ClusterConfig) -> Result<Vec<&RepositoryConfig>, Failure> {
+        if let Some(name) = &self.global.repository {
+            if !cluster.repositories.contains(name) {
+                let text = format!("cluster \"{}\" has no repository \"{name}\"", cluster.name);
+                return Err(
+                    Failure::new(Exit::NotFound, text).hint(format!("it has: {}", cluster.repositories.join(", ")))
+                );
+            }
+            return Ok(self.loaded.config.repositories.get(name).into_iter().collect());
+        }
+        Ok(cluster.repositories.iter().filter_map(|name| self.loaded.config.repositories.get(name)).collect())
+    }
+
+    /// The first of [`Context::repositories_of`].
+    pub(super) fn repository_of(&self, cluster: &ClusterConfig) -> Result<&RepositoryConfig, Failure> {
+        let first = self.repositories_of(cluster)?.into_iter().next();
+        first.ok_or_else(|| Failure::new(Exit::NotFound, format!("cluster \"{}\" has no repository", cluster.name)))
+    }
+
+    /// The store of a cluster's folder in a repository. Nothing is read yet.
+    pub(super) fn store(
+        &self,
+        cluster: &ClusterConfig,
+        repository: &RepositoryConfig,
+    ) -> Result<Arc<dyn Store>, Failure> {
+        Ok(storage::open(&repository.store, &cluster.name)?)
+    }
+
+    /// Opens a cluster's repository.
+    pub(super) async fn open(
+        &self,
+        cluster: &ClusterConfig,
+        repository: &RepositoryConfig,
+    ) -> Result<Repository, Failure> {
+        let store = self.store(cluster, repository)?;
+        let opened = Repository::open(&repository.name, store, &repository.encryption, self.pool.clone()).await;
+        Ok(opened.with_context(|| format!("cannot open repository \"{}\"", repository.name))?)
+    }
+
+    /// The threads that compute.
+    pub(super) fn pool(&self) -> &CpuPool {
+        &self.pool
+    }
+}

@@ -1,0 +1,117 @@
+//! From any error to an exit code, one message and a hint.
+
+use std::error::Error;
+use std::fmt;
+
+use super::exit::Exit;
+use crate::base::ErrorClass;
+use crate::config::ConfigError;
+use crate::storage::StoreError;
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The exit code.
+    pub(super) exit: Exit,
+    /// What failed; the causes are its sources.
+    pub(super) error: anyhow::Error,
+    /// What the reader can do.
+    pub(super) hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure with a code of its own.
+    pub(super) fn new(exit: Exit, what: impl fmt::Display + fmt::Debug + Send + Sync + 'static) -> Self {
+        Self { exit, error: anyhow::Error::msg(what), hint: None }
+    }
+
+    /// With advice.
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The chain of causes in one line; a cause whose text the line already ends with is not repeated.
+    pub(super) fn message(&self) -> String {
+        let mut message = String::new();
+        for cause in self.error.chain() {
+            let text = cause.to_string();
+            if message.is_empty() {
+                message = text;
+            } else if !message.contains(&text) {
+                message.push_str(": ");
+                message.push_str(&text);
+            }
+        }
+        message
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let (exit, hint) = error.chain().find_map(judge).unwrap_or((Exit::Failed, None));
+        Self { exit, error, hint: hint.map(str::to_owned) }
+    }
+}
+
+/// What a class of failures means for the exit code.
+pub(super) fn exit_of(class: ErrorClass) -> Exit {
+    match class {
+        ErrorClass::NotFound => Exit::NotFound,
+        ErrorClass::Transient => Exit::Unreachable,
+        ErrorClass::Permanent => Exit::Failed,
+        ErrorClass::Corrupt => Exit::Integrity,
+        ErrorClass::Denied => Exit::Key,
+        ErrorClass::Cancelled => Exit::Interrupted,
+        ErrorClass::NoSpace => Exit::NoSpace,
+    }
+}
+
+/// The code and hint of one error of the chain, when it is one that we know.
+fn judge(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        let hint = match error {
+            ConfigError::Missing(_) => "run `walward setup` to write one, or name another file with --config",
+            ConfigError::Unreadable { .. } => "run as root or as the user of the agent (usually postgres)",
+            ConfigError::Invalid(_) => "docs/configuration.md describes every key",
+        };
+        return Some((Exit::Usage, Some(hint)));
+    }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return Some((exit_of(error.class), store_hint(error.class)));
+    }
+    None
+}
+
+fn store_hint(class: ErrorClass) -> Option<&'static str> {
+    match class {
+        ErrorClass::Transient => {
+            Some("check the network, the endpoint and the proxy; `walward check` tries everything")
+        }
+        ErrorClass::Denied => Some("check the credentials and what they are allowed to do"),
+        ErrorClass::NoSpace => Some("make room where the repository lies"),
+        ErrorClass::Corrupt => Some("take it from another repository, and keep the damaged object for later"),
+        ErrorClass::NotFound | ErrorClass::Permanent | ErrorClass::Cancelled => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let inner = std::io::Error::other("no route to host");
+        let error =
+            anyhow::Error::new(inner).context("cannot write s3://b/x: no route to host").context("cannot back up");
+        let failure = Failure::from(error);
+        assert_eq!(failure.message(), "cannot back up: cannot write s3://b/x: no route to host");
+    }
+
+    #[test]
+    fn the_code_comes_from_the_cause_whatever_stands_before_it() {
+        let error = anyhow::Error::new(ConfigError::Missing("/x".into())).context("cannot start");
+        assert_eq!(Failure::from(error).exit, Exit::Usage);
+    }
+}
