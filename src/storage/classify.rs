@@ -106,6 +106,10 @@ pub(super) fn judge(error: &object_store::Error) -> Verdict {
 fn judge_http(failure: &HttpFailure) -> Verdict {
     let mut cause = failure.to_string();
     let (class, hint) = match failure {
+        HttpFailure::Answered { server, .. } if is_metadata_service(server) => (
+            ErrorClass::Denied,
+            Some("no credentials are configured, and the cloud's metadata service has none for this machine"),
+        ),
         HttpFailure::Answered { status, code, .. } => judge_answer(*status, code.as_deref()),
         HttpFailure::Broken { kind: BrokenKind::Certificate, .. } => (
             ErrorClass::Permanent,
@@ -125,6 +129,11 @@ fn judge_http(failure: &HttpFailure) -> Verdict {
         }
         HttpFailure::Broken { .. } => Verdict::new(class, cause),
     }
+}
+
+/// Whether `server` is where a cloud's own machines ask for credentials, and not a store.
+fn is_metadata_service(server: &str) -> bool {
+    server.starts_with("169.254.") || server.starts_with("metadata.google.internal")
 }
 
 /// A failure of the transport after the answer began: in the middle of a body.
@@ -227,6 +236,17 @@ mod tests {
         assert!(!verdict(409, Some("ConditionalRequestConflict")).says_exists());
         assert!(!verdict(409, None).says_exists());
         assert!(!verdict(404, Some("NoSuchBucket")).says_exists());
+    }
+
+    #[test]
+    fn what_the_metadata_service_says_is_about_credentials_and_never_about_an_object() {
+        let failure = |code: &str| HttpFailure::Answered {
+            server: "169.254.169.254".to_owned(),
+            status: 404,
+            code: Some(code.to_owned()),
+            message: None,
+        };
+        assert_eq!(judge_http(&failure("NoSuchKey")).class, ErrorClass::Denied);
     }
 
     #[test]

@@ -186,6 +186,22 @@ async fn an_s3_store_conforms() {
 }
 
 #[tokio::test]
+#[ignore = "needs an Azure blob server, named by WALWARD_TEST_AZURE_ENDPOINT, _CONTAINER, _ACCOUNT and _KEY"]
+async fn an_azure_store_conforms() {
+    let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let options = StoreOptions {
+        endpoint: Some(variable("WALWARD_TEST_AZURE_ENDPOINT")),
+        allow_http: true,
+        credentials: Credentials::AccountKey {
+            account: variable("WALWARD_TEST_AZURE_ACCOUNT"),
+            key: Secret::new(variable("WALWARD_TEST_AZURE_KEY")),
+        },
+        ..StoreOptions::new(format!("az://{}/conformance", variable("WALWARD_TEST_AZURE_CONTAINER")))
+    };
+    everything_holds(open(&options, &format!("run-{:016x}", rand::random::<u64>())).unwrap()).await;
+}
+
+#[tokio::test]
 #[ignore = "needs an S3 server, named by WALWARD_TEST_S3_ENDPOINT, _BUCKET, _KEY and _SECRET"]
 async fn a_missing_bucket_is_never_an_absent_object() {
     let options = StoreOptions { url: "s3://walward-no-such-bucket/x".to_owned(), ..s3() };
