@@ -81,7 +81,7 @@ impl<W: Write> ManifestWriter<W> {
         }
         self.put("\n],\n")?;
         let Self { mut output, digest, .. } = self;
-        write!(output, "\"Manifest-Checksum\": \"{}\"}}\n", hex::encode(&digest.finalize()))?;
+        writeln!(output, "\"Manifest-Checksum\": \"{}\"}}", hex::encode(&digest.finalize()))?;
         Ok(output)
     }
 

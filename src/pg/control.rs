@@ -270,7 +270,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const FIXTURES: [(u16, &[u8], u64, u32, u64, u64); 4] = [
+    /// Major version, file, system identifier, catalog version, checkpoint, redo.
+    type Fixture = (u16, &'static [u8], u64, u32, u64, u64);
+
+    const FIXTURES: [Fixture; 4] = [
         (
             13,
             include_bytes!("../../tests/fixtures/pg/13/pg_control"),

@@ -191,7 +191,8 @@ mod tests {
         #[test]
         fn written_and_read_again(switches in prop::collection::vec(any::<u64>(), 1..20)) {
             let parents: Vec<_> = (1u32..).map(Timeline).zip(switches.into_iter().map(Lsn)).collect();
-            let text: String = parents.iter().map(|(timeline, lsn)| format!("{timeline}\t{lsn}\tpromoted\n")).collect();
+            let lines: Vec<_> = parents.iter().map(|(timeline, lsn)| format!("{timeline}\t{lsn}\tpromoted\n")).collect();
+            let text = lines.concat();
             let history = TimelineHistory::parse(Timeline(100), &text).expect("a history");
             prop_assert_eq!(history.parents, parents);
         }

@@ -95,20 +95,20 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn file(tablespace: u32, database: u32, number: u32, fork: Fork, segment: u32) -> Option<RelationFile> {
-        Some(RelationFile { tablespace, database, number, fork, segment })
+    fn file(tablespace: u32, database: u32, number: u32, fork: Fork, segment: u32) -> RelationFile {
+        RelationFile { tablespace, database, number, fork, segment }
     }
 
     #[test]
     fn files_of_pages_are_recognised_in_every_tablespace() {
-        assert_eq!(RelationFile::parse("global/1262"), file(1664, 0, 1262, Fork::Main, 0));
-        assert_eq!(RelationFile::parse("base/5/16384.2"), file(1663, 5, 16384, Fork::Main, 2));
-        assert_eq!(RelationFile::parse("base/5/16384_fsm"), file(1663, 5, 16384, Fork::FreeSpace, 0));
+        assert_eq!(RelationFile::parse("global/1262"), Some(file(1664, 0, 1262, Fork::Main, 0)));
+        assert_eq!(RelationFile::parse("base/5/16384.2"), Some(file(1663, 5, 16384, Fork::Main, 2)));
+        assert_eq!(RelationFile::parse("base/5/16384_fsm"), Some(file(1663, 5, 16384, Fork::FreeSpace, 0)));
         assert_eq!(
             RelationFile::parse("pg_tblspc/16400/PG_15_202209061/5/16401_vm.1"),
-            file(16400, 5, 16401, Fork::Visibility, 1)
+            Some(file(16400, 5, 16401, Fork::Visibility, 1))
         );
-        assert_eq!(RelationFile::parse("base/5/16384_init"), file(1663, 5, 16384, Fork::Init, 0));
+        assert_eq!(RelationFile::parse("base/5/16384_init"), Some(file(1663, 5, 16384, Fork::Init, 0)));
     }
 
     #[test]

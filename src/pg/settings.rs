@@ -7,7 +7,7 @@
 /// The value of the setting `name`, as the server would read it from this file alone: the last line wins. `None` when no
 /// line sets it. Files that the text includes are not read.
 pub fn setting(text: &str, name: &str) -> Option<String> {
-    text.lines().filter_map(parse_line).filter(|(key, _)| key.eq_ignore_ascii_case(name)).last().map(|(_, value)| value)
+    text.lines().filter_map(parse_line).rfind(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// The text without the lines that set any of `names`. Comments and everything else stay.

@@ -69,7 +69,7 @@ impl Writer {
 
     fn header(&mut self, remaining: usize) {
         let at = self.start + self.wal.len() as u64;
-        let long = at % self.segment == 0;
+        let long = at.is_multiple_of(self.segment);
         let info = u16::from(remaining > 0) | if long { 2 } else { 0 };
         self.wal.extend(magic_of_major(15).expect("supported").to_le_bytes());
         self.wal.extend(info.to_le_bytes());
@@ -86,12 +86,12 @@ impl Writer {
 
     fn bytes(&mut self, bytes: &[u8]) {
         for (done, byte) in bytes.iter().enumerate() {
-            if self.wal.len() as u64 % self.page == 0 {
+            if (self.wal.len() as u64).is_multiple_of(self.page) {
                 self.header(if done == 0 { 0 } else { bytes.len() - done });
             }
             self.wal.push(*byte);
         }
-        while self.wal.len() % 8 != 0 {
+        while !self.wal.len().is_multiple_of(8) {
             self.wal.push(0);
         }
     }

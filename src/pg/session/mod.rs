@@ -224,15 +224,13 @@ impl Session {
         deadline: Duration,
         answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, SessionError> {
-        match tokio::time::timeout(deadline, answer).await {
-            Ok(answer) => answer.map_err(|error| SessionError::statement(what, error)),
-            Err(_) => {
-                let cancelling = self.client.cancel_token();
-                // The answer to a cancellation is the statement's failure, which nobody waits for any more.
-                let _ = tokio::time::timeout(CANCEL_TIME_MAX, cancelling.cancel_query(NoTls)).await;
-                Err(SessionError::Timeout { what, after: deadline })
-            }
+        if let Ok(answer) = tokio::time::timeout(deadline, answer).await {
+            return answer.map_err(|error| SessionError::statement(what, error));
         }
+        // The answer to a cancellation is the statement's failure, which nobody waits for any more.
+        let cancelling = self.client.cancel_token();
+        let _ = tokio::time::timeout(CANCEL_TIME_MAX, cancelling.cancel_query(NoTls)).await;
+        Err(SessionError::Timeout { what, after: deadline })
     }
 }
 
