@@ -169,9 +169,9 @@ impl Archiver {
         }
     }
 
-    /// Uploads ready files until the agent stops: woken by [`Archiver::wake`], and by the clock so that a lost event
+    /// Uploads ready files until `closing` is cancelled: woken by [`Archiver::wake`], and by the clock so that a lost event
     /// costs nothing but time.
-    pub async fn look_ahead(&self) {
+    pub async fn look_ahead(&self, closing: CancellationToken) {
         let inner = &self.0;
         loop {
             let looked_at_all = self.state().queue.is_empty();
@@ -181,7 +181,7 @@ impl Archiver {
             self.start_ready();
             let wait = self.pause().unwrap_or(inner.options.rescan_interval).min(inner.options.rescan_interval);
             tokio::select! {
-                () = inner.stop.cancelled() => return,
+                () = closing.cancelled() => return,
                 () = inner.changed.notified() => {}
                 () = tokio::time::sleep(wait) => self.state().queue.clear(),
             }

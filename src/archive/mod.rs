@@ -23,4 +23,5 @@ pub use archiver::{ArchiveOptions, Archiver, Pushed};
 pub use fetch::{FetchError, Retrieved, retrieve};
 pub use fetcher::{FetchOptions, Fetched, Fetcher};
 pub use source::{FileStamp, WalFile};
+pub use spool::Place;
 pub use upload::{PushError, archive_file};

@@ -1,5 +1,9 @@
 //! Facts for monitors: counters that the work fills, and the one snapshot that `status`, metrics and reports are made from.
 
+mod metrics;
+mod snapshot;
 mod stats;
 
+pub use metrics::render as render_metrics;
+pub use snapshot::{ClusterSnapshot, RepositorySnapshot, Snapshot};
 pub use stats::{ArchiveFacts, ArchiveStats, FetchFacts, FetchStats, LastError};

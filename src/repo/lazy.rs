@@ -47,6 +47,11 @@ impl LazyRepository {
         &self.name
     }
 
+    /// Where it is, without secrets.
+    pub fn url(&self) -> String {
+        format!("{}/{}", self.store.url.trim_end_matches('/'), self.cluster)
+    }
+
     /// zstd's level for WAL.
     pub fn wal_level(&self) -> i32 {
         self.wal_level
@@ -70,6 +75,11 @@ impl LazyRepository {
         if repository.identity().lineages.iter().any(|entry| entry.lineage == lineage) {
             return Ok(repository);
         }
+        self.reopen().await
+    }
+
+    /// Opens it anew, whatever was known: identity and keys as they are now.
+    pub async fn reopen(&self) -> Result<Repository, RepoError> {
         let repository = self.open().await?;
         *self.opened.lock().await = Some(repository.clone());
         Ok(repository)

@@ -1,0 +1,173 @@
+//! A base backup on request, its progress sent as it goes. It ends when the client goes away: Ctrl-C cancels it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::services::{Service, Services};
+use crate::backup::{self, BackupError, BackupOptions, Progress};
+use crate::base::{ErrorClass, describe};
+use crate::repo::RepoError;
+use crate::repo::manifest::BackupType;
+use crate::sys;
+use crate::wire::Reply;
+
+/// How often progress is sent.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What the command line asks for.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BackupRequest {
+    /// The cluster's name.
+    pub cluster: String,
+    /// The type of backup.
+    #[serde(rename = "type")]
+    pub kind: BackupType,
+    /// Only into this repository; all of the cluster's when none is named.
+    pub repository: Option<String>,
+}
+
+/// The progress of the backup that is running, if any.
+#[derive(Default)]
+pub struct Slot(Mutex<Option<watch::Receiver<Progress>>>);
+
+impl Slot {
+    /// How far the running backup is.
+    pub fn progress(&self) -> Option<Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|progress| progress.borrow().clone())
+    }
+
+    /// Takes the slot; `None` when a backup is running.
+    fn take(&self, progress: watch::Receiver<Progress>) -> Option<Taken<'_>> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.is_some() {
+            return None;
+        }
+        *slot = Some(progress);
+        Some(Taken(self))
+    }
+}
+
+struct Taken<'a>(&'a Slot);
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+/// Runs the backup and answers its report.
+pub async fn run(
+    request: BackupRequest,
+    service: &Arc<Service>,
+    services: &Services,
+    replies: &mpsc::Sender<Reply>,
+    gone: CancellationToken,
+) -> Reply {
+    let failed = |code: u8, text: String| Reply::Done { code, text };
+    if request.kind != BackupType::Full {
+        return failed(2, "only full backups can be taken in this version".to_owned());
+    }
+    let (progress, watching) = watch::channel(Progress::new(Timestamp::now()));
+    let Some(_taken) = service.backup.take(watching.clone()) else {
+        return failed(11, format!("a backup of {:?} is running already in this agent", service.config.name));
+    };
+    let mut repositories = Vec::new();
+    let mut levels = Vec::new();
+    for (lazy, level) in service.repositories.iter().zip(&service.backup_levels) {
+        if request.repository.as_ref().is_some_and(|wanted| wanted != lazy.name()) {
+            continue;
+        }
+        match lazy.reopen().await {
+            Ok(repository) => repositories.push(repository),
+            Err(error) => {
+                let text = format!("cannot open repository {:?}: {}", lazy.name(), describe(&error));
+                return failed(exit_code(&error), text);
+            }
+        }
+        levels.push(*level);
+    }
+    if repositories.is_empty() {
+        let name = request.repository.unwrap_or_default();
+        return failed(10, format!("cluster {:?} has no repository {name:?}", service.config.name));
+    }
+    let config = &service.config;
+    let options = BackupOptions {
+        connection: config.connection.clone(),
+        data_directory: config.data_directory.clone(),
+        workers: config.backup.workers,
+        fast_checkpoint: config.backup.fast_checkpoint,
+        archive_deadline: config.backup.archive_deadline,
+        pack_bytes: config.backup.pack_bytes,
+        levels,
+        host: sys::host::name(),
+    };
+    let cancel = CancellationToken::new();
+    let work = backup::run(&repositories, options, progress, cancel.clone());
+    let give_up = async {
+        tokio::select! {
+            () = gone.cancelled() => {}
+            () = services.stop.cancelled() => {}
+        }
+        cancel.cancel();
+        // The backup ends by itself, in order: the server is told, the lease given back.
+        std::future::pending::<()>().await;
+    };
+    let tell = tell(watching, replies);
+    let result = tokio::select! {
+        result = work => result,
+        () = give_up => return failed(130, "interrupted".to_owned()),
+        () = tell => return failed(130, "interrupted".to_owned()),
+    };
+    match result {
+        Ok(report) => {
+            let code = if report.has_warnings() { 3 } else { 0 };
+            match serde_json::to_string(&report) {
+                Ok(json) => Reply::Result { code, json },
+                Err(error) => failed(1, error.to_string()),
+            }
+        }
+        Err(error) => failed(backup_exit_code(&error), describe(&error)),
+    }
+}
+
+/// Sends progress for as long as the work lasts; never ends by itself.
+async fn tell(mut watching: watch::Receiver<Progress>, replies: &mpsc::Sender<Reply>) {
+    while watching.changed().await.is_ok() {
+        let json = serde_json::to_string(&*watching.borrow_and_update());
+        if let Ok(json) = json {
+            // A slow or vanished client does not hold the backup up.
+            let _ = replies.try_send(Reply::Event(json));
+        }
+        tokio::time::sleep(PROGRESS_INTERVAL).await;
+    }
+    std::future::pending::<()>().await;
+}
+
+fn backup_exit_code(error: &BackupError) -> u8 {
+    match error {
+        BackupError::Locked { .. } | BackupError::LeaseLost { .. } => 11,
+        BackupError::Refused(_) | BackupError::Label(_) | BackupError::WalMissing { .. } => 16,
+        BackupError::Server { .. } => 13,
+        BackupError::Repository { source, .. } => exit_code(source),
+        BackupError::Cancelled => 130,
+        _ => 1,
+    }
+}
+
+fn exit_code(error: &RepoError) -> u8 {
+    match error.class() {
+        ErrorClass::NotFound => 10,
+        ErrorClass::Denied => 12,
+        ErrorClass::Transient => 13,
+        ErrorClass::Corrupt => 15,
+        ErrorClass::NoSpace => 17,
+        ErrorClass::Cancelled => 130,
+        ErrorClass::Permanent => 1,
+    }
+}

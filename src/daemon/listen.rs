@@ -1,0 +1,50 @@
+//! The socket: systemd's, or our own.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+
+/// The listening socket, and its path when it is ours to remove.
+pub struct Listening {
+    /// Non-blocking.
+    pub listener: UnixListener,
+    /// Removed at the end; `None` when systemd owns the socket.
+    pub path: Option<PathBuf>,
+}
+
+/// Takes the socket that systemd hands over (sd_listen_fds(3)), or binds `path`. A socket file that nobody listens on is
+/// replaced; one that somebody listens on is an error.
+pub fn listen(path: &Path) -> anyhow::Result<Listening> {
+    let handed = listenfd::ListenFd::from_env().take_unix_listener(0).context("take systemd's socket")?;
+    let listening = match handed {
+        Some(listener) => Listening { listener, path: None },
+        None => Listening { listener: bind(path)?, path: Some(path.to_path_buf()) },
+    };
+    listening.listener.set_nonblocking(true).context("set the socket to non-blocking")?;
+    Ok(listening)
+}
+
+fn bind(path: &Path) -> anyhow::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("make the socket's folder {}", folder.display()))?;
+    }
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => {
+            if UnixStream::connect(path).is_ok() {
+                bail!("another agent listens on {}; stop it first, or set agent.socket", path.display());
+            }
+            std::fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))?;
+            UnixListener::bind(path)
+        }
+        other => other,
+    };
+    let listener = listener.with_context(|| format!("listen on {}", path.display()))?;
+    // Who may talk is decided by credentials; the mode lets the clusters' owners reach an agent that runs as root.
+    let mode = if rustix::process::geteuid().is_root() { 0o666 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", path.display()))?;
+    Ok(listener)
+}

@@ -1,0 +1,192 @@
+//! One request to one service, and its answer.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::peer::Peer;
+use super::services::{Service, Services};
+use super::{backup, status};
+use crate::archive::{FetchError, Fetched, Place};
+use crate::base::describe;
+use crate::pg::{ControlFile, Lineage, WalFileName};
+use crate::wire::{EXIT_FETCH_FAILED, OnError, Reply, Request};
+
+/// Exit code: failed, try again (`push`); absent (`fetch`).
+const ONE: u8 = 1;
+/// Exit code: usage.
+const USAGE: u8 = 2;
+/// Exit code: credentials.
+const DENIED: u8 = 12;
+/// Exit code: no such cluster.
+const NO_SUCH_CLUSTER: u8 = 14;
+
+/// What the command line may ask, as JSON with `op`.
+#[derive(Debug, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
+enum Admin {
+    /// The snapshot of facts.
+    Status,
+    /// A base backup of a cluster.
+    Backup(backup::BackupRequest),
+}
+
+/// Does what is asked and sends the answer. Returns what must be kept until the client has closed the connection.
+pub async fn handle(
+    request: Request,
+    peer: Peer,
+    services: &Services,
+    replies: &mpsc::Sender<Reply>,
+    gone: CancellationToken,
+) -> Option<Arc<Place>> {
+    let (reply, keep) = match request {
+        Request::Push { cluster, path } => (push(&cluster, &path, peer, services).await, None),
+        Request::Fetch { cluster, name, destination, on_error } => {
+            match fetch(&cluster, &name, &destination, peer, services).await {
+                Ok(Fetched::File(place)) => (hand_over(&place, peer), Some(place)),
+                Ok(Fetched::Absent) => (Reply::Done { code: ONE, text: String::new() }, None),
+                Err(text) => {
+                    let code = match on_error {
+                        OnError::Abort => EXIT_FETCH_FAILED,
+                        OnError::Retry => ONE,
+                    };
+                    (Reply::Done { code, text }, None)
+                }
+            }
+        }
+        Request::Admin(json) => (admin(&json, peer, services, replies, gone).await, None),
+    };
+    // A client that has gone needs no answer.
+    let _ = replies.send(reply).await;
+    keep
+}
+
+async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Reply {
+    let failed = |text: String| Reply::Done { code: ONE, text };
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name: WalFileName = match name.parse() {
+        Ok(name) => name,
+        Err(error) => return failed(error.to_string()),
+    };
+    let Some(data_directory) = path.parent().and_then(Path::parent) else {
+        return failed(format!("{} does not lie in a pg_wal", path.display()));
+    };
+    let service = match permitted(cluster, data_directory, peer, services) {
+        Ok(service) => service,
+        Err((_, text)) => return failed(text),
+    };
+    // The agent reads with its own rights: only the cluster's own pg_wal, whatever the path says.
+    let given = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
+    if given.is_none() || given != std::fs::canonicalize(service.archiver.pg_wal()).ok() {
+        return failed(format!(
+            "{} does not lie in {}, the pg_wal of cluster {:?}",
+            path.display(),
+            service.archiver.pg_wal().display(),
+            service.config.name
+        ));
+    }
+    match service.archiver.push(name).await {
+        Ok(_) => Reply::Done { code: 0, text: String::new() },
+        Err(error) => failed(describe(error.as_ref())),
+    }
+}
+
+async fn fetch(
+    cluster: &str,
+    name: &str,
+    destination: &Path,
+    peer: Peer,
+    services: &Services,
+) -> Result<Fetched, String> {
+    let name: WalFileName = name.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| error.to_string())?;
+    let data_directory = destination.parent().and_then(Path::parent);
+    let data_directory = data_directory.unwrap_or_else(|| Path::new("/"));
+    let service = permitted(cluster, data_directory, peer, services).map_err(|(_, text)| text)?;
+    let lineage = lineage_of(data_directory).await?;
+    service.fetcher.fetch(lineage, name).await.map_err(|error: FetchError| describe(&error))
+}
+
+/// The lineage of the server that recovers; `None` when the destination is not in a data directory (a file fetched by hand).
+async fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
+    let path = data_directory.to_path_buf();
+    let read = tokio::task::spawn_blocking(move || {
+        if !path.join("global/pg_control").exists() {
+            return Ok(None);
+        }
+        ControlFile::read(&path).map(|control| Some(control.lineage()))
+    });
+    match read.await {
+        Ok(Ok(lineage)) => Ok(lineage),
+        Ok(Err(error)) => {
+            Err(format!("cannot tell which cluster {} belongs to: {}", data_directory.display(), describe(&error)))
+        }
+        Err(_) => Err("the agent is stopping".to_owned()),
+    }
+}
+
+/// The service, if this peer may use it; else an exit code of the command line and a text.
+pub fn permitted(
+    cluster: &str,
+    data_directory: &Path,
+    peer: Peer,
+    services: &Services,
+) -> Result<Arc<Service>, (u8, String)> {
+    let service = services.find(cluster, data_directory).map_err(|text| (NO_SUCH_CLUSTER, text))?;
+    if peer.may_use(&service.config.data_directory) {
+        Ok(service)
+    } else {
+        Err((
+            DENIED,
+            format!(
+                "user {} may not use cluster {:?}: only root, the agent's user and the owner of {} may",
+                peer.uid,
+                service.config.name,
+                service.config.data_directory.display()
+            ),
+        ))
+    }
+}
+
+/// The file for the client. An agent that runs as root gives it to the client's user, who will own it.
+fn hand_over(place: &Place, peer: Peer) -> Reply {
+    if rustix::process::geteuid().is_root()
+        && peer.uid != 0
+        && let Err(error) = std::os::unix::fs::chown(place.path(), Some(peer.uid), None)
+    {
+        let text = format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid);
+        return Reply::Done { code: EXIT_FETCH_FAILED, text };
+    }
+    Reply::File(place.path().to_path_buf())
+}
+
+async fn admin(
+    json: &str,
+    peer: Peer,
+    services: &Services,
+    replies: &mpsc::Sender<Reply>,
+    gone: CancellationToken,
+) -> Reply {
+    match serde_json::from_str(json) {
+        Ok(Admin::Status) => {
+            let mut snapshot = status::snapshot(services).await;
+            snapshot.clusters.retain(|cluster| peer.may_use(&cluster.data_directory));
+            match serde_json::to_string(&snapshot) {
+                Ok(json) => Reply::Result { code: 0, json },
+                Err(error) => Reply::Done { code: ONE, text: error.to_string() },
+            }
+        }
+        Ok(Admin::Backup(request)) => match permitted(&request.cluster, Path::new("/"), peer, services) {
+            Ok(service) => backup::run(request, &service, services, replies, gone).await,
+            Err((code, text)) => Reply::Done { code, text },
+        },
+        Err(error) => Reply::Done {
+            code: USAGE,
+            text: format!(
+                "the agent does not understand the request ({error}); are walward and walwardd of one release?"
+            ),
+        },
+    }
+}

@@ -1,0 +1,164 @@
+//! The agent's life: start, reload, watchdog, stop.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sd_notify::NotifyState;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use super::services::{Services, clear_spools};
+use super::{listen, log, metrics, server, status};
+use crate::base::describe;
+use crate::config::{self, Config};
+
+/// How long what is being answered may take when the agent stops.
+const GRACE: Duration = Duration::from_secs(10);
+/// How often idle things are looked after.
+const TICK: Duration = Duration::from_secs(5);
+/// Threads that wait for disks; also the bound of tokio's blocking pool.
+const BLOCKING_THREADS_MAX: usize = 64;
+
+/// `walwardd`: archives WAL, prefetches for recovery, takes base backups; asked by walward-wal and walward over its socket.
+#[derive(Debug, clap::Parser)]
+#[command(name = "walwardd", version)]
+pub struct Arguments {
+    /// The configuration; `conf.d/*.toml` beside it is read, too.
+    #[arg(short, long, value_name = "FILE", default_value = "/etc/walward/walward.toml")]
+    pub config: PathBuf,
+}
+
+/// Runs the agent until it is told to stop.
+pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let _ = *status::STARTED;
+    let config = load(&arguments.config)?;
+    log::install(config.agent.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .enable_all()
+        .build()
+        .context("start the runtime")?;
+    runtime.block_on(live(&arguments.config, config))
+}
+
+fn load(path: &Path) -> anyhow::Result<Config> {
+    let loaded = config::load(path)?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    clear_spools(&config);
+    let mut tasks = JoinSet::new();
+    let mut generation = 0;
+    let services = Services::start(&config, generation, &mut tasks)?;
+    let (publish, current) = watch::channel(services);
+    let listening = listen::listen(&config.agent.socket)?;
+    let listener = UnixListener::from_std(listening.listener).context("listen")?;
+    let closing = CancellationToken::new();
+    let answers = TaskTracker::new();
+    tasks.spawn(server::serve(listener, current.clone(), answers.clone(), closing.clone()));
+    if let Some(address) = config.agent.metrics_listen {
+        tasks.spawn(metrics::serve(address, current.clone(), closing.clone()).await?);
+    }
+    let clusters = config.clusters.len();
+    info!(socket = %config.agent.socket.display(), clusters, version = env!("CARGO_PKG_VERSION"), "walwardd is ready");
+    tell_systemd(&[NotifyState::Ready]);
+    let mut tick = tokio::time::interval(watchdog_interval());
+    let outcome = loop {
+        tokio::select! {
+            () = stopped(&mut terminate, &mut interrupt) => break Ok(()),
+            _ = hangup.recv() => {
+                generation += 1;
+                reload(path, generation, &publish, &mut tasks);
+            }
+            _ = tick.tick() => {
+                tell_systemd(&[NotifyState::Watchdog]);
+                let services = Arc::clone(&publish.borrow());
+                services.clusters.values().for_each(|service| service.fetcher.sweep());
+            }
+            Some(ended) = tasks.join_next() => {
+                // Tasks of an earlier configuration end by themselves; one that died takes the agent with it, and
+                // systemd starts it anew.
+                if let Err(died) = ended {
+                    error!(%died, "a task died");
+                    break Err(died);
+                }
+            }
+        }
+    };
+    info!("walwardd is stopping");
+    tell_systemd(&[NotifyState::Stopping]);
+    closing.cancel();
+    let services = Arc::clone(&publish.borrow());
+    services.closing.cancel();
+    answers.close();
+    if tokio::time::timeout(GRACE, answers.wait()).await.is_err() {
+        warn!("requests are still being answered after {} s; they are given up", GRACE.as_secs());
+    }
+    services.end().await;
+    if let Some(socket) = listening.path {
+        let _ = std::fs::remove_file(socket);
+    }
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(died) => bail!("a task of the agent died: {died}"),
+    }
+}
+
+/// Takes a new configuration if it is valid; the old services finish what they have under way.
+fn reload(path: &Path, generation: u64, publish: &watch::Sender<Arc<Services>>, tasks: &mut JoinSet<()>) {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    tell_systemd(&states);
+    let started = load(path).and_then(|config| Services::start(&config, generation, tasks));
+    match started {
+        Ok(services) => {
+            let clusters = services.clusters.len();
+            let old = publish.send_replace(services);
+            old.closing.cancel();
+            // In-flight uploads of the old services go on to their end; whoever waits for them still gets the answer.
+            for service in old.clusters.values() {
+                let archiver = service.archiver.clone();
+                tasks.spawn(async move { archiver.drain().await });
+            }
+            info!(clusters, "configuration reloaded");
+        }
+        Err(error) => {
+            error!(error = describe(error.as_ref()), "the new configuration is not usable; the old one stays in force");
+        }
+    }
+    tell_systemd(&[NotifyState::Ready]);
+}
+
+async fn stopped(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+/// Half of systemd's watchdog time, when there is one.
+fn watchdog_interval() -> Duration {
+    sd_notify::watchdog_enabled().map_or(TICK, |limit| (limit / 2).min(TICK)).max(Duration::from_millis(100))
+}
+
+/// Not under systemd this does nothing.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "cannot talk to systemd");
+    }
+}

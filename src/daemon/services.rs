@@ -1,0 +1,163 @@
+//! One service a cluster, made from the configuration, and how to find the one that a request is for.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::watch::watch;
+use crate::archive::{ArchiveOptions, Archiver, FetchOptions, Fetcher};
+use crate::config::{ClusterConfig, Config};
+use crate::health::{ArchiveStats, FetchStats};
+use crate::repo::LazyRepository;
+use crate::sys;
+use crate::sys::cpu::CpuPool;
+
+/// Everything that the agent does for one cluster.
+pub struct Service {
+    /// As configured.
+    pub config: ClusterConfig,
+    /// In order of preference.
+    pub repositories: Vec<Arc<LazyRepository>>,
+    /// zstd's level for base backups, in the order of `repositories`.
+    pub backup_levels: Vec<i32>,
+    /// WAL in.
+    pub archiver: Archiver,
+    /// WAL out.
+    pub fetcher: Fetcher,
+    /// Counters of `archiver`.
+    pub archive_stats: Arc<ArchiveStats>,
+    /// Counters of `fetcher`.
+    pub fetch_stats: Arc<FetchStats>,
+    /// The backup that is running, if any.
+    pub backup: super::backup::Slot,
+}
+
+/// The services of one configuration.
+pub struct Services {
+    /// By the cluster's name.
+    pub clusters: BTreeMap<String, Arc<Service>>,
+    /// Cancelled: no new work of its own accord.
+    pub closing: CancellationToken,
+    /// Cancelled: work under way is given up.
+    pub stop: CancellationToken,
+}
+
+impl Services {
+    /// Makes the services of `config` and starts their tasks in `tasks`. `generation` keeps the spools of successive
+    /// configurations apart. Blocking in the file system, briefly.
+    pub fn start(config: &Config, generation: u64, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
+        let pool = CpuPool::new(config.agent.cpu_threads).context("start worker threads")?;
+        let memory_mib = u32::try_from((config.agent.memory_bytes_max >> 20).max(1)).unwrap_or(u32::MAX >> 3);
+        let memory_mib = memory_mib.min(u32::MAX >> 3);
+        let memory = Arc::new(Semaphore::new(usize::try_from(memory_mib).unwrap_or(Semaphore::MAX_PERMITS)));
+        let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let mut clusters = BTreeMap::new();
+        for (name, cluster) in &config.clusters {
+            let configured =
+                || cluster.repositories.iter().filter_map(|repository| config.repositories.get(repository));
+            let repositories: Vec<_> = configured()
+                .map(|repository| {
+                    let (store, encryption) = (repository.store.clone(), repository.encryption.clone());
+                    LazyRepository::new(&repository.name, name, store, encryption, repository.wal_level, pool.clone())
+                })
+                .collect();
+            let archive_stats = Arc::new(ArchiveStats::default());
+            let fetch_stats = Arc::new(FetchStats::default());
+            let archive_options = ArchiveOptions {
+                workers: cluster.archive.workers,
+                look_ahead: cluster.archive.look_ahead,
+                deadline: cluster.archive.deadline,
+                rescan_interval: cluster.archive.rescan_interval,
+                writer: sys::host::name(),
+            };
+            let archiver = Archiver::new(
+                name,
+                &cluster.data_directory,
+                repositories.clone(),
+                archive_options,
+                (Arc::clone(&memory), memory_mib),
+                Arc::clone(&archive_stats),
+                stop.clone(),
+            );
+            let spool = spool_folder(&config.agent.spool_directory, name).join(generation.to_string());
+            let fetcher = Fetcher::new(
+                name,
+                repositories.clone(),
+                FetchOptions { deadline: cluster.fetch.deadline, workers: cluster.fetch.workers },
+                (&spool, cluster.fetch.prefetch_bytes_max),
+                Arc::clone(&fetch_stats),
+                stop.clone(),
+            )
+            .with_context(|| format!("make the spool {}", spool.display()))?;
+            tasks.spawn(watch(archiver.clone(), closing.clone()));
+            let (look_ahead, until) = (archiver.clone(), closing.clone());
+            tasks.spawn(async move { look_ahead.look_ahead(until).await });
+            let backup_levels = configured().map(|repository| repository.backup_level).collect();
+            let service = Service {
+                config: cluster.clone(),
+                repositories,
+                backup_levels,
+                archiver,
+                fetcher,
+                archive_stats,
+                fetch_stats,
+                backup: super::backup::Slot::default(),
+            };
+            clusters.insert(name.clone(), Arc::new(service));
+        }
+        Ok(Arc::new(Self { clusters, closing, stop }))
+    }
+
+    /// The service that a request is for: by name, else by the data directory that its path lies in. The error says what
+    /// to do.
+    pub fn find(&self, cluster: &str, data_directory: &Path) -> Result<Arc<Service>, String> {
+        if !cluster.is_empty() {
+            return self.clusters.get(cluster).cloned().ok_or_else(|| {
+                let known: Vec<&str> = self.clusters.keys().map(String::as_str).collect();
+                format!("no cluster {cluster:?} in the configuration (there is: {})", known.join(", "))
+            });
+        }
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+        let wanted = real(data_directory);
+        let found = self.clusters.values().find(|service| real(&service.config.data_directory) == wanted);
+        found.cloned().ok_or_else(|| {
+            format!(
+                "no cluster in the configuration has the data directory {}; add it to walward.toml (walward setup), or name the cluster with --cluster",
+                data_directory.display()
+            )
+        })
+    }
+
+    /// Ends the services' own work; in-flight work gets no grace here.
+    pub async fn end(&self) {
+        self.closing.cancel();
+        self.stop.cancel();
+        for service in self.clusters.values() {
+            service.archiver.drain().await;
+        }
+    }
+}
+
+/// Removes the spools that an earlier process left. Only folders with a number for a name are ours.
+pub fn clear_spools(config: &Config) {
+    for name in config.clusters.keys() {
+        let folder = spool_folder(&config.agent.spool_directory, name);
+        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        for entry in entries.flatten() {
+            let is_ours = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
+            if is_ours && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                warn!(folder = %entry.path().display(), %error, "cannot remove an old spool");
+            }
+        }
+    }
+}
+
+fn spool_folder(spool_directory: &Path, cluster: &str) -> PathBuf {
+    spool_directory.join(cluster)
+}

@@ -1,0 +1,58 @@
+//! Wakes an archiver when a file of its archive_status becomes ready. An event that is lost costs a rescan interval, no more.
+
+use std::path::Path;
+use std::time::Duration;
+
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::archive::Archiver;
+
+/// How often a folder that cannot be watched is tried again.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Watches until `stop` is cancelled. The folder may not exist yet, and may be replaced by a restore.
+pub async fn watch(archiver: Archiver, stop: CancellationToken) {
+    let folder = archiver.pg_wal().join("archive_status");
+    loop {
+        let watcher = start(&folder, archiver.clone());
+        if let Err(error) = &watcher {
+            debug!(folder = %folder.display(), %error, "cannot watch; rescans do the work");
+        }
+        archiver.wake();
+        let inode = identity(&folder);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RETRY) => {}
+            }
+            if watcher.is_err() || identity(&folder) != inode {
+                break;
+            }
+        }
+    }
+}
+
+fn start(folder: &Path, archiver: Archiver) -> notify::Result<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Only what becomes ready; the archiver's own renames to .done are none of our business.
+        if event.is_ok_and(|event| {
+            matches!(event.kind, EventKind::Create(_) | EventKind::Modify(notify::event::ModifyKind::Name(_)))
+                && event.paths.iter().any(|path| is_ready(path))
+        }) {
+            archiver.wake();
+        }
+    })?;
+    watcher.watch(folder, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}
+
+fn is_ready(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "ready")
+}
+
+fn identity(folder: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(folder).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}

@@ -1,0 +1,132 @@
+//! A snapshot in Prometheus' text format. Names are `walward_…`, base units, never a WAL or backup name in a label.
+//!
+//! Format: Prometheus exposition format 0.0.4, <https://prometheus.io/docs/instrumenting/exposition_formats/>.
+
+use std::fmt::{Display, Write};
+
+use super::{ClusterSnapshot, Snapshot};
+
+/// The snapshot as a page for Prometheus.
+pub fn render(snapshot: &Snapshot) -> String {
+    let mut page = Page::default();
+    page.family("walward_agent_info", "gauge", "The agent's version.");
+    page.sample("walward_agent_info", &[("version", &snapshot.version)], 1);
+    page.family("walward_agent_start_timestamp_seconds", "gauge", "When the agent started.");
+    page.sample("walward_agent_start_timestamp_seconds", &[], snapshot.started.as_second());
+    page.family("walward_agent_resident_bytes", "gauge", "Resident memory of the agent.");
+    page.sample("walward_agent_resident_bytes", &[], snapshot.resident_bytes);
+
+    let clusters = &snapshot.clusters;
+    page.each(clusters, "walward_archive_files_total", "counter", "Files that PostgreSQL was told are durable.", |c| {
+        Some(c.archive.acknowledged_total)
+    });
+    page.each(
+        clusters,
+        "walward_archive_files_ahead_total",
+        "counter",
+        "Of these, files that were durable before PostgreSQL asked.",
+        |c| Some(c.archive.acknowledged_ahead_total),
+    );
+    page.each(clusters, "walward_archive_bytes_total", "counter", "Bytes of WAL uploaded, before compression.", |c| {
+        Some(c.archive.uploaded_bytes_total)
+    });
+    page.each(clusters, "walward_archive_upload_seconds_total", "counter", "Time that uploads took.", |c| {
+        Some(c.archive.upload_seconds_total)
+    });
+    page.failures(clusters, "walward_archive_failures_total", "Pushes answered with a failure.", |c| {
+        &c.archive.failed_total
+    });
+    page.each(clusters, "walward_archive_last_timestamp_seconds", "gauge", "When a file was acknowledged last.", |c| {
+        c.archive.last_acknowledged.map(jiff::Timestamp::as_second)
+    });
+    page.each(clusters, "walward_archive_ready_files", "gauge", "Files that wait to be archived.", |c| c.ready_files);
+    page.each(
+        clusters,
+        "walward_archive_oldest_ready_seconds",
+        "gauge",
+        "How long the oldest waiting file has waited.",
+        |c| c.oldest_ready_seconds,
+    );
+    page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
+    page.each(clusters, "walward_fetch_files_total", "counter", "Files given to servers in recovery.", |c| {
+        Some(c.fetch.served_total)
+    });
+    page.each(
+        clusters,
+        "walward_fetch_files_prefetched_total",
+        "counter",
+        "Of these, files that were there or on their way before they were asked for.",
+        |c| Some(c.fetch.served_prefetched_total),
+    );
+    page.each(clusters, "walward_fetch_absent_total", "counter", "Requests answered with absent.", |c| {
+        Some(c.fetch.absent_total)
+    });
+    page.failures(clusters, "walward_fetch_failures_total", "Fetches that failed.", |c| &c.fetch.failed_total);
+    page.each(clusters, "walward_spool_bytes", "gauge", "Bytes of the spool in use.", |c| Some(c.spool_bytes));
+    page.each(clusters, "walward_spool_max_bytes", "gauge", "The most bytes of the spool.", |c| {
+        Some(c.spool_bytes_max)
+    });
+    page.each(clusters, "walward_backup_running", "gauge", "Whether a base backup is running.", |c| {
+        Some(u64::from(c.backup.is_some()))
+    });
+    page.family("walward_repository_reachable", "gauge", "Whether the repository could be opened.");
+    for cluster in clusters {
+        for repository in &cluster.repositories {
+            let labels = [("cluster", cluster.name.as_str()), ("repository", repository.name.as_str())];
+            page.sample("walward_repository_reachable", &labels, u64::from(repository.reachable));
+        }
+    }
+    page.0
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+
+    fn each<V: Display>(
+        &mut self,
+        clusters: &[ClusterSnapshot],
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl Fn(&ClusterSnapshot) -> Option<V>,
+    ) {
+        self.family(name, kind, help);
+        for cluster in clusters {
+            if let Some(value) = value(cluster) {
+                self.sample(name, &[("cluster", &cluster.name)], value);
+            }
+        }
+    }
+
+    fn failures<'a>(
+        &mut self,
+        clusters: &'a [ClusterSnapshot],
+        name: &str,
+        help: &str,
+        counts: impl Fn(&'a ClusterSnapshot) -> &'a std::collections::BTreeMap<String, u64>,
+    ) {
+        self.family(name, "counter", help);
+        for cluster in clusters {
+            for (class, count) in counts(cluster) {
+                self.sample(name, &[("cluster", &cluster.name), ("class", class)], count);
+            }
+        }
+    }
+}
+
+/// A label's value: backslash, quote and line feed are escaped.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

@@ -1,0 +1,73 @@
+//! The one snapshot of facts that `status`, metrics and reports are made from.
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{ArchiveFacts, FetchFacts};
+
+/// Everything that an agent knows about itself at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// `walward.status/1`
+    pub schema: String,
+    /// The agent's version.
+    pub version: String,
+    /// The agent's host.
+    pub host: String,
+    /// The agent's process id.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// When this was taken.
+    pub taken: Timestamp,
+    /// Resident memory, bytes; 0 when it could not be read.
+    pub resident_bytes: u64,
+    /// Every cluster that the asker may see.
+    pub clusters: Vec<ClusterSnapshot>,
+}
+
+/// One cluster.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ClusterSnapshot {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it lies.
+    pub data_directory: PathBuf,
+    /// WAL in.
+    pub archive: ArchiveFacts,
+    /// Files marked ready in archive_status now; `None` when it cannot be read.
+    pub ready_files: Option<u64>,
+    /// How long the oldest of them has waited, seconds; 0 when none waits.
+    pub oldest_ready_seconds: Option<f64>,
+    /// Files durable before PostgreSQL asked for them.
+    pub uploaded_ahead: u64,
+    /// Files on their way.
+    pub uploads_in_flight: u64,
+    /// WAL out.
+    pub fetch: FetchFacts,
+    /// Segments in the spool or on their way there.
+    pub prefetched: u64,
+    /// Bytes of the spool in use.
+    pub spool_bytes: u64,
+    /// The most bytes of the spool.
+    pub spool_bytes_max: u64,
+    /// In order of preference.
+    pub repositories: Vec<RepositorySnapshot>,
+    /// The running backup's progress (`backup::Progress`), if one runs.
+    pub backup: Option<serde_json::Value>,
+}
+
+/// One repository of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RepositorySnapshot {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where it is, without secrets.
+    pub url: String,
+    /// Whether it could be opened just now.
+    pub reachable: bool,
+    /// Why not, in one line.
+    pub error: Option<String>,
+}
