@@ -1,7 +1,10 @@
 //! What a repository is: the names of its objects, their format (FORMAT.md), its keys, its identity, its manifests and leases.
 //! The only room that names an object or defines a stored shape.
 
+mod checked_json;
+mod error;
 pub mod format;
+mod generations;
 pub mod identity;
 pub mod keys;
 pub mod layout;
@@ -10,5 +13,6 @@ pub mod lease;
 pub mod manifest;
 mod repository;
 
+pub use error::RepoError;
 pub use lazy::LazyRepository;
-pub use repository::{Encryption, OpenedObject, PutNew, RepoError, Repository};
+pub use repository::{Encryption, ObjectSummary, OpenedObject, PutNew, Repository};

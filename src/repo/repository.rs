@@ -3,13 +3,20 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use jiff::Timestamp;
 
-use super::format::{Chunk, Spec, Summary};
-use super::identity::Identity;
-use super::keys::{KeySource, Keyring};
+use super::error::RepoError;
+use super::format::{
+    Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Sealer, Spec, Summary, TAIL_BYTES, Tail,
+};
+use super::identity::{self, Identity};
+use super::keys::{KeyError, KeySource, Keyring, KeysFile, OpenKeys, RecoveryKey, Secret};
+use super::{generations, layout};
 use crate::base::ErrorClass;
-use crate::storage::{ObjectKey, Store};
+use crate::pg::{Lineage, SegmentSize};
+use crate::storage::{ObjectKey, Payload, Put, Store, StoreError};
 use crate::sys::cpu::CpuPool;
 
 /// How the objects of a repository are protected, as configured.
@@ -19,21 +26,6 @@ pub enum Encryption {
     None,
     /// Sealed under a master key that this source unwraps.
     Key(KeySource),
-}
-
-/// What failed at a repository. Every variant has a class.
-#[derive(Debug, thiserror::Error)]
-pub enum RepoError {
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] crate::storage::StoreError),
-}
-
-impl RepoError {
-    /// What decisions are taken on.
-    pub fn class(&self) -> ErrorClass {
-        todo!()
-    }
 }
 
 /// What became of a write under a name that may exist.
@@ -48,15 +40,53 @@ pub enum PutNew {
         /// Who wrote what is there.
         writer: String,
         /// When, by the store's clock.
-        modified: jiff::Timestamp,
+        modified: Timestamp,
     },
 }
 
 /// An object being read: verified content, in order. The stream ends without an error only when everything (every frame,
 /// trailer, seek table, length) was verified.
 pub struct OpenedObject {
+    /// What the object is.
+    pub kind: Kind,
+    /// The host that wrote it.
+    pub writer: String,
+    /// Its length as stored, bytes.
+    pub stored_bytes: u64,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
     /// Chunks of at most [`super::format::FRAME_BYTES`].
     pub content: BoxStream<'static, Result<Chunk, RepoError>>,
+}
+
+impl OpenedObject {
+    /// The whole content, when it is at most `bytes_max` long; longer content is an error of class Corrupt. For small files.
+    pub async fn into_bytes(mut self, object: &ObjectKey, bytes_max: usize) -> Result<Bytes, RepoError> {
+        let mut content = bytes::BytesMut::new();
+        while let Some(chunk) = self.content.next().await {
+            content.extend_from_slice(&chunk?);
+            if content.len() > bytes_max {
+                let error = FormatError::Text(format!("its content is longer than {bytes_max} bytes"));
+                return Err(RepoError::damaged(object.as_str(), error));
+            }
+        }
+        Ok(content.freeze())
+    }
+}
+
+/// What is known of a stored object without reading its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectSummary {
+    /// What the object is.
+    pub kind: Kind,
+    /// The host that wrote it.
+    pub writer: String,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
+    /// What its trailer says.
+    pub summary: Summary,
+    /// The master key that it is sealed under; none when plain.
+    pub key_id: Option<[u8; 16]>,
 }
 
 /// One cluster's repository at one store. Clones share everything.
@@ -70,6 +100,43 @@ pub struct Repository {
 }
 
 impl Repository {
+    /// Makes a repository for a cluster where there is none; with encryption, also the recovery key, to be shown once.
+    ///
+    /// `extra` secrets get slots besides the configured one. Keys are written before the identity: until that is there, there is no
+    /// repository, and a call that was cut short can be made again.
+    pub async fn create(
+        name: &str,
+        store: Arc<dyn Store>,
+        cluster_name: &str,
+        encryption: &Encryption,
+        extra: &[KeySource],
+        pool: CpuPool,
+        now: Timestamp,
+    ) -> Result<(Self, Option<RecoveryKey>), RepoError> {
+        let there = |cluster_id| RepoError::AlreadyThere { url: store.url().to_owned(), cluster_id };
+        if let Some((_, identity)) = identity::load(&*store).await? {
+            return Err(there(identity.cluster_id));
+        }
+        let (keyring, recovery) = match encryption {
+            Encryption::None => (None, None),
+            Encryption::Key(source) => {
+                let mut secrets = Vec::new();
+                for source in std::iter::once(source).chain(extra) {
+                    secrets.push(Secret::read(source).await?);
+                }
+                let (mut keys, recovery) = OpenKeys::create(secrets, now).await?;
+                keys.store(&*store).await?;
+                (Some(keys.keyring().clone()), Some(recovery))
+            }
+        };
+        let identity = Identity::new(cluster_name, keyring.is_some(), now);
+        if !identity::put(&*store, 1, &identity).await? {
+            let other = identity::load(&*store).await?.map(|(_, other)| other.cluster_id);
+            return Err(there(other.unwrap_or_default()));
+        }
+        Ok((Self { name: name.to_owned(), store, identity, keyring, pool }, recovery))
+    }
+
     /// Opens what is there. `store` is rooted at the cluster's folder (`<url>/<cluster>`); `name` is the repository's name in the configuration.
     pub async fn open(
         name: &str,
@@ -77,8 +144,32 @@ impl Repository {
         encryption: &Encryption,
         pool: CpuPool,
     ) -> Result<Self, RepoError> {
-        let _ = (name, store, encryption, pool);
-        todo!()
+        let url = || store.url().to_owned();
+        let (_, identity) = identity::load(&*store).await?.ok_or_else(|| RepoError::NoRepository { url: url() })?;
+        let keyring = match (identity.encrypted, encryption) {
+            (false, Encryption::None) => None,
+            (true, Encryption::Key(source)) => Some(Self::open_keys_of(&*store, source).await?.keyring().clone()),
+            (true, Encryption::None) => return Err(RepoError::KeyNeeded { url: url() }),
+            (false, Encryption::Key(_)) => return Err(RepoError::NotEncrypted { url: url() }),
+        };
+        Ok(Self { name: name.to_owned(), store, identity, keyring, pool })
+    }
+
+    async fn open_keys_of(store: &dyn Store, source: &KeySource) -> Result<OpenKeys, RepoError> {
+        let secret = Secret::read(source).await?;
+        let file = KeysFile::load(store).await?.ok_or_else(|| KeyError::Tampered {
+            object: generations::shown(store, &layout::all_keys()),
+            what: "there are none, although the repository is encrypted",
+        })?;
+        Ok(file.open_with(secret).await?)
+    }
+
+    /// Opens the key slots for changing them.
+    pub async fn open_keys(&self, source: &KeySource) -> Result<OpenKeys, RepoError> {
+        if self.keyring.is_none() {
+            return Err(RepoError::NotEncrypted { url: self.url().to_owned() });
+        }
+        Self::open_keys_of(&*self.store, source).await
     }
 
     /// Its name in the configuration.
@@ -101,16 +192,47 @@ impl Repository {
         &self.store
     }
 
+    /// The master keys, when the repository is encrypted.
+    pub fn keyring(&self) -> Option<&Keyring> {
+        self.keyring.as_ref()
+    }
+
+    /// An object's name with the store's URL in front, for messages.
+    pub fn shown(&self, key: &ObjectKey) -> String {
+        generations::shown(&*self.store, key)
+    }
+
+    /// Adds a lineage to the cluster's identity, unless it is there. The first segment of a new system identifier or major
+    /// version may only be archived behind this, which is for a person (or `setup`) to decide.
+    pub async fn add_lineage(
+        &mut self,
+        lineage: Lineage,
+        segment_bytes: SegmentSize,
+        now: Timestamp,
+    ) -> Result<(), RepoError> {
+        self.identity = identity::add_lineage(&*self.store, lineage, segment_bytes, now).await?;
+        Ok(())
+    }
+
     /// Reads the identity again: fails when this is not the repository that was opened any more. To be asked before
     /// "the repository has no such file" is believed: an unmounted disk or a replaced bucket is empty, too.
     pub async fn confirm_alive(&self) -> Result<(), RepoError> {
-        todo!()
+        let url = || self.url().to_owned();
+        let (_, found) = identity::load(&*self.store).await?.ok_or_else(|| RepoError::NoRepository { url: url() })?;
+        if found.cluster_id == self.identity.cluster_id {
+            Ok(())
+        } else {
+            Err(RepoError::Replaced { url: url(), found: found.cluster_id, expected: self.identity.cluster_id.clone() })
+        }
     }
 
     /// Whether there is an object of this name. `false` only when the store said so.
     pub async fn exists(&self, key: &ObjectKey) -> Result<bool, RepoError> {
-        let _ = key;
-        todo!()
+        match self.store.head(key).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.class == ErrorClass::NotFound => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Seals `content` and writes it under a name that must be new, or hold the same content. Memory: the stored bytes. For WAL.
@@ -124,8 +246,48 @@ impl Repository {
         content: BoxStream<'_, std::io::Result<Bytes>>,
         commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
     ) -> Result<PutNew, RepoError> {
-        let _ = (key, spec, content, commit_times, &self.keyring, &self.pool);
-        todo!()
+        let kind = spec.kind;
+        let mut sealer = self.sealer(key, spec, content, commit_times);
+        let mut stored = Vec::new();
+        while let Some(bytes) = sealer.next().await? {
+            stored.push(bytes);
+        }
+        let summary = sealer.summary().ok_or_else(|| self.worker_died(key))?;
+        match self.store.put_new(key, Payload(stored)).await? {
+            Put::Created => Ok(PutNew::Created(summary)),
+            Put::Exists => self
+                .compare(key, kind, &summary)
+                .await
+                .map_err(|source| RepoError::ExistingUnreadable { object: self.shown(key), source: Box::new(source) }),
+        }
+    }
+
+    /// Whether what is under `key` has the content that `ours` describes.
+    async fn compare(&self, key: &ObjectKey, kind: Kind, ours: &Summary) -> Result<PutNew, RepoError> {
+        let theirs = self.read_summary(key).await?;
+        let active = self.keyring.as_ref().map(|ring| *ring.active().id());
+        let digest = if theirs.key_id == active || theirs.summary.content_bytes != ours.content_bytes {
+            theirs.summary.content_digest
+        } else {
+            // Sealed under another master key: digests of the same content differ, so the content is read.
+            self.content_digest(key).await?
+        };
+        let same =
+            theirs.kind == kind && theirs.summary.content_bytes == ours.content_bytes && digest == ours.content_digest;
+        Ok(if same { PutNew::Same } else { PutNew::Different { writer: theirs.writer, modified: theirs.modified } })
+    }
+
+    /// The digest of an object's content under the active master key.
+    async fn content_digest(&self, key: &ObjectKey) -> Result<[u8; 32], RepoError> {
+        let died = |source| RepoError::Worker { object: self.shown(key), source };
+        let hasher = ContentDigest::under(self.keyring.as_ref().map(Keyring::active));
+        let mut digest = DigestChain::new(hasher);
+        let mut content = self.read(key).await?.content;
+        while let Some(chunk) = content.next().await {
+            digest.push(chunk?);
+            digest.turn(&self.pool).await.map_err(died)?;
+        }
+        Ok(digest.finish(&self.pool).await.map_err(died)?.finish())
     }
 
     /// Seals `content` and uploads it in parts under a name that only this writer can choose. Memory: a few parts. For packs and manifests.
@@ -136,13 +298,114 @@ impl Repository {
         content: BoxStream<'_, std::io::Result<Bytes>>,
         expected_bytes: u64,
     ) -> Result<Summary, RepoError> {
-        let _ = (key, spec, content, expected_bytes);
-        todo!()
+        let mut sealer = self.sealer(key, spec, content, || None);
+        let mut upload = self.store.start_upload(key, expected_bytes).await?;
+        let sent = async {
+            while let Some(bytes) = sealer.next().await? {
+                upload.write(bytes).await?;
+            }
+            sealer.summary().ok_or_else(|| self.worker_died(key))
+        };
+        match sent.await {
+            Ok(summary) => {
+                let stored_bytes = upload.finish().await?;
+                if stored_bytes == summary.stored_bytes {
+                    Ok(summary)
+                } else {
+                    let what = format!("{stored_bytes} bytes were stored of {}", summary.stored_bytes);
+                    Err(RepoError::damaged(&self.shown(key), FormatError::Text(what)))
+                }
+            }
+            Err(error) => {
+                upload.abort().await;
+                Err(error)
+            }
+        }
     }
 
     /// Reads an object.
     pub async fn read(&self, key: &ObjectKey) -> Result<OpenedObject, RepoError> {
-        let _ = key;
-        todo!()
+        let object = self.store.get(key).await?;
+        let opener =
+            Opener::new(self.shown(key), key.as_str(), self.keyring.as_ref(), self.pool.clone(), object.body).await?;
+        let header = opener.header();
+        Ok(OpenedObject {
+            kind: header.kind,
+            writer: header.writer.clone(),
+            stored_bytes: object.info.size,
+            modified: object.info.modified,
+            content: stream::try_unfold(opener, |mut opener| async move {
+                Ok(opener.next().await?.map(|chunk| (chunk, opener)))
+            })
+            .boxed(),
+        })
+    }
+
+    /// Reads what an object's header and trailer say, without its content: three small requests. Proves that both ends are there
+    /// and authentic, not that the content is.
+    pub async fn read_summary(&self, key: &ObjectKey) -> Result<ObjectSummary, RepoError> {
+        let info = self.store.head(key).await?;
+        let damaged = |error| RepoError::damaged(&self.shown(key), error);
+        let (head, tail) = if info.size <= TAIL_BYTES {
+            let whole = self.range(key, 0..info.size).await?;
+            (whole.clone(), whole)
+        } else {
+            tokio::try_join!(
+                self.range(key, 0..HEAD_BYTES.min(info.size)),
+                self.range(key, info.size - TAIL_BYTES..info.size)
+            )?
+        };
+        let needed = Tail::length(&tail).map_err(damaged)?;
+        if needed > info.size {
+            return Err(damaged(FormatError::SeekTable("it is longer than the object")));
+        }
+        let tail = if needed > tail.len() as u64 {
+            self.range(key, info.size - needed..info.size).await?
+        } else {
+            let unneeded = tail.len() - usize::try_from(needed).unwrap_or(tail.len());
+            tail.slice(unneeded..)
+        };
+        let Tail { header, summary } =
+            Tail::parse(&head, &tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
+        Ok(ObjectSummary {
+            kind: header.kind,
+            writer: header.writer,
+            modified: info.modified,
+            summary,
+            key_id: header.sealed.map(|sealed| sealed.key_id),
+        })
+    }
+
+    async fn range(&self, key: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, RepoError> {
+        // Not every store answers an empty range.
+        if range.is_empty() {
+            return Ok(Bytes::new());
+        }
+        let asked = range.end - range.start;
+        let bytes = self.store.get_range(key, range).await?;
+        if bytes.len() as u64 == asked {
+            Ok(bytes)
+        } else {
+            let source = format!("{} bytes came of {asked}", bytes.len()).into();
+            Err(StoreError { class: ErrorClass::Transient, verb: "read", key: self.shown(key), source }.into())
+        }
+    }
+
+    fn sealer<'a, F: FnOnce() -> Option<(i64, i64)>>(
+        &self,
+        key: &ObjectKey,
+        spec: Spec,
+        content: BoxStream<'a, std::io::Result<Bytes>>,
+        commit_times: F,
+    ) -> Sealer<'a, F> {
+        let protection = self.keyring.as_ref().map(|ring| (ring.active(), rand::random()));
+        Sealer::new(self.shown(key), key.as_str(), spec, protection, self.pool.clone(), content, commit_times)
+    }
+
+    fn worker_died(&self, key: &ObjectKey) -> RepoError {
+        RepoError::Worker { object: self.shown(key), source: crate::sys::cpu::WorkerDied }
     }
 }
+
+#[cfg(test)]
+mod tests;

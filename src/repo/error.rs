@@ -1,0 +1,171 @@
+//! What goes wrong at a repository.
+
+use super::format::FormatError;
+use super::keys::KeyError;
+use crate::base::{ErrorClass, hex};
+use crate::storage::StoreError;
+use crate::sys::cpu::WorkerDied;
+
+/// What failed at a repository. Every variant has a class. Objects are named with the store's URL in front.
+#[derive(Debug, thiserror::Error)]
+pub enum RepoError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The secret could not be had, or opens nothing.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// Nobody made a repository here.
+    #[error(
+        "there is no repository for this cluster at {url}; check the URL and that the disk is mounted, or make one with `walward setup`"
+    )]
+    NoRepository {
+        /// The store's URL.
+        url: String,
+    },
+    /// A repository was to be made where one is.
+    #[error("there is a repository for this cluster at {url} already (cluster id {cluster_id}); it was left as it was")]
+    AlreadyThere {
+        /// The store's URL.
+        url: String,
+        /// The random id of the one that is there.
+        cluster_id: String,
+    },
+    /// Another repository lies where the opened one was.
+    #[error(
+        "the repository at {url} is not the one that was opened: its cluster id is {found}, it was {expected}; was the disk or the bucket replaced?"
+    )]
+    Replaced {
+        /// The store's URL.
+        url: String,
+        /// What the identity says now.
+        found: String,
+        /// What it said.
+        expected: String,
+    },
+    /// A stored shape that this version does not know.
+    #[error("{object} was written by a newer walward (format {version}); upgrade walward on this host")]
+    Newer {
+        /// The object.
+        object: String,
+        /// The version in it.
+        version: u32,
+    },
+    /// The bytes are not what was written.
+    #[error("{object} is damaged")]
+    Damaged {
+        /// The object.
+        object: String,
+        /// How it shows.
+        #[source]
+        source: FormatError,
+    },
+    /// A name is taken by an object that cannot be read, so that nobody can say whether the content is the same.
+    #[error(
+        "{object} exists already but cannot be verified, so it was left as it was; when it is damaged, move it away in the store and try again"
+    )]
+    ExistingUnreadable {
+        /// The object.
+        object: String,
+        /// Why it cannot be verified.
+        #[source]
+        source: Box<RepoError>,
+    },
+    /// The repository's objects are sealed and the configuration has no key.
+    #[error("the repository at {url} is encrypted, and the configuration names no key; set `encryption` for it")]
+    KeyNeeded {
+        /// The store's URL.
+        url: String,
+    },
+    /// The configuration asks for encryption and the repository has none.
+    #[error(
+        "the repository at {url} is not encrypted, and the configuration asks for encryption; make a new repository, or set `encryption = \"none\"`"
+    )]
+    NotEncrypted {
+        /// The store's URL.
+        url: String,
+    },
+    /// An object whose protection is not the repository's.
+    #[error("{object} is {}, unlike its repository; it was not written here", if *.encrypted { "encrypted" } else { "not encrypted" })]
+    ForeignProtection {
+        /// The object.
+        object: String,
+        /// What the object's header says.
+        encrypted: bool,
+    },
+    /// An object sealed under a master key that is not in the ring.
+    #[error("{object} is sealed under the master key {}, which this repository's keys do not hold", hex::encode(.id))]
+    UnknownMasterKey {
+        /// The object.
+        object: String,
+        /// The key's id.
+        id: [u8; 16],
+    },
+    /// What was to be stored could not be read.
+    #[error("cannot read what was to be stored as {object}")]
+    Content {
+        /// The object.
+        object: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A thread died.
+    #[error("cannot compute {object}")]
+    Worker {
+        /// The object.
+        object: String,
+        /// How.
+        #[source]
+        source: WorkerDied,
+    },
+    /// Somebody wrote the same generation first, several times.
+    #[error("cannot write {object}: others write at the same time; try again")]
+    Contended {
+        /// The object.
+        object: String,
+    },
+}
+
+impl RepoError {
+    /// What decisions are taken on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Store(error) => error.class,
+            Self::Keys(error) => error.class(),
+            // Not "not found": a repository that is gone must never look like a WAL file that is absent.
+            Self::NoRepository { .. }
+            | Self::AlreadyThere { .. }
+            | Self::Replaced { .. }
+            | Self::Newer { .. }
+            | Self::NotEncrypted { .. }
+            | Self::Worker { .. } => ErrorClass::Permanent,
+            Self::Damaged { .. } | Self::ForeignProtection { .. } => ErrorClass::Corrupt,
+            // A transient failure to read what is there is worth a retry, anything else is as it is.
+            Self::ExistingUnreadable { source, .. } => match source.class() {
+                ErrorClass::NotFound => ErrorClass::Transient,
+                class => class,
+            },
+            Self::KeyNeeded { .. } | Self::UnknownMasterKey { .. } => ErrorClass::Denied,
+            // Local and not about the repository; a vanished file must not look like an absent object.
+            Self::Content { source, .. } => match ErrorClass::of_io(source) {
+                ErrorClass::NotFound => ErrorClass::Permanent,
+                class => class,
+            },
+            Self::Contended { .. } => ErrorClass::Transient,
+        }
+    }
+
+    /// The error for `object` when its bytes are wrong.
+    pub(crate) fn damaged(object: &str, source: FormatError) -> Self {
+        match source {
+            FormatError::Newer(version) => Self::Newer { object: object.to_owned(), version },
+            source => Self::Damaged { object: object.to_owned(), source },
+        }
+    }
+
+    /// The error for `object` when a thread died over it.
+    pub(crate) fn worker(object: &str, source: WorkerDied) -> Self {
+        Self::Worker { object: object.to_owned(), source }
+    }
+}

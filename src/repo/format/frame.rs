@@ -1,0 +1,277 @@
+//! Frames: their boundaries, and content frames made and read. CPU work: runs on the pool.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe;
+
+use super::context::FrameContext;
+use super::crypto::TAG_BYTES;
+use super::{FRAME_BYTES, FormatError};
+
+/// Magic number of an ordinary zstd frame.
+pub(super) const ZSTD_MAGIC: u32 = 0xFD2F_B528;
+/// Magic number of the skippable frame around a sealed content frame.
+pub(super) const SEALED_MAGIC: u32 = 0x184D_2A58;
+/// Magic number and length in front of a skippable frame's payload.
+pub(super) const SKIPPABLE_HEAD: usize = 8;
+
+/// The longest zstd frame that 1 MiB of content can become.
+fn compressed_max() -> usize {
+    zstd_safe::compress_bound(FRAME_BYTES)
+}
+
+/// The longest content frame as stored, sealed or not.
+pub(super) fn stored_max() -> usize {
+    SKIPPABLE_HEAD + compressed_max() + TAG_BYTES
+}
+
+/// A skippable frame around a short payload.
+pub(super) fn skippable(magic: u32, payload: &[u8]) -> Bytes {
+    let mut frame = Vec::with_capacity(SKIPPABLE_HEAD + payload.len());
+    frame.extend_from_slice(&magic.to_le_bytes());
+    frame.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    frame.extend_from_slice(payload);
+    frame.into()
+}
+
+/// A thread's zstd contexts and buffers, made once.
+struct Workbench {
+    compressor: Option<(i32, Compressor<'static>)>,
+    decompressor: Option<Decompressor<'static>>,
+    joined: Vec<u8>,
+    output: Vec<u8>,
+}
+
+thread_local! {
+    static WORKBENCH: RefCell<Workbench> =
+        const { RefCell::new(Workbench { compressor: None, decompressor: None, joined: Vec::new(), output: Vec::new() }) };
+}
+
+/// Makes content frame `number` of `parts`, which together are at most [`FRAME_BYTES`] long.
+pub(super) fn encode(
+    context: &Arc<FrameContext>,
+    number: u64,
+    last: bool,
+    parts: &[Bytes],
+    level: i32,
+) -> Result<Bytes, FormatError> {
+    let failed = |what| FormatError::Frame { number, what };
+    WORKBENCH.with_borrow_mut(|bench| {
+        let Workbench { compressor, joined, output, .. } = bench;
+        let content: &[u8] = if let [one] = parts {
+            one
+        } else {
+            joined.clear();
+            for part in parts {
+                joined.extend_from_slice(part);
+            }
+            joined
+        };
+        let compressor = match compressor {
+            Some((at, compressor)) if *at == level => compressor,
+            other => {
+                let make = || {
+                    let mut compressor = Compressor::new(level)?;
+                    compressor.include_checksum(true)?;
+                    compressor.include_contentsize(true)?;
+                    std::io::Result::Ok(compressor)
+                };
+                &mut other.insert((level, make().map_err(|_| failed("cannot be compressed: no memory"))?)).1
+            }
+        };
+        output.clear();
+        output.reserve(compressed_max() + TAG_BYTES);
+        compressor.compress_to_buffer(content, output).map_err(|_| failed("cannot be compressed"))?;
+        let Some(keys) = &context.keys else {
+            return Ok(Bytes::copy_from_slice(output));
+        };
+        let tag = keys.seal(number, &context.associated(last), output).ok_or_else(|| failed("cannot be encrypted"))?;
+        output.extend_from_slice(&tag);
+        Ok(skippable(SEALED_MAGIC, output))
+    })
+}
+
+/// Reads content frame `number`, as stored. At most [`FRAME_BYTES`] come out, whatever the frame claims.
+pub(super) fn decode(
+    context: &Arc<FrameContext>,
+    number: u64,
+    last: bool,
+    stored: &[u8],
+) -> Result<Bytes, FormatError> {
+    let wrong = |what| FormatError::Frame { number, what };
+    WORKBENCH.with_borrow_mut(|bench| {
+        let Workbench { decompressor, output, .. } = bench;
+        let compressed: &[u8] = match &context.keys {
+            None => stored,
+            Some(keys) => {
+                let sealed = stored.get(SKIPPABLE_HEAD..).unwrap_or_default();
+                let (sealed, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or_else(|| wrong("is too short"))?;
+                output.clear();
+                output.extend_from_slice(sealed);
+                keys.open(number, &context.associated(last), output, tag)
+                    .ok_or_else(|| wrong("is not authentic: it was changed, or belongs elsewhere"))?;
+                let mut walk = FrameWalk::default();
+                if walk.advance(&|at| peek(output, at)).map_err(wrong)? != Walked::Whole(output.len()) {
+                    return Err(wrong("is not one zstd frame"));
+                }
+                output
+            }
+        };
+        let size = match zstd_safe::get_frame_content_size(compressed) {
+            Ok(Some(size)) => usize::try_from(size).unwrap_or(usize::MAX),
+            _ => return Err(wrong("does not say how long it is")),
+        };
+        if size > FRAME_BYTES {
+            return Err(wrong("is longer than 1 MiB"));
+        }
+        if !last && size != FRAME_BYTES {
+            return Err(wrong("is shorter than 1 MiB and not the last"));
+        }
+        if last && size == 0 && number != 0 {
+            return Err(wrong("is empty"));
+        }
+        let decompressor = match decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new().map_err(|_| wrong("cannot be decompressed: no memory"))?),
+        };
+        let mut content = Vec::with_capacity(size);
+        let written = decompressor
+            .decompress_to_buffer(compressed, &mut content)
+            .map_err(|_| wrong("cannot be decompressed, or its checksum does not match"))?;
+        if written != size {
+            return Err(wrong("is not as long as it says"));
+        }
+        Ok(Bytes::from(content))
+    })
+}
+
+/// Four bytes at `at`.
+pub(super) fn peek(bytes: &[u8], at: usize) -> Option<[u8; 4]> {
+    bytes.get(at..)?.first_chunk().copied()
+}
+
+/// Finds the end of a plain zstd frame that arrives piece by piece (RFC 8878, section 3.1.1). Only frames of the kind that
+/// is written here pass: content size and checksum present, no dictionary.
+#[derive(Debug, Default)]
+pub(super) struct FrameWalk {
+    /// Where the next block header begins; 0 before the frame header was seen.
+    at: usize,
+}
+
+/// How far a walk came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Walked {
+    /// The frame is this long.
+    Whole(usize),
+    /// At least this many bytes of the frame are needed to go on.
+    Need(usize),
+}
+
+impl FrameWalk {
+    const CHECKSUM_FLAG: u8 = 1 << 2;
+    const RESERVED_FLAG: u8 = 1 << 3;
+    const SINGLE_SEGMENT_FLAG: u8 = 1 << 5;
+
+    /// Goes on. `peek` shows the four bytes at an offset into the frame, when they have arrived: a block header has three,
+    /// and behind it there are always a block or the checksum.
+    pub(super) fn advance(&mut self, peek: &dyn Fn(usize) -> Option<[u8; 4]>) -> Result<Walked, &'static str> {
+        if self.at == 0 {
+            let Some(magic) = peek(0) else { return Ok(Walked::Need(8)) };
+            if u32::from_le_bytes(magic) != ZSTD_MAGIC {
+                return Err("is not a zstd frame");
+            }
+            let Some([descriptor, ..]) = peek(4) else { return Ok(Walked::Need(8)) };
+            if descriptor & Self::RESERVED_FLAG != 0 || descriptor & 3 != 0 {
+                return Err("uses a dictionary or a reserved flag");
+            }
+            if descriptor & Self::CHECKSUM_FLAG == 0 {
+                return Err("has no checksum");
+            }
+            let single = descriptor & Self::SINGLE_SEGMENT_FLAG != 0;
+            let size_field = match (descriptor >> 6, single) {
+                (0, false) => return Err("does not say how long it is"),
+                (0, true) => 1,
+                (1, _) => 2,
+                (2, _) => 4,
+                _ => 8,
+            };
+            self.at = 5 + usize::from(!single) + size_field;
+        }
+        loop {
+            let Some([a, b, c, _]) = peek(self.at) else { return Ok(Walked::Need(self.at + 4)) };
+            let block = u32::from_le_bytes([a, b, c, 0]);
+            let size = match block >> 1 & 3 {
+                1 => 1,
+                3 => return Err("has a reserved block type"),
+                _ => usize::try_from(block >> 3).unwrap_or(usize::MAX),
+            };
+            self.at += 3 + size;
+            if self.at > compressed_max() {
+                return Err("is longer than 1 MiB can become");
+            }
+            if block & 1 != 0 {
+                return Ok(Walked::Whole(self.at + 4));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn plain() -> Arc<FrameContext> {
+        Arc::new(FrameContext { header_payload: Bytes::new(), keys: None })
+    }
+
+    #[test]
+    fn a_frame_that_claims_more_than_1_mib_is_refused() {
+        let mut compressor = Compressor::new(1).expect("a compressor");
+        compressor.include_checksum(true).expect("a parameter");
+        let stored = compressor.compress(&vec![0; FRAME_BYTES + 1]).expect("a frame");
+        let error = decode(&plain(), 0, true, &stored).expect_err("too long");
+        assert_eq!(error, FormatError::Frame { number: 0, what: "is longer than 1 MiB" });
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn the_end_of_a_frame_is_found_whatever_arrives_at_once(
+            content in proptest::collection::vec(any::<u8>(), 0..300_000),
+            repeat: bool,
+            step in 1usize..100_000,
+        ) {
+            let content: Vec<u8> = if repeat { content.iter().map(|_| 7).collect() } else { content };
+            let stored = encode(&plain(), 0, true, &[content.clone().into()], 1).expect("a frame");
+            let mut arrived = 0;
+            let mut walk = FrameWalk::default();
+            let whole = loop {
+                let walked = walk.advance(&|at| peek(&stored[..arrived], at)).expect("a frame");
+                match walked {
+                    Walked::Whole(length) => break length,
+                    Walked::Need(length) => {
+                        prop_assert!(length > arrived);
+                        prop_assert!(length <= stored.len());
+                        arrived = (arrived + step).max(length).min(stored.len());
+                    }
+                }
+            };
+            prop_assert_eq!(whole, stored.len());
+            prop_assert_eq!(decode(&plain(), 0, true, &stored), Ok(content.into()));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, behind_magic: bool) {
+            let mut stored = if behind_magic { ZSTD_MAGIC.to_le_bytes().to_vec() } else { Vec::new() };
+            stored.extend(bytes);
+            let _ = FrameWalk::default().advance(&|at| peek(&stored, at));
+            let _ = decode(&plain(), 0, true, &stored);
+        }
+    }
+}

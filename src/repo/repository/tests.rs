@@ -1,0 +1,243 @@
+use std::io::Write;
+
+use futures::TryStreamExt;
+
+use super::*;
+use crate::storage::memory;
+
+fn now() -> Timestamp {
+    "2026-11-21T06:41:58Z".parse().expect("a time")
+}
+
+fn pool() -> CpuPool {
+    CpuPool::new(2).expect("threads")
+}
+
+fn key_file() -> (tempfile::NamedTempFile, KeySource) {
+    // tempfile makes files of mode 0600.
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all(crate::repo::keys::key_file_text().as_bytes()).expect("written");
+    let source = KeySource::KeyFile(file.path().to_owned());
+    (file, source)
+}
+
+/// A new repository in memory, and what keeps its key alive.
+async fn repository(encrypted: bool) -> (Repository, Arc<dyn Store>, Option<tempfile::NamedTempFile>) {
+    let store: Arc<dyn Store> = memory();
+    let (file, encryption) = if encrypted {
+        let (file, source) = key_file();
+        (Some(file), Encryption::Key(source))
+    } else {
+        (None, Encryption::None)
+    };
+    let created = Repository::create("r", store.clone(), "main", &encryption, &[], pool(), now()).await;
+    (created.expect("a repository").0, store, file)
+}
+
+fn spec(kind: Kind) -> Spec {
+    Spec { kind, level: 1, writer: "db1".to_owned() }
+}
+
+fn stream(content: &Bytes, piece: usize) -> BoxStream<'static, std::io::Result<Bytes>> {
+    let pieces: Vec<_> =
+        (0..content.len()).step_by(piece).map(|at| Ok(content.slice(at..(at + piece).min(content.len())))).collect();
+    stream::iter(pieces).boxed()
+}
+
+fn content(length: usize, seed: u64) -> Bytes {
+    // Half text that compresses, half noise that does not.
+    let mut state = seed | 1;
+    (0..length)
+        .map(|at| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            if at % 8192 < 4096 { state.to_be_bytes()[0] } else { b"tuple"[at % 5] }
+        })
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+fn key(text: &str) -> ObjectKey {
+    ObjectKey::new(text).expect("a key")
+}
+
+async fn put(repository: &Repository, name: &str, content: &Bytes) -> Result<PutNew, RepoError> {
+    repository.put_new(&key(name), spec(Kind::Segment), stream(content, 100_000), || Some((5, 9))).await
+}
+
+async fn read(repository: &Repository, name: &str) -> Result<Bytes, RepoError> {
+    repository.read(&key(name)).await?.into_bytes(&key(name), usize::MAX).await
+}
+
+#[tokio::test]
+async fn what_was_put_is_read_and_summed_up() {
+    for encrypted in [false, true] {
+        let (repository, _, _file) = repository(encrypted).await;
+        for length in [0, 1, 1 << 20, (1 << 20) + 1, 5_300_000] {
+            let content = content(length, 3);
+            let name = format!("wal/x/{length}");
+            let PutNew::Created(summary) = put(&repository, &name, &content).await.expect("put") else {
+                panic!("not new")
+            };
+            assert_eq!(summary.content_bytes, length as u64);
+            assert_eq!(summary.commit_times, Some((5, 9)));
+            assert_eq!(read(&repository, &name).await.expect("read"), content);
+            let found = repository.read_summary(&key(&name)).await.expect("a summary");
+            assert_eq!(found.summary, summary);
+            assert_eq!((found.kind, found.writer.as_str()), (Kind::Segment, "db1"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_uploaded_is_read() {
+    for encrypted in [false, true] {
+        let (repository, _, _file) = repository(encrypted).await;
+        let content = content(9_000_000, 3);
+        let name = key("backup/x/pack/00000");
+        let uploaded =
+            repository.upload(&name, spec(Kind::Pack), stream(&content, 3_000_000), 9_000_000).await.expect("uploaded");
+        assert_eq!(repository.store().head(&name).await.expect("there").size, uploaded.stored_bytes);
+        assert_eq!(read(&repository, name.as_str()).await.expect("read"), content);
+        assert_eq!(repository.read_summary(&name).await.expect("a summary").summary, uploaded);
+    }
+}
+
+#[tokio::test]
+async fn the_same_content_again_is_a_success_and_other_content_is_refused() {
+    for encrypted in [false, true] {
+        let (repository, _, _file) = repository(encrypted).await;
+        let (one, other) = (content(2_000_000, 1), content(2_000_000, 2));
+        put(&repository, "wal/x", &one).await.expect("put");
+        assert_eq!(put(&repository, "wal/x", &one).await.expect("put"), PutNew::Same);
+        let PutNew::Different { writer, .. } = put(&repository, "wal/x", &other).await.expect("put") else {
+            panic!("not refused")
+        };
+        assert_eq!(writer, "db1");
+        assert_eq!(read(&repository, "wal/x").await.expect("read"), one);
+    }
+}
+
+#[tokio::test]
+async fn the_same_content_is_known_under_an_older_master_key() {
+    let (repository, store, file) = repository(true).await;
+    let (one, other) = (content(2_000_000, 1), content(2_000_000, 2));
+    put(&repository, "wal/x", &one).await.expect("put");
+    let source = KeySource::KeyFile(file.as_ref().expect("a key file").path().to_owned());
+    let mut keys = repository.open_keys(&source).await.expect("opens");
+    keys.rotate(now());
+    keys.store(&*store).await.expect("stored");
+    let rotated = Repository::open("r", store, &Encryption::Key(source), pool()).await.expect("opens");
+    assert_eq!(read(&rotated, "wal/x").await.expect("read"), one);
+    assert_eq!(put(&rotated, "wal/x", &one).await.expect("put"), PutNew::Same);
+    assert!(matches!(put(&rotated, "wal/x", &other).await.expect("put"), PutNew::Different { .. }));
+    put(&rotated, "wal/y", &one).await.expect("put");
+    let error = read(&repository, "wal/y").await.expect_err("a key that this ring does not hold");
+    assert!(matches!(error, RepoError::UnknownMasterKey { .. }), "{error}");
+    assert_eq!(error.class(), ErrorClass::Denied);
+}
+
+#[tokio::test]
+async fn a_damaged_object_under_the_name_is_told_and_left() {
+    let (repository, store, _) = repository(false).await;
+    let content = content(10_000, 1);
+    store.put_new(&key("wal/x"), Bytes::from_static(b"half an obj").into()).await.expect("put");
+    let error = put(&repository, "wal/x", &content).await.expect_err("damaged");
+    assert!(matches!(error, RepoError::ExistingUnreadable { .. }), "{error}");
+    assert_eq!(error.class(), ErrorClass::Corrupt);
+    assert_eq!(store.head(&key("wal/x")).await.expect("there").size, 11);
+}
+
+#[tokio::test]
+async fn an_object_moved_to_another_name_is_refused_when_sealed() {
+    let (repository, store, _file) = repository(true).await;
+    put(&repository, "wal/x", &content(1000, 1)).await.expect("put");
+    let moved = store.get(&key("wal/x")).await.expect("there").body.try_collect::<Vec<_>>().await.expect("bytes");
+    store.put_new(&key("wal/y"), Payload(moved)).await.expect("put");
+    assert_eq!(read(&repository, "wal/y").await.expect_err("moved").class(), ErrorClass::Corrupt);
+    assert_eq!(repository.read_summary(&key("wal/y")).await.expect_err("moved").class(), ErrorClass::Corrupt);
+}
+
+#[tokio::test]
+async fn a_plain_object_in_an_encrypted_repository_is_refused() {
+    let (plain, from, _) = repository(false).await;
+    let (sealed, to, _file) = repository(true).await;
+    put(&plain, "wal/x", &content(1000, 1)).await.expect("put");
+    let bytes = from.get(&key("wal/x")).await.expect("there").body.try_collect::<Vec<_>>().await.expect("bytes");
+    to.put_new(&key("wal/x"), Payload(bytes)).await.expect("put");
+    let error = read(&sealed, "wal/x").await.expect_err("planted");
+    assert!(matches!(error, RepoError::ForeignProtection { encrypted: false, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_absent_is_not_found_and_what_is_gone_is_not() {
+    let (repository, store, _) = repository(false).await;
+    assert_eq!(read(&repository, "wal/x").await.expect_err("absent").class(), ErrorClass::NotFound);
+    assert!(!repository.exists(&key("wal/x")).await.expect("asked"));
+    repository.confirm_alive().await.expect("alive");
+    store.delete(&layout::identity(1)).await.expect("deleted");
+    let error = repository.confirm_alive().await.expect_err("gone");
+    assert!(matches!(error, RepoError::NoRepository { .. }), "{error}");
+    assert_ne!(error.class(), ErrorClass::NotFound);
+    let other = Identity::new("main", false, now());
+    identity::put(&*store, 1, &other).await.expect("put");
+    assert!(matches!(repository.confirm_alive().await, Err(RepoError::Replaced { .. })));
+}
+
+#[tokio::test]
+async fn a_repository_is_opened_as_it_was_made_or_not_at_all() {
+    let (_, plain, _) = repository(false).await;
+    let (_, sealed, file) = repository(true).await;
+    let right = Encryption::Key(KeySource::KeyFile(file.as_ref().expect("a key").path().to_owned()));
+    let (_other, source) = key_file();
+    let open = |store: &Arc<dyn Store>, encryption: &Encryption| {
+        let (store, encryption) = (store.clone(), encryption.clone());
+        async move { Repository::open("r", store, &encryption, pool()).await }
+    };
+    open(&plain, &Encryption::None).await.expect("opens");
+    open(&sealed, &right).await.expect("opens");
+    assert!(matches!(open(&plain, &right).await, Err(RepoError::NotEncrypted { .. })));
+    let needed = open(&sealed, &Encryption::None).await.expect_err("needs a key");
+    assert_eq!(needed.class(), ErrorClass::Denied);
+    let wrong = open(&sealed, &Encryption::Key(source)).await.expect_err("the wrong key");
+    assert_eq!(wrong.class(), ErrorClass::Denied);
+    let empty: Arc<dyn Store> = memory();
+    let none = open(&empty, &Encryption::None).await.expect_err("nothing there");
+    assert!(matches!(none, RepoError::NoRepository { .. }) && none.class() != ErrorClass::NotFound);
+    let again = Repository::create("r", plain, "main", &Encryption::None, &[], pool(), now()).await;
+    assert!(matches!(again, Err(RepoError::AlreadyThere { .. })));
+}
+
+#[tokio::test]
+async fn the_recovery_key_opens_what_setup_made() {
+    let store: Arc<dyn Store> = memory();
+    let (_file, source) = key_file();
+    let made = Repository::create("r", store.clone(), "main", &Encryption::Key(source), &[], pool(), now()).await;
+    let recovery = made.expect("made").1.expect("a recovery key").to_text().to_string();
+    let source = KeySource::RecoveryKey(recovery);
+    Repository::open("r", store, &Encryption::Key(source), pool()).await.expect("opens");
+}
+
+#[tokio::test]
+async fn a_lineage_is_added_once() {
+    let (mut repository, store, _) = repository(false).await;
+    let lineage = Lineage { major: 15, system_identifier: 7 };
+    for _ in 0..2 {
+        repository.add_lineage(lineage, SegmentSize::DEFAULT, now()).await.expect("added");
+    }
+    let (generation, identity) = identity::load(&*store).await.expect("read").expect("there");
+    assert_eq!((generation, identity.lineages.len()), (2, 1));
+    assert_eq!(identity, *repository.identity());
+}
+
+#[tokio::test]
+async fn content_that_cannot_be_read_stores_nothing() {
+    let (repository, store, _) = repository(false).await;
+    let broken = || {
+        stream::iter([Ok(Bytes::from_static(b"x")), Err(std::io::Error::from(std::io::ErrorKind::NotFound))]).boxed()
+    };
+    let put = repository.put_new(&key("wal/x"), spec(Kind::Segment), broken(), || None).await;
+    assert_eq!(put.expect_err("broken").class(), ErrorClass::Permanent);
+    let uploaded = repository.upload(&key("wal/x"), spec(Kind::Pack), broken(), 1).await;
+    assert_eq!(uploaded.expect_err("broken").class(), ErrorClass::Permanent);
+    assert!(store.head(&key("wal/x")).await.is_err());
+}
