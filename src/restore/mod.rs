@@ -1,1 +1,41 @@
-//! From a repository back to a data directory.
+//! Restores a cluster: plans first, then carries the plan out.
+//!
+//! [`plan`] works out which backup, which WAL, where to and how much, and refuses what cannot be had, saying what could.
+//! Choosing (the backup, the way through the timelines, which segments) is pure; asking the repositories and the file system is not.
+//! [`run`] writes: the journal first, then the packs' files straight under their names, each checked, then the recovery
+//! settings, and `global/pg_control` last.
+//!
+//! What a crash leaves behind is a directory without pg_control, from which PostgreSQL refuses to start, with the journal
+//! `walward.restore.json` in it; the same request goes on from there.
+
+mod choose;
+mod contents;
+mod directory;
+mod error;
+mod facts;
+mod horizon;
+mod install;
+mod journal;
+mod places;
+mod plan;
+mod reachability;
+mod refusal;
+mod request;
+mod run;
+mod settings;
+mod stored;
+#[cfg(test)]
+mod tests;
+mod time;
+mod timelines;
+mod unpack;
+mod wal;
+
+pub use error::RestoreError;
+pub use places::PlacedTablespace;
+pub use plan::{RestorePlan, SpaceNeed, plan};
+pub use refusal::Refusal;
+pub use request::{Action, RestoreRequest, TablespaceSelector, Target, TargetTimeline};
+pub use run::{Phase, Progress, RestoreReport, run};
+pub use time::{TimeError, format_time, parse_time};
+pub use wal::WalNeed;

@@ -1,0 +1,183 @@
+//! The directory that is restored into: what it must not be, and whom its files will belong to. Blocking.
+
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::error::RestoreError;
+use super::journal::{self, Journal};
+use super::refusal::Refusal;
+
+/// What is at the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing.
+    Absent,
+    /// An empty directory.
+    Empty,
+    /// A restore that was cut short.
+    Unfinished(Journal),
+}
+
+/// Whom the files are given to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Looks at `directory`; refuses one with a running server or with anything in it but an unfinished restore.
+pub fn inspect(directory: &Path) -> Result<Found, RestoreError> {
+    match std::fs::metadata(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
+        Err(error) => return Err(RestoreError::io("look at", directory)(error)),
+        Ok(metadata) if !metadata.is_dir() => return Err(Refusal::NotADirectory(directory.to_owned()).into()),
+        Ok(_) => {}
+    }
+    if let Some(pid) = running_server(directory)? {
+        return Err(Refusal::Running { directory: directory.to_owned(), pid }.into());
+    }
+    if let Some(journal) = Journal::read(directory)? {
+        // pg_control is placed last: with it the directory may have been a running cluster since.
+        return match std::fs::symlink_metadata(directory.join("global/pg_control")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Unfinished(journal)),
+            Err(error) => Err(RestoreError::io("look at", &directory.join("global/pg_control"))(error)),
+            Ok(_) => {
+                let directory = directory.to_owned();
+                Err(Refusal::Finished { directory, label: journal.backup, journal: journal::NAME }.into())
+            }
+        };
+    }
+    match first_entry(directory)? {
+        Some(holds) => Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into()),
+        None => Ok(Found::Empty),
+    }
+}
+
+/// The name of something in `directory`, if there is anything; what `mkfs` makes does not count. An absent one is empty.
+pub fn first_entry(directory: &Path) -> Result<Option<String>, RestoreError> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(RestoreError::io("list", directory))?,
+    };
+    for entry in entries {
+        let name = entry.map_err(RestoreError::io("list", directory))?.file_name();
+        if name != "lost+found" {
+            return Ok(Some(name.to_string_lossy().into_owned()));
+        }
+    }
+    Ok(None)
+}
+
+/// The process of the server that runs in `directory`: `postmaster.pid` names it, and it is alive. When the process's
+/// working directory can be seen and is another, the file is a left-over.
+fn running_server(directory: &Path) -> Result<Option<i32>, RestoreError> {
+    let path = directory.join("postmaster.pid");
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(RestoreError::io("read", &path))?,
+    };
+    // A single-user backend writes its number with a minus (CreateLockFile, src/backend/utils/init/miscinit.c).
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().trim_start_matches('-').parse::<i32>().ok()) else {
+        return Ok(None);
+    };
+    let alive = rustix::process::Pid::from_raw(pid)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH));
+    if !alive {
+        return Ok(None);
+    }
+    let elsewhere = match (std::fs::read_link(format!("/proc/{pid}/cwd")), std::fs::canonicalize(directory)) {
+        (Ok(cwd), Ok(directory)) => cwd != directory,
+        // Not to be seen: the benefit of the doubt goes to the data.
+        _ => false,
+    };
+    Ok((!elsewhere).then_some(pid))
+}
+
+/// Whom the files in `directory` will belong to: nobody else, unless root restores. Then the owner that the directory has
+/// already, and where that is root or nobody yet, the user `postgres`.
+pub fn owner(directory: &Path) -> Result<Option<Owner>, RestoreError> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    match std::fs::metadata(directory) {
+        Ok(metadata) if metadata.uid() != 0 => return Ok(Some(Owner { uid: metadata.uid(), gid: metadata.gid() })),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(RestoreError::io("look at", directory)(error));
+        }
+        _ => {}
+    }
+    let users = Path::new("/etc/passwd");
+    let text = std::fs::read_to_string(users).map_err(RestoreError::io("read", users))?;
+    user(&text, "postgres").map(Some).ok_or_else(|| Refusal::NoOwner(directory.to_owned()).into())
+}
+
+/// The user `name` in the text of /etc/passwd.
+fn user(passwd: &str, name: &str) -> Option<Owner> {
+    passwd.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let found = fields.next()? == name;
+        let (uid, gid) = (fields.nth(1)?, fields.next()?);
+        found.then_some(Owner { uid: uid.parse().ok()?, gid: gid.parse().ok()? })
+    })
+}
+
+/// The nearest directory at or above `path` that exists.
+pub fn existing_ancestor(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::durable;
+
+    fn write(path: &Path, text: &str) {
+        durable::replace(path, text.as_bytes(), 0o600).expect("written");
+    }
+
+    #[test]
+    fn only_an_absent_or_empty_directory_or_our_own_unfinished_restore_is_accepted() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let target = directory.path().join("main");
+        assert_eq!(inspect(&target).expect("absent"), Found::Absent);
+        std::fs::create_dir_all(target.join("lost+found")).expect("made");
+        assert_eq!(inspect(&target).expect("empty"), Found::Empty);
+        write(&target.join("PG_VERSION"), "15\n");
+        let error = inspect(&target).expect_err("not empty");
+        assert!(error.to_string().contains("PG_VERSION"), "{error}");
+        let journal =
+            Journal::new(crate::pg::Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[]);
+        journal.write(&target).expect("written");
+        assert_eq!(inspect(&target).expect("ours"), Found::Unfinished(journal));
+        std::fs::create_dir(target.join("global")).expect("made");
+        write(&target.join("global/pg_control"), "");
+        assert!(matches!(inspect(&target), Err(RestoreError::Refused(Refusal::Finished { .. }))));
+    }
+
+    #[test]
+    fn a_running_server_is_refused_and_a_left_over_pid_file_is_only_a_file() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mut child =
+            std::process::Command::new("sleep").arg("60").current_dir(directory.path()).spawn().expect("sleep");
+        write(&directory.path().join("postmaster.pid"), &format!("{}\n/data\n", child.id()));
+        let running = inspect(directory.path());
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        assert!(matches!(running, Err(RestoreError::Refused(Refusal::Running { .. }))));
+        assert!(matches!(inspect(directory.path()), Err(RestoreError::Refused(Refusal::NotEmpty { .. }))));
+        // Alive, but somewhere else.
+        write(&directory.path().join("postmaster.pid"), &format!("{}\n", std::process::id()));
+        assert!(matches!(inspect(directory.path()), Err(RestoreError::Refused(Refusal::NotEmpty { .. }))));
+    }
+
+    #[test]
+    fn a_user_is_found_by_the_whole_name() {
+        let passwd = "root:x:0:0:root:/root:/bin/bash\npostgres2:x:9:9::/:/bin/sh\npostgres:x:106:114:,,,:/var/lib/postgresql:/bin/bash\n";
+        assert_eq!(user(passwd, "postgres"), Some(Owner { uid: 106, gid: 114 }));
+        assert_eq!(user(passwd, "post"), None);
+        assert_eq!(user("postgres:x", "postgres"), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! What happens in the target directory before the packs and behind them. Blocking.
+//!
+//! Until `global/pg_control` gets its name, as the last file of all, PostgreSQL refuses to start from the directory. Everything
+//! else is durable by then.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::contents::{CONTROL_FILE, Contents};
+use super::directory::{self, Found, Owner};
+use super::error::RestoreError;
+use super::journal::Journal;
+use super::places::Places;
+use super::plan::check_tablespaces;
+use super::refusal::Refusal;
+use super::settings::{self, Setting};
+use crate::pg::Lineage;
+use crate::sys::durable;
+
+/// What pg_control is called until everything else is durable.
+const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
+const AUTO_CONF: &str = "postgresql.auto.conf";
+
+/// A directory that is ready for files.
+#[derive(Debug)]
+pub struct Prepared {
+    /// What is done already.
+    pub journal: Journal,
+    /// Whom files are given to.
+    pub owner: Option<Owner>,
+    /// Locks the directory against another restore for as long as it is open.
+    pub lock: File,
+}
+
+/// The name that a file has while the restore goes on.
+pub fn working_path(places: &Places, path: &str) -> Option<PathBuf> {
+    places.resolve(if path == CONTROL_FILE { UNPLACED_CONTROL_FILE } else { path })
+}
+
+/// Makes the directories, the links of the tablespaces and the journal; or takes up where another run stopped.
+pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Contents) -> Result<Prepared, RestoreError> {
+    let root = places.root();
+    let owner = directory::owner(root)?;
+    let found = directory::inspect(root)?;
+    let fresh = Journal::new(lineage, label, places.tablespaces());
+    let (journal, is_new) = match found {
+        Found::Unfinished(journal) => {
+            if (journal.lineage, &journal.backup, &journal.tablespaces)
+                != (fresh.lineage, &fresh.backup, &fresh.tablespaces)
+            {
+                let what = format!("backup {}, begun meanwhile", journal.backup);
+                return Err(Refusal::OtherRequest { directory: root.to_owned(), what }.into());
+            }
+            (journal, false)
+        }
+        Found::Absent | Found::Empty => {
+            check_tablespaces(places)?;
+            (fresh, true)
+        }
+    };
+    make_place(root, mode_of_root(contents), owner)?;
+    let lock = File::open(root).map_err(RestoreError::io("open", root))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(Refusal::Busy(root.to_owned()).into()),
+        Err(error) => return Err(RestoreError::io("lock", root)(error.into())),
+    }
+    if is_new {
+        journal.write(root)?;
+    }
+    for tablespace in places.tablespaces() {
+        make_place(&tablespace.to, 0o700, owner)?;
+    }
+    for (path, mode) in &contents.directories {
+        let place = places.resolve(path).ok_or(RestoreError::Died)?;
+        if place != root {
+            make_directory(&place, mode | 0o700, owner)?;
+        }
+        if path == "pg_tblspc" {
+            for tablespace in places.tablespaces() {
+                link(&tablespace.to, &root.join(path).join(tablespace.oid.to_string()), owner)?;
+            }
+        }
+    }
+    Ok(Prepared { journal, owner, lock })
+}
+
+/// PostgreSQL takes a data directory with 0700, or with 0750 where the group may read (`checkDataDir`, miscinit.c).
+fn mode_of_root(contents: &Contents) -> u32 {
+    let listed = ["", ".", "base"].into_iter().find_map(|path| contents.directories.get(path));
+    if listed.is_some_and(|mode| mode & 0o050 == 0o050) { 0o750 } else { 0o700 }
+}
+
+/// Makes a directory, and those above it that are missing.
+fn make_place(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), RestoreError> {
+    if let Some(parent) = path.parent() {
+        durable::create_dir_all_durable(parent, 0o755).map_err(RestoreError::io("make the directory", parent))?;
+    }
+    make_directory(path, mode, owner)
+}
+
+fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), RestoreError> {
+    match std::fs::DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        other => other.map_err(RestoreError::io("make the directory", path))?,
+    }
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(RestoreError::io("set the mode of", path))?;
+    give(path, owner)
+}
+
+fn give(path: &Path, owner: Option<Owner>) -> Result<(), RestoreError> {
+    match owner {
+        Some(Owner { uid, gid }) => {
+            std::os::unix::fs::lchown(path, Some(uid), Some(gid)).map_err(RestoreError::io("set the owner of", path))
+        }
+        None => Ok(()),
+    }
+}
+
+fn link(to: &Path, at: &Path, owner: Option<Owner>) -> Result<(), RestoreError> {
+    match std::os::unix::fs::symlink(to, at) {
+        Err(error)
+            if error.kind() == io::ErrorKind::AlreadyExists && std::fs::read_link(at).is_ok_and(|old| old == to) => {}
+        other => other.map_err(RestoreError::io("make the link", at))?,
+    }
+    give(at, owner)
+}
+
+/// Writes the recovery settings, makes everything durable, and gives pg_control its name. Returns what is worth knowing.
+pub fn finish(
+    places: &Places,
+    wanted: &[Setting],
+    signal_file: &str,
+    owner: Option<Owner>,
+) -> Result<Vec<String>, RestoreError> {
+    let root = places.root();
+    let warnings = write_settings(root, wanted, owner)?;
+    for name in ["recovery.signal", "standby.signal"] {
+        let path = root.join(name);
+        if name == signal_file {
+            durable::replace(&path, b"", 0o600).map_err(RestoreError::io("write", &path))?;
+            give(&path, owner)?;
+        } else {
+            // A backup that was taken on a standby brings its own.
+            remove_if_there(&path)?;
+        }
+    }
+    for place in places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain([root]) {
+        durable::sync_filesystem(place).map_err(RestoreError::io("sync the file system of", place))?;
+    }
+    let control_file = root.join(CONTROL_FILE);
+    durable::rename(&root.join(UNPLACED_CONTROL_FILE), &control_file)
+        .map_err(RestoreError::io("write", &control_file))?;
+    Journal::remove(root)?;
+    Ok(warnings)
+}
+
+fn write_settings(root: &Path, wanted: &[Setting], owner: Option<Owner>) -> Result<Vec<String>, RestoreError> {
+    let path = root.join(AUTO_CONF);
+    let text = read_if_there(&path)?;
+    let mode = std::fs::metadata(&path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
+    durable::replace(&path, settings::edit(&text, wanted).as_bytes(), mode)
+        .map_err(RestoreError::io("write", &path))?;
+    give(&path, owner)?;
+    let doubled = settings::contradicting(&read_if_there(&root.join("postgresql.conf"))?, wanted);
+    Ok(doubled
+        .into_iter()
+        .map(|name| {
+            format!("postgresql.conf sets {name}; remove it, because PostgreSQL refuses to start with two targets")
+        })
+        .collect())
+}
+
+fn read_if_there(path: &Path) -> Result<String, RestoreError> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(RestoreError::io("read", path)(error)),
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), RestoreError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(RestoreError::io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}

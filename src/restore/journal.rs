@@ -1,0 +1,119 @@
+//! `walward.restore.json` in the target directory: what is being restored there, and which packs are done.
+//!
+//! It is the first file in the directory and the last to go. That a pack is in it says that its files were written, not
+//! that they are durable: who goes on reads them again and compares their checksums, so a power cut costs a pack and no more.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::error::RestoreError;
+use super::places::PlacedTablespace;
+use super::refusal::Refusal;
+use crate::pg::Lineage;
+use crate::sys::durable;
+
+/// The file's name.
+pub const NAME: &str = "walward.restore.json";
+/// The shape's version.
+const FORMAT: u32 = 1;
+/// A journal of the largest backup (100,000 packs) is far below this.
+const BYTES_MAX: u64 = 4 << 20;
+
+/// An unfinished restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// Version of this shape.
+    format: u32,
+    /// What the backup was taken from.
+    pub lineage: Lineage,
+    /// The backup.
+    pub backup: String,
+    /// Where the tablespaces go.
+    pub tablespaces: Vec<PlacedTablespace>,
+    /// The packs whose files are all written.
+    pub packs_done: BTreeSet<u32>,
+}
+
+impl Journal {
+    /// That of a restore that begins.
+    pub fn new(lineage: Lineage, backup: &str, tablespaces: &[PlacedTablespace]) -> Self {
+        Self {
+            format: FORMAT,
+            lineage,
+            backup: backup.to_owned(),
+            tablespaces: tablespaces.to_vec(),
+            packs_done: BTreeSet::new(),
+        }
+    }
+
+    /// Where it lies in `directory`.
+    pub fn path(directory: &Path) -> PathBuf {
+        directory.join(NAME)
+    }
+
+    /// The one in `directory`, if there is one. Blocking.
+    pub fn read(directory: &Path) -> Result<Option<Self>, RestoreError> {
+        let path = Self::path(directory);
+        let unreadable = |why: String| Refusal::Journal { journal: path.clone(), why };
+        match std::fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(RestoreError::io("read", &path)(error)),
+            Ok(metadata) if !metadata.is_file() || metadata.len() > BYTES_MAX => {
+                return Err(unreadable("it is not a small regular file".to_owned()).into());
+            }
+            Ok(_) => {}
+        }
+        let text = std::fs::read(&path).map_err(RestoreError::io("read", &path))?;
+        let journal: Self = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
+        if journal.format != FORMAT {
+            return Err(unreadable(format!("its format is {}, this version reads {FORMAT}", journal.format)).into());
+        }
+        Ok(Some(journal))
+    }
+
+    /// Writes it, durably. Blocking.
+    pub fn write(&self, directory: &Path) -> Result<(), RestoreError> {
+        let path = Self::path(directory);
+        let text = serde_json::to_vec(self).map_err(io::Error::from).map_err(RestoreError::io("write", &path))?;
+        durable::replace(&path, &text, 0o600).map_err(RestoreError::io("write", &path))
+    }
+
+    /// Removes it: the restore is finished. Blocking.
+    pub fn remove(directory: &Path) -> Result<(), RestoreError> {
+        let path = Self::path(directory);
+        std::fs::remove_file(&path).map_err(RestoreError::io("remove", &path))?;
+        durable::sync_directory(directory).map_err(RestoreError::io("sync", directory))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn written_and_read_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        assert_eq!(Journal::read(directory.path()).expect("readable"), None);
+        let mut journal = Journal::new(Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[]);
+        journal.packs_done.insert(7);
+        journal.write(directory.path()).expect("written");
+        assert_eq!(Journal::read(directory.path()).expect("readable"), Some(journal));
+        Journal::remove(directory.path()).expect("removed");
+        assert_eq!(Journal::read(directory.path()).expect("readable"), None);
+    }
+
+    #[test]
+    fn what_is_not_a_journal_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for text in
+            ["", "{}", "{\"format\":2,\"lineage\":\"15-7\",\"backup\":\"\",\"tablespaces\":[],\"packs_done\":[]}"]
+        {
+            durable::replace(&Journal::path(directory.path()), text.as_bytes(), 0o600).expect("written");
+            let error = Journal::read(directory.path()).expect_err(text);
+            assert!(matches!(error, RestoreError::Refused(Refusal::Journal { .. })), "{error}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Where each file of a backup goes. Pure.
+//!
+//! Paths come from a manifest, and are checked again here: none leads out of the data directory or its tablespace.
+
+use std::collections::HashSet;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+use super::request::TablespaceSelector;
+use crate::repo::manifest::Tablespace;
+
+/// A tablespace and where it goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlacedTablespace {
+    /// The name of its link in pg_tblspc.
+    pub oid: u32,
+    /// Its name in SQL.
+    pub name: String,
+    /// Where it was.
+    pub from: String,
+    /// Where it goes.
+    pub to: PathBuf,
+}
+
+/// Where files go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Places {
+    root: PathBuf,
+    tablespaces: Vec<PlacedTablespace>,
+}
+
+impl Places {
+    /// Those of a restore into `root` (absolute) of a backup with `tablespaces`, of which `map` moves some.
+    pub fn new(
+        root: &Path,
+        label: &str,
+        tablespaces: &[Tablespace],
+        map: &[(TablespaceSelector, PathBuf)],
+    ) -> Result<Self, Refusal> {
+        let selects = |selector: &TablespaceSelector, tablespace: &Tablespace| match selector {
+            TablespaceSelector::Oid(oid) => tablespace.oid == *oid,
+            TablespaceSelector::Name(name) => tablespace.name == *name,
+            TablespaceSelector::Location(location) => Path::new(&tablespace.location) == location,
+        };
+        for (selector, _) in map {
+            if !tablespaces.iter().any(|tablespace| selects(selector, tablespace)) {
+                let known: Vec<String> =
+                    tablespaces.iter().map(|t| format!("{} (oid {}, {})", t.name, t.oid, t.location)).collect();
+                let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+                return Err(Refusal::NoSuchTablespace {
+                    label: label.to_owned(),
+                    selector: selector.to_string(),
+                    known,
+                });
+            }
+        }
+        let mut taken = HashSet::new();
+        let mut placed = Vec::with_capacity(tablespaces.len());
+        for tablespace in tablespaces {
+            let mapped = map.iter().rev().find(|(selector, _)| selects(selector, tablespace)).map(|(_, to)| to.clone());
+            let to = mapped.unwrap_or_else(|| PathBuf::from(&tablespace.location));
+            let refuse = |why| Refusal::TablespacePlace { name: tablespace.name.clone(), to: to.clone(), why };
+            let plain = to.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+            if !to.is_absolute() || !plain || to.as_os_str().as_encoded_bytes().contains(&0) {
+                return Err(refuse("give an absolute path without `..`"));
+            }
+            if to == Path::new("/") || root.starts_with(&to) {
+                return Err(refuse("the data directory lies in it"));
+            }
+            if to.starts_with(root) {
+                return Err(refuse("it lies in the data directory"));
+            }
+            if !taken.insert(to.clone()) {
+                return Err(refuse("another tablespace goes there"));
+            }
+            placed.push(PlacedTablespace {
+                oid: tablespace.oid,
+                name: tablespace.name.clone(),
+                from: tablespace.location.clone(),
+                to,
+            });
+        }
+        Ok(Self { root: root.to_owned(), tablespaces: placed })
+    }
+
+    /// The data directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The tablespaces.
+    pub fn tablespaces(&self) -> &[PlacedTablespace] {
+        &self.tablespaces
+    }
+
+    /// The tablespace that a path of the manifest lies in, and the path in it.
+    pub fn tablespace_of<'a>(&self, path: &'a str) -> Option<(&PlacedTablespace, &'a str)> {
+        let (oid, rest) = path.strip_prefix("pg_tblspc/").map(|path| path.split_once('/').unwrap_or((path, "")))?;
+        let tablespace = self.tablespaces.iter().find(|tablespace| tablespace.oid.to_string() == oid)?;
+        Some((tablespace, rest))
+    }
+
+    /// Where `path` goes; `None` for a path that leads out. The empty path is the data directory.
+    pub fn resolve(&self, path: &str) -> Option<PathBuf> {
+        if path.is_empty() || path == "." {
+            return Some(self.root.clone());
+        }
+        let safe = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+        if !path.split('/').all(safe) {
+            return None;
+        }
+        Some(match self.tablespace_of(path) {
+            Some((tablespace, "")) => tablespace.to.clone(),
+            Some((tablespace, rest)) => tablespace.to.join(rest),
+            None => self.root.join(path),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn tablespace(oid: u32, name: &str, location: &str) -> Tablespace {
+        Tablespace { oid, name: name.to_owned(), location: location.to_owned() }
+    }
+
+    fn places(map: &[(TablespaceSelector, PathBuf)]) -> Result<Places, Refusal> {
+        let tablespaces = [tablespace(16384, "fast", "/nvme/fast"), tablespace(163, "slow", "/disk/slow")];
+        Places::new(Path::new("/data/main"), "label", &tablespaces, map)
+    }
+
+    #[test]
+    fn files_of_a_tablespace_go_to_its_place() {
+        let places = places(&[(TablespaceSelector::Name("fast".to_owned()), "/new/fast".into())]).expect("valid");
+        let resolve = |path| places.resolve(path).map(|path| path.display().to_string());
+        assert_eq!(resolve("pg_tblspc/16384/PG_15_202209061/5/1").as_deref(), Some("/new/fast/PG_15_202209061/5/1"));
+        assert_eq!(resolve("pg_tblspc/163/PG_15_202209061").as_deref(), Some("/disk/slow/PG_15_202209061"));
+        assert_eq!(resolve("pg_tblspc/16384").as_deref(), Some("/new/fast"));
+        // An in-place tablespace is a directory of the cluster.
+        assert_eq!(resolve("pg_tblspc/999/x").as_deref(), Some("/data/main/pg_tblspc/999/x"));
+        assert_eq!(resolve("").as_deref(), Some("/data/main"));
+    }
+
+    #[test]
+    fn places_that_cannot_be_are_refused() {
+        let to = |to: &str| places(&[(TablespaceSelector::Oid(163), to.into())]);
+        for place in ["relative", "/a/../b", "/data/main/pg_tblspc/1", "/data", "/", "/nvme/fast"] {
+            assert!(matches!(to(place), Err(Refusal::TablespacePlace { .. })), "{place}");
+        }
+        assert!(to("/data/main2").is_ok());
+        assert!(matches!(
+            places(&[(TablespaceSelector::Location("/none".into()), "/x".into())]),
+            Err(Refusal::NoSuchTablespace { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_leads_out(parts in proptest::collection::vec("[a-z0-9./\0]{0,4}|\\.\\.|pg_tblspc|16384", 0..6)) {
+            let places = places(&[]).expect("valid");
+            if let Some(path) = places.resolve(&parts.join("/")) {
+                let roots = ["/data/main", "/nvme/fast", "/disk/slow"];
+                prop_assert!(roots.iter().any(|root| path.starts_with(root)), "{}", path.display());
+                prop_assert!(!path.components().any(|part| part == Component::ParentDir), "{}", path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! What a restore will do, worked out before anything is written.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::choose::{self, BackupFacts, Choice};
+use super::contents::Contents;
+use super::directory::{self, Found};
+use super::error::RestoreError;
+use super::facts::{Archive, Copy};
+use super::journal::Journal;
+use super::places::{PlacedTablespace, Places};
+use super::reachability::route;
+use super::refusal::Refusal;
+use super::request::{RestoreRequest, Target};
+use super::settings::{self, Setting};
+use super::wal::WalNeed;
+use crate::pg::{Lineage, Timeline};
+use crate::repo::Repository;
+use crate::repo::manifest::{BackupLabel, Manifest};
+use crate::sys::disk;
+
+/// A restore that can be run.
+#[derive(Debug, Serialize)]
+pub struct RestorePlan {
+    /// The backup's label.
+    pub backup: String,
+    /// Why this one.
+    pub reason: String,
+    /// What it was taken from.
+    pub lineage: Lineage,
+    /// The target.
+    pub target: Target,
+    /// The timelines that recovery crosses, in order; it ends on the last.
+    pub timelines: Vec<Timeline>,
+    /// The WAL that recovery reads; none when a standby gets it elsewhere.
+    pub wal: Option<WalNeed>,
+    /// The data directory that is made.
+    pub directory: PathBuf,
+    /// Where the tablespaces go.
+    pub tablespaces: Vec<PlacedTablespace>,
+    /// Bytes to fetch from the repositories, without WAL.
+    pub download_bytes: u64,
+    /// Bytes to write, without WAL.
+    pub write_bytes: u64,
+    /// Files to write.
+    pub files: u64,
+    /// What each file system has to take and has.
+    pub space: Vec<SpaceNeed>,
+    /// What is written to postgresql.auto.conf. `primary_conninfo` may hold a password and is not shown.
+    #[serde(serialize_with = "without_secrets")]
+    pub settings: Vec<Setting>,
+    /// `recovery.signal` or `standby.signal`.
+    pub signal_file: &'static str,
+    /// The repositories that the backup is fetched from, the first preferred.
+    pub repositories: Vec<String>,
+    /// Whether the directory holds a part of this restore, which is kept.
+    pub resumes: bool,
+    /// What is worth knowing before it is run.
+    pub warnings: Vec<String>,
+    #[serde(skip)]
+    pub(super) work: Work,
+}
+
+/// What a file system has to take and has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpaceNeed {
+    /// A directory on it.
+    pub path: PathBuf,
+    /// Bytes to write.
+    pub needed_bytes: u64,
+    /// Bytes that are free.
+    pub free_bytes: u64,
+}
+
+/// What the execution needs besides.
+#[derive(Debug)]
+pub(super) struct Work {
+    pub lineage: Lineage,
+    pub places: Places,
+    pub contents: Contents,
+    /// The repositories that have the backup, by their place in the list, with their own manifests.
+    pub copies: Vec<Copy>,
+}
+
+fn without_secrets<S: serde::Serializer>(settings: &[Setting], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(settings.iter().map(|(name, value)| {
+        let value = if *name == "primary_conninfo" { "…" } else { value.as_str() };
+        (*name, value)
+    }))
+}
+
+/// Works out the restore of a cluster into `target_directory`. Nothing is written.
+///
+/// # Errors
+/// [`RestoreError::Refused`] says why the request cannot be met and what could be asked for instead.
+pub async fn plan(
+    repositories: &[Repository],
+    target_directory: &Path,
+    request: &RestoreRequest,
+) -> Result<RestorePlan, RestoreError> {
+    check_request(request)?;
+    let root = std::path::absolute(target_directory).map_err(RestoreError::io("look at", target_directory))?;
+    let found = blocking({
+        let root = root.clone();
+        move || directory::inspect(&root)
+    })
+    .await?;
+    let unfinished = match found {
+        Found::Unfinished(journal) => Some(journal),
+        Found::Absent | Found::Empty => None,
+    };
+
+    let archive = Archive::open(repositories).await?;
+    let mut warnings = archive.warnings.clone();
+    let backups = archive.facts();
+    let label = unfinished.as_ref().map(|journal| own_label(journal, &backups, &root)).transpose()?;
+    let current = archive.lineage().ok_or(Refusal::NothingThere)?;
+    let lineage = choose::lineage(&backups, current, request)?;
+    let histories = archive.histories(lineage, &mut warnings).await?;
+    let choice = choose::choose(&backups, lineage, &histories, request, label.as_ref())?;
+    let inventory = archive.inventory(&choice, &mut warnings).await?;
+    let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment)).await?;
+    warnings.extend(route.warnings);
+
+    let (manifest, entries, copies) = archive.contents(&choice.backup.label, &mut warnings).await?;
+    let places = Places::new(&root, &manifest.label, &manifest.tablespaces, &request.tablespace_map)?;
+    if let Some(journal) = &unfinished {
+        check_unfinished(journal, &places)?;
+    }
+    let contents = Contents::new(&manifest, entries, &places)?;
+    warnings.extend(remarks(&manifest, &contents, &choice, current));
+    let space = blocking({
+        let needs = needs(&manifest, &contents, &places, unfinished.as_ref());
+        let places = places.clone();
+        let fresh = unfinished.is_none();
+        move || {
+            if fresh {
+                check_tablespaces(&places)?;
+            }
+            check_space(&needs)
+        }
+    })
+    .await?;
+
+    let size = choice.backup.segment_bytes;
+    let timelines = match &route.wal {
+        None => vec![choice.way.target()],
+        Some(wal) => {
+            choice.way.crossed(wal.first.number(size).unwrap_or(0), wal.last.number(size).unwrap_or(u64::MAX), size)
+        }
+    };
+    let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));
+    let left = |number: &u32| !done(*number);
+    Ok(RestorePlan {
+        backup: manifest.label.clone(),
+        reason: choice.reason,
+        lineage,
+        target: request.target.clone(),
+        timelines,
+        wal: route.wal,
+        directory: root,
+        tablespaces: places.tablespaces().to_vec(),
+        download_bytes: manifest.packs.iter().filter(|pack| left(&pack.number)).map(|pack| pack.stored_bytes).sum(),
+        write_bytes: contents.bytes(),
+        files: contents.files(),
+        space,
+        settings: settings::wanted(request, choice.way.target()),
+        signal_file: settings::signal_file(request),
+        repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
+        resumes: unfinished.is_some(),
+        warnings,
+        work: Work { lineage, places, contents, copies },
+    })
+}
+
+/// Runs `work` where it may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| RestoreError::Died)?
+}
+
+fn check_request(request: &RestoreRequest) -> Result<(), Refusal> {
+    let refuse = |why| Err(Refusal::Contradiction(why));
+    if request.exclusive && !matches!(request.target, Target::Time(_) | Target::Lsn(_) | Target::Xid(_)) {
+        return refuse("only a time, an LSN or a transaction can be an exclusive target");
+    }
+    if request.primary_conninfo.is_some() && !request.standby {
+        return refuse("primary_conninfo is for a standby; ask for one, or leave it out");
+    }
+    // MAXFNAMELEN, src/include/access/xlog_internal.h.
+    if matches!(&request.target, Target::Name(name) if name.is_empty() || name.len() > 63) {
+        return refuse("the name of a restore point has 1 to 63 bytes");
+    }
+    let texts = [Some(&request.restore_command), request.primary_conninfo.as_ref()];
+    if texts.into_iter().flatten().any(|text| text.contains('\0')) {
+        return refuse("a setting cannot hold a zero byte");
+    }
+    if request.restore_command.trim().is_empty() {
+        return refuse("recovery needs a restore_command");
+    }
+    Ok(())
+}
+
+/// The backup that an unfinished restore is of.
+fn own_label(journal: &Journal, backups: &[BackupFacts], root: &Path) -> Result<BackupLabel, Refusal> {
+    let known =
+        backups.iter().find(|backup| backup.label.as_str() == journal.backup && backup.lineage == journal.lineage);
+    known.map(|backup| backup.label.clone()).ok_or_else(|| Refusal::OtherRequest {
+        directory: root.to_owned(),
+        what: format!("backup {} of {}, which these repositories do not have", journal.backup, journal.lineage),
+    })
+}
+
+fn check_unfinished(journal: &Journal, places: &Places) -> Result<(), Refusal> {
+    if journal.tablespaces == places.tablespaces() {
+        return Ok(());
+    }
+    let what = format!("backup {} with its tablespaces in other places", journal.backup);
+    Err(Refusal::OtherRequest { directory: places.root().to_owned(), what })
+}
+
+/// Refuses tablespaces' places with something in them. Blocking.
+pub(super) fn check_tablespaces(places: &Places) -> Result<(), RestoreError> {
+    for tablespace in places.tablespaces() {
+        let directory = &tablespace.to;
+        if directory.exists() && !directory.is_dir() {
+            return Err(Refusal::NotADirectory(directory.clone()).into());
+        }
+        if let Some(holds) = directory::first_entry(directory)? {
+            let (directory, name) = (directory.clone(), tablespace.name.clone());
+            return Err(Refusal::TablespaceTaken { directory, holds, name }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Bytes to be written under each place. What an unfinished restore wrote is there already.
+fn needs(
+    manifest: &Manifest,
+    contents: &Contents,
+    places: &Places,
+    unfinished: Option<&Journal>,
+) -> Vec<(PathBuf, u64)> {
+    let mut needs = BTreeMap::from([(places.root(), 0u64)]);
+    for pack in &manifest.packs {
+        if unfinished.is_some_and(|journal| journal.packs_done.contains(&pack.number)) {
+            continue;
+        }
+        for file in contents.packs.get(&pack.number).into_iter().flatten() {
+            let place = places.tablespace_of(&file.path).map_or(places.root(), |(tablespace, _)| &tablespace.to);
+            let bytes = needs.entry(place).or_default();
+            *bytes = bytes.saturating_add(file.size);
+        }
+    }
+    needs.into_iter().map(|(path, bytes)| (path.to_owned(), bytes)).collect()
+}
+
+/// Compares what is to be written with what is free, by file system. Blocking.
+fn check_space(needs: &[(PathBuf, u64)]) -> Result<Vec<SpaceNeed>, RestoreError> {
+    let mut space: Vec<(u64, SpaceNeed)> = Vec::new();
+    for (path, needed_bytes) in needs {
+        let there = directory::existing_ancestor(path);
+        let device = std::fs::metadata(&there).map_err(RestoreError::io("look at", &there))?.dev();
+        if let Some((_, known)) = space.iter_mut().find(|(known, _)| *known == device) {
+            known.needed_bytes = known.needed_bytes.saturating_add(*needed_bytes);
+            continue;
+        }
+        let free_bytes = disk::space(&there).map_err(RestoreError::io("ask how much is free at", &there))?.free;
+        space.push((device, SpaceNeed { path: path.clone(), needed_bytes: *needed_bytes, free_bytes }));
+    }
+    let space: Vec<SpaceNeed> = space.into_iter().map(|(_, need)| need).collect();
+    match space.iter().find(|need| need.needed_bytes > need.free_bytes) {
+        Some(SpaceNeed { path, needed_bytes, free_bytes }) => {
+            Err(RestoreError::NoSpace { path: path.clone(), needed_bytes: *needed_bytes, free_bytes: *free_bytes })
+        }
+        None => Ok(space),
+    }
+}
+
+/// What somebody should know about this backup.
+fn remarks(manifest: &Manifest, contents: &Contents, choice: &Choice, current: Lineage) -> Vec<String> {
+    let mut remarks = Vec::new();
+    if choice.backup.lineage != current {
+        remarks.push(format!(
+            "the backup is of an older lineage ({}); the cluster is {current} now. It needs PostgreSQL {}",
+            choice.backup.lineage, choice.backup.lineage.major
+        ));
+    }
+    if !contents.packs.values().flatten().any(|file| &*file.path == "postgresql.conf") {
+        remarks.push(
+            "the backup holds no postgresql.conf: the configuration lay outside of the data directory (as on Debian and Ubuntu) \
+             and has to be there before the server starts"
+                .to_owned(),
+        );
+    }
+    if !manifest.corrupt_pages.is_empty() {
+        remarks.push(format!(
+            "{} pages had wrong checksums when the backup was taken, the first of them block {} of {}",
+            manifest.corrupt_pages.len(),
+            manifest.corrupt_pages.first().map_or(0, |(_, block)| *block),
+            manifest.corrupt_pages.first().map_or("", |(path, _)| path.as_str())
+        ));
+    }
+    remarks
+}

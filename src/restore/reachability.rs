@@ -1,0 +1,371 @@
+//! Whether the target can be reached with the WAL that is there, and which part of it that takes.
+//!
+//! Holes behind the target do not matter. What cannot be known ahead becomes a warning, never a silent assumption.
+
+use jiff::Timestamp;
+
+use super::choose::Choice;
+use super::horizon::{LastCommit, first_passing, last_commit};
+use super::refusal::Refusal;
+use super::request::{RestoreRequest, Target};
+use super::time::format_microseconds;
+use super::wal::{Inventory, Reach, WalNeed, reach, segment_before};
+use crate::pg::{Lsn, SegmentName};
+
+/// The WAL of a recovery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The segments that recovery reads; none when a standby gets them elsewhere.
+    pub wal: Option<WalNeed>,
+    /// What could not be checked.
+    pub warnings: Vec<String>,
+}
+
+/// Checks that the WAL from the start of `choice`'s backup to the target is in `inventory`. `read` answers the first and
+/// last commit time in a segment.
+pub async fn route<E, F, R>(
+    choice: &Choice,
+    request: &RestoreRequest,
+    inventory: &Inventory,
+    read: F,
+) -> Result<Route, E>
+where
+    E: From<Refusal>,
+    F: Fn(SegmentName) -> R,
+    R: Future<Output = Result<Option<(i64, i64)>, E>>,
+{
+    let survey = Survey::new(choice, request, inventory, read);
+    let present = survey.reach.present.clone();
+    let consistent = segment_before(choice.backup.stop_lsn, choice.backup.segment_bytes);
+    let mut warnings = Vec::new();
+    if present.end <= consistent {
+        let missing = survey.reach.missing;
+        if let Some(missing) = missing {
+            if !request.standby || request.primary_conninfo.is_none() {
+                return Err(Refusal::BackupWithoutWal { label: choice.backup.label.to_string(), missing }.into());
+            }
+            warnings
+                .push(format!("segment {missing} is not in the archive; the standby depends on its primary for it"));
+        }
+        return Ok(Route { wal: survey.need(present.end), warnings });
+    }
+    let last = match &request.target {
+        Target::Immediate => consistent,
+        Target::Lsn(lsn) => {
+            let number = lsn.segment_number(choice.backup.segment_bytes);
+            if number >= present.end {
+                return Err(survey.beyond().await?.into());
+            }
+            number.max(consistent)
+        }
+        Target::Time(time) => match survey.segment_of(*time, &mut warnings).await? {
+            Some(number) => number.max(consistent),
+            None => return Err(survey.beyond().await?.into()),
+        },
+        Target::Latest => {
+            if survey.is_cut_short() {
+                let refusal = survey.beyond().await?;
+                if !request.standby {
+                    return Err(refusal.into());
+                }
+                warnings.push(format!("the standby will have to get WAL from its primary: {refusal}"));
+            }
+            present.end.saturating_sub(1)
+        }
+        Target::Xid(_) | Target::Name(_) => {
+            warnings.push(format!(
+                "whether {} lies in the archive, and behind the end of the backup, cannot be checked ahead; if it does not, \
+                 the server will stop with \"recovery ended before configured recovery target was reached\"",
+                request.target
+            ));
+            if survey.is_cut_short() {
+                warnings.push(format!("if the target lies behind it, recovery will fail: {}", survey.beyond().await?));
+            }
+            present.end.saturating_sub(1)
+        }
+    };
+    if let Some(missing) =
+        survey.reach.missing.filter(|_| survey.reach.partial && last.checked_add(1) == Some(present.end))
+    {
+        warnings.push(format!(
+            "{missing}.partial is in the archive; PostgreSQL does not replay partial segments by itself"
+        ));
+    }
+    Ok(Route { wal: survey.need(last + 1), warnings })
+}
+
+struct Survey<'a, F> {
+    choice: &'a Choice,
+    request: &'a RestoreRequest,
+    reach: Reach,
+    read: F,
+}
+
+impl<'a, F> Survey<'a, F> {
+    fn new(choice: &'a Choice, request: &'a RestoreRequest, inventory: &Inventory, read: F) -> Self {
+        let reach = reach(&choice.way, choice.backup.start_lsn, choice.backup.segment_bytes, inventory);
+        Self { choice, request, reach, read }
+    }
+
+    fn need(&self, end: u64) -> Option<WalNeed> {
+        WalNeed::new(&self.choice.way, &(self.reach.present.start..end), self.choice.backup.segment_bytes)
+    }
+
+    /// Whether the WAL ends before it should: at a hole, or before the target timeline begins.
+    fn is_cut_short(&self) -> bool {
+        let begin = self.choice.way.target_begin().segment_number(self.choice.backup.segment_bytes);
+        self.reach.behind_hole.is_some() || (self.reach.present.end <= begin && self.choice.way.spans().len() > 1)
+    }
+
+    /// The position behind the last segment that is there.
+    fn end(&self) -> Lsn {
+        Lsn(self.reach.present.end.saturating_mul(self.choice.backup.segment_bytes.bytes()))
+    }
+
+    async fn read_number<E, R>(&self, number: u64) -> Result<Option<(i64, i64)>, E>
+    where
+        F: Fn(SegmentName) -> R,
+        R: Future<Output = Result<Option<(i64, i64)>, E>>,
+    {
+        match self.choice.way.segment(number, self.choice.backup.segment_bytes) {
+            Some(name) => (self.read)(name).await,
+            None => Ok(None),
+        }
+    }
+
+    /// The segment in which recovery to `time` ends; `None` when no transaction ended after it.
+    async fn segment_of<E, R>(&self, time: Timestamp, warnings: &mut Vec<String>) -> Result<Option<u64>, E>
+    where
+        F: Fn(SegmentName) -> R,
+        R: Future<Output = Result<Option<(i64, i64)>, E>>,
+    {
+        let target = time.as_microsecond();
+        // Recovery stops before the first commit that is later than the target, or not earlier when it is exclusive
+        // (recoveryStopsBefore, xlogrecovery.c): there must be such a commit, or the server refuses to end recovery.
+        let passes = |time| if self.request.exclusive { time >= target } else { time > target };
+        let read = |number| self.read_number(number);
+        let present = self.reach.present.clone();
+        match last_commit(present.clone(), &read).await? {
+            LastCommit::At(number, last) if passes(last) => {
+                first_passing(present, number, passes, &read).await.map(Some)
+            }
+            LastCommit::At(..) | LastCommit::Never => Ok(None),
+            LastCommit::NotFound => {
+                warnings.push(
+                    "no transaction ended in the last segments of the archive, so that whether the target time is reached \
+                     could not be checked ahead"
+                        .to_owned(),
+                );
+                Ok(Some(present.end.saturating_sub(1)))
+            }
+        }
+    }
+
+    /// Why the target, which lies behind the WAL that is there, cannot be reached.
+    async fn beyond<E, R>(&self) -> Result<Refusal, E>
+    where
+        F: Fn(SegmentName) -> R,
+        R: Future<Output = Result<Option<(i64, i64)>, E>>,
+    {
+        let size = self.choice.backup.segment_bytes;
+        let last = match last_commit(self.reach.present.clone(), &|number| self.read_number(number)).await? {
+            LastCommit::At(_, time) => format!("the last transaction ended at {}", format_microseconds(time)),
+            LastCommit::Never | LastCommit::NotFound => "no transaction ended in it".to_owned(),
+        };
+        let until = format!("{} ({last})", self.end());
+        let Some(missing) = self.reach.missing else {
+            return Ok(Refusal::TooLate { target: self.request.target.to_string(), end: until });
+        };
+        if let Some(next) = self.reach.behind_hole {
+            return Ok(Refusal::Hole { missing, next, until });
+        }
+        let spans = self.choice.way.spans();
+        let begins = spans.windows(2).find_map(|pair| match pair {
+            [parent, child] if child.begin.segment_number(size) == self.reach.present.end => Some((parent, child)),
+            _ => None,
+        });
+        Ok(match begins {
+            Some((parent, child)) => Refusal::TimelineWithoutWal {
+                timeline: child.timeline,
+                begin: child.begin,
+                missing,
+                parent: parent.timeline,
+                until,
+            },
+            None => Refusal::TooLate {
+                target: self.request.target.to_string(),
+                end: match &self.request.target {
+                    Target::Time(_) => format!("{last}, and the WAL ends at {}", self.end()),
+                    _ => format!("the WAL ends at {until}"),
+                },
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::convert::Infallible;
+
+    use futures::executor::block_on;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::pg::{SegmentSize, Timeline};
+    use crate::restore::choose::tests::{backup, lineage, request};
+    use crate::restore::timelines::{Histories, Way};
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    #[derive(Debug, PartialEq)]
+    enum Error {
+        Refused(Refusal),
+    }
+
+    impl From<Refusal> for Error {
+        fn from(refusal: Refusal) -> Self {
+            Self::Refused(refusal)
+        }
+    }
+
+    impl From<Infallible> for Error {
+        fn from(never: Infallible) -> Self {
+            match never {}
+        }
+    }
+
+    /// A backup in segments 2 and 3 of timeline 1, which was left in the middle of segment 6 for timeline 2.
+    fn choice(timeline: u32) -> Choice {
+        let mut histories = Histories::new();
+        histories.insert(Timeline(2), vec![(Timeline(1), Lsn(6 * SIZE.bytes() + 77))]);
+        Choice {
+            backup: backup(lineage(), 1, 2 * SIZE.bytes() + 40, 3 * SIZE.bytes() + 80, 0),
+            way: Way::to(Timeline(timeline), &histories).expect("known"),
+            reason: String::new(),
+        }
+    }
+
+    /// Segment n ends with a commit at second n.
+    fn run(choice: &Choice, request: &RestoreRequest, segments: &[(u32, u64)]) -> Result<Route, Error> {
+        let inventory = Inventory {
+            segments: segments.iter().map(|(timeline, number)| (Timeline(*timeline), *number)).collect(),
+            ..Inventory::default()
+        };
+        let times: BTreeMap<SegmentName, i64> = segments
+            .iter()
+            .filter_map(|(timeline, number)| {
+                let name = SegmentName::from_number(Timeline(*timeline), *number, SIZE)?;
+                Some((name, i64::try_from(*number).ok()? * 1_000_000))
+            })
+            .collect();
+        block_on(route(choice, request, &inventory, |name| {
+            let time = times.get(&name).copied();
+            async move { Ok::<_, Error>(time.map(|time| (time, time))) }
+        }))
+    }
+
+    fn second(second: i64) -> Target {
+        Target::Time(Timestamp::from_second(second).expect("in range"))
+    }
+
+    fn last(route: &Route) -> String {
+        route.wal.as_ref().map(|wal| wal.last.to_string()).unwrap_or_default()
+    }
+
+    const BOTH: [(u32, u64); 7] = [(1, 2), (1, 3), (1, 4), (1, 5), (2, 6), (2, 7), (2, 8)];
+
+    #[test]
+    fn everything_up_to_the_target_is_needed_and_no_more() {
+        let (one, two) = (choice(1), choice(2));
+        for (target, choice, wanted) in [
+            (Target::Immediate, &two, "000000010000000000000003"),
+            (Target::Latest, &two, "000000020000000000000008"),
+            (Target::Lsn(Lsn(6 * SIZE.bytes() + 5)), &two, "000000020000000000000006"),
+            (second(4), &two, "000000010000000000000005"),
+            (second(7), &two, "000000020000000000000008"),
+            (Target::Latest, &one, "000000010000000000000005"),
+        ] {
+            let route = run(choice, &request(target.clone()), &BOTH).expect("reachable");
+            assert_eq!(last(&route), wanted, "{target}");
+            assert_eq!(route.warnings, Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_time_behind_the_last_commit_is_refused_and_told() {
+        let refusal = run(&choice(2), &request(second(8)), &BOTH).expect_err("too late");
+        let Error::Refused(refusal) = refusal;
+        assert!(matches!(refusal, Refusal::TooLate { .. }));
+        assert!(refusal.to_string().contains("1970-01-01 00:00:08+00"), "{refusal}");
+        // An exclusive target stops before that very commit.
+        let exclusive = RestoreRequest { exclusive: true, ..request(second(8)) };
+        assert!(run(&choice(2), &exclusive, &BOTH).is_ok());
+    }
+
+    #[test]
+    fn a_hole_matters_only_before_the_target() {
+        let holed: Vec<_> = BOTH.into_iter().filter(|segment| *segment != (2, 7)).collect();
+        for (target, refused) in [
+            (Target::Immediate, false),
+            (second(5), false),
+            (second(6), true),
+            (Target::Lsn(Lsn(6 * SIZE.bytes() + 9)), false),
+            (Target::Lsn(Lsn(7 * SIZE.bytes())), true),
+            (Target::Latest, true),
+        ] {
+            match run(&choice(2), &request(target.clone()), &holed) {
+                Ok(_) => assert!(!refused, "{target}"),
+                Err(Error::Refused(refusal)) => {
+                    assert!(refused, "{target}: {refusal}");
+                    let text = refusal.to_string();
+                    assert!(text.contains("000000020000000000000007") && text.contains("00:00:06+00"), "{text}");
+                }
+            }
+        }
+        let named = run(&choice(2), &request(Target::Name("before".to_owned())), &holed).expect("cannot be known");
+        assert_eq!(named.warnings.len(), 2);
+    }
+
+    #[test]
+    fn a_timeline_without_wal_is_not_taken_for_its_parent() {
+        let parent_only = &BOTH[..4];
+        let refusal = run(&choice(2), &request(Target::Latest), parent_only).expect_err("no WAL of timeline 2");
+        assert!(matches!(refusal, Error::Refused(Refusal::TimelineWithoutWal { timeline: Timeline(2), .. })));
+        let standby = RestoreRequest { standby: true, ..request(Target::Latest) };
+        assert_eq!(run(&choice(2), &standby, parent_only).expect("a standby waits").warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_backup_whose_own_wal_is_missing_is_refused() {
+        let refusal = run(&choice(2), &request(Target::Immediate), &[(1, 2)]).expect_err("not consistent");
+        assert!(matches!(refusal, Error::Refused(Refusal::BackupWithoutWal { .. })));
+        let standby = RestoreRequest {
+            standby: true,
+            primary_conninfo: Some("host=primary".to_owned()),
+            ..request(Target::Latest)
+        };
+        assert_eq!(run(&choice(2), &standby, &[(1, 2)]).expect("from the primary").warnings.len(), 1);
+    }
+
+    proptest! {
+        /// Whatever is accepted is there in full, and whatever is refused is not.
+        #[test]
+        fn a_route_never_leads_through_a_hole(
+            held in proptest::collection::btree_set((1u32..=2, 0u64..12), 0..24),
+            lsn in (3 * SIZE.bytes() + 80)..(12 * SIZE.bytes()),
+        ) {
+            let held: Vec<_> = held.into_iter().collect();
+            let choice = choice(2);
+            let name = |number| choice.way.segment(number, SIZE).expect("in range");
+            let there = |number| held.contains(&(name(number).timeline.0, number));
+            let end = Lsn(lsn).segment_number(SIZE);
+            let whole = (2..=end).all(there);
+            let route = run(&choice, &request(Target::Lsn(Lsn(lsn))), &held);
+            prop_assert_eq!(route.is_ok(), whole);
+            if let Ok(route) = route {
+                prop_assert_eq!(route.wal.map(|wal| wal.last), Some(name(end)));
+            }
+        }
+    }
+}

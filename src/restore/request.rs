@@ -1,0 +1,126 @@
+//! What somebody asks a restore for.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+use crate::pg::{Lsn, Timeline};
+use crate::repo::manifest::BackupLabel;
+
+/// How far recovery replays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Everything that is in the archive.
+    Latest,
+    /// The last transaction that committed at or (exclusively) before this moment.
+    Time(Timestamp),
+    /// This position.
+    Lsn(Lsn),
+    /// This transaction, by its 32-bit or 64-bit number.
+    Xid(u64),
+    /// A restore point made with `pg_create_restore_point`.
+    Name(String),
+    /// As soon as the backup is consistent.
+    Immediate,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Latest => f.write_str("latest"),
+            Self::Time(time) => f.write_str(&super::time::format_time(*time)),
+            Self::Lsn(lsn) => lsn.fmt(f),
+            Self::Xid(xid) => write!(f, "transaction {xid}"),
+            Self::Name(name) => write!(f, "restore point {name:?}"),
+            Self::Immediate => f.write_str("immediate"),
+        }
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Which timeline recovery ends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TargetTimeline {
+    /// The newest one that a backup leads to.
+    Latest,
+    /// The one that the backup was taken on.
+    Current,
+    /// This one.
+    Number(Timeline),
+}
+
+/// What the server does once the target is reached (`recovery_target_action`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Stay read-only, so that one can look and decide.
+    Pause,
+    /// Become a primary on a new timeline.
+    Promote,
+    /// Stop.
+    Shutdown,
+}
+
+impl Action {
+    /// As PostgreSQL spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Promote => "promote",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}
+
+/// Which tablespace a mapping is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TablespaceSelector {
+    /// By the name of its link in pg_tblspc.
+    Oid(u32),
+    /// By its name in SQL.
+    Name(String),
+    /// By the place that it had in the original cluster.
+    Location(PathBuf),
+}
+
+impl fmt::Display for TablespaceSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Oid(oid) => oid.fmt(f),
+            Self::Name(name) => f.write_str(name),
+            Self::Location(location) => location.display().fmt(f),
+        }
+    }
+}
+
+/// Everything a restore can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreRequest {
+    /// How far recovery replays.
+    pub target: Target,
+    /// Stop just before the target instead of just after it (time, LSN and xid).
+    pub exclusive: bool,
+    /// Which timeline recovery ends on.
+    pub timeline: TargetTimeline,
+    /// What happens at the target.
+    pub action: Action,
+    /// Make a standby (`standby.signal`) instead of a server that ends recovery.
+    pub standby: bool,
+    /// This backup and no other.
+    pub backup: Option<BackupLabel>,
+    /// New places for tablespaces; the others go where they were.
+    pub tablespace_map: Vec<(TablespaceSelector, PathBuf)>,
+    /// Write `archive_mode = off`, so that the restored server archives nothing.
+    pub archive_mode_off: bool,
+    /// `restore_command`, whole.
+    pub restore_command: String,
+    /// `primary_conninfo` of a standby.
+    pub primary_conninfo: Option<String>,
+}

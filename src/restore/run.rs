@@ -1,0 +1,390 @@
+//! Carries a plan out: packs in parallel, each streamed once and cut into files; then settings, pg_control, done.
+//!
+//! Cut anywhere, it can be run again: packs that are in the journal and whose files are intact are not fetched again.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use futures::stream;
+use serde::Serialize;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::contents::Contents;
+use super::directory::Owner;
+use super::error::RestoreError;
+use super::facts::{Copy, chain};
+use super::install::{self, Prepared};
+use super::places::Places;
+use super::plan::{RestorePlan, Work, blocking};
+use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
+use crate::base::{ErrorClass, hex};
+use crate::repo::RepoError;
+use crate::repo::format::{Chunk, Kind};
+use crate::repo::layout;
+use crate::repo::manifest::BackupLabel;
+
+/// How often the list of repositories is gone through for one pack.
+const ROUNDS: u32 = 3;
+/// The pause before the second round; it doubles.
+const PAUSE: Duration = Duration::from_secs(2);
+/// The longest wait for the next bytes of a pack.
+const CHUNK_DEADLINE: Duration = Duration::from_mins(2);
+/// Chunks (of at most 1 MiB) between the network and the disk, for each worker.
+const QUEUE_CHUNKS_MAX: usize = 4;
+
+/// How far a restore is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Progress {
+    /// What is being done.
+    pub phase: Phase,
+    /// Bytes of all files.
+    pub bytes_total: u64,
+    /// Bytes of files that are written (or were, by an earlier run).
+    pub bytes_done: u64,
+    /// The number of packs.
+    pub packs_total: usize,
+    /// Packs that are finished.
+    pub packs_done: usize,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Directories.
+    #[default]
+    Preparing,
+    /// Files.
+    Restoring,
+    /// Settings, and waiting for the disk.
+    Finishing,
+    /// Done.
+    Done,
+}
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RestoreReport {
+    /// The backup's label.
+    pub backup: String,
+    /// The data directory.
+    pub directory: PathBuf,
+    /// Files in it.
+    pub files: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Bytes that were fetched from repositories, as stored.
+    pub downloaded_bytes: u64,
+    /// Packs that an earlier run had finished.
+    pub packs_reused: usize,
+    /// How long it took.
+    pub seconds: f64,
+    /// What is worth knowing: packs that one repository could not give, settings to look at.
+    pub warnings: Vec<String>,
+}
+
+/// Carries `plan` out with `workers` packs at once (at least one). On a cancellation or an error everything is left for
+/// another run to go on with.
+pub async fn run(
+    plan: RestorePlan,
+    workers: usize,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<RestoreReport, RestoreError> {
+    let began = Instant::now();
+    let work = Arc::new(plan.work);
+    let label: BackupLabel = plan.backup.parse().map_err(|_| RestoreError::Died)?;
+    progress.send_modify(|progress| {
+        *progress = Progress {
+            phase: Phase::Preparing,
+            bytes_total: work.contents.bytes(),
+            bytes_done: 0,
+            packs_total: work.contents.packs.len(),
+            packs_done: 0,
+        };
+    });
+    let Prepared { mut journal, owner, lock } = {
+        let (work, backup) = (Arc::clone(&work), plan.backup.clone());
+        blocking(move || install::prepare(work.lineage, &backup, &work.places, &work.contents)).await?
+    };
+    let restorer = Arc::new(Restorer {
+        work: Arc::clone(&work),
+        label,
+        owner,
+        written: journal.packs_done.clone(),
+        progress,
+        begin_no_more: CancellationToken::new(),
+        cancel: cancel.child_token(),
+    });
+    restorer.phase(Phase::Restoring);
+
+    let mut report = RestoreReport {
+        backup: plan.backup,
+        directory: plan.directory,
+        files: work.contents.files(),
+        bytes: work.contents.bytes(),
+        downloaded_bytes: 0,
+        packs_reused: 0,
+        seconds: 0.0,
+        warnings: Vec::new(),
+    };
+    // The last pack holds the files that make a cluster of the others.
+    let numbers: Vec<u32> = work.contents.packs.keys().copied().collect();
+    let (last, others) = numbers.split_last().ok_or(RestoreError::Died)?;
+    for group in [others, &[*last]] {
+        let mut packs = stream::iter(group.iter().copied())
+            .map(|number| {
+                let restorer = Arc::clone(&restorer);
+                async move { (number, restorer.pack(number).await) }
+            })
+            .buffer_unordered(workers.max(1));
+        let mut failure = None;
+        while let Some((number, outcome)) = packs.next().await {
+            let noted = match outcome {
+                Ok(outcome) => {
+                    report.downloaded_bytes += outcome.downloaded_bytes;
+                    report.packs_reused += usize::from(outcome.reused);
+                    report.warnings.extend(outcome.warnings);
+                    journal.packs_done.insert(number);
+                    let (work, journal) = (Arc::clone(&work), journal.clone());
+                    blocking(move || journal.write(work.places.root())).await
+                }
+                Err(error) => Err(error),
+            };
+            match noted {
+                Ok(()) => restorer.progress.send_modify(|progress| progress.packs_done += 1),
+                Err(error) => {
+                    restorer.stop_after(&error);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+    }
+    if cancel.is_cancelled() {
+        return Err(RestoreError::Cancelled);
+    }
+    restorer.phase(Phase::Finishing);
+    let (settings, signal_file) = (plan.settings, plan.signal_file);
+    let warnings = blocking(move || install::finish(&work.places, &settings, signal_file, owner)).await?;
+    report.warnings.extend(warnings);
+    drop(lock);
+    restorer.phase(Phase::Done);
+    report.seconds = began.elapsed().as_secs_f64();
+    Ok(report)
+}
+
+struct Restorer {
+    work: Arc<Work>,
+    label: BackupLabel,
+    owner: Option<Owner>,
+    /// Packs that an earlier run wrote.
+    written: BTreeSet<u32>,
+    progress: watch::Sender<Progress>,
+    /// The restore will fail; packs that are on their way may arrive, for the next run.
+    begin_no_more: CancellationToken,
+    /// Nothing more is to be written.
+    cancel: CancellationToken,
+}
+
+struct PackOutcome {
+    downloaded_bytes: u64,
+    reused: bool,
+    warnings: Vec<String>,
+}
+
+/// Why a pack could not be had from one repository.
+enum Failure {
+    Fatal(RestoreError),
+    Elsewhere(ErrorClass, String),
+}
+
+impl Restorer {
+    fn phase(&self, phase: Phase) {
+        self.progress.send_modify(|progress| progress.phase = phase);
+    }
+
+    /// After an error nobody begins another pack. Those that are on their way are finished, unless it is the disk that failed;
+    /// in either case they are waited for, so that nothing is written once the restore has ended.
+    fn stop_after(&self, error: &RestoreError) {
+        self.begin_no_more.cancel();
+        if !matches!(error, RestoreError::Pack { .. }) {
+            self.cancel.cancel();
+        }
+    }
+
+    fn destinations(&self, number: u32) -> Result<Vec<Destination>, RestoreError> {
+        destinations(&self.work.contents, &self.work.places, number)
+    }
+
+    /// Restores a pack, from whichever repository can give it.
+    async fn pack(&self, number: u32) -> Result<PackOutcome, RestoreError> {
+        if self.cancel.is_cancelled() || self.begin_no_more.is_cancelled() {
+            return Err(RestoreError::Cancelled);
+        }
+        if self.written.contains(&number) {
+            let files = self.destinations(number)?;
+            let bytes: u64 = files.iter().map(|destination| destination.file.size).sum();
+            if blocking(move || are_intact(&files)).await? {
+                self.progress.send_modify(|progress| progress.bytes_done += bytes);
+                return Ok(PackOutcome { downloaded_bytes: 0, reused: true, warnings: Vec::new() });
+            }
+        }
+        let mut attempts = Vec::new();
+        let mut class = ErrorClass::Permanent;
+        for round in 0..ROUNDS {
+            let mut worth_retrying = false;
+            for copy in &self.work.copies {
+                match self.pack_from(copy, number).await {
+                    Ok(downloaded_bytes) => {
+                        let warnings = attempts
+                            .into_iter()
+                            .map(|attempt| format!("pack {number} was restored after a failure: {attempt}"))
+                            .collect();
+                        return Ok(PackOutcome { downloaded_bytes, reused: false, warnings });
+                    }
+                    Err(Failure::Fatal(error)) => return Err(error),
+                    Err(Failure::Elsewhere(of, what)) => {
+                        tracing::warn!(repository = copy.repository.name(), pack = number, "{what}");
+                        attempts.push(format!("repository {}: {what}", copy.repository.name()));
+                        class = of;
+                        worth_retrying |= of.is_worth_retrying();
+                    }
+                }
+            }
+            if !worth_retrying || round + 1 == ROUNDS {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE * 2u32.pow(round)) => {}
+                () = self.cancel.cancelled() => return Err(RestoreError::Cancelled),
+            }
+        }
+        attempts.dedup();
+        Err(RestoreError::Pack { label: self.label.to_string(), pack: number, attempts, class })
+    }
+
+    /// Restores a pack from one repository. Returns the number of bytes that were fetched.
+    async fn pack_from(&self, copy: &Copy, number: u32) -> Result<u64, Failure> {
+        let listed = copy
+            .packs
+            .get(&number)
+            .ok_or_else(|| Failure::Elsewhere(ErrorClass::Corrupt, "its manifest does not list the pack".to_owned()))?;
+        let key = layout::pack(&self.label, number);
+        let summary = self.within(copy.repository.read_summary(&key)).await?;
+        let stored = hex::encode(&summary.summary.stored_digest);
+        if summary.kind != Kind::Pack || stored != listed.stored_sha256 {
+            let what = "the object is not the one that the manifest lists".to_owned();
+            return Err(Failure::Elsewhere(ErrorClass::Corrupt, what));
+        }
+        let mut opened = self.within(copy.repository.read(&key)).await?;
+
+        let (sender, receiver) = mpsc::channel(QUEUE_CHUNKS_MAX);
+        let files = self.destinations(number).map_err(Failure::Fatal)?;
+        let unpacker = Unpacker::new(files, self.owner);
+        let (progress, length) = (self.progress.clone(), listed.content_bytes);
+        let writer = tokio::task::spawn_blocking(move || write(unpacker, receiver, &progress, length));
+        let mut fetched = Ok(());
+        loop {
+            match self.within_chunk(opened.content.next()).await {
+                Ok(Some(chunk)) => {
+                    // Refused when the writer gave up; it will say why.
+                    if sender.send(Message::Content(chunk)).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(None) => {
+                    let _ = sender.send(Message::End).await;
+                    break;
+                }
+                Err(failure) => {
+                    fetched = Err(failure);
+                    break;
+                }
+            }
+        }
+        drop(sender);
+        let written = writer.await.map_err(|_| Failure::Fatal(RestoreError::Died))?;
+        match (fetched, written) {
+            (Ok(()), Ok(())) => Ok(opened.stored_bytes),
+            (_, Err(UnpackError::Local(error))) => Err(Failure::Fatal(error)),
+            (Err(failure), _) => Err(failure),
+            (Ok(()), Err(UnpackError::Content(what))) => Err(Failure::Elsewhere(ErrorClass::Corrupt, what)),
+        }
+    }
+
+    async fn within<T>(&self, call: impl Future<Output = Result<T, RepoError>>) -> Result<T, Failure> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(Failure::Fatal(RestoreError::Cancelled)),
+            answer = tokio::time::timeout(CHUNK_DEADLINE, call) => match answer {
+                Ok(Ok(value)) => Ok(value),
+                Ok(Err(error)) => Err(Failure::Elsewhere(error.class(), chain(&error))),
+                Err(_) => {
+                    let what = format!("nothing came for {} s", CHUNK_DEADLINE.as_secs());
+                    Err(Failure::Elsewhere(ErrorClass::Transient, what))
+                }
+            },
+        }
+    }
+
+    async fn within_chunk(
+        &self,
+        next: impl Future<Output = Option<Result<Chunk, RepoError>>>,
+    ) -> Result<Option<Chunk>, Failure> {
+        self.within(async { next.await.transpose() }).await
+    }
+}
+
+/// What the network says to the disk. A channel that closes without an [`Message::End`] was cut.
+enum Message {
+    Content(Chunk),
+    End,
+}
+
+fn write(
+    mut unpacker: Unpacker,
+    mut receiver: mpsc::Receiver<Message>,
+    progress: &watch::Sender<Progress>,
+    length: u64,
+) -> Result<(), UnpackError> {
+    let mut written = 0;
+    let mut work = || {
+        while let Some(message) = receiver.blocking_recv() {
+            match message {
+                Message::Content(chunk) => {
+                    let bytes = unpacker.push(&chunk)?;
+                    written += bytes;
+                    progress.send_modify(|progress| progress.bytes_done += bytes);
+                }
+                Message::End => return Ok(true),
+            }
+        }
+        Ok(false)
+    };
+    let ended = work();
+    let result = match ended {
+        Ok(true) => unpacker.finish(length),
+        Ok(false) => Err(UnpackError::Content("it was cut off".to_owned())),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        progress.send_modify(|progress| progress.bytes_done -= written);
+    }
+    result
+}
+
+fn destinations(contents: &Contents, places: &Places, number: u32) -> Result<Vec<Destination>, RestoreError> {
+    let files = contents.packs.get(&number).into_iter().flatten();
+    files
+        .map(|file| {
+            let path = install::working_path(places, &file.path).ok_or(RestoreError::Died)?;
+            Ok(Destination { file: file.clone(), path })
+        })
+        .collect()
+}

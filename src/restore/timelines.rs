@@ -1,0 +1,132 @@
+//! The way through the timelines to the one that recovery ends on. Pure.
+
+use std::collections::BTreeMap;
+
+use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
+
+/// Where each timeline left its parents: (parent, position of the switch), the oldest first; timeline 1 is not in it.
+pub type Histories = BTreeMap<Timeline, Vec<(Timeline, Lsn)>>;
+
+/// A stretch of a way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// Where it begins; zero for the first.
+    pub begin: Lsn,
+    /// Where the next one begins; none for the last.
+    pub end: Option<Lsn>,
+}
+
+/// The timelines from the first to the one that recovery ends on, with the positions of the switches. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way(Vec<Span>);
+
+impl Way {
+    /// The way to `timeline`, or `None` when its history is not known (timeline 1 needs none).
+    pub fn to(timeline: Timeline, histories: &Histories) -> Option<Self> {
+        let parents = match histories.get(&timeline) {
+            Some(parents) => parents.as_slice(),
+            None if timeline == Timeline(1) => &[],
+            None => return None,
+        };
+        let mut begin = Lsn(0);
+        let mut spans = Vec::with_capacity(parents.len() + 1);
+        for (parent, switch) in parents {
+            spans.push(Span { timeline: *parent, begin, end: Some(*switch) });
+            begin = *switch;
+        }
+        spans.push(Span { timeline, begin, end: None });
+        Some(Self(spans))
+    }
+
+    /// Every stretch, the oldest first.
+    pub fn spans(&self) -> &[Span] {
+        &self.0
+    }
+
+    /// The timeline that it ends on.
+    pub fn target(&self) -> Timeline {
+        self.0.last().map_or(Timeline(1), |span| span.timeline)
+    }
+
+    /// Where the last timeline begins.
+    pub fn target_begin(&self) -> Lsn {
+        self.0.last().map_or(Lsn(0), |span| span.begin)
+    }
+
+    /// Whether a backup that ran on `timeline` from `start` to `stop` lies on this way. One that stopped behind the fork
+    /// holds pages of a future that this way does not lead to.
+    pub fn carries(&self, timeline: Timeline, start: Lsn, stop: Lsn) -> bool {
+        self.0
+            .iter()
+            .any(|span| span.timeline == timeline && start >= span.begin && span.end.is_none_or(|end| stop <= end))
+    }
+
+    /// The file that holds segment `number` of the WAL on this way. A segment with a switch in it is read from the newest
+    /// timeline in it, which begins with a copy of the old one's part
+    /// (`XLogFileReadAnyTLI`, src/backend/access/transam/xlogrecovery.c; `XLogInitNewTimeline`, xlog.c; 13 to 18).
+    pub fn segment(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
+        let span = self.0.iter().rev().find(|span| span.begin.segment_number(size) <= number)?;
+        SegmentName::from_number(span.timeline, number, size)
+    }
+
+    /// The timelines that recovery meets between segment `first` and segment `last`, in order.
+    pub fn crossed(&self, first: u64, last: u64, size: SegmentSize) -> Vec<Timeline> {
+        self.0
+            .iter()
+            .filter(|span| {
+                let begins = span.begin.segment_number(size);
+                let ends = span.end.map(|end| end.segment_number(size));
+                begins <= last && ends.is_none_or(|end| end >= first)
+            })
+            .map(|span| span.timeline)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: SegmentSize = SegmentSize::DEFAULT;
+
+    fn way() -> Way {
+        let mut histories = Histories::new();
+        histories.insert(Timeline(2), vec![(Timeline(1), Lsn(0x0580_0000))]);
+        histories.insert(Timeline(4), vec![(Timeline(1), Lsn(0x0580_0000)), (Timeline(2), Lsn(0x0800_0000))]);
+        Way::to(Timeline(4), &histories).expect("known")
+    }
+
+    #[test]
+    fn a_segment_with_a_switch_comes_from_the_new_timeline() {
+        let way = way();
+        let name = |number| way.segment(number, SIZE).map(|name| name.to_string());
+        assert_eq!(name(4).as_deref(), Some("000000010000000000000004"));
+        assert_eq!(name(5).as_deref(), Some("000000020000000000000005"));
+        assert_eq!(name(7).as_deref(), Some("000000020000000000000007"));
+        // A switch on the border: the new timeline's first segment is the next one.
+        assert_eq!(name(8).as_deref(), Some("000000040000000000000008"));
+    }
+
+    #[test]
+    fn a_backup_behind_the_fork_is_not_on_the_way() {
+        let way = way();
+        assert!(way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0580_0000)));
+        assert!(!way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0580_0001)));
+        assert!(!way.carries(Timeline(3), Lsn(0x0200_0028), Lsn(0x0300_0000)));
+        assert!(way.carries(Timeline(4), Lsn(0x0900_0028), Lsn(0x0A00_0000)));
+    }
+
+    #[test]
+    fn a_timeline_without_its_history_leads_nowhere() {
+        assert_eq!(Way::to(Timeline(3), &Histories::new()), None);
+        assert!(Way::to(Timeline(1), &Histories::new()).is_some());
+    }
+
+    #[test]
+    fn the_timelines_that_are_crossed_are_named() {
+        assert_eq!(way().crossed(5, 7, SIZE), vec![Timeline(1), Timeline(2)]);
+        assert_eq!(way().crossed(9, 12, SIZE), vec![Timeline(4)]);
+    }
+}

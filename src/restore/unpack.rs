@@ -1,0 +1,292 @@
+//! Cuts the files out of a pack's stream and writes them under their names. Blocking.
+//!
+//! Where each file lies is known from the manifest, so that the stream is not parsed: its bytes are counted. Every file is
+//! checked against its CRC-32C. What was written before an error is overwritten when the pack is unpacked again.
+
+use std::fs::{File, FileTimes, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::contents::PackedFile;
+use super::directory::Owner;
+use super::error::RestoreError;
+
+/// A file and the name that it gets.
+#[derive(Debug)]
+pub struct Destination {
+    /// What is in the pack.
+    pub file: PackedFile,
+    /// Where it goes.
+    pub path: PathBuf,
+}
+
+/// Why a pack was not unpacked.
+#[derive(Debug)]
+pub enum UnpackError {
+    /// The machine failed; another repository would not help.
+    Local(RestoreError),
+    /// The bytes are not those of the backup.
+    Content(String),
+}
+
+/// Unpacks one pack.
+#[derive(Debug)]
+pub struct Unpacker {
+    /// What is still to come, the next last.
+    waiting: Vec<Destination>,
+    open: Option<OpenFile>,
+    /// Bytes of the stream so far.
+    position: u64,
+    owner: Option<Owner>,
+}
+
+#[derive(Debug)]
+struct OpenFile {
+    destination: Destination,
+    output: File,
+    left: u64,
+    crc32c: u32,
+}
+
+impl Unpacker {
+    /// One for `files`, sorted by offset.
+    pub fn new(mut files: Vec<Destination>, owner: Option<Owner>) -> Self {
+        files.reverse();
+        Self { waiting: files, open: None, position: 0, owner }
+    }
+
+    /// Takes the next bytes of the stream. Returns how many of them went into files.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<u64, UnpackError> {
+        let mut written = 0;
+        while !bytes.is_empty() {
+            if self.open.is_none() && !self.open_next()? {
+                // Between two files, or behind the last one.
+                let gap = self.waiting.last().map_or(u64::MAX, |next| next.file.offset.saturating_sub(self.position));
+                bytes = self.advance(bytes, gap).1;
+                continue;
+            }
+            let left = self.open.as_ref().map_or(0, |open| open.left);
+            let (content, rest) = self.advance(bytes, left);
+            bytes = rest;
+            if let Some(open) = &mut self.open {
+                open.write(content).map_err(UnpackError::Local)?;
+                written += content.len() as u64;
+            }
+            self.close_full()?;
+        }
+        Ok(written)
+    }
+
+    /// The stream ended after `length` bytes: it must be all there.
+    pub fn finish(mut self, length: u64) -> Result<(), UnpackError> {
+        while self.open.is_none() && self.open_next()? {
+            self.close_full()?;
+        }
+        if self.position != length {
+            return Err(UnpackError::Content(format!("it is {} bytes long instead of {length}", self.position)));
+        }
+        match self.open.map(|open| open.destination).or(self.waiting.pop()) {
+            Some(missing) => Err(UnpackError::Content(format!("it ends before the end of {}", missing.file.path))),
+            None => Ok(()),
+        }
+    }
+
+    /// Splits at most `length` off `bytes` and counts it.
+    fn advance<'a>(&mut self, bytes: &'a [u8], length: u64) -> (&'a [u8], &'a [u8]) {
+        let length = usize::try_from(length).unwrap_or(usize::MAX).min(bytes.len());
+        self.position += length as u64;
+        bytes.split_at(length)
+    }
+
+    /// Opens the next file if it begins here.
+    fn open_next(&mut self) -> Result<bool, UnpackError> {
+        let Some(destination) = self.waiting.pop_if(|next| next.file.offset <= self.position) else {
+            return Ok(false);
+        };
+        let output = create(&destination.path).map_err(UnpackError::Local)?;
+        self.open = Some(OpenFile { left: destination.file.size, crc32c: 0, destination, output });
+        // An empty file is full at once.
+        self.close_full()?;
+        Ok(true)
+    }
+
+    fn close_full(&mut self) -> Result<(), UnpackError> {
+        let Some(open) = self.open.take_if(|open| open.left == 0) else { return Ok(()) };
+        let Destination { file, path } = &open.destination;
+        if open.crc32c != file.crc32c {
+            return Err(UnpackError::Content(format!("the checksum of {} does not match", file.path)));
+        }
+        finish_file(&open.output, file, self.owner)
+            .map_err(RestoreError::io("set the attributes of", path))
+            .map_err(UnpackError::Local)
+    }
+}
+
+impl OpenFile {
+    fn write(&mut self, content: &[u8]) -> Result<(), RestoreError> {
+        self.output.write_all(content).map_err(RestoreError::io("write", &self.destination.path))?;
+        self.crc32c = crc32c::crc32c_append(self.crc32c, content);
+        self.left -= content.len() as u64;
+        Ok(())
+    }
+}
+
+fn create(path: &Path) -> Result<File, RestoreError> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    Ok(file.map_err(io::Error::from).map_err(RestoreError::io("create", path))?.into())
+}
+
+fn finish_file(output: &File, file: &PackedFile, owner: Option<Owner>) -> io::Result<()> {
+    if let Some(Owner { uid, gid }) = owner {
+        std::os::unix::fs::fchown(output, Some(uid), Some(gid))?;
+    }
+    output.set_permissions(Permissions::from_mode(file.mode))?;
+    let seconds = Duration::from_secs(file.mtime.unsigned_abs());
+    let modified = if file.mtime < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(seconds)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(seconds)
+    };
+    match modified {
+        Some(modified) => output.set_times(FileTimes::new().set_modified(modified)),
+        None => Ok(()),
+    }
+}
+
+/// Whether every one of `files` is there with the right content: an interrupted restore wrote it, and it became durable.
+pub fn are_intact(files: &[Destination]) -> Result<bool, RestoreError> {
+    for Destination { file, path } in files {
+        match is_intact(file, path) {
+            Ok(true) => {}
+            Ok(false) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(RestoreError::io("read", path)(error)),
+        }
+    }
+    Ok(true)
+}
+
+fn is_intact(file: &PackedFile, path: &Path) -> io::Result<bool> {
+    const BUFFER_BYTES: usize = 1 << 20;
+    let metadata = std::fs::symlink_metadata(path)?;
+    if !metadata.is_file() || metadata.len() != file.size {
+        return Ok(false);
+    }
+    let mut input = File::open(path)?;
+    let mut buffer = vec![0; usize::try_from(file.size).unwrap_or(BUFFER_BYTES).clamp(1, BUFFER_BYTES)];
+    let mut crc32c = 0;
+    loop {
+        let length = input.read(&mut buffer)?;
+        let Some(read) = buffer.get(..length).filter(|read| !read.is_empty()) else { break };
+        crc32c = crc32c::crc32c_append(crc32c, read);
+    }
+    Ok(crc32c == file.crc32c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::MetadataExt;
+
+    /// Files with gaps between them, and the stream that holds them.
+    fn pack(
+        directory: &Path,
+        files: &[(Vec<u8>, usize)],
+    ) -> (Vec<PackedFile>, Vec<u8>, impl Fn() -> Vec<Destination> + use<>) {
+        let mut stream = Vec::new();
+        let mut packed = Vec::new();
+        for (number, (content, gap)) in files.iter().enumerate() {
+            stream.extend(vec![0xEE; *gap]);
+            packed.push(PackedFile {
+                path: format!("file{number}").into(),
+                size: content.len() as u64,
+                crc32c: crc32c::crc32c(content),
+                offset: stream.len() as u64,
+                mode: 0o640,
+                mtime: 1_700_000_000,
+            });
+            stream.extend(content);
+        }
+        let directory = directory.to_owned();
+        let all = packed.clone();
+        let destinations = move || {
+            all.iter().map(|file| Destination { file: file.clone(), path: directory.join(&*file.path) }).collect()
+        };
+        (packed, stream, destinations)
+    }
+
+    fn unpack(files: Vec<Destination>, chunks: &[&[u8]], length: usize) -> Result<u64, UnpackError> {
+        let mut unpacker = Unpacker::new(files, None);
+        let mut written = 0;
+        for chunk in chunks {
+            written += unpacker.push(chunk)?;
+        }
+        unpacker.finish(length as u64).map(|()| written)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn files_are_cut_out_wherever_the_chunks_end(
+            files in proptest::collection::vec((proptest::collection::vec(any::<u8>(), 0..40), 0usize..30), 0..8),
+            chunk in 1usize..50,
+            tail in 0usize..20,
+            damage in proptest::option::of(any::<proptest::sample::Index>()),
+        ) {
+            let directory = tempfile::tempdir().expect("a directory");
+            let (packed, mut stream, destinations) = pack(directory.path(), &files);
+            stream.extend(vec![0; tail]);
+            let chunks: Vec<&[u8]> = stream.chunks(chunk).collect();
+            let written = unpack(destinations(), &chunks, stream.len()).expect("sound");
+            prop_assert_eq!(written, packed.iter().map(|file| file.size).sum::<u64>());
+            for ((content, _), destination) in files.iter().zip(destinations()) {
+                prop_assert_eq!(&std::fs::read(&destination.path).expect("written"), content);
+                let metadata = std::fs::metadata(&destination.path).expect("there");
+                prop_assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o640, 1_700_000_000));
+            }
+            prop_assert!(are_intact(&destinations()).expect("readable"));
+
+            if !stream.is_empty() {
+                let short: Vec<&[u8]> = stream[..stream.len() - 1].chunks(chunk).collect();
+                prop_assert!(unpack(destinations(), &short, stream.len()).is_err());
+                if let Some(index) = damage {
+                    let at = index.index(stream.len());
+                    let inside = packed.iter().any(|file| (file.offset..file.offset + file.size).contains(&(at as u64)));
+                    stream[at] ^= 1;
+                    let result = unpack(destinations(), &[&stream], stream.len());
+                    prop_assert_eq!(result.is_err(), inside);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_cut_or_changed_file_is_not_intact() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_, stream, destinations) = pack(directory.path(), &[(vec![7; 5000], 512), (Vec::new(), 0)]);
+        unpack(destinations(), &[&stream], stream.len()).expect("sound");
+        let path = directory.path().join("file0");
+        let file = File::options().write(true).open(&path).expect("there");
+        file.set_len(4999).expect("cut");
+        assert!(!are_intact(&destinations()).expect("readable"));
+        file.set_len(5000).expect("zeros at the end");
+        assert!(!are_intact(&destinations()).expect("readable"));
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!are_intact(&destinations()).expect("readable"));
+    }
+
+    #[test]
+    fn a_link_in_a_files_place_is_not_followed() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_, stream, destinations) = pack(directory.path(), &[(vec![7; 10], 0)]);
+        std::os::unix::fs::symlink(directory.path().join("elsewhere"), directory.path().join("file0")).expect("a link");
+        assert!(matches!(unpack(destinations(), &[&stream], 10), Err(UnpackError::Local(_))));
+        assert!(!directory.path().join("elsewhere").exists());
+    }
+}
