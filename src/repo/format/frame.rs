@@ -159,6 +159,8 @@ pub(super) fn peek(bytes: &[u8], at: usize) -> Option<[u8; 4]> {
 pub(super) struct FrameWalk {
     /// Where the next block header begins; 0 before the frame header was seen.
     at: usize,
+    /// The frame's length, once known: it may not have arrived by then.
+    whole: Option<usize>,
 }
 
 /// How far a walk came.
@@ -178,6 +180,9 @@ impl FrameWalk {
     /// Goes on. `peek` shows the four bytes at an offset into the frame, when they have arrived: a block header has three,
     /// and behind it there are always a block or the checksum.
     pub(super) fn advance(&mut self, peek: &dyn Fn(usize) -> Option<[u8; 4]>) -> Result<Walked, &'static str> {
+        if let Some(length) = self.whole {
+            return Ok(Walked::Whole(length));
+        }
         if self.at == 0 {
             let Some(magic) = peek(0) else { return Ok(Walked::Need(8)) };
             if u32::from_le_bytes(magic) != ZSTD_MAGIC {
@@ -213,6 +218,7 @@ impl FrameWalk {
                 return Err("is longer than 1 MiB can become");
             }
             if block & 1 != 0 {
+                self.whole = Some(self.at + 4);
                 return Ok(Walked::Whole(self.at + 4));
             }
         }
@@ -254,7 +260,11 @@ mod tests {
             let whole = loop {
                 let walked = walk.advance(&|at| peek(&stored[..arrived], at)).expect("a frame");
                 match walked {
-                    Walked::Whole(length) => break length,
+                    Walked::Whole(length) => {
+                        // The answer stays: the rest of the frame may still be on its way.
+                        prop_assert_eq!(walk.advance(&|at| peek(&stored, at)), Ok(Walked::Whole(length)));
+                        break length;
+                    }
                     Walked::Need(length) => {
                         prop_assert!(length > arrived);
                         prop_assert!(length <= stored.len());

@@ -80,6 +80,12 @@ impl Keyring {
         Self(Arc::new(KeyringInner { older, active }))
     }
 
+    /// A ring of one known key.
+    #[cfg(test)]
+    pub(in crate::repo) fn for_tests(id: [u8; 16], secret: [u8; 32]) -> Self {
+        Self::new(Vec::new(), MasterKey { id, secret: Zeroizing::new(secret), created: Timestamp::UNIX_EPOCH })
+    }
+
     /// What new objects are sealed under: the newest.
     pub fn active(&self) -> &MasterKey {
         &self.0.active
