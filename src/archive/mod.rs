@@ -15,6 +15,8 @@ mod fetcher;
 mod look_ahead;
 mod source;
 mod spool;
+#[cfg(test)]
+mod tests;
 mod upload;
 mod window;
 

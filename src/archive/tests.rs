@@ -1,0 +1,248 @@
+//! Push and fetch over real file repositories, with segments made by hand.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tempfile::TempDir;
+
+use super::*;
+use crate::pg::{Lineage, SegmentName, SegmentSize, WalFileName, magic_of_major};
+use crate::repo::{Encryption, LazyRepository, Repository, layout};
+use crate::storage::{self, StoreOptions};
+use crate::sys::cpu::CpuPool;
+
+const SEGMENT_BYTES: u64 = 1 << 20;
+/// One round over the repositories.
+const DEADLINE: Duration = Duration::ZERO;
+
+/// A data directory with a real pg_control, and repositories beside it.
+struct Room {
+    folder: TempDir,
+    lineage: Lineage,
+}
+
+impl Room {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        std::fs::create_dir_all(data.join("pg_wal/archive_status")).expect("pg_wal");
+        std::fs::create_dir_all(data.join("global")).expect("global");
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pg/15");
+        std::fs::copy(fixtures.join("pg_control"), data.join("global/pg_control")).expect("the fixture");
+        crate::sys::durable::create(&data.join("PG_VERSION"), b"15\n", 0o600).expect("PG_VERSION");
+        let lineage = crate::pg::ControlFile::read(&data).expect("pg_control").lineage();
+        Self { folder, lineage }
+    }
+
+    fn pg_wal(&self) -> PathBuf {
+        self.folder.path().join("data/pg_wal")
+    }
+
+    fn options(&self, name: &str) -> StoreOptions {
+        StoreOptions::new(format!("file://{}", self.folder.path().join(name).display()))
+    }
+
+    /// A new repository that knows the data directory's lineage.
+    async fn repository(&self, name: &str) -> Arc<LazyRepository> {
+        let options = self.options(name);
+        let pool = CpuPool::new(2).expect("threads");
+        storage::create_root(&options, "main").expect("a root");
+        let store = storage::open(&options, "main").expect("a store");
+        let now = Timestamp::now();
+        let created = Repository::create(name, store, "main", &Encryption::None, &[], pool.clone(), now).await;
+        let (mut repository, _) = created.expect("a repository");
+        let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
+        repository.add_lineage(self.lineage, size, now).await.expect("a lineage");
+        LazyRepository::new(name, "main", options, Encryption::None, 1, pool)
+    }
+
+    fn write(&self, name: WalFileName, content: &[u8]) {
+        let path = self.pg_wal().join(name.to_string());
+        let _ = std::fs::remove_file(&path);
+        crate::sys::durable::create(&path, content, 0o600).expect("a file");
+    }
+
+    /// Where the object of `name` lies.
+    fn object(&self, repository: &str, name: WalFileName) -> PathBuf {
+        self.folder.path().join(repository).join("main").join(layout::wal_file(self.lineage, name).as_str())
+    }
+
+    fn destination(&self) -> PathBuf {
+        self.folder.path().join("fetched")
+    }
+}
+
+fn name(text: &str) -> WalFileName {
+    text.parse().expect("a name")
+}
+
+/// A segment whose first page is right; the rest is `fill`.
+fn segment(name: WalFileName, system_identifier: u64, fill: u8) -> Vec<u8> {
+    let WalFileName::Segment(segment) = name else { panic!("a segment") };
+    let start = SegmentName::start(segment, SegmentSize::try_from(SEGMENT_BYTES).expect("a size")).expect("a start");
+    let mut bytes = vec![fill; usize::try_from(SEGMENT_BYTES).expect("a length")];
+    let mut header = Vec::new();
+    header.extend(magic_of_major(15).expect("supported").to_le_bytes());
+    header.extend(2u16.to_le_bytes());
+    header.extend(segment.timeline.0.to_le_bytes());
+    header.extend(start.0.to_le_bytes());
+    header.extend([0; 8]);
+    header.extend(system_identifier.to_le_bytes());
+    header.extend(u32::try_from(SEGMENT_BYTES).expect("a size").to_le_bytes());
+    header.extend(8192u32.to_le_bytes());
+    bytes[..header.len()].copy_from_slice(&header);
+    bytes
+}
+
+#[tokio::test]
+async fn the_same_again_is_a_success_and_other_content_is_refused() {
+    let room = Room::new();
+    let repositories = [room.repository("one").await];
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archive_file(&repositories, &room.pg_wal(), file, "first").await.expect("archived");
+    archive_file(&repositories, &room.pg_wal(), file, "second").await.expect("the same content again");
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    let error = archive_file(&repositories, &room.pg_wal(), file, "second").await.expect_err("other content");
+    let PushError::Different { writer, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(writer, "first");
+    // What was there is still there.
+    let found = retrieve(&repositories, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    assert!(matches!(found, Ok(Retrieved::File { bytes: SEGMENT_BYTES })));
+    let fetched = std::fs::read(room.destination()).expect("the file");
+    assert!(fetched == segment(file, room.lineage.system_identifier, 1));
+}
+
+#[tokio::test]
+async fn wal_of_another_cluster_or_of_another_name_is_refused() {
+    let room = Room::new();
+    let repositories = [room.repository("one").await];
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier + 1, 1));
+    let error = archive_file(&repositories, &room.pg_wal(), file, "host").await.expect_err("foreign");
+    assert!(matches!(error, PushError::Rejected { reason: Rejection::Foreign { .. }, .. }), "{error:?}");
+    room.write(file, &segment(name("000000010000000000000004"), room.lineage.system_identifier, 1));
+    let error = archive_file(&repositories, &room.pg_wal(), file, "host").await.expect_err("renamed");
+    assert!(matches!(error, PushError::Rejected { reason: Rejection::Page(_), .. }), "{error:?}");
+    let mut short = segment(file, room.lineage.system_identifier, 1);
+    short.truncate(8192);
+    room.write(file, &short);
+    let error = archive_file(&repositories, &room.pg_wal(), file, "host").await.expect_err("cut");
+    assert!(matches!(error, PushError::Rejected { reason: Rejection::Page(_), .. }), "{error:?}");
+    assert!(!room.object("one", file).exists());
+}
+
+#[tokio::test]
+async fn a_link_is_not_followed_out_of_pg_wal() {
+    let room = Room::new();
+    let repositories = [room.repository("one").await];
+    let file = name("000000010000000000000003");
+    std::os::unix::fs::symlink("/etc/hostname", room.pg_wal().join(file.to_string())).expect("a link");
+    let error = archive_file(&repositories, &room.pg_wal(), file, "host").await.expect_err("a link");
+    assert!(matches!(error, PushError::Read { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn absent_is_said_only_when_every_repository_proved_itself() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let both = [one, two];
+    let file = name("000000010000000000000003");
+    let ask = async || retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    assert!(matches!(ask().await, Ok(Retrieved::Absent)));
+    // The second repository's disk is gone.
+    let (root, away) = (room.folder.path().join("two"), room.folder.path().join("away"));
+    crate::sys::durable::rename(&root, &away).expect("moved away");
+    assert!(ask().await.is_err(), "an unmounted repository is not an empty one");
+    // An empty disk in its place.
+    std::fs::create_dir_all(root.join("main")).expect("an empty folder");
+    assert!(ask().await.is_err(), "an empty folder is not the repository");
+    std::fs::remove_dir_all(&root).expect("removed");
+    crate::sys::durable::rename(&away, &root).expect("moved back");
+    assert!(matches!(ask().await, Ok(Retrieved::Absent)));
+}
+
+#[tokio::test]
+async fn damage_in_one_repository_is_mended_from_the_next_and_never_served() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let file = name("000000010000000000000003");
+    let content = segment(file, room.lineage.system_identifier, 7);
+    room.write(file, &content);
+    let both = [Arc::clone(&one), two];
+    archive_file(&both, &room.pg_wal(), file, "host").await.expect("archived");
+    let object = room.object("one", file);
+    let mut bytes = std::fs::read(&object).expect("the object");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    crate::sys::durable::replace(&object, &bytes, 0o600).expect("damaged");
+    let found = retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    assert!(matches!(found, Ok(Retrieved::File { .. })));
+    assert!(std::fs::read(room.destination()).expect("the file") == content);
+    let error = retrieve(&[one], Some(room.lineage), file, &room.destination(), DEADLINE).await.expect_err("damaged");
+    assert_eq!(error.class(), crate::base::ErrorClass::Corrupt);
+}
+
+#[tokio::test]
+async fn an_empty_history_file_is_neither_archived_nor_taken_for_one() {
+    let room = Room::new();
+    let repositories = [room.repository("one").await];
+    let file = name("00000002.history");
+    room.write(file, b"");
+    let error = archive_file(&repositories, &room.pg_wal(), file, "host").await.expect_err("empty");
+    assert!(matches!(error, PushError::Rejected { .. }), "{error:?}");
+    room.write(file, b"1\t0/3000000\tno recovery target specified\n");
+    archive_file(&repositories, &room.pg_wal(), file, "host").await.expect("archived");
+    let found = retrieve(&repositories, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    assert!(matches!(found, Ok(Retrieved::File { .. })));
+}
+
+#[tokio::test]
+async fn what_was_uploaded_ahead_is_acknowledged_only_while_it_is_the_same_file() {
+    let room = Room::new();
+    let repository = room.repository("one").await;
+    let stats = Arc::new(crate::health::ArchiveStats::default());
+    let options = ArchiveOptions {
+        workers: 2,
+        look_ahead: 8,
+        deadline: Duration::from_secs(20),
+        rescan_interval: Duration::from_millis(50),
+        writer: "host".to_owned(),
+    };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let memory = (Arc::new(tokio::sync::Semaphore::new(64)), 64);
+    let data = room.pg_wal().parent().expect("the data directory").to_path_buf();
+    let archiver = Archiver::new("main", &data, vec![repository], options, memory, Arc::clone(&stats), stop.clone());
+    let files: Vec<_> = (1..=20u32).map(|n| name(&format!("0000000100000000000000{n:02X}"))).collect();
+    for file in &files {
+        room.write(*file, &segment(*file, room.lineage.system_identifier, 1));
+        room_ready(&room, *file);
+    }
+    let running = tokio::spawn({
+        let (archiver, stop) = (archiver.clone(), stop.clone());
+        async move { archiver.look_ahead(stop).await }
+    });
+    let mut waited = 0;
+    while stats.facts().uploaded_total < 8 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waited += 1;
+        assert!(waited < 1000, "look-ahead does not run");
+    }
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(stats.facts().uploaded_total, 8, "no further ahead than allowed");
+    assert!(matches!(archiver.push(files[0]).await, Ok(Pushed::Ahead)));
+    // Another file takes the place of the second before PostgreSQL asks.
+    room.write(files[1], &segment(files[1], room.lineage.system_identifier, 2));
+    let error = archiver.push(files[1]).await.expect_err("other content");
+    assert!(matches!(*error, PushError::Different { .. }), "{error:?}");
+    stop.cancel();
+    running.await.expect("ended");
+    archiver.drain().await;
+}
+
+fn room_ready(room: &Room, file: WalFileName) {
+    let mark = crate::pg::archive_status::ready_path(&room.pg_wal(), file);
+    crate::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+}
