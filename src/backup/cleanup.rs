@@ -12,7 +12,7 @@ use crate::repo::{RepoError, Repository, layout};
 use crate::storage::StoreError;
 
 /// How long removing may take for one repository. What is left then is unreferenced, and found by its age.
-const TIME_MAX: Duration = Duration::from_secs(120);
+const TIME_MAX: Duration = Duration::from_mins(2);
 /// How many objects are removed at once.
 const REMOVED_AT_ONCE: usize = 8;
 

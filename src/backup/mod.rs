@@ -1,4 +1,34 @@
-//! Takes base backups: online, full, through PostgreSQL's own backup functions.
+//! Takes base backups: online, full, through PostgreSQL's own backup functions (`pg_backup_start`, `pg_backup_stop`; 13 and 14:
+//! `pg_start_backup`, `pg_stop_backup`, non-exclusive), from a primary or a standby.
+//!
+//! One pass over the files goes into every repository. The order is what makes it safe:
+//!
+//! 1. server, data directory and repositories are checked to belong together, and the lease is taken everywhere;
+//! 2. the server begins the backup; only then are the files listed;
+//! 3. the files are copied in packs, several at once;
+//! 4. pg_control is read, the server ends the backup, and the last pack is written, with pg_control as its last member;
+//! 5. the WAL from start to stop is waited for;
+//! 6. the manifest is written: the backup exists.
+//!
+//! Invariants: a manifest names only packs that are durable, and a backup whose WAL is archived. Every file is in one pack. Memory
+//! is bounded by the workers' queues and some 70 bytes a file. A page whose checksum stays wrong is copied as it is and
+//! reported; the backup is made nevertheless.
+//!
+//! What a crash leaves behind: packs without a manifest, which are no backup and are found by their age; leases that run
+//! out. The server ends its side when the session breaks.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `preflight` | decides whether a backup may be taken (pure) |
+//! | `scan`, `tree` | list the files; hold the list |
+//! | `plan` | decides which file goes into which pack (pure) |
+//! | `member` | tar headers (pure) |
+//! | `source`, `pages`, `copy` | read a file, check its pages, put it into the stream |
+//! | `stream`, `packs` | from the reading threads to the uploads |
+//! | `finish` | the last pack, the manifest |
+//! | `wal` | which WAL is needed; waiting for it |
+//! | `leases`, `cleanup` | one backup at a time; removing one that failed |
+//! | `run` | the order of it all |
 
 mod cleanup;
 mod copy;

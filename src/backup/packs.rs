@@ -251,3 +251,6 @@ pub async fn upload(
         () = too_long => Err(BackupError::Cancelled),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use super::cleanup;
 use super::copy::CorruptPages;
 use super::error::BackupError;
 use super::finish::{self, ControlCopy, LastFiles, LastPack};
-use super::leases::Leases;
+use super::leases::{Leases, TERMS};
 use super::member::{self, Attributes};
 use super::packs::{self, PackDone, Target, Work};
 use super::pages::PageChecks;
@@ -32,13 +32,15 @@ use crate::repo::manifest::{BackupLabel, BackupType, Manifest, Tablespace};
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a checkpoint that is asked for at once may take: much dirty memory on a slow disk.
-const FAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(2 * 3600);
+const FAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_hours(2);
 /// How long a spread checkpoint may take: `checkpoint_timeout` is a day at most.
-const SPREAD_CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(26 * 3600);
+const SPREAD_CHECKPOINT_TIME_MAX: Duration = Duration::from_hours(26);
 /// How long ending the backup may take.
-const STOP_TIME_MAX: Duration = Duration::from_secs(600);
-/// How often the server is asked whether it is still there, and still what it was.
-const WATCH_INTERVAL: Duration = Duration::from_secs(15);
+const STOP_TIME_MAX: Duration = Duration::from_mins(10);
+/// How often the session is looked at: whether the connection is still there.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+/// How often the server is asked whether it is still what it was.
+const ASK_INTERVAL: Duration = Duration::from_secs(15);
 /// zstd's level where none is configured.
 const LEVEL: i32 = 3;
 /// How many corrupt pages the manifest and the report list.
@@ -61,7 +63,7 @@ pub async fn run(
     let progress = Arc::new(progress);
     let (session, facts) = unless_cancelled(&cancel, connect(&options, repositories)).await??;
     let stop = cancel.child_token();
-    let leases = unless_cancelled(&cancel, Leases::take(repositories, &options.host, stop.clone())).await??;
+    let leases = unless_cancelled(&cancel, Leases::take(repositories, &options.host, TERMS, stop.clone())).await??;
     let mut warnings = Warnings::default();
     let begin = begin(repositories, &options, session, facts, &progress, &mut warnings);
     let taken = match unless_cancelled(&stop, begin).await {
@@ -305,8 +307,13 @@ impl Begun {
 
     /// Ends only with an error: the session broke, so that the server has ended the backup, or the standby was promoted.
     async fn watch_server(&self) -> BackupError {
+        let mut asked = Instant::now();
         loop {
-            tokio::time::sleep(WATCH_INTERVAL).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if !self.session.is_closed() && asked.elapsed() < ASK_INTERVAL {
+                continue;
+            }
+            asked = Instant::now();
             match self.session.in_recovery().await {
                 Ok(false) if self.facts.in_recovery => return Refusal::Promoted.into(),
                 Err(error) if self.session.is_closed() => return server("keep the backup's session")(error),
