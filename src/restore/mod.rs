@@ -23,7 +23,6 @@ mod refusal;
 mod request;
 mod run;
 mod settings;
-mod stored;
 #[cfg(test)]
 mod tests;
 mod time;
