@@ -64,9 +64,10 @@ pub enum BackupError {
     },
     /// The WAL that the backup needs has not been archived in time.
     #[error(
-        "{segment} is not in repository {repository} after {}: archiving does not work or does not keep up; {}",
+        "{segment} is not in repository {repository} after {}: archiving does not work or does not keep up; \
+         look at pg_stat_archiver and the server's log{}",
         crate::base::format_duration(*.waited),
-        archiving_hint(*.standby, .archiver.as_deref())
+        if *.standby { "; the backup was taken on a standby, so the primary must archive that segment: SELECT pg_switch_wal() there" } else { "" }
     )]
     WalMissing {
         /// The first segment that is missing.
@@ -77,8 +78,6 @@ pub enum BackupError {
         waited: Duration,
         /// Whether the backup was taken on a standby.
         standby: bool,
-        /// What the server says of its last failure to archive, if it says anything.
-        archiver: Option<String>,
     },
     /// The server's backup label cannot be read.
     #[error("cannot read the server's backup label")]
@@ -101,15 +100,4 @@ pub enum BackupError {
     /// A thread or task panicked.
     #[error("a part of the backup died; the log says where")]
     Died,
-}
-
-/// Where to look when a segment does not arrive.
-fn archiving_hint(standby: bool, archiver: Option<&str>) -> String {
-    match (standby, archiver) {
-        (true, _) => "the backup was taken on a standby, so the primary must archive that segment: \
-            run SELECT pg_switch_wal() there, and look at its log"
-            .to_owned(),
-        (false, Some(failure)) => format!("{failure}; the server's log says why"),
-        (false, None) => "look at pg_stat_archiver and the server's log".to_owned(),
-    }
 }

@@ -14,13 +14,6 @@ pub struct PageChecks {
 }
 
 impl PageChecks {
-    /// Checks for pages of `page_bytes`, or `None` when no server has such pages (1 to 32 KiB, a power of two).
-    pub fn new(page_bytes: u32, segment_blocks: u32, start: Lsn) -> Option<Self> {
-        let possible = page_bytes.is_power_of_two() && (1 << 10..=32 << 10).contains(&page_bytes);
-        let page_bytes = usize::try_from(page_bytes).ok().filter(|_| possible)?;
-        Some(Self { page_bytes, segment_blocks, start })
-    }
-
     /// The number in its relation of the first page of the file at `path`, or `None` when the file holds no such pages.
     pub fn first_block(&self, path: &str) -> Option<u32> {
         RelationFile::parse(path)?.first_block(self.segment_blocks)

@@ -71,9 +71,6 @@ pub enum Refusal {
          set archive_mode = on and archive_command, and restart the server"
     )]
     ArchivingOff,
-    /// No server has pages of this size.
-    #[error("pg_control says that pages have {0} bytes, which is impossible")]
-    PageSize(u32),
     /// The server was a standby when the backup began.
     #[error("the standby was promoted while it was backed up; take the backup again")]
     Promoted,

@@ -24,7 +24,7 @@ use super::report::{BackupOptions, BackupReport, Phase, Progress};
 use super::scan::{self, Rules, TablespaceLink};
 use super::wal::NeededWal;
 use super::warnings::Warnings;
-use crate::pg::session::{ArchiverStats, BackupStop, ServerFacts, Session, SessionError};
+use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
 use crate::pg::{BackupLabelFile, ControlFile, Lsn, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, Manifest, Tablespace};
@@ -153,10 +153,11 @@ async fn begin(
         progress.files_total = scan.tree.file_count();
         progress.content_bytes_total = scan.tree.bytes();
     });
-    let checks = match PageChecks::new(control.block_size, control.relation_segment_blocks, start) {
-        Some(checks) => control.data_checksums().then_some(checks),
-        None => return Err(Refusal::PageSize(control.block_size).into()),
-    };
+    let checks = control.data_checksums().then_some(PageChecks {
+        page_bytes: usize::try_from(control.block_size).unwrap_or(usize::MAX),
+        segment_blocks: control.relation_segment_blocks,
+        start,
+    });
     let targets = repositories
         .iter()
         .enumerate()
@@ -213,19 +214,18 @@ impl Begun {
         let corrupt = corrupt_pages(&packs);
         let (label_file, stopped, last) = self.stop(packs, stop).await?;
         let Self { session, facts, tablespaces, started, start, .. } = self;
+        drop(session);
+
         let wal =
             NeededWal::new(facts.lineage(), label_file.timeline, facts.wal_segment_bytes, start, stopped.stop_lsn);
         let (Some(first_segment), Some(last_segment)) = (wal.first(), wal.last()) else {
             return Err(BackupError::Label(stopped.label_file));
         };
         work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
-        let arrived = try_join_all(work.targets.iter().map(|target| {
+        try_join_all(work.targets.iter().map(|target| {
             wal.wait(&target.repository, facts.in_recovery, options.archive_deadline, &work.progress, stop)
-        }));
-        if let Err(error) = arrived.await {
-            return Err(with_archiver(error, &session).await);
-        }
-        drop(session);
+        }))
+        .await?;
 
         work.progress.send_modify(|progress| {
             progress.phase = Phase::Finishing;
@@ -354,17 +354,6 @@ impl Begun {
         let last = finish::last_pack(&self.work, number, files, stop).await?;
         Ok((label, stopped, last))
     }
-}
-
-/// Adds to the news that a segment is missing what the server says of its last failure to archive.
-async fn with_archiver(mut error: BackupError, session: &Session) -> BackupError {
-    if let BackupError::WalMissing { archiver, .. } = &mut error
-        && let Ok(ArchiverStats { last_failed_wal: Some(file), last_failed_time: Some(time), .. }) =
-            session.archiver_stats().await
-    {
-        *archiver = Some(format!("the server last failed to archive at {time}, file {file}"));
-    }
-    error
 }
 
 /// pg_control, and the data directory's owner and mode. Blocking.

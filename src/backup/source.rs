@@ -72,7 +72,6 @@ impl SourceFile {
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 self.knows_cache = false;
-                let _ = rustix::fs::fadvise(&self.file, 0, None, Advice::Sequential);
                 Ok(0)
             }
             Err(error) => Err(error.into()),

@@ -52,6 +52,44 @@ pub(super) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Find the clusters of this host, write the configuration, make the repository and its keys
+    ///
+    /// Safe to run again: nothing that exists is changed. After pg_upgrade it adds the new lineage to the repository.
+    Setup(SetupArguments),
+    /// Try everything that archiving, backup and restore depend on
+    Check(CheckArguments),
+    /// What the agent is doing
+    Status,
+    /// What is in the repositories: to which moments one can recover, backups, WAL
+    Info,
+    /// Take a base backup
+    Backup(BackupArguments),
+    /// Restore a cluster, to the end of its WAL or to an earlier point
+    Restore(RestoreArguments),
+    /// WAL: archive, fetch, list
+    Wal {
+        #[command(subcommand)]
+        command: WalCommand,
+    },
+    /// A repository's own objects
+    Repo {
+        #[command(subcommand)]
+        command: RepoCommand,
+    },
+    /// The secrets that open an encrypted repository
+    Keys {
+        #[command(subcommand)]
+        command: KeysCommand,
+    },
+    // For people who come from other tools.
+    #[command(hide = true)]
+    ArchivePush(PushArguments),
+    #[command(hide = true)]
+    ArchiveGet(FetchArguments),
+    #[command(hide = true)]
+    WalPush(PushArguments),
+    #[command(hide = true)]
+    WalFetch(FetchArguments),
     /// Check or show the configuration
     Config {
         #[command(subcommand)]
@@ -62,6 +100,239 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct SetupArguments {
+    /// The cluster's data directory (default: the clusters that are found on this host)
+    #[arg(long, value_name = "PATH")]
+    pub(super) data_directory: Option<PathBuf>,
+    /// How to reach the cluster, as for libpq (default: by its socket, as the user that runs this)
+    #[arg(long, value_name = "CONNINFO")]
+    pub(super) connection: Option<String>,
+    /// Where the repository goes: `file:///path`, `s3://bucket/prefix`, `gs://…`, `az://…`
+    #[arg(long, value_name = "URL")]
+    pub(super) repository_url: Option<String>,
+    /// URL of an S3-compatible server
+    #[arg(long, value_name = "URL")]
+    pub(super) endpoint: Option<String>,
+    /// S3 region
+    #[arg(long)]
+    pub(super) region: Option<String>,
+    /// Accept an endpoint without TLS
+    #[arg(long)]
+    pub(super) allow_http: bool,
+    /// S3 access key
+    #[arg(long, value_name = "ID")]
+    pub(super) access_key_id: Option<String>,
+    /// File whose first line is the S3 secret key
+    #[arg(long, value_name = "PATH")]
+    pub(super) secret_access_key_file: Option<PathBuf>,
+    /// How the repository is protected
+    #[arg(long, value_enum)]
+    pub(super) encryption: Option<EncryptionChoice>,
+    /// The key or passphrase file (default: a new key file beside the configuration)
+    #[arg(long, value_name = "PATH")]
+    pub(super) key_file: Option<PathBuf>,
+    /// Where the agent listens
+    #[arg(long, value_name = "PATH")]
+    pub(super) socket: Option<PathBuf>,
+    /// The same as --no-input
+    #[arg(long)]
+    pub(super) non_interactive: bool,
+}
+
+/// How a new repository is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum EncryptionChoice {
+    /// A file with a random key; made when it is not there
+    KeyFile,
+    /// A file with a passphrase, which must be there
+    PassphraseFile,
+    /// Not at all: readable with zstd and tar
+    None,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct CheckArguments {
+    /// One line and the exit codes of a monitoring plugin: 0 OK, 1 WARNING, 2 CRITICAL
+    #[arg(long)]
+    pub(super) nagios: bool,
+    /// Switch WAL and wait until the segment has arrived
+    #[arg(long)]
+    pub(super) switch_wal: bool,
+    /// The last backup may be this old before it is a warning
+    #[arg(long, value_name = "DURATION", default_value = "8 days", value_parser = crate::base::parse_duration)]
+    pub(super) backup_age: std::time::Duration,
+    /// A file may wait this long to be archived before it is a warning
+    #[arg(long, value_name = "DURATION", default_value = "5 min", value_parser = crate::base::parse_duration)]
+    pub(super) archive_age: std::time::Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct BackupArguments {
+    /// What kind of backup
+    #[arg(long = "type", value_enum, default_value = "full")]
+    pub(super) kind: BackupChoice,
+    /// Do it in this process instead of asking the agent
+    #[arg(long)]
+    pub(super) no_agent: bool,
+}
+
+/// The kinds of backups that this version takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum BackupChoice {
+    /// Everything
+    Full,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RestoreArguments {
+    /// Where the cluster goes; must be empty or not there (default: the cluster's data_directory)
+    #[arg(long, alias = "target-dir", value_name = "PATH")]
+    pub(super) target_directory: Option<PathBuf>,
+    /// Recover to this moment; with its zone: "2026-11-21 14:03:00+00"
+    #[arg(long = "target-time", alias = "time", value_name = "TIME", group = "target")]
+    pub(super) time: Option<String>,
+    /// Recover to this position: 16/B374D848
+    #[arg(long = "target-lsn", alias = "lsn", value_name = "LSN", group = "target")]
+    pub(super) lsn: Option<String>,
+    /// Recover to this transaction
+    #[arg(long = "target-xid", alias = "xid", value_name = "XID", group = "target")]
+    pub(super) xid: Option<u64>,
+    /// Recover to this restore point (pg_create_restore_point)
+    #[arg(long = "target-name", alias = "name", value_name = "NAME", group = "target")]
+    pub(super) name: Option<String>,
+    /// Recover only until the backup is consistent
+    #[arg(long = "target-immediate", alias = "immediate", group = "target")]
+    pub(super) immediate: bool,
+    /// Stop just before the target instead of just after it
+    #[arg(long)]
+    pub(super) exclusive: bool,
+    /// `latest`, `current` (the backup's) or a number
+    #[arg(long, default_value = "latest", value_name = "TIMELINE")]
+    pub(super) timeline: String,
+    /// What the server does at the target (default: promote)
+    #[arg(long, value_enum)]
+    pub(super) action: Option<ActionChoice>,
+    /// Make a standby
+    #[arg(long, conflicts_with = "action")]
+    pub(super) standby: bool,
+    /// primary_conninfo of the standby
+    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    pub(super) primary_conninfo: Option<String>,
+    /// This backup instead of the one that fits the target best
+    #[arg(long, value_name = "LABEL")]
+    pub(super) backup: Option<String>,
+    /// A new place for a tablespace: by oid, name or old location; repeatable
+    #[arg(long = "tablespace-map", value_name = "OLD=NEW")]
+    pub(super) tablespace_map: Vec<String>,
+    /// Whether the restored server archives: as it did, or not at all
+    #[arg(long, value_enum, default_value = "preserve")]
+    pub(super) archive_mode: ArchiveModeChoice,
+    /// The whole restore_command (default: walward-wal of this installation with this cluster)
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) restore_command: Option<String>,
+    /// Print the plan and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+/// `recovery_target_action`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ActionChoice {
+    /// Stay read-only at the target
+    Pause,
+    /// Become a primary on a new timeline
+    Promote,
+    /// Stop the server
+    Shutdown,
+}
+
+/// What becomes of `archive_mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ArchiveModeChoice {
+    /// As in the backup
+    Preserve,
+    /// Off: for copies beside the original
+    Off,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum WalCommand {
+    /// Archive one file, in this process; for archive_command where there is no agent
+    Push(PushArguments),
+    /// Fetch one file, in this process; for restore_command where there is no agent
+    Fetch(FetchArguments),
+    /// List the ranges of WAL in the repositories; each file with -v
+    List,
+    /// List what is missing between the first and the last segment; exit 3 when something is
+    Gaps,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct PushArguments {
+    /// The file, as %p gives it (relative to the data directory, where PostgreSQL runs this)
+    pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct FetchArguments {
+    /// The file's name, as %f gives it
+    pub(super) name: String,
+    /// Where it goes, as %p gives it
+    pub(super) destination: PathBuf,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum RepoCommand {
+    /// Whose repository it is, its lineages, its protection
+    Info,
+    /// List a folder of the repository
+    Ls {
+        /// The folder (default: the root)
+        folder: Option<String>,
+    },
+    /// Print an object's content, decrypted and decompressed, verified to its end
+    Cat {
+        /// The object's name, as `ls` shows it
+        key: String,
+    },
+    /// Try what the store can do: conditional creation, ranges, multipart, its clock
+    Probe,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum KeysCommand {
+    /// List the slots
+    List,
+    /// Add a slot for another secret
+    Add {
+        #[command(flatten)]
+        secret: SecretArguments,
+    },
+    /// Remove a slot
+    Remove {
+        /// Its number, as `list` shows it
+        id: u32,
+    },
+    /// Make a new master key for what is written from now on; the old stay readable
+    Rotate,
+}
+
+/// Where a secret comes from.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(super) struct SecretArguments {
+    /// A key file; made when it is not there
+    #[arg(long, value_name = "PATH")]
+    pub(super) key_file: Option<PathBuf>,
+    /// A file whose first line is a passphrase
+    #[arg(long, value_name = "PATH")]
+    pub(super) passphrase_file: Option<PathBuf>,
+    /// A command that prints the secret: program and arguments, split at blanks
+    #[arg(long, value_name = "COMMAND")]
+    pub(super) command: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,5 +1,6 @@
 //! What a command is about: the configuration, a cluster, its repositories.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -55,6 +56,35 @@ impl Context {
         }
     }
 
+    /// The cluster that `--cluster` names, or whose data directory this is; for what PostgreSQL starts.
+    pub(super) fn cluster_in(&self, data_directory: &Path) -> Result<&ClusterConfig, Failure> {
+        if self.global.cluster.is_some() {
+            return self.cluster();
+        }
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let wanted = real(data_directory);
+        let mut clusters = self.loaded.config.clusters.values();
+        clusters.find(|cluster| real(&cluster.data_directory) == wanted).ok_or_else(|| {
+            let text = format!("no cluster in the configuration has the data directory {}", data_directory.display());
+            Failure::new(Exit::NotFound, text).hint("name the cluster with --cluster")
+        })
+    }
+
+    /// Where the agent listens.
+    pub(super) fn socket(&self) -> PathBuf {
+        let given = std::env::var_os("WALWARD_SOCKET").filter(|value| !value.is_empty());
+        given.map_or_else(|| self.loaded.config.agent.socket.clone(), PathBuf::from)
+    }
+
+    /// Opens all that [`Context::repositories_of`] names.
+    pub(super) async fn open_all(&self, cluster: &ClusterConfig) -> Result<Vec<Repository>, Failure> {
+        let mut opened = Vec::new();
+        for repository in self.repositories_of(cluster)? {
+            opened.push(self.open(cluster, repository).await?);
+        }
+        Ok(opened)
+    }
+
     /// The repositories that a command reads: the one that `--repository` names, or all of the cluster's in their order.
     pub(super) fn repositories_of(&self, cluster: &ClusterConfig) -> Result<Vec<&RepositoryConfig>, Failure> {
         if let Some(name) = &self.global.repository {
@@ -75,22 +105,13 @@ impl Context {
         first.ok_or_else(|| Failure::new(Exit::NotFound, format!("cluster \"{}\" has no repository", cluster.name)))
     }
 
-    /// The store of a cluster's folder in a repository. Nothing is read yet.
-    pub(super) fn store(
-        &self,
-        cluster: &ClusterConfig,
-        repository: &RepositoryConfig,
-    ) -> Result<Arc<dyn Store>, Failure> {
-        Ok(storage::open(&repository.store, &cluster.name)?)
-    }
-
     /// Opens a cluster's repository.
     pub(super) async fn open(
         &self,
         cluster: &ClusterConfig,
         repository: &RepositoryConfig,
     ) -> Result<Repository, Failure> {
-        let store = self.store(cluster, repository)?;
+        let store = store(cluster, repository)?;
         let opened = Repository::open(&repository.name, store, &repository.encryption, self.pool.clone()).await;
         Ok(opened.with_context(|| format!("cannot open repository \"{}\"", repository.name))?)
     }
@@ -99,4 +120,9 @@ impl Context {
     pub(super) fn pool(&self) -> &CpuPool {
         &self.pool
     }
+}
+
+/// The store of a cluster's folder in a repository. Nothing is read yet.
+pub(super) fn store(cluster: &ClusterConfig, repository: &RepositoryConfig) -> Result<Arc<dyn Store>, Failure> {
+    Ok(storage::open(&repository.store, &cluster.name)?)
 }

@@ -75,6 +75,11 @@ impl Exit {
         }
     }
 
+    /// The way to end that an agent's answer names.
+    pub fn from_code(code: u8) -> Self {
+        Self::ALL.into_iter().find(|exit| exit.code() == code).unwrap_or(Self::Failed)
+    }
+
     /// What it means, for the documentation.
     pub fn meaning(self) -> &'static str {
         match self {

@@ -4,9 +4,16 @@ use std::error::Error;
 use std::fmt;
 
 use super::exit::Exit;
+use crate::archive::PushError;
+use crate::backup::BackupError;
 use crate::base::ErrorClass;
 use crate::config::ConfigError;
+use crate::pg::session::SessionError;
+use crate::repo::RepoError;
+use crate::repo::keys::KeyError;
+use crate::restore::{RestoreError, TimeError};
 use crate::storage::StoreError;
+use crate::wire::client::ClientError;
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug)]
@@ -81,7 +88,85 @@ fn judge(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> 
     if let Some(error) = error.downcast_ref::<StoreError>() {
         return Some((exit_of(error.class), store_hint(error.class)));
     }
+    if let Some(error) = error.downcast_ref::<RepoError>() {
+        return Some((exit_of_repository(error), store_hint(error.class())));
+    }
+    if let Some(error) = error.downcast_ref::<KeyError>() {
+        return Some((exit_of_key(error), None));
+    }
+    if let Some(error) = error.downcast_ref::<SessionError>() {
+        let hint = match error.class() {
+            ErrorClass::Transient => Some("is PostgreSQL running, and is `connection` right for it?"),
+            _ => None,
+        };
+        return Some((exit_of(error.class()), hint));
+    }
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        return Some((client_exit(error), None));
+    }
+    if error.downcast_ref::<TimeError>().is_some() {
+        return Some((Exit::Usage, None));
+    }
+    judge_work(error)
+}
+
+/// As [`judge`], for the errors of the three verbs. What a repository or the server said decides where it is the cause.
+fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
+    if let Some(error) = error.downcast_ref::<BackupError>() {
+        return match error {
+            BackupError::Locked { .. } | BackupError::LeaseLost { .. } => Some((Exit::Locked, None)),
+            BackupError::Refused(_) | BackupError::Label(_) => Some((Exit::Refused, None)),
+            BackupError::WalMissing { .. } => {
+                Some((Exit::Refused, Some("`walward check` tries every step of archiving")))
+            }
+            BackupError::Cancelled => Some((Exit::Interrupted, None)),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<RestoreError>() {
+        return match error {
+            RestoreError::Refused(_) if error.class() != ErrorClass::NotFound => Some((Exit::Refused, None)),
+            RestoreError::Repository { .. } => None,
+            RestoreError::NoRepository => Some((Exit::NoRepository, None)),
+            _ => Some((exit_of(error.class()), None)),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<PushError>() {
+        return match error {
+            PushError::Rejected { .. } | PushError::Different { .. } => Some((Exit::Refused, None)),
+            PushError::Repository { .. } => None,
+            _ => Some((exit_of(error.class()), None)),
+        };
+    }
     None
+}
+
+fn exit_of_repository(error: &RepoError) -> Exit {
+    match error {
+        RepoError::NoRepository { .. } | RepoError::Replaced { .. } => Exit::NoRepository,
+        RepoError::AlreadyThere { .. } | RepoError::NotEncrypted { .. } | RepoError::Newer { .. } => Exit::Refused,
+        RepoError::KeyNeeded { .. } | RepoError::UnknownMasterKey { .. } => Exit::Key,
+        RepoError::Contended { .. } => Exit::Locked,
+        RepoError::ExistingUnreadable { .. } => Exit::Integrity,
+        RepoError::Keys(error) => exit_of_key(error),
+        other => exit_of(other.class()),
+    }
+}
+
+fn exit_of_key(error: &KeyError) -> Exit {
+    match error {
+        KeyError::NoSuchSlot(_) => Exit::NotFound,
+        KeyError::LastSlot(_) => Exit::Refused,
+        other => exit_of(other.class()),
+    }
+}
+
+fn client_exit(error: &ClientError) -> Exit {
+    match error {
+        ClientError::Connect(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Key,
+        ClientError::Connect(..) | ClientError::Silence(_) => Exit::Unreachable,
+        ClientError::Talk(_) | ClientError::Protocol(_) => Exit::Failed,
+    }
 }
 
 fn store_hint(class: ErrorClass) -> Option<&'static str> {

@@ -5,27 +5,41 @@
 //! | `arguments` | the command line |
 //! | `exit` | the exit codes; docs/exit-codes.md |
 //! | `failure` | from any error to a code, a message and a hint |
-//! | `printer` | the one place that writes: data to standard output, everything else to standard error |
+//! | `printer`, `meter`, `ask` | the places that write to people: data to standard output, everything else to standard error |
 //! | `context` | the configuration, the cluster and the repositories that a command is about |
+//! | `agent` | questions to the agent |
+//! | `catalogue`, `coverage` | what a repository holds; what that covers |
 //! | `commands` | one file a command |
 
+mod agent;
 mod arguments;
+mod ask;
+mod catalogue;
 mod commands;
 mod context;
+mod coverage;
 mod exit;
 mod failure;
+mod interrupt;
+mod meter;
 mod printer;
+mod shell;
 
 use std::ffi::OsString;
 use std::io;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Command, WalCommand};
+use context::Context;
 pub use exit::Exit;
 use failure::Failure;
 use printer::Printer;
+
+/// Threads of the runtime. They only wait for input and output; computing is done elsewhere.
+const RUNTIME_THREADS: usize = 2;
 
 /// Runs `walward` with `arguments` (the program's name first) and answers its exit code.
 pub fn run(arguments: &[OsString]) -> u8 {
@@ -41,8 +55,7 @@ pub fn run(arguments: &[OsString]) -> u8 {
     };
     log_to_stderr(parsed.global.quiet, parsed.global.verbose);
     let printer = Printer::new(&parsed.global);
-    let outcome = execute(parsed, &printer);
-    match outcome {
+    match execute(parsed, &printer) {
         Ok(exit) => verb.code(exit),
         Err(failure) => {
             printer.failure(&failure);
@@ -59,7 +72,6 @@ pub fn panic_code(arguments: &[OsString]) -> u8 {
 fn execute(arguments: Arguments, printer: &Printer) -> Result<Exit, Failure> {
     let Arguments { global, command } = arguments;
     match command {
-        // These need no runtime.
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "walward", &mut script);
@@ -67,6 +79,42 @@ fn execute(arguments: Arguments, printer: &Printer) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Command::Config { command } => commands::config::run(&global, &command, printer),
+        command => {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(RUNTIME_THREADS)
+                .enable_all()
+                .build()
+                .context("cannot start the runtime")?;
+            let ended = runtime.block_on(work(&global, command, printer));
+            // What still waits (a store's last retry) must not hold the answer up.
+            runtime.shutdown_background();
+            ended
+        }
+    }
+}
+
+async fn work(global: &arguments::Global, command: Command, printer: &Printer) -> Result<Exit, Failure> {
+    if let Command::Setup(arguments) = &command {
+        return commands::setup::run(global, arguments, printer).await;
+    }
+    let context = Context::load(global, printer)?;
+    match command {
+        Command::Setup(_) | Command::Config { .. } | Command::Completions { .. } => Ok(Exit::Done),
+        Command::Check(arguments) => Box::pin(commands::check::run(&context, &arguments, printer)).await,
+        Command::Status => tokio::task::block_in_place(|| commands::status::run(&context, printer)),
+        Command::Info => commands::info::run(&context, printer).await,
+        Command::Backup(arguments) => Box::pin(commands::backup::run(&context, &arguments, printer)).await,
+        Command::Restore(arguments) => Box::pin(commands::restore::run(&context, &arguments, printer)).await,
+        Command::Repo { command } => commands::repo::run(&context, &command, printer).await,
+        Command::Keys { command } => commands::keys::run(&context, &command, printer).await,
+        Command::Wal { command: WalCommand::List } => commands::wal_list::list(&context, printer).await,
+        Command::Wal { command: WalCommand::Gaps } => commands::wal_list::list_gaps(&context, printer).await,
+        Command::Wal { command: WalCommand::Push(arguments) }
+        | Command::ArchivePush(arguments)
+        | Command::WalPush(arguments) => commands::wal::push(&context, &arguments).await,
+        Command::Wal { command: WalCommand::Fetch(arguments) }
+        | Command::ArchiveGet(arguments)
+        | Command::WalFetch(arguments) => commands::wal::fetch(&context, &arguments).await,
     }
 }
 

@@ -53,6 +53,7 @@ impl Printer {
     }
 
     /// Bytes as they are. A reader that has seen enough (`| head`) is no error.
+    #[allow(clippy::unused_self, reason = "what is printed goes through a printer, whatever it needs to know")]
     pub(super) fn raw(&self, bytes: &[u8]) -> io::Result<()> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
@@ -76,24 +77,31 @@ impl Printer {
     /// Something that a person should know and a program need not.
     pub(super) fn note(&self, text: &str) {
         if !self.quiet {
-            self.err(text);
+            err(text);
         }
+    }
+
+    /// A question, without a line break.
+    pub(super) fn prompt(&self, text: &str) -> io::Result<()> {
+        let mut err = io::stderr().lock();
+        err.write_all(paint(text, Tone::Strong, self.colour_err).as_bytes())?;
+        err.flush()
     }
 
     /// Something that somebody should look at.
     pub(super) fn warning(&self, text: &str) {
         let word = paint("warning:", Tone::Warning, self.colour_err);
-        self.err(&format!("{word} {text}"));
+        err(&format!("{word} {text}"));
     }
 
     /// Why the command failed: once, with the causes, then what to do.
     pub(super) fn failure(&self, failure: &Failure) {
         let word = paint("walward:", Tone::Bad, self.colour_err);
         let message = failure.message();
-        self.err(&format!("{word} {message}"));
+        err(&format!("{word} {message}"));
         if let Some(hint) = &failure.hint {
             let word = paint("hint:", Tone::Strong, self.colour_err);
-            self.err(&format!("{word} {hint}"));
+            err(&format!("{word} {hint}"));
         }
         if self.json {
             let data = json!({ "code": failure.exit.code(), "error": message, "hint": failure.hint });
@@ -106,11 +114,11 @@ impl Printer {
     pub(super) fn tone(&self, text: &str, tone: Tone) -> String {
         paint(text, tone, self.colour_out)
     }
+}
 
-    fn err(&self, text: &str) {
-        // Nobody is left to tell when standard error is closed.
-        let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
-    }
+fn err(text: &str) {
+    // Nobody is left to tell when standard error is closed.
+    let _ = io::stderr().lock().write_all(format!("{text}\n").as_bytes());
 }
 
 /// Whether standard error takes colours.

@@ -56,18 +56,24 @@ pub(super) struct Document {
 
 /// Reads `path`, then the `*.toml` of `conf.d` beside it in the order of their names.
 pub(super) fn read(path: &Path) -> Result<Document, ConfigError> {
+    read_with(path, None)
+}
+
+/// As [`read`]; `text`, when given, stands for what `path` holds.
+pub(super) fn read_with(path: &Path, text: Option<&str>) -> Result<Document, ConfigError> {
     let unreadable = |path: &Path, source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut files = vec![path.to_owned()];
     files.extend(additions(path)?);
     let mut document = Document { root: Table::new(), files: Vec::new(), problems: Vec::new() };
     for file in files {
-        let text = match std::fs::read_to_string(&file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && file == path => {
-                return Err(ConfigError::Missing(file));
-            }
-            Err(error) => return Err(unreadable(&file, error)),
-        };
+        let text =
+            match text.filter(|_| file == path).map_or_else(|| std::fs::read_to_string(&file), |t| Ok(t.to_owned())) {
+                Ok(text) => text,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && file == path => {
+                    return Err(ConfigError::Missing(file));
+                }
+                Err(error) => return Err(unreadable(&file, error)),
+            };
         let (table, problems) = parse(&text, &file);
         document.problems.extend(problems);
         merge(&mut document.root, table, "", &mut document.problems);

@@ -18,6 +18,7 @@ mod values;
 use std::path::{Path, PathBuf};
 
 pub use problem::{ConfigError, Place, Problem};
+pub use resolve::name_is_good;
 pub use scope::{Origin, Setting};
 pub use secret::redact_connection;
 pub use values::{
@@ -48,4 +49,9 @@ pub struct Loaded {
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     let document = document::read(path)?;
     resolve::resolve(document)
+}
+
+/// Checks `text` as if it were what `path` holds, together with the `conf.d/*.toml` beside it. Blocking.
+pub fn check_text(path: &Path, text: &str) -> Result<(), ConfigError> {
+    resolve::resolve(document::read_with(path, Some(text))?).map(|_| ())
 }

@@ -99,8 +99,8 @@ fn named<'d>(root: &'d Table, section: Section, report: &mut Report) -> Vec<(Str
     good
 }
 
-/// Names stand in object names, socket requests and file names.
-pub(super) fn name_is_good(name: &str) -> bool {
+/// Whether `name` can name a cluster or a repository. Names stand in object names, socket requests and file names.
+pub fn name_is_good(name: &str) -> bool {
     let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
     (1..=63).contains(&name.len())
         && name.bytes().all(good)

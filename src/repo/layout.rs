@@ -15,8 +15,9 @@
 //! Generations have 8 decimal digits, packs 5, fencing numbers 20, so that names sort as numbers do.
 
 use super::manifest::BackupLabel;
+use crate::base::hex;
 use crate::pg::{Lineage, Timeline, WalFileName};
-use crate::storage::ObjectKey;
+use crate::storage::{KeyError, ObjectKey};
 
 /// A key made of parts that are valid by their types.
 fn key(path: String) -> ObjectKey {
@@ -44,6 +45,16 @@ pub fn all_keys() -> ObjectKey {
 /// One generation of the key slots.
 pub fn keys(generation: u32) -> ObjectKey {
     key(format!("keys/{generation:08}.json"))
+}
+
+/// A name that a person typed.
+pub fn given(text: &str) -> Result<ObjectKey, KeyError> {
+    ObjectKey::new(text)
+}
+
+/// A name under which a check of the store writes, and removes, what nobody else does.
+pub fn scratch() -> ObjectKey {
+    key(format!("probe/{}", hex::encode(&rand::random::<[u8; 8]>())))
 }
 
 /// The number in the name of a generation's object (`00000001.json`), or `None` when the name is of no generation.

@@ -5,8 +5,6 @@ mod checked_json;
 mod error;
 pub mod format;
 mod generations;
-#[cfg(test)]
-mod golden;
 pub mod identity;
 pub mod keys;
 pub mod layout;
@@ -14,7 +12,6 @@ mod lazy;
 pub mod lease;
 pub mod manifest;
 mod repository;
-pub mod stored;
 
 pub use error::RepoError;
 pub use lazy::LazyRepository;

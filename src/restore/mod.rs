@@ -23,6 +23,7 @@ mod refusal;
 mod request;
 mod run;
 mod settings;
+pub mod stored;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -1,3 +1,14 @@
 //! One file a command.
 
+pub(super) mod backup;
+pub(super) mod check;
 pub(super) mod config;
+pub(super) mod info;
+pub(super) mod keys;
+pub(super) mod repo;
+pub(super) mod restore;
+pub(super) mod setup;
+pub(super) mod status;
+mod text;
+pub(super) mod wal;
+pub(super) mod wal_list;

@@ -1,0 +1,129 @@
+//! What one repository holds of a cluster's newest lineage: backups and WAL. Read here; judged in [`super::coverage`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use futures::StreamExt;
+use futures::stream;
+
+use super::coverage::TimelineWal;
+use super::failure::Failure;
+use crate::base::{ErrorClass, describe};
+use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use crate::repo::manifest::Manifest;
+use crate::repo::{Repository, layout};
+use crate::restore::stored;
+
+/// How many small objects are read at once.
+const READS_AT_ONCE: usize = 8;
+/// In how many segments, from the last one back, a commit is looked for.
+const SEGMENTS_LOOKED_INTO: u64 = 16;
+
+/// The backups and the WAL of one lineage in one repository.
+#[derive(Debug)]
+pub(super) struct Catalogue {
+    /// The newest lineage.
+    pub(super) lineage: Lineage,
+    pub(super) segment_size: SegmentSize,
+    /// Finished backups of every lineage, the oldest first.
+    pub(super) backups: Vec<Manifest>,
+    /// Every timeline with its segments.
+    pub(super) wal: BTreeMap<Timeline, TimelineWal>,
+    /// Where each timeline comes from.
+    pub(super) histories: BTreeMap<Timeline, TimelineHistory>,
+    /// What could not be read and was left out.
+    pub(super) warnings: Vec<String>,
+}
+
+/// Reads the catalogue; `None` when the repository was not told of any lineage yet.
+pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, Failure> {
+    let Some(entry) = repository.identity().lineages.last() else { return Ok(None) };
+    let mut catalogue = Catalogue {
+        lineage: entry.lineage,
+        segment_size: entry.segment_bytes,
+        backups: Vec::new(),
+        wal: BTreeMap::new(),
+        histories: BTreeMap::new(),
+        warnings: Vec::new(),
+    };
+    catalogue.read_backups(repository).await?;
+    catalogue.read_wal(repository).await?;
+    Ok(Some(catalogue))
+}
+
+impl Catalogue {
+    async fn read_backups(&mut self, repository: &Repository) -> Result<(), Failure> {
+        let labels = stored::labels(repository).await.context("cannot list the backups")?;
+        let mut heads = stream::iter(&labels)
+            .map(|label| async move { (label, stored::head(repository, label).await) })
+            .buffered(READS_AT_ONCE);
+        while let Some((label, head)) = heads.next().await {
+            match head {
+                Ok(manifest) => self.backups.push(manifest),
+                // Begun and not finished: no backup.
+                Err(error) if error.class() == ErrorClass::NotFound => {}
+                // One damaged manifest must not hide the others.
+                Err(error) if error.class() == ErrorClass::Corrupt => {
+                    self.warnings.push(format!("backup {label} is left out: {}", describe(&error)));
+                }
+                Err(error) => {
+                    return Err(anyhow::Error::new(error).context(format!("cannot read backup {label}")).into());
+                }
+            }
+        }
+        self.backups.sort_by_key(|backup| backup.started);
+        Ok(())
+    }
+
+    async fn read_wal(&mut self, repository: &Repository) -> Result<(), Failure> {
+        let root = layout::wal_root(self.lineage);
+        let listing = repository.store().list(Some(&root)).await.context("cannot list the timelines")?;
+        for timeline in listing.folders.iter().filter_map(|folder| layout::parse_word(folder)).map(Timeline) {
+            let files = stored::wal(repository, self.lineage, timeline, 0, self.segment_size).await;
+            let files = files.with_context(|| format!("cannot list the WAL of timeline {timeline}"))?;
+            self.wal.insert(timeline, TimelineWal::new(&files, self.segment_size));
+        }
+        for timeline in stored::timelines(repository, self.lineage).await.context("cannot list the timelines")? {
+            let text = stored::history(repository, self.lineage, timeline).await;
+            let text = text.with_context(|| format!("cannot read the history of timeline {timeline}"))?;
+            match TimelineHistory::parse(timeline, &text) {
+                Ok(history) => {
+                    self.histories.insert(timeline, history);
+                }
+                Err(error) => self.warnings.push(error.to_string()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where `timeline` comes from; without a history file it is taken for a first one.
+    pub(super) fn history(&self, timeline: Timeline) -> TimelineHistory {
+        self.histories.get(&timeline).cloned().unwrap_or_else(|| TimelineHistory::root(timeline))
+    }
+
+    /// The newest timeline that has WAL or a history.
+    pub(super) fn newest_timeline(&self) -> Option<Timeline> {
+        let timelines: BTreeSet<Timeline> = self.wal.keys().chain(self.histories.keys()).copied().collect();
+        timelines.last().copied()
+    }
+
+    /// When the last transaction ended in the segments of `way` before number `end` (exclusive) and from `first` on.
+    pub(super) async fn last_commit(
+        &self,
+        repository: &Repository,
+        way: &TimelineHistory,
+        first: u64,
+        end: u64,
+    ) -> Result<Option<jiff::Timestamp>, Failure> {
+        for number in (first..end).rev().take(usize::try_from(SEGMENTS_LOOKED_INTO).unwrap_or(usize::MAX)) {
+            let timeline = way.required_timeline_for_segment(number, self.segment_size);
+            let Some(name) = SegmentName::from_number(timeline, number, self.segment_size) else { continue };
+            let key = layout::wal_file(self.lineage, WalFileName::Segment(name));
+            let found = repository.read_summary(&key).await.with_context(|| format!("cannot read when {name} ends"))?;
+            if let Some((_, last)) = found.summary.commit_times {
+                return Ok(jiff::Timestamp::from_microsecond(last).ok());
+            }
+        }
+        Ok(None)
+    }
+}

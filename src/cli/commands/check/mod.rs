@@ -1,0 +1,118 @@
+//! `check`: named checks of everything that archiving, backup and restore depend on, each with what to do.
+
+mod agent;
+mod finding;
+mod postgres;
+mod repository;
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::cli::arguments::CheckArguments;
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Tone};
+use crate::config::ClusterConfig;
+use finding::{Finding, Findings, Level};
+
+/// How old things may be.
+#[derive(Debug, Clone, Copy)]
+struct Ages {
+    backup: Duration,
+    ready: Duration,
+}
+
+pub(in crate::cli) async fn run(
+    context: &Context,
+    arguments: &CheckArguments,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let clusters: Vec<&ClusterConfig> = match &context.global.cluster {
+        Some(_) => vec![context.cluster()?],
+        None => context.loaded.config.clusters.values().collect(),
+    };
+    let ages = Ages { backup: arguments.backup_age, ready: arguments.archive_age };
+    let mut findings = Findings::default();
+    configuration(context, clusters.is_empty(), &mut findings);
+    agent::check(context, &mut findings);
+    for cluster in clusters {
+        check_cluster(context, cluster, arguments.switch_wal, ages, &mut findings).await?;
+    }
+    let findings = findings.0;
+    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    if arguments.nagios {
+        return nagios(&findings, worst, printer);
+    }
+    if printer.is_json() {
+        printer.json("check", json!({ "ok": worst < Level::Failed, "checks": findings }))?;
+    } else {
+        for finding in &findings {
+            let tone = match finding.level {
+                Level::Ok => Tone::Good,
+                Level::Warning => Tone::Warning,
+                Level::Failed => Tone::Bad,
+            };
+            let word = printer.tone(&format!("{:<8}", finding.level.word()), tone);
+            printer.line(&format!("{word} {}: {}", finding.name(), finding.text))?;
+            if let Some(advice) = &finding.advice {
+                printer.line(&format!("         -> {advice}"))?;
+            }
+        }
+    }
+    Ok(if worst == Level::Failed { Exit::Failed } else { Exit::Done })
+}
+
+fn configuration(context: &Context, no_cluster: bool, findings: &mut Findings) {
+    let files: Vec<String> = context.loaded.files.iter().map(|file| file.display().to_string()).collect();
+    if no_cluster {
+        findings.failed("configuration", None, "no cluster is configured", Some("run `walward setup`"));
+    } else {
+        findings.ok("configuration", None, files.join(", "));
+    }
+    for warning in &context.loaded.warnings {
+        findings.warning("configuration", None, warning.to_string(), None);
+    }
+}
+
+async fn check_cluster(
+    context: &Context,
+    cluster: &ClusterConfig,
+    switch_wal: bool,
+    ages: Ages,
+    findings: &mut Findings,
+) -> Result<(), Failure> {
+    let server = postgres::check(cluster, findings).await;
+    postgres::check_waiting(cluster, ages.ready, findings);
+    let mut opened = Vec::new();
+    for configured in context.repositories_of(cluster)? {
+        let lineage = server.as_ref().map(|server| server.facts.lineage());
+        if let Some(repository) = repository::check(context, cluster, configured, lineage, findings).await {
+            repository::check_backups(cluster, &repository, ages.backup, findings).await;
+            opened.push(repository);
+        }
+    }
+    if let (true, Some(server)) = (switch_wal, server) {
+        postgres::check_arrival(cluster, &server, &opened, findings).await;
+    }
+    Ok(())
+}
+
+/// One line, and the codes of a monitoring plugin.
+fn nagios(findings: &[Finding], worst: Level, printer: &Printer) -> Result<Exit, Failure> {
+    let (word, exit) = match worst {
+        Level::Ok => ("OK", Exit::Done),
+        Level::Warning => ("WARNING", Exit::Failed),
+        Level::Failed => ("CRITICAL", Exit::Usage),
+    };
+    let bad: Vec<String> = findings
+        .iter()
+        .filter(|finding| finding.level == worst && worst != Level::Ok)
+        .map(|finding| format!("{}: {}", finding.name(), finding.text))
+        .collect();
+    let text = if bad.is_empty() { format!("{} checks", findings.len()) } else { bad.join("; ") };
+    // A bar would begin the performance data.
+    printer.line(&format!("WALWARD {word} - {}", text.replace('|', "/").replace('\n', " ")))?;
+    Ok(exit)
+}

@@ -1,0 +1,177 @@
+//! The server: reachable, archiving, by us, into the right repository, without a backlog.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::finding::Findings;
+use crate::base::{describe, format_duration};
+use crate::config::ClusterConfig;
+use crate::pg::archive_status::{list_ready, ready_path};
+use crate::pg::session::{ServerFacts, Session};
+use crate::pg::{SegmentName, WalFileName};
+use crate::repo::{Repository, layout};
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a switched segment may take.
+const ARRIVAL_DEADLINE: Duration = Duration::from_mins(1);
+const ARRIVAL_PAUSE: Duration = Duration::from_millis(250);
+
+/// A server that answered.
+pub(super) struct Server {
+    session: Session,
+    pub(super) facts: ServerFacts,
+}
+
+pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> Option<Server> {
+    let about = Some(cluster.name.as_str());
+    let session = match Session::connect(&cluster.connection, CONNECT_DEADLINE).await {
+        Ok(session) => session,
+        Err(error) => {
+            let advice = "is PostgreSQL running, and is `connection` right for it?";
+            findings.failed("postgresql", about, describe(&error), Some(advice));
+            return None;
+        }
+    };
+    let facts = match session.facts().await {
+        Ok(facts) => facts,
+        Err(error) => {
+            let advice = "grant the role what it needs: `walward setup` prints the statements";
+            findings.failed("postgresql", about, describe(&error), Some(advice));
+            return None;
+        }
+    };
+    let role = if facts.in_recovery { ", a standby" } else { "" };
+    findings.ok("postgresql", about, format!("version {}{role}", facts.server_version));
+    check_directory(cluster, &facts, findings);
+    check_settings(&facts, about, findings);
+    match session.archiver_stats().await {
+        Ok(stats) => {
+            let failing =
+                stats.last_failed_time.filter(|failed| stats.last_archived_time.is_none_or(|ok| *failed > ok));
+            match (failing, &stats.last_archived_wal) {
+                (Some(_), _) => findings.failed(
+                    "archiver",
+                    about,
+                    format!("archiving fails: {}", stats.last_failed_wal.unwrap_or_default()),
+                    Some("PostgreSQL's log says why; so does `walward status`"),
+                ),
+                (None, Some(file)) => findings.ok("archiver", about, format!("last archived: {file}")),
+                (None, None) => findings.ok("archiver", about, "nothing was archived yet"),
+            }
+        }
+        Err(error) => findings.warning("archiver", about, describe(&error), None),
+    }
+    Some(Server { session, facts })
+}
+
+fn check_directory(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
+    let about = Some(cluster.name.as_str());
+    let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let configured = real(&cluster.data_directory);
+    if configured == real(std::path::Path::new(&facts.data_directory)) {
+        findings.ok("data_directory", about, facts.data_directory.clone());
+    } else {
+        let text = format!("the server's is {}, the configuration's {}", facts.data_directory, configured.display());
+        findings.failed("data_directory", about, text, Some("correct `data_directory` or `connection`"));
+    }
+}
+
+fn check_settings(facts: &ServerFacts, about: Option<&str>, findings: &mut Findings) {
+    match facts.archive_mode.as_str() {
+        "on" | "always" => findings.ok("archive_mode", about, facts.archive_mode.clone()),
+        mode => {
+            findings.failed("archive_mode", about, mode, Some("set archive_mode = on in postgresql.conf and restart"));
+        }
+    }
+    if !["replica", "logical"].contains(&facts.wal_level.as_str()) {
+        findings.failed("wal_level", about, facts.wal_level.clone(), Some("set wal_level = replica and restart"));
+    }
+    if !facts.archive_library.is_empty() {
+        let text = format!("archive_library = {} stands before archive_command", facts.archive_library);
+        findings.failed("archive_command", about, text, Some("empty archive_library and reload"));
+    } else if facts.archive_command.contains("walward") {
+        findings.ok("archive_command", about, facts.archive_command.clone());
+    } else if facts.in_recovery && facts.archive_mode != "always" {
+        findings.ok("archive_command", about, "a standby, which does not archive");
+    } else {
+        let text = format!("{:?} is not Walward's", facts.archive_command);
+        findings.failed("archive_command", about, text, Some("`walward setup` prints the line for postgresql.conf"));
+    }
+    if !facts.full_page_writes {
+        let advice = "a backup taken on a standby needs it; set full_page_writes = on";
+        findings.warning("full_page_writes", about, "off", Some(advice));
+    }
+}
+
+/// How long the oldest file has waited to be archived.
+pub(super) fn check_waiting(cluster: &ClusterConfig, age_max: Duration, findings: &mut Findings) {
+    let about = Some(cluster.name.as_str());
+    let pg_wal = cluster.data_directory.join("pg_wal");
+    let ready = match list_ready(&pg_wal) {
+        Ok(ready) => ready,
+        Err(error) => {
+            let text = format!("cannot read {}/archive_status: {error}", pg_wal.display());
+            let advice = "run this as the owner of the data directory, or as root";
+            return findings.warning("backlog", about, text, Some(advice));
+        }
+    };
+    let age = ready
+        .iter()
+        .filter_map(|name| std::fs::metadata(ready_path(&pg_wal, *name)).ok()?.modified().ok())
+        .filter_map(|since| SystemTime::now().duration_since(since).ok())
+        .max()
+        .unwrap_or_default();
+    let text = format!("{} file(s) wait, the oldest for {}", ready.len(), format_duration(age));
+    if ready.is_empty() {
+        findings.ok("backlog", about, "nothing waits");
+    } else if age > age_max {
+        findings.warning("backlog", about, text, Some("PostgreSQL's log and `walward status` say what holds it up"));
+    } else {
+        findings.ok("backlog", about, text);
+    }
+}
+
+/// Switches WAL and waits until the segment is in every repository.
+pub(super) async fn check_arrival(
+    cluster: &ClusterConfig,
+    server: &Server,
+    repositories: &[Repository],
+    findings: &mut Findings,
+) {
+    let about = Some(cluster.name.as_str());
+    if server.facts.in_recovery {
+        return findings.ok("arrival", about, "not tried: a standby cannot switch WAL");
+    }
+    let segment: SegmentName = match server.session.switch_wal().await {
+        Ok(segment) => segment,
+        Err(error) => {
+            let advice = "grant the role what it needs: `walward setup` prints the statements";
+            return findings.failed("arrival", about, describe(&error), Some(advice));
+        }
+    };
+    let key = layout::wal_file(server.facts.lineage(), WalFileName::Segment(segment));
+    for repository in repositories {
+        let name = format!("{}, {}", cluster.name, repository.name());
+        let began = Instant::now();
+        let found = loop {
+            match repository.exists(&key).await {
+                Ok(true) => break Ok(()),
+                Ok(false) if began.elapsed() < ARRIVAL_DEADLINE => tokio::time::sleep(ARRIVAL_PAUSE).await,
+                Ok(false) => break Err(format!("{segment} has not arrived after {} s", ARRIVAL_DEADLINE.as_secs())),
+                Err(error) => break Err(describe(&error)),
+            }
+        };
+        match found {
+            Ok(()) => {
+                findings.ok(
+                    "arrival",
+                    Some(&name),
+                    format!("{segment} arrived in {}", format_duration(began.elapsed())),
+                );
+            }
+            Err(text) => {
+                let advice = "PostgreSQL's log and `walward status` say what holds it up";
+                findings.failed("arrival", Some(&name), text, Some(advice));
+            }
+        }
+    }
+}

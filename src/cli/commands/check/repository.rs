@@ -1,0 +1,145 @@
+//! A repository: reachable, ours, opened by our key, safe against overwriting, not full, with a recent backup.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::finding::Findings;
+use crate::base::{describe, format_bytes, format_duration};
+use crate::cli::catalogue;
+use crate::cli::commands::text::moment;
+use crate::cli::context::Context;
+use crate::config::{ClusterConfig, RepositoryConfig};
+use crate::pg::Lineage;
+use crate::repo::{Repository, layout};
+use crate::storage::{Payload, Put, Store, StoreError};
+use crate::sys::disk;
+
+/// Below this part of a file system's size its free space is a warning: one in so many.
+const FREE_PART_MIN: u64 = 10;
+
+pub(super) async fn check(
+    context: &Context,
+    cluster: &ClusterConfig,
+    configured: &RepositoryConfig,
+    lineage: Option<Lineage>,
+    findings: &mut Findings,
+) -> Option<Repository> {
+    let name = format!("{}, {}", cluster.name, configured.name);
+    let about = Some(name.as_str());
+    let repository = match context.open(cluster, configured).await {
+        Ok(repository) => repository,
+        Err(failure) => {
+            findings.failed("repository", about, failure.message(), failure.hint.as_deref());
+            return None;
+        }
+    };
+    let protection = if repository.identity().encrypted { "encrypted, the key opens it" } else { "not encrypted" };
+    findings.ok("repository", about, format!("{}, {protection}", repository.url()));
+    check_lineage(&repository, lineage, about, findings);
+    match refuses_to_overwrite(repository.store()).await {
+        Ok(true) => findings.ok("writing", about, "an object was written and read; a second of its name was refused"),
+        Ok(false) => findings.failed(
+            "writing",
+            about,
+            "the store overwrites objects that it was told not to",
+            Some("use another store, or see to it that only one server archives; `walward repo probe` tries more"),
+        ),
+        Err(error) => {
+            let advice = "the credentials must allow reading, writing, listing and deleting";
+            findings.failed("writing", about, describe(&error), Some(advice));
+        }
+    }
+    if let Some(path) = configured.store.url.strip_prefix("file://") {
+        check_space(Path::new(path), about, findings);
+    }
+    Some(repository)
+}
+
+fn check_lineage(repository: &Repository, lineage: Option<Lineage>, about: Option<&str>, findings: &mut Findings) {
+    let Some(lineage) = lineage else { return };
+    let known = &repository.identity().lineages;
+    if known.iter().any(|entry| entry.lineage == lineage) {
+        findings.ok("identity", about, format!("holds {lineage}"));
+    } else if known.is_empty() {
+        findings.failed("identity", about, "was not told which cluster it is for", Some("run `walward setup`"));
+    } else {
+        let known: Vec<String> = known.iter().map(|entry| entry.lineage.to_string()).collect();
+        findings.failed(
+            "identity",
+            about,
+            format!("the server is {lineage}, the repository holds {}", known.join(", ")),
+            Some("after pg_upgrade run `walward setup`; else this is another cluster's repository"),
+        );
+    }
+}
+
+/// Writes a scratch object twice; whether the second was refused.
+async fn refuses_to_overwrite(store: &Arc<dyn Store>) -> Result<bool, StoreError> {
+    let key = layout::scratch();
+    let first = store.put_new(&key, Payload::from(b"walward check".to_vec())).await;
+    let second = match &first {
+        Ok(_) => Some(store.put_new(&key, Payload::from(b"walward check again".to_vec())).await),
+        Err(_) => None,
+    };
+    let read = store.get(&key).await;
+    store.delete(&key).await?;
+    first?;
+    read?;
+    Ok(matches!(second.transpose()?, Some(Put::Exists)))
+}
+
+fn check_space(path: &Path, about: Option<&str>, findings: &mut Findings) {
+    match disk::space(path) {
+        Ok(space) => {
+            let text = format!("{} free of {}", format_bytes(space.free), format_bytes(space.total));
+            if space.free < space.total / FREE_PART_MIN {
+                findings.warning("space", about, text, Some("make room; when it is full, WAL stays in pg_wal"));
+            } else {
+                findings.ok("space", about, text);
+            }
+        }
+        Err(error) => findings.warning("space", about, format!("cannot ask {}: {error}", path.display()), None),
+    }
+}
+
+/// How old the last backup is, and whether WAL is missing.
+pub(super) async fn check_backups(
+    cluster: &ClusterConfig,
+    repository: &Repository,
+    age_max: Duration,
+    findings: &mut Findings,
+) {
+    let name = format!("{}, {}", cluster.name, repository.name());
+    let about = Some(name.as_str());
+    let catalogue = match catalogue::read(repository).await {
+        Ok(Some(catalogue)) => catalogue,
+        Ok(None) => return,
+        Err(failure) => return findings.failed("backup", about, failure.message(), failure.hint.as_deref()),
+    };
+    for warning in &catalogue.warnings {
+        findings.warning("backup", about, warning.clone(), None);
+    }
+    let last = catalogue.backups.iter().rfind(|backup| backup.lineage == catalogue.lineage);
+    match last {
+        None => findings.warning("backup", about, "there is none yet", Some("take one: `walward backup`")),
+        Some(backup) => {
+            let age = Duration::try_from(Timestamp::now().duration_since(backup.stopped)).unwrap_or_default();
+            let text = format!("{} is {} old (ended {})", backup.label, format_duration(age), moment(backup.stopped));
+            if age > age_max {
+                findings.warning("backup", about, text, Some("take one: `walward backup`"));
+            } else {
+                findings.ok("backup", about, text);
+            }
+        }
+    }
+    let gaps = crate::cli::coverage::gaps(&catalogue.wal, &catalogue.histories, catalogue.segment_size);
+    if gaps.is_empty() {
+        findings.ok("wal", about, "no gaps");
+    } else {
+        let text = format!("{} gap(s) in the archived WAL", gaps.len());
+        findings.warning("wal", about, text, Some("`walward wal gaps` lists them; take a new backup behind them"));
+    }
+}

@@ -1,0 +1,210 @@
+//! `info`: to which moments one can recover; backups; WAL.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::text::{moment, table};
+use crate::base::{format_bytes, format_duration};
+use crate::cli::catalogue::{self, Catalogue};
+use crate::cli::context::Context;
+use crate::cli::coverage::{BackupSpan, Range, Reach, gaps, ranges, reach};
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Tone};
+use crate::repo::Repository;
+use crate::repo::manifest::Manifest;
+
+/// A stretch of time without a hole.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+struct Window {
+    from: Timestamp,
+    /// The end of the last transaction; none when there was none since.
+    to: Option<Timestamp>,
+    /// Whether WAL lies behind the window's end, on its way: then the end is a hole.
+    ends_in_gap: bool,
+}
+
+pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
+    let wanted: Vec<_> = match &context.global.cluster {
+        Some(_) => vec![context.cluster()?],
+        None => context.loaded.config.clusters.values().collect(),
+    };
+    if wanted.is_empty() {
+        context.cluster()?;
+    }
+    let mut answers = Vec::new();
+    for cluster in wanted {
+        for configured in context.repositories_of(cluster)? {
+            let repository = context.open(cluster, configured).await?;
+            let catalogue = catalogue::read(&repository).await?;
+            let windows = match &catalogue {
+                Some(catalogue) => windows(catalogue, &repository).await?,
+                None => Vec::new(),
+            };
+            for warning in catalogue.iter().flat_map(|catalogue| &catalogue.warnings) {
+                printer.warning(warning);
+            }
+            if printer.is_json() {
+                answers.push(as_json(&cluster.name, &repository, catalogue.as_ref(), &windows));
+            } else {
+                print(&cluster.name, &repository, catalogue.as_ref(), &windows, printer)?;
+            }
+        }
+    }
+    if printer.is_json() {
+        printer.json("info", json!({ "repositories": answers }))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn span(backup: &Manifest) -> BackupSpan {
+    BackupSpan { timeline: backup.timeline, start: backup.start_lsn, stop: backup.stop_lsn }
+}
+
+/// Backups whose WAL ends at the same segment of the same way share a window.
+async fn windows(catalogue: &Catalogue, repository: &Repository) -> Result<Vec<Window>, Failure> {
+    let Some(newest) = catalogue.newest_timeline().map(|timeline| catalogue.history(timeline)) else {
+        return Ok(Vec::new());
+    };
+    let mut groups: Vec<(Reach, Timestamp)> = Vec::new();
+    for backup in catalogue.backups.iter().filter(|backup| backup.lineage == catalogue.lineage) {
+        let own = catalogue.history(backup.timeline);
+        let reached = reach(span(backup), &newest, &own, &catalogue.wal, catalogue.segment_size);
+        let known = groups.iter_mut().find(|(other, _)| other.end == reached.end && other.way == reached.way);
+        match known {
+            _ if !reached.consistent => {}
+            Some((_, from)) => *from = (*from).min(backup.stopped),
+            None => groups.push((reached, backup.stopped)),
+        }
+    }
+    let mut windows = Vec::new();
+    for (reached, from) in groups {
+        let to = catalogue.last_commit(repository, &reached.way, reached.first, reached.end).await?;
+        let behind = |timeline: &crate::pg::Timeline| {
+            catalogue.wal.get(timeline).is_some_and(|wal| wal.segments.range(reached.end..).next().is_some())
+        };
+        windows.push(Window { from, to: to.filter(|to| *to > from), ends_in_gap: behind(&reached.way.timeline) });
+    }
+    windows.sort_by_key(|window| window.from);
+    Ok(windows)
+}
+
+/// The one line that people need.
+fn headline(catalogue: Option<&Catalogue>, windows: &[Window], gaps: &[Range]) -> String {
+    let Some(catalogue) = catalogue else {
+        return "nothing yet: no WAL was archived and no backup taken".to_owned();
+    };
+    if windows.is_empty() {
+        return if catalogue.backups.is_empty() {
+            "not recoverable: there is no backup; take one with `walward backup`".to_owned()
+        } else {
+            "not recoverable: WAL that the backups need is missing".to_owned()
+        };
+    }
+    let stretch = |window: &Window| match window.to {
+        Some(to) => format!("from {} to {}", moment(window.from), moment(to)),
+        None => format!("to {}", moment(window.from)),
+    };
+    let stretches: Vec<String> = windows.iter().map(stretch).collect();
+    let tail = match gaps {
+        [] => "no gaps".to_owned(),
+        [_] => "1 gap".to_owned(),
+        many => format!("{} gaps", many.len()),
+    };
+    format!("recoverable {}, {tail}", stretches.join("; and "))
+}
+
+fn print(
+    cluster: &str,
+    repository: &Repository,
+    catalogue: Option<&Catalogue>,
+    windows: &[Window],
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let holes = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
+    let tone = match (windows.is_empty(), holes.is_empty()) {
+        (true, _) => Tone::Bad,
+        (false, false) => Tone::Warning,
+        (false, true) => Tone::Good,
+    };
+    printer.line(&printer.tone(&headline(catalogue, windows, &holes), tone))?;
+    let protection = if repository.identity().encrypted { "encrypted" } else { "not encrypted" };
+    printer.line(&format!(
+        "cluster {cluster}, repository {}: {}, {protection}",
+        repository.name(),
+        repository.url()
+    ))?;
+    let Some(catalogue) = catalogue else { return Ok(()) };
+    if !catalogue.backups.is_empty() {
+        let rows = catalogue.backups.iter().map(|backup| {
+            vec![
+                backup.label.clone(),
+                backup.kind.as_str().to_owned(),
+                format_bytes(backup.content_bytes),
+                format_bytes(backup.stored_bytes),
+                format_duration(took(backup)),
+                format!("{} to {}", backup.start_lsn, backup.stop_lsn),
+                moment(backup.stopped),
+            ]
+        });
+        printer.line("")?;
+        let head = ["backup", "type", "size", "stored", "took", "WAL", "recoverable from"];
+        printer.raw(table(&head, rows).as_bytes())?;
+    }
+    let there = ranges(&catalogue.wal, catalogue.segment_size);
+    if !there.is_empty() {
+        printer.line("")?;
+        let row = |word: &str, range: &Range| {
+            let (first, last) = (range.first.to_string(), range.last.to_string());
+            vec![word.to_owned(), range.first.timeline.to_string(), first, last, range.segments.to_string()]
+        };
+        let missing = printer.tone("missing", Tone::Bad);
+        let rows = there.iter().map(|range| row("WAL", range)).chain(holes.iter().map(|range| row(&missing, range)));
+        printer.raw(table(&["", "timeline", "first", "last", "segments"], rows).as_bytes())?;
+    }
+    Ok(())
+}
+
+fn took(backup: &Manifest) -> Duration {
+    Duration::try_from(backup.stopped.duration_since(backup.started)).unwrap_or_default()
+}
+
+fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>, windows: &[Window]) -> Value {
+    let holes = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
+    let backups: Vec<Value> = catalogue
+        .iter()
+        .flat_map(|catalogue| &catalogue.backups)
+        .map(|backup| {
+            json!({
+                "label": backup.label,
+                "type": backup.kind,
+                "lineage": backup.lineage,
+                "timeline": backup.timeline,
+                "start_lsn": backup.start_lsn,
+                "stop_lsn": backup.stop_lsn,
+                "started": backup.started,
+                "stopped": backup.stopped,
+                "content_bytes": backup.content_bytes,
+                "stored_bytes": backup.stored_bytes,
+                "from_standby": backup.from_standby,
+                "host": backup.host,
+                "server_version": backup.server_version,
+                "corrupt_pages": backup.corrupt_pages.len(),
+            })
+        })
+        .collect();
+    json!({
+        "cluster": cluster,
+        "repository": repository.name(),
+        "url": repository.url(),
+        "encrypted": repository.identity().encrypted,
+        "lineage": catalogue.map(|catalogue| catalogue.lineage),
+        "summary": headline(catalogue, windows, &holes),
+        "recoverable": windows,
+        "backups": backups,
+        "wal": catalogue.map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default(),
+        "gaps": holes,
+    })
+}

@@ -1,0 +1,192 @@
+//! Makes what a cluster's repositories lack: the repository, its keys, the cluster's lineage.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde::Serialize;
+
+use crate::cli::ask::confirm;
+use crate::cli::commands::keys::make_key_file;
+use crate::cli::context::{Context, store};
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Tone};
+use crate::config::{ClusterConfig, RepositoryConfig};
+use crate::pg::ControlFile;
+use crate::repo::keys::{KeySource, RecoveryKey};
+use crate::repo::{Encryption, RepoError, Repository};
+use crate::storage;
+
+/// What became of one repository.
+#[derive(Debug, Serialize)]
+pub(super) struct Prepared {
+    repository: String,
+    url: String,
+    /// Whether it was made now.
+    created: bool,
+    /// The recovery key of a repository that was made now: shown this once.
+    recovery_key: Option<String>,
+}
+
+pub(super) async fn cluster(
+    context: &Context,
+    cluster: &ClusterConfig,
+    printer: &Printer,
+) -> Result<Vec<Prepared>, Failure> {
+    let control = ControlFile::read(&cluster.data_directory)
+        .with_context(|| format!("cannot tell which cluster lies in {}", cluster.data_directory.display()))?;
+    let owner = Owner::of(&cluster.data_directory);
+    owner.give(&context.global.config, false);
+    let mut prepared = Vec::new();
+    for configured in context.repositories_of(cluster)? {
+        let (mut repository, recovery) = open_or_create(context, cluster, configured, owner, printer).await?;
+        add_lineage(context, &mut repository, &control, printer).await?;
+        if let Some(root) = file_root(configured, cluster) {
+            owner.give(&root, true);
+        }
+        let text = recovery.as_ref().map(|key| key.to_text().to_string());
+        if let (Some(text), false) = (&text, printer.is_json()) {
+            show_recovery_key(&repository, text, printer)?;
+        }
+        prepared.push(Prepared {
+            repository: repository.name().to_owned(),
+            url: repository.url().to_owned(),
+            created: repository.identity().lineages.len() == 1 && recovery.is_some(),
+            recovery_key: text,
+        });
+    }
+    Ok(prepared)
+}
+
+async fn open_or_create(
+    context: &Context,
+    cluster: &ClusterConfig,
+    configured: &RepositoryConfig,
+    owner: Owner,
+    printer: &Printer,
+) -> Result<(Repository, Option<RecoveryKey>), Failure> {
+    let place = store(cluster, configured)?;
+    let opened = Repository::open(&configured.name, place, &configured.encryption, context.pool().clone()).await;
+    match opened {
+        Ok(repository) => {
+            printer.note(&format!("repository \"{}\" is there: {}", repository.name(), repository.url()));
+            return Ok((repository, None));
+        }
+        Err(error) if is_not_made(&error) => {}
+        Err(error) => {
+            let what = format!("cannot open repository \"{}\"", configured.name);
+            return Err(anyhow::Error::new(error).context(what).into());
+        }
+    }
+    if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption
+        && make_key_file(file)?
+    {
+        owner.give(file, false);
+        printer.note(&format!("made the key file {}", file.display()));
+    }
+    storage::create_root(&configured.store, &cluster.name)?;
+    let place = store(cluster, configured)?;
+    let made = Repository::create(
+        &configured.name,
+        place,
+        &cluster.name,
+        &configured.encryption,
+        &[],
+        context.pool().clone(),
+        Timestamp::now(),
+    )
+    .await;
+    let (repository, recovery) = made.with_context(|| format!("cannot make repository \"{}\"", configured.name))?;
+    printer.note(&format!(
+        "made repository \"{}\" for cluster \"{}\": {}",
+        configured.name,
+        cluster.name,
+        repository.url()
+    ));
+    Ok((repository, recovery))
+}
+
+/// Nobody made a repository here; a file store says so by the lack of its folder.
+fn is_not_made(error: &RepoError) -> bool {
+    match error {
+        RepoError::NoRepository { .. } => true,
+        RepoError::Store(error) => error.class == crate::base::ErrorClass::NotFound,
+        _ => false,
+    }
+}
+
+/// The first lineage is a matter of course; another one is a person's decision, because a foreign cluster looks the same.
+async fn add_lineage(
+    context: &Context,
+    repository: &mut Repository,
+    control: &ControlFile,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let lineage = control.lineage();
+    let known = &repository.identity().lineages;
+    if known.iter().any(|entry| entry.lineage == lineage) {
+        return Ok(());
+    }
+    if !known.is_empty() {
+        let held: Vec<String> = known.iter().map(|entry| entry.lineage.to_string()).collect();
+        let question = format!(
+            "repository \"{}\" holds {}, and the data directory is {lineage}: add it (right after pg_upgrade or a new initdb of this cluster, wrong for another cluster)?",
+            repository.name(),
+            held.join(", ")
+        );
+        confirm(&context.global, printer, &question).map_err(|failure| match failure.exit {
+            Exit::Refused => Failure::new(
+                Exit::Refused,
+                format!("repository \"{}\" holds {}, not {lineage}", repository.name(), held.join(", ")),
+            )
+            .hint("after pg_upgrade of this cluster: run it again with --yes; for another cluster: give it a name of its own"),
+            _ => failure,
+        })?;
+    }
+    repository.add_lineage(lineage, control.segment_size, Timestamp::now()).await?;
+    printer.note(&format!("repository \"{}\" takes the WAL and the backups of {lineage}", repository.name()));
+    Ok(())
+}
+
+fn show_recovery_key(repository: &Repository, text: &str, printer: &Printer) -> Result<(), Failure> {
+    printer.line("")?;
+    printer.line(&format!("Recovery key of repository \"{}\", shown this once:", repository.name()))?;
+    printer.line(&format!("    {}", printer.tone(text, Tone::Strong)))?;
+    printer
+        .line("Print it and keep it where this host's disk is not. It opens the repository when the key is lost;")?;
+    printer.line("without either, the backups are lost.")?;
+    printer.line("")?;
+    Ok(())
+}
+
+fn file_root(configured: &RepositoryConfig, cluster: &ClusterConfig) -> Option<PathBuf> {
+    let root = url::Url::parse(&configured.store.url).ok().filter(|url| url.scheme() == "file")?;
+    Some(root.to_file_path().ok()?.join(&cluster.name))
+}
+
+/// Who owns the data directory: the agent runs as them.
+#[derive(Debug, Clone, Copy)]
+struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    fn of(data_directory: &Path) -> Self {
+        let root = rustix::process::geteuid().is_root();
+        Self(std::fs::metadata(data_directory).ok().filter(|_| root).map(|found| (found.uid(), found.gid())))
+    }
+
+    /// Run by root, what was made is given to the agent's user, who could not use it otherwise. Best effort: `check` finds what
+    /// cannot be read.
+    fn give(self, path: &Path, with_content: bool) {
+        let Some((uid, gid)) = self.0 else { return };
+        let mut pending = vec![path.to_owned()];
+        while let Some(path) = pending.pop() {
+            let _ = std::os::unix::fs::lchown(&path, Some(uid), Some(gid));
+            if with_content && path.is_dir() && !path.is_symlink() {
+                let entries = std::fs::read_dir(&path).into_iter().flatten();
+                pending.extend(entries.flatten().map(|entry| entry.path()));
+            }
+        }
+    }
+}

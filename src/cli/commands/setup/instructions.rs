@@ -1,0 +1,71 @@
+//! What PostgreSQL needs to be told, printed for a person to do.
+
+use std::path::Path;
+
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::printer::Printer;
+use crate::cli::shell::{client_program, quote};
+use crate::config::{ClusterConfig, DEFAULT_SOCKET};
+use crate::pg::read_major;
+use crate::pg::session::grants::{create_role_statement, grant_statements};
+use crate::pg::settings::setting_line;
+
+/// Lines for people to put where they belong.
+#[derive(Debug)]
+pub(super) struct Instructions {
+    /// postgresql.conf
+    pub(super) settings: Vec<String>,
+    /// For a superuser, in the database of `connection`.
+    pub(super) statements: Vec<String>,
+    /// The role of `connection`.
+    role: String,
+    database: String,
+}
+
+pub(super) fn of(context: &Context, cluster: &ClusterConfig) -> Instructions {
+    let socket = &context.loaded.config.agent.socket;
+    let socket = if socket == Path::new(DEFAULT_SOCKET) {
+        String::new()
+    } else {
+        format!(" --socket {}", quote(&socket.to_string_lossy()))
+    };
+    let command = format!("{}{socket} push %p", quote(&client_program().to_string_lossy()));
+    let parsed = cluster.connection.parse::<tokio_postgres::Config>().ok();
+    let role = parsed.as_ref().and_then(|config| config.get_user()).unwrap_or("walward").to_owned();
+    let database = parsed.as_ref().and_then(|config| config.get_dbname()).unwrap_or("postgres").to_owned();
+    let major = read_major(&cluster.data_directory).unwrap_or(18);
+    let statements = std::iter::once(create_role_statement(&role)).chain(grant_statements(&role, major));
+    Instructions {
+        settings: vec![
+            setting_line("wal_level", "replica"),
+            setting_line("archive_mode", "on"),
+            setting_line("archive_command", &command),
+        ]
+        .into_iter()
+        .map(|line| line.trim_end().to_owned())
+        .collect(),
+        statements: statements.map(|statement| format!("{statement};")).collect(),
+        role,
+        database,
+    }
+}
+
+pub(super) fn print(cluster: &ClusterConfig, lines: &Instructions, printer: &Printer) -> Result<(), Failure> {
+    printer.line(&format!("# cluster {}: postgresql.conf (archive_mode needs a restart)", cluster.name))?;
+    for line in &lines.settings {
+        printer.line(line)?;
+    }
+    // A superuser needs no grants.
+    if lines.role != "postgres" {
+        printer.line(&format!("-- cluster {}: SQL, as a superuser in database {}", cluster.name, lines.database))?;
+        for statement in &lines.statements {
+            printer.line(statement)?;
+        }
+        printer.note(&format!(
+            "with peer authentication the agent's user needs a map: in pg_ident.conf \"walward postgres {0}\", in pg_hba.conf before the other lines \"local {1} {0} peer map=walward\"",
+            lines.role, lines.database
+        ));
+    }
+    Ok(())
+}

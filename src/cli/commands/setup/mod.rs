@@ -1,0 +1,201 @@
+//! `setup`: finds clusters, writes the configuration, makes repositories and keys, prints what PostgreSQL needs.
+//!
+//! Safe to run again: tables that exist are left as they are, a repository that exists is opened, and only what is missing
+//! is added. A crash leaves a configuration without its repository, which the next run makes.
+
+mod discover;
+mod file;
+mod initialise;
+mod instructions;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use crate::cli::arguments::{EncryptionChoice, Global, SetupArguments};
+use crate::cli::ask::{ask, can_ask};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::printer::Printer;
+use crate::config::{self, Config, ConfigError};
+use discover::Found;
+use file::{NewCluster, NewEncryption, NewRepository, NewTables};
+
+/// The role that the printed statements make.
+const ROLE: &str = "walward";
+/// The repository's name when none is given.
+const REPOSITORY: &str = "main";
+
+pub(in crate::cli) async fn run(
+    global: &Global,
+    arguments: &SetupArguments,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let global = Global { no_input: global.no_input || arguments.non_interactive, ..global.clone() };
+    let path = std::path::absolute(&global.config).context("cannot make the configuration's path absolute")?;
+    let existing = match config::load(&path) {
+        Ok(loaded) => Some(loaded.config),
+        Err(ConfigError::Missing(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let new = decide(&global, arguments, existing.as_ref(), &path, printer)?;
+    if !new.is_empty() {
+        file::add(&path, &new)?;
+        printer.note(&format!("wrote {}", path.display()));
+    }
+    let context = Context::load(&Global { config: path, ..global }, printer)?;
+    let clusters: Vec<_> = match &context.global.cluster {
+        Some(_) => vec![context.cluster()?],
+        None => context.loaded.config.clusters.values().collect(),
+    };
+    let mut answers = Vec::new();
+    for cluster in clusters {
+        let prepared = initialise::cluster(&context, cluster, printer).await?;
+        let lines = instructions::of(&context, cluster);
+        if printer.is_json() {
+            answers.push(json!({
+                "cluster": cluster.name,
+                "data_directory": cluster.data_directory,
+                "repositories": prepared,
+                "postgresql_conf": lines.settings,
+                "sql": lines.statements,
+            }));
+        } else {
+            instructions::print(cluster, &lines, printer)?;
+        }
+    }
+    if printer.is_json() {
+        printer.json("setup", json!({ "config": context.global.config, "clusters": answers }))?;
+    } else {
+        printer.note("then start the agent (systemctl enable --now walward), and run `walward check`");
+    }
+    Ok(Exit::Done)
+}
+
+/// What is to be added to the configuration.
+fn decide(
+    global: &Global,
+    arguments: &SetupArguments,
+    existing: Option<&Config>,
+    path: &Path,
+    printer: &Printer,
+) -> Result<NewTables, Failure> {
+    let known_clusters = existing.map(|config| &config.clusters);
+    let mut found = clusters(global, arguments, existing)?;
+    // A cluster of that name or folder is there already: nothing is added, whatever the other arguments say.
+    found.retain(|cluster| {
+        !known_clusters.is_some_and(|known| {
+            known.contains_key(&cluster.name)
+                || known.values().any(|other| same_folder(&other.data_directory, &cluster.data_directory))
+        })
+    });
+    let known_any = known_clusters.is_some_and(|known| !known.is_empty());
+    if found.is_empty() && !known_any {
+        return Err(Failure::new(Exit::NotFound, "no PostgreSQL cluster was found on this host")
+            .hint("name its data directory with --data-directory"));
+    }
+    let repository_name = repository_name(global, existing);
+    let repository_known = existing.is_some_and(|config| config.repositories.contains_key(&repository_name));
+    let wants_repository = arguments.repository_url.is_some() || !found.is_empty();
+    let repository = if wants_repository && !repository_known {
+        Some(new_repository(global, arguments, &repository_name, path, printer)?)
+    } else {
+        None
+    };
+    let clusters = found
+        .into_iter()
+        .map(|cluster| NewCluster {
+            connection: arguments.connection.clone().unwrap_or_else(|| cluster.connection(ROLE)),
+            name: cluster.name,
+            data_directory: cluster.data_directory,
+            repository: repository_name.clone(),
+        })
+        .collect();
+    let socket = arguments.socket.clone().filter(|_| existing.is_none());
+    Ok(NewTables { socket, repository, clusters })
+}
+
+fn repository_name(global: &Global, existing: Option<&Config>) -> String {
+    global.repository.clone().unwrap_or_else(|| {
+        let first = existing.and_then(|config| config.repositories.keys().next());
+        first.cloned().unwrap_or_else(|| REPOSITORY.to_owned())
+    })
+}
+
+/// The clusters that the arguments mean, with good names.
+fn clusters(global: &Global, arguments: &SetupArguments, existing: Option<&Config>) -> Result<Vec<Found>, Failure> {
+    let mut found = match &arguments.data_directory {
+        Some(directory) => {
+            let directory = std::path::absolute(directory).context("cannot make --data-directory absolute")?;
+            vec![discover::at(&directory)?]
+        }
+        // What is configured is initialised; other clusters are looked for only where nothing is configured yet.
+        None if existing.is_some_and(|config| !config.clusters.is_empty()) => Vec::new(),
+        None => discover::all(),
+    };
+    if let Some(name) = &global.cluster {
+        match found.as_mut_slice() {
+            [one] => one.name.clone_from(name),
+            [] => {}
+            many => {
+                let known: Vec<String> = many.iter().map(|found| found.data_directory.display().to_string()).collect();
+                let text = format!("there are several clusters on this host: {}", known.join(", "));
+                return Err(Failure::new(Exit::Usage, text).hint("say which is meant with --data-directory"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn new_repository(
+    global: &Global,
+    arguments: &SetupArguments,
+    name: &str,
+    config: &Path,
+    printer: &Printer,
+) -> Result<NewRepository, Failure> {
+    let url = match &arguments.repository_url {
+        Some(url) => url.clone(),
+        None if can_ask(global) => ask(
+            printer,
+            "Where shall WAL and backups go (file:///path, s3://bucket/prefix, gs://…, az://…)?",
+            Some("file:///var/lib/walward"),
+        )?,
+        None => {
+            return Err(Failure::new(Exit::Usage, "nothing says where WAL and backups go")
+                .hint("say --repository-url file:///path or s3://bucket/prefix"));
+        }
+    };
+    let beside = |extension: &str| config.with_file_name(format!("{name}.{extension}"));
+    let secret_file = arguments.key_file.as_ref().map(std::path::absolute).transpose().context("--key-file")?;
+    let encryption = match arguments.encryption.unwrap_or(EncryptionChoice::KeyFile) {
+        EncryptionChoice::None => NewEncryption::None,
+        EncryptionChoice::KeyFile => NewEncryption::KeyFile(secret_file.unwrap_or_else(|| beside("key"))),
+        EncryptionChoice::PassphraseFile => {
+            let file = secret_file.unwrap_or_else(|| beside("passphrase"));
+            if !file.exists() {
+                let text = format!("there is no passphrase file {}", file.display());
+                return Err(Failure::new(Exit::Usage, text)
+                    .hint("write the passphrase into it (mode 0600), or name another one with --key-file"));
+            }
+            NewEncryption::PassphraseFile(file)
+        }
+    };
+    Ok(NewRepository {
+        name: name.to_owned(),
+        url,
+        endpoint: arguments.endpoint.clone(),
+        region: arguments.region.clone(),
+        allow_http: arguments.allow_http,
+        access_key_id: arguments.access_key_id.clone(),
+        secret_access_key_file: arguments.secret_access_key_file.clone(),
+        encryption,
+    })
+}
+
+fn same_folder(a: &Path, b: &Path) -> bool {
+    let real = |path: &Path| -> PathBuf { std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()) };
+    real(a) == real(b)
+}

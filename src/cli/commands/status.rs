@@ -1,0 +1,106 @@
+//! `status`: what the agent is doing.
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::text::moment;
+use crate::base::{format_bytes, format_duration};
+use crate::cli::agent::{self, Asked};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::printer::{Printer, Tone};
+use crate::health::{ClusterSnapshot, Snapshot};
+
+/// Blocking.
+pub(in crate::cli) fn run(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
+    let socket = context.socket();
+    let answer = match agent::ask(&socket, &json!({ "op": "status" }), |_| Ok(()))? {
+        Asked::Answered(answer) => answer,
+        Asked::NoAgent(error) => return Err(error.into()),
+    };
+    let mut snapshot: Snapshot = serde_json::from_value(answer.json).context("the agent's snapshot cannot be read")?;
+    if let Some(name) = &context.global.cluster {
+        context.cluster()?;
+        snapshot.clusters.retain(|cluster| cluster.name == *name);
+    }
+    if printer.is_json() {
+        printer.json("status", &snapshot)?;
+        return Ok(Exit::Done);
+    }
+    let up = Timestamp::now().duration_since(snapshot.started);
+    printer.line(&format!(
+        "agent {} on {}, process {}, up {}, {} resident",
+        snapshot.version,
+        snapshot.host,
+        snapshot.pid,
+        format_duration(up.try_into().unwrap_or_default()),
+        format_bytes(snapshot.resident_bytes)
+    ))?;
+    for cluster in &snapshot.clusters {
+        printer.line("")?;
+        print(cluster, printer)?;
+    }
+    Ok(Exit::Done)
+}
+
+fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
+    let name = printer.tone(&cluster.name, Tone::Strong);
+    printer.line(&format!("cluster {name} in {}", cluster.data_directory.display()))?;
+    let archive = &cluster.archive;
+    let waiting = match (cluster.ready_files, cluster.oldest_ready_seconds) {
+        (Some(0), _) => "nothing waits".to_owned(),
+        (Some(files), Some(seconds)) => {
+            let age = std::time::Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            format!("{files} file(s) wait, the oldest for {}", format_duration(age))
+        }
+        _ => "archive_status cannot be read".to_owned(),
+    };
+    printer.line(&format!(
+        "  archive     {waiting}; {} archived ({} ahead), {} on their way, {} uploaded ahead",
+        archive.acknowledged_total, archive.acknowledged_ahead_total, cluster.uploads_in_flight, cluster.uploaded_ahead
+    ))?;
+    if let (Some(file), Some(at)) = (&archive.last_file, archive.last_acknowledged) {
+        printer.line(&format!("  last in     {file} at {}", moment(at)))?;
+    }
+    // A failure that was followed by a success is history.
+    if let Some(error) =
+        archive.last_error.as_ref().filter(|error| archive.last_acknowledged.is_none_or(|at| error.at > at))
+    {
+        printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
+    }
+    let fetch = &cluster.fetch;
+    if fetch.served_total > 0 || fetch.absent_total > 0 || fetch.last_error.is_some() {
+        printer.line(&format!(
+            "  fetch       {} served ({} prefetched), {} absent; {} of {} of the spool in use",
+            fetch.served_total,
+            fetch.served_prefetched_total,
+            fetch.absent_total,
+            format_bytes(cluster.spool_bytes),
+            format_bytes(cluster.spool_bytes_max)
+        ))?;
+        if let Some(error) = fetch.last_error.as_ref().filter(|error| fetch.last_served.is_none_or(|at| error.at > at))
+        {
+            printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
+        }
+    }
+    for repository in &cluster.repositories {
+        let state = match &repository.error {
+            None if repository.reachable => printer.tone("reachable", Tone::Good),
+            None => printer.tone("not reachable", Tone::Bad),
+            Some(error) => printer.tone(error, Tone::Bad),
+        };
+        printer.line(&format!("  repository  {} ({}): {state}", repository.name, repository.url))?;
+    }
+    if let Some(backup) = &cluster.backup {
+        let number = |name: &str| backup.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let label = backup.get("label").and_then(Value::as_str).unwrap_or("a backup");
+        printer.line(&format!(
+            "  backup      {label} is running: {} of {}",
+            format_bytes(number("content_bytes_done")),
+            format_bytes(number("content_bytes_total"))
+        ))?;
+    }
+    Ok(())
+}

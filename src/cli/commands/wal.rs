@@ -1,0 +1,95 @@
+//! `wal push` and `wal fetch`: archives and fetches in this process, by the same code as the agent, for PostgreSQL to call.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::archive::{Retrieved, archive_file, retrieve};
+use crate::cli::arguments::{FetchArguments, PushArguments};
+use crate::cli::context::Context;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::config::ClusterConfig;
+use crate::pg::{ControlFile, Lineage, WalFileName};
+use crate::repo::LazyRepository;
+use crate::sys;
+use crate::wire::place;
+
+pub(in crate::cli) async fn push(context: &Context, arguments: &PushArguments) -> Result<Exit, Failure> {
+    let path = absolute(&arguments.path)?;
+    let name = file_name(&path.file_name().unwrap_or_default().to_string_lossy())?;
+    let pg_wal = path.parent().unwrap_or(Path::new("/"));
+    let data_directory = pg_wal.parent().unwrap_or(Path::new("/"));
+    let cluster = context.cluster_in(data_directory)?;
+    let repositories = repositories(context, cluster)?;
+    let host = sys::host::name();
+    let deadline = cluster.archive.deadline;
+    let archived = tokio::time::timeout(deadline, archive_file(&repositories, pg_wal, name, &host)).await;
+    let Ok(archived) = archived else {
+        let text = format!("{name} was not durable after {} s; PostgreSQL will ask again", deadline.as_secs());
+        return Err(Failure::new(Exit::Unreachable, text));
+    };
+    archived?;
+    Ok(Exit::Done)
+}
+
+/// "Absent" only when every repository said so; everything else is an error, and so 255.
+pub(in crate::cli) async fn fetch(context: &Context, arguments: &FetchArguments) -> Result<Exit, Failure> {
+    let name = file_name(&arguments.name)?;
+    let destination = absolute(&arguments.destination)?;
+    let data_directory = destination.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let cluster = context.cluster_in(data_directory)?;
+    let repositories = repositories(context, cluster)?;
+    let lineage = lineage_in(data_directory)?;
+    // Beside the destination, so that it can be renamed; always the same name, so that a crash leaves one at most.
+    let mut temporary = destination.clone().into_os_string();
+    temporary.push(".walward-unverified");
+    let temporary = PathBuf::from(temporary);
+    let retrieved = retrieve(&repositories, lineage, name, &temporary, cluster.fetch.deadline).await;
+    let placed = match retrieved {
+        Ok(Retrieved::File { .. }) => place(&temporary, &destination)
+            .with_context(|| format!("cannot bring {name} to {}", destination.display()))
+            .map(|()| Exit::Done)
+            .map_err(Failure::from),
+        Ok(Retrieved::Absent) => Ok(Exit::Absent),
+        Err(error) => Err(error.into()),
+    };
+    // Gone when it was placed; worth nothing when it was not.
+    let _ = std::fs::remove_file(&temporary);
+    placed
+}
+
+fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<LazyRepository>>, Failure> {
+    let configured = context.repositories_of(cluster)?.into_iter();
+    Ok(configured
+        .map(|repository| {
+            LazyRepository::new(
+                &repository.name,
+                &cluster.name,
+                repository.store.clone(),
+                repository.encryption.clone(),
+                repository.wal_level,
+                context.pool().clone(),
+            )
+        })
+        .collect())
+}
+
+/// The lineage of the server that recovers in `data_directory`; none when the file is fetched to some other place.
+fn lineage_in(data_directory: &Path) -> Result<Option<Lineage>, Failure> {
+    if !data_directory.join("global/pg_control").exists() {
+        return Ok(None);
+    }
+    let control = ControlFile::read(data_directory)
+        .with_context(|| format!("cannot tell which cluster {} belongs to", data_directory.display()))?;
+    Ok(Some(control.lineage()))
+}
+
+fn file_name(text: &str) -> Result<WalFileName, Failure> {
+    text.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| Failure::new(Exit::Usage, error))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    Ok(std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()))?)
+}
