@@ -246,18 +246,20 @@ fn needs(
     places: &Places,
     unfinished: Option<&Journal>,
 ) -> Vec<(PathBuf, u64)> {
-    let mut needs = BTreeMap::from([(places.root(), 0u64)]);
+    let mut needs = BTreeMap::new();
     for pack in &manifest.packs {
         if unfinished.is_some_and(|journal| journal.packs_done.contains(&pack.number)) {
             continue;
         }
         for file in contents.packs.get(&pack.number).into_iter().flatten() {
             let place = places.tablespace_of(&file.path).map_or(places.root(), |(tablespace, _)| &tablespace.to);
-            let bytes = needs.entry(place).or_default();
+            let bytes: &mut u64 = needs.entry(place).or_default();
             *bytes = bytes.saturating_add(file.size);
         }
     }
-    needs.into_iter().map(|(path, bytes)| (path.to_owned(), bytes)).collect()
+    // The data directory first: a file system is named by the first place on it.
+    let root = (places.root().to_owned(), needs.remove(places.root()).unwrap_or(0));
+    std::iter::once(root).chain(needs.into_iter().map(|(path, bytes)| (path.to_owned(), bytes))).collect()
 }
 
 /// Compares what is to be written with what is free, by file system. Blocking.
