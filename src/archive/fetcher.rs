@@ -188,9 +188,7 @@ impl Fetcher {
         let inner = &self.0;
         let (lineage, name) = wanted;
         let _permit = inner.downloads.acquire().await.ok()?;
-        // Given up for want of anybody who asks: the spool was swept, or the agent stops.
-        if inner.stop.is_cancelled() || !self.state().prefetched.contains_key(&wanted) && Arc::strong_count(inner) == 1
-        {
+        if inner.stop.is_cancelled() {
             return None;
         }
         let begun = Instant::now();
