@@ -6,6 +6,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::format::FormatError;
 use crate::pg::{Lineage, Lsn, SegmentSize, Timeline};
 
 /// A backup's name: `20261121T064158Z-full`, the start's second in UTC and the type. Sorts by time.
@@ -199,6 +200,97 @@ pub enum EntryKind {
     },
 }
 
+/// The format of manifests that is written, and the newest that is read.
+pub const FORMAT: u32 = 1;
+
+/// The longest line that is read: the first one, with every pack and the corrupt pages in it. Bounds memory.
+const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// What is looked at in the first line before anything else.
+#[derive(Deserialize)]
+struct Probe {
+    format: u32,
+}
+
+/// Lines out of a manifest's content as it arrives.
+#[derive(Debug, Default)]
+pub(super) struct ManifestLines {
+    buffer: Vec<u8>,
+    /// Where the next line begins.
+    at: usize,
+    /// How far behind `at` there is no line's end.
+    searched: usize,
+}
+
+impl ManifestLines {
+    /// More content.
+    pub(super) fn push(&mut self, content: &[u8]) {
+        self.buffer.drain(..self.at);
+        self.at = 0;
+        self.buffer.extend_from_slice(content);
+    }
+
+    /// Whether every line was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.at == self.buffer.len()
+    }
+
+    /// The first line, which must be that of backup `label`; `None`: not all of it has arrived.
+    pub(super) fn head(&mut self, label: &BackupLabel) -> Result<Option<Manifest>, FormatError> {
+        let Some(line) = self.line()? else { return Ok(None) };
+        let probe: Probe = serde_json::from_slice(line).map_err(|error| invalid(&error))?;
+        if probe.format > FORMAT {
+            return Err(FormatError::Newer(probe.format));
+        }
+        let head: Manifest = serde_json::from_slice(line).map_err(|error| invalid(&error))?;
+        if head.label != label.as_str() {
+            return Err(FormatError::Text(format!("it is the manifest of {:?}", head.label)));
+        }
+        Ok(Some(head))
+    }
+
+    /// The next line behind the first; `None`: not all of it has arrived.
+    pub(super) fn entry(&mut self) -> Result<Option<Entry>, FormatError> {
+        let Some(line) = self.line()? else { return Ok(None) };
+        let entry: Entry = serde_json::from_slice(line).map_err(|error| invalid(&error))?;
+        if is_safe(&entry.path) {
+            Ok(Some(entry))
+        } else {
+            Err(FormatError::Text(format!("it names the path {:?}, which leads out of the data directory", entry.path)))
+        }
+    }
+
+    fn line(&mut self) -> Result<Option<&[u8]>, FormatError> {
+        let rest = self.buffer.get(self.at..).unwrap_or_default();
+        let fresh = rest.get(self.searched..).unwrap_or_default();
+        match fresh.iter().position(|byte| *byte == b'\n') {
+            Some(length) => {
+                let length = self.searched + length;
+                let begin = self.at;
+                self.at += length + 1;
+                self.searched = 0;
+                Ok(self.buffer.get(begin..begin + length))
+            }
+            None if rest.len() > LINE_BYTES_MAX => Err(FormatError::Text("it has a line without an end".to_owned())),
+            None => {
+                self.searched = rest.len();
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn invalid(error: &serde_json::Error) -> FormatError {
+    FormatError::Text(format!("it has an invalid line: {error}"))
+}
+
+/// Whether a path stays where it is put: relative, without `.`, `..`, empty parts or NUL. The data directory itself is the
+/// empty path.
+fn is_safe(path: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    path.is_empty() || path.split('/').all(part)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -230,7 +322,68 @@ mod tests {
         }
     }
 
+    fn entries() -> impl Strategy<Value = Vec<Entry>> {
+        let path = "[a-z0-9_]{1,9}(/[a-zé.]{3,9}){0,3}";
+        let what = prop_oneof![
+            Just(EntryKind::Directory),
+            any::<(u64, u32, u32, u64)>().prop_map(|(size, crc32c, pack, offset)| EntryKind::File {
+                size,
+                crc32c,
+                pack,
+                offset
+            }),
+        ];
+        let entry = (path, any::<u32>(), any::<i64>(), what)
+            .prop_filter("safe", |(path, ..)| is_safe(path))
+            .prop_map(|(path, mode, mtime, what)| Entry { path, mode, mtime, what });
+        proptest::collection::vec(entry, 0..20)
+    }
+
+    #[test]
+    fn a_path_that_leads_out_is_refused() {
+        for path in ["/etc/passwd", "..", "base/../../x", "./x", "base//1", "base/", "a\0b", "."] {
+            let entry = Entry { path: path.to_owned(), mode: 0, mtime: 0, what: EntryKind::Directory };
+            let mut lines = ManifestLines::default();
+            lines.push(format!("{}\n", serde_json::to_string(&entry).expect("JSON")).as_bytes());
+            assert!(matches!(lines.entry(), Err(FormatError::Text(_))), "{path:?}");
+        }
+        assert!(is_safe("") && is_safe("base/1/1259") && is_safe("pg_tblspc/16384/PG_15_202209061/x..y"));
+    }
+
+    #[test]
+    fn a_newer_manifest_is_told() {
+        let label = "20261121T064158Z-full".parse().expect("a label");
+        let mut lines = ManifestLines::default();
+        lines.push(b"{\"format\":2,\"shape\":\"round\"}\n");
+        assert_eq!(lines.head(&label), Err(FormatError::Newer(2)));
+    }
+
     proptest! {
+        #[test]
+        fn entries_are_read_back_whatever_arrives_at_once(entries in entries(), piece in 1usize..200) {
+            let text: String =
+                entries.iter().map(|entry| serde_json::to_string(entry).expect("JSON") + "\n").collect();
+            let mut lines = ManifestLines::default();
+            let mut read = Vec::new();
+            for piece in text.as_bytes().chunks(piece) {
+                lines.push(piece);
+                while let Some(entry) = lines.entry().expect("valid") {
+                    read.push(entry);
+                }
+            }
+            prop_assert!(lines.is_empty());
+            prop_assert_eq!(read, entries);
+        }
+
+        #[test]
+        fn arbitrary_lines_never_panic(bytes: Vec<u8>) {
+            let mut lines = ManifestLines::default();
+            lines.push(&bytes);
+            lines.push(b"\n");
+            let _ = lines.entry();
+            let _ = lines.head(&"20261121T064158Z-full".parse().expect("a label"));
+        }
+
         #[test]
         fn a_label_is_read_back(second in 0i64..253_402_207_200, kind in 0usize..3) {
             let kind = [BackupType::Full, BackupType::Diff, BackupType::Incr][kind];

@@ -5,6 +5,8 @@ mod checked_json;
 mod error;
 pub mod format;
 mod generations;
+#[cfg(test)]
+mod golden;
 pub mod identity;
 pub mod keys;
 pub mod layout;
@@ -12,6 +14,7 @@ mod lazy;
 pub mod lease;
 pub mod manifest;
 mod repository;
+pub mod stored;
 
 pub use error::RepoError;
 pub use lazy::LazyRepository;

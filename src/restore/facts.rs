@@ -10,13 +10,12 @@ use futures::stream::{self, StreamExt};
 
 use super::choose::{BackupFacts, Choice};
 use super::error::RestoreError;
-use super::stored;
 use super::timelines::Histories;
 use super::wal::Inventory;
 use crate::base::ErrorClass;
 use crate::pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
 use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
-use crate::repo::{RepoError, Repository, layout};
+use crate::repo::{RepoError, Repository, layout, stored};
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;

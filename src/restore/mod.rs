@@ -23,7 +23,6 @@ mod refusal;
 mod request;
 mod run;
 mod settings;
-pub mod stored;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -1,0 +1,116 @@
+//! What one repository has: its backups, its timelines, its WAL. Reads and lists only; judging is for others.
+
+use futures::{StreamExt, TryStreamExt, stream};
+
+use super::error::RepoError;
+use super::format::FormatError;
+use super::manifest::{BackupLabel, Entry, Manifest, ManifestLines};
+use super::{OpenedObject, Repository, layout};
+use crate::pg::{Lineage, SegmentSize, Timeline, WalFileName};
+
+/// A history has a line of some 60 bytes for each promotion.
+const HISTORY_BYTES_MAX: usize = 1 << 20;
+/// How many folders are listed at once.
+const LISTS_AT_ONCE: usize = 8;
+
+/// The labels under which there is a folder. Not each of them is a finished backup.
+pub async fn labels(repository: &Repository) -> Result<Vec<BackupLabel>, RepoError> {
+    let listing = repository.store().list(Some(&layout::backups())).await?;
+    Ok(listing.folders.iter().filter_map(|folder| folder.parse().ok()).collect())
+}
+
+/// A manifest without its entries: the first line is read and no more.
+pub async fn head(repository: &Repository, label: &BackupLabel) -> Result<Manifest, RepoError> {
+    Ok(ManifestReader::open(repository, label).await?.head)
+}
+
+/// A whole manifest, verified to its end.
+pub async fn manifest(repository: &Repository, label: &BackupLabel) -> Result<(Manifest, Vec<Entry>), RepoError> {
+    let mut reader = ManifestReader::open(repository, label).await?;
+    let mut entries = Vec::new();
+    while let Some(entry) = reader.next().await? {
+        entries.push(entry);
+    }
+    Ok((reader.head, entries))
+}
+
+/// The timelines whose history is there.
+pub async fn timelines(repository: &Repository, lineage: Lineage) -> Result<Vec<Timeline>, RepoError> {
+    let listing = repository.store().list(Some(&layout::wal_root(lineage))).await?;
+    let names = listing.objects.iter().filter_map(|object| object.key.file_name().parse().ok());
+    Ok(names
+        .filter_map(|name| match name {
+            WalFileName::History(timeline) => Some(timeline),
+            _ => None,
+        })
+        .collect())
+}
+
+/// The text of a timeline's history.
+pub async fn history(repository: &Repository, lineage: Lineage, timeline: Timeline) -> Result<String, RepoError> {
+    let key = layout::wal_file(lineage, WalFileName::History(timeline));
+    let bytes = repository.read(&key).await?.into_bytes(&key, HISTORY_BYTES_MAX).await?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// The files of `timeline` in the log of segment `from` and behind it, by name.
+pub async fn wal(
+    repository: &Repository,
+    lineage: Lineage,
+    timeline: Timeline,
+    from: u64,
+    size: SegmentSize,
+) -> Result<Vec<WalFileName>, RepoError> {
+    let logs = repository.store().list(Some(&layout::wal_timeline(lineage, timeline))).await?;
+    let logs = logs.folders.iter().filter_map(|folder| layout::parse_word(folder));
+    let wanted: Vec<u32> = logs.filter(|log| u64::from(*log) >= from / size.segments_per_log()).collect();
+    let listings: Vec<_> = stream::iter(wanted)
+        .map(|log| async move { repository.store().list(Some(&layout::wal_log(lineage, timeline, log))).await })
+        .buffered(LISTS_AT_ONCE)
+        .try_collect()
+        .await?;
+    let objects = listings.iter().flat_map(|listing| &listing.objects);
+    Ok(objects.filter_map(|object| object.key.file_name().parse().ok()).collect())
+}
+
+/// A manifest as it arrives.
+struct ManifestReader {
+    object: String,
+    content: OpenedObject,
+    lines: ManifestLines,
+    head: Manifest,
+}
+
+impl ManifestReader {
+    async fn open(repository: &Repository, label: &BackupLabel) -> Result<Self, RepoError> {
+        let key = layout::manifest(label);
+        let object = repository.shown(&key);
+        let mut content = repository.read(&key).await?;
+        let mut lines = ManifestLines::default();
+        let head = loop {
+            if let Some(head) = lines.head(label).map_err(|error| RepoError::damaged(&object, error))? {
+                break head;
+            }
+            match content.content.next().await {
+                Some(chunk) => lines.push(&chunk?),
+                None => return Err(RepoError::damaged(&object, FormatError::Text("its first line is cut".to_owned()))),
+            }
+        };
+        Ok(Self { object, content, lines, head })
+    }
+
+    /// The next entry; `None` when all were read and the object was verified.
+    async fn next(&mut self) -> Result<Option<Entry>, RepoError> {
+        loop {
+            let damaged = |error| RepoError::damaged(&self.object, error);
+            if let Some(entry) = self.lines.entry().map_err(damaged)? {
+                return Ok(Some(entry));
+            }
+            match self.content.content.next().await {
+                Some(chunk) => self.lines.push(&chunk?),
+                None if self.lines.is_empty() => return Ok(None),
+                None => return Err(damaged(FormatError::Text("its last line is cut".to_owned()))),
+            }
+        }
+    }
+}
