@@ -22,7 +22,7 @@ use crate::repo::LazyRepository;
 
 /// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// How an archiver works.
 #[derive(Debug, Clone)]

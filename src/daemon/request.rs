@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::peer::Peer;
 use super::services::{Service, Services};
 use super::{backup, status};
-use crate::archive::{FetchError, Fetched, Place};
+use crate::archive::{FetchError, Fetched, Place, PushError};
 use crate::base::describe;
 use crate::pg::{ControlFile, Lineage, WalFileName};
 use crate::wire::{EXIT_FETCH_FAILED, OnError, Reply, Request};
@@ -43,12 +43,14 @@ pub async fn handle(
     gone: CancellationToken,
 ) -> Option<Arc<Place>> {
     let (reply, keep) = match request {
-        Request::Push { cluster, path } => (push(&cluster, &path, peer, services).await, None),
+        Request::Push { cluster, path } => (push(&cluster, &path, peer, services).await?, None),
         Request::Fetch { cluster, name, destination, on_error } => {
             match fetch(&cluster, &name, &destination, peer, services).await {
                 Ok(Fetched::File(place)) => (hand_over(&place, peer), Some(place)),
                 Ok(Fetched::Absent) => (Reply::Done { code: ONE, text: String::new() }, None),
-                Err(text) => {
+                // The connection closes without a word: the client asks the next agent.
+                Err(Refused::Stopping) => return None,
+                Err(Refused::Because(text)) => {
                     let code = match on_error {
                         OnError::Abort => EXIT_FETCH_FAILED,
                         OnError::Retry => ONE,
@@ -64,8 +66,21 @@ pub async fn handle(
     keep
 }
 
-async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Reply {
-    let failed = |text: String| Reply::Done { code: ONE, text };
+/// Why a fetch got no answer from the repositories.
+enum Refused {
+    Stopping,
+    Because(String),
+}
+
+impl From<String> for Refused {
+    fn from(text: String) -> Self {
+        Self::Because(text)
+    }
+}
+
+/// `None`: the agent is stopping, and says nothing, so that the client asks the next one.
+async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Option<Reply> {
+    let failed = |text: String| Some(Reply::Done { code: ONE, text });
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name: WalFileName = match name.parse() {
         Ok(name) => name,
@@ -89,7 +104,8 @@ async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Re
         ));
     }
     match service.archiver.push(name).await {
-        Ok(_) => Reply::Done { code: 0, text: String::new() },
+        Ok(_) => Some(Reply::Done { code: 0, text: String::new() }),
+        Err(error) if matches!(*error, PushError::Stopping(_)) => None,
         Err(error) => failed(describe(error.as_ref())),
     }
 }
@@ -100,13 +116,16 @@ async fn fetch(
     destination: &Path,
     peer: Peer,
     services: &Services,
-) -> Result<Fetched, String> {
+) -> Result<Fetched, Refused> {
     let name: WalFileName = name.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| error.to_string())?;
     let data_directory = destination.parent().and_then(Path::parent);
     let data_directory = data_directory.unwrap_or_else(|| Path::new("/"));
     let service = permitted(cluster, data_directory, peer, services).map_err(|(_, text)| text)?;
     let lineage = lineage_of(data_directory).await?;
-    service.fetcher.fetch(lineage, name).await.map_err(|error: FetchError| describe(&error))
+    service.fetcher.fetch(lineage, name).await.map_err(|error| match error {
+        FetchError::Stopping(_) => Refused::Stopping,
+        error => Refused::Because(describe(&error)),
+    })
 }
 
 /// The lineage of the server that recovers; `None` when the destination is not in a data directory (a file fetched by hand).

@@ -17,10 +17,13 @@ use super::message::{OnError, Reply, Request};
 use super::{DEFAULT_SOCKET, EXIT_FETCH_FAILED, place};
 
 /// How long the agent may be silent before the client gives up, when nothing else is said.
-pub const SILENCE_MAX: Duration = Duration::from_secs(60);
+pub const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// How long `fetch` waits for an agent that is not there (it may be restarting) before it stops the recovery.
 const FETCH_CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The pauses before a request is sent again to an agent that went away without a word.
+const RESTART_PAUSES: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(2)];
 
 /// The socket: what was given, else the environment, else the default.
 pub fn socket_path(given: Option<&OsStr>) -> PathBuf {
@@ -35,6 +38,8 @@ pub fn socket_path(given: Option<&OsStr>) -> PathBuf {
 pub enum ClientError {
     /// The agent cannot be reached.
     Connect(PathBuf, io::Error),
+    /// The agent went away before it answered: it was stopped or killed.
+    Gone,
     /// The conversation broke off.
     Talk(io::Error),
     /// What came back is not the protocol.
@@ -51,6 +56,9 @@ impl fmt::Display for ClientError {
                 "cannot reach the agent at {}: {error}; is walwardd running (systemctl status walward), and is this the right socket?",
                 path.display()
             ),
+            Self::Gone => {
+                f.write_str("the agent went away without an answer; its log says why (journalctl -u walward)")
+            }
             Self::Talk(error) => {
                 write!(f, "the agent broke off the conversation: {error}; its log says why (journalctl -u walward)")
             }
@@ -77,14 +85,21 @@ impl Conversation {
         let mut conversation = Self { stream, silence_max };
         conversation.stream.set_write_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
         conversation.stream.set_read_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
-        conversation.stream.write_all(&request.encode()).map_err(|error| conversation.talk(error))?;
+        match conversation.stream.write_all(&request.encode()) {
+            Err(error) if is_end(&error) => return Err(ClientError::Gone),
+            other => other.map_err(|error| conversation.talk(error))?,
+        }
         Ok(conversation)
     }
 
     /// The next frame of the answer.
     pub fn next_reply(&mut self) -> Result<Reply, ClientError> {
         let mut header = [0; HEADER_BYTES];
-        self.fill(&mut header)?;
+        self.fill(&mut header).map_err(|error| match error {
+            // Between frames: nothing was half said.
+            ClientError::Talk(cause) if is_end(&cause) && header == [0; HEADER_BYTES] => ClientError::Gone,
+            other => other,
+        })?;
         let header = FrameHeader::parse(header, REPLY_BYTES_MAX).map_err(ClientError::Protocol)?;
         let length = usize::try_from(header.length).map_err(|_| ClientError::Protocol(WireError::Shape))?;
         let mut payload = vec![0; length];
@@ -116,6 +131,10 @@ impl Conversation {
             _ => ClientError::Talk(error),
         }
     }
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 /// What the command line of `walward-wal` asked for.
@@ -263,7 +282,32 @@ pub fn failure_code(arguments: impl Iterator<Item = OsString>, otherwise: u8) ->
 }
 
 /// The final reply, and the conversation that it came in.
+///
+/// An agent that goes away without a word, before it answered, is being restarted or was killed: the request is sent again a
+/// few times, so that an upgrade of the agent fails no archive_command and stops no recovery. Requests may be repeated.
 fn converse(
+    socket: &Path,
+    silence_max: Duration,
+    request: &Request,
+    patience: Duration,
+) -> Result<(Reply, Conversation), ClientError> {
+    let mut pauses = RESTART_PAUSES.iter();
+    let mut patience = patience;
+    loop {
+        match converse_once(socket, silence_max, request, patience) {
+            Err(ClientError::Gone) => match pauses.next() {
+                Some(pause) => {
+                    std::thread::sleep(*pause);
+                    patience = patience.max(*pause);
+                }
+                None => return Err(ClientError::Gone),
+            },
+            other => return other,
+        }
+    }
+}
+
+fn converse_once(
     socket: &Path,
     silence_max: Duration,
     request: &Request,
