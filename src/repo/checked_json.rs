@@ -28,6 +28,9 @@ struct Probe {
     format: u32,
 }
 
+/// Computes a MAC over a content's text.
+pub(super) type Seal<'a> = &'a dyn Fn(&[u8]) -> [u8; 32];
+
 /// A content that is what was written. Whether its author had a key is for the caller to check.
 #[derive(Debug, Clone)]
 pub(super) struct Checked<T> {
@@ -40,10 +43,7 @@ pub(super) struct Checked<T> {
 }
 
 /// The object's bytes; `seal` computes the MAC over the content's text.
-pub(super) fn encode<T: Serialize>(
-    content: &T,
-    seal: Option<&dyn Fn(&[u8]) -> [u8; 32]>,
-) -> Result<Bytes, FormatError> {
+pub(super) fn encode<T: Serialize>(content: &T, seal: Option<Seal<'_>>) -> Result<Bytes, FormatError> {
     let text = serde_json::to_string(content)
         .map_err(|error| FormatError::Text(format!("cannot be written as JSON: {error}")))?;
     let mut object = String::with_capacity(text.len() + 256);
@@ -64,7 +64,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<Ch
     let wrong = |what: &str| FormatError::Text(what.to_owned());
     let json = |error: serde_json::Error| FormatError::Text(format!("it is not valid JSON of its kind: {error}"));
     let object = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8"))?;
-    let (text, digest, mac) = take_apart(object).ok_or_else(|| wrong("it is not a content with its sha256"))?;
+    let Parts { text, digest, mac } = take_apart(object).ok_or_else(|| wrong("it is not a content with its sha256"))?;
     if <[u8; 32]>::from(Sha256::digest(text)) != digest {
         return Err(wrong("its content does not match its sha256"));
     }
@@ -76,16 +76,20 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<Ch
     Ok(Checked { value, text: text.to_owned(), mac })
 }
 
-/// The content's text, its digest and the MAC.
-#[allow(clippy::type_complexity)]
-fn take_apart(object: &str) -> Option<(&str, [u8; 32], Option<[u8; 32]>)> {
+struct Parts<'a> {
+    text: &'a str,
+    digest: [u8; 32],
+    mac: Option<[u8; 32]>,
+}
+
+fn take_apart(object: &str) -> Option<Parts<'_>> {
     let rest = object.strip_prefix(BEFORE_CONTENT)?.strip_suffix(END)?;
     let (rest, last) = split_digits(rest)?;
     match rest.strip_suffix(BEFORE_MAC) {
-        None => Some((rest.strip_suffix(BEFORE_SHA256)?, last, None)),
+        None => Some(Parts { text: rest.strip_suffix(BEFORE_SHA256)?, digest: last, mac: None }),
         Some(rest) => {
             let (rest, digest) = split_digits(rest)?;
-            Some((rest.strip_suffix(BEFORE_SHA256)?, digest, Some(last)))
+            Some(Parts { text: rest.strip_suffix(BEFORE_SHA256)?, digest, mac: Some(last) })
         }
     }
 }

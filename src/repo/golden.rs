@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -113,7 +114,7 @@ async fn write(folder: &Path, encryption: &Encryption) {
     let spec = Spec { kind: Kind::Manifest, level: 3, writer: "db1".to_owned() };
     let content = stream::iter([Ok(Bytes::from(lines))]).boxed();
     repository.upload(&layout::manifest(&label()), spec, content, 1000).await.expect("uploaded");
-    let lease = Lease::take(&repository, Work::Backup, "db1", std::time::Duration::from_secs(3600), now()).await;
+    let lease = Lease::take(&repository, Work::Backup, "db1", Duration::from_hours(1), now()).await;
     lease.expect("taken").release(now()).await.expect("released");
 }
 
@@ -172,7 +173,7 @@ async fn repositories_of_version_1_are_read() {
             assert_eq!(kinds, [SlotKind::KeyFile, SlotKind::Recovery]);
             assert_eq!(keys.keyring().iter().count(), 2);
         }
-        let next = Lease::take(&repository, Work::Backup, "db2", std::time::Duration::from_secs(60), now()).await;
+        let next = Lease::take(&repository, Work::Backup, "db2", Duration::from_mins(1), now()).await;
         assert_eq!(next.map_err(|error: LeaseError| error.to_string()).expect("free").fencing(), 3);
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn encode(
     let failed = |what| FormatError::Frame { number, what };
     WORKBENCH.with_borrow_mut(|bench| {
         let Workbench { compressor, joined, output, .. } = bench;
-        let content: &[u8] = if let [one] = parts {
+        let plain: &[u8] = if let [one] = parts {
             one
         } else {
             joined.clear();
@@ -84,7 +84,7 @@ pub(super) fn encode(
         };
         output.clear();
         output.reserve(compressed_max() + TAG_BYTES);
-        compressor.compress_to_buffer(content, output).map_err(|_| failed("cannot be compressed"))?;
+        compressor.compress_to_buffer(plain, output).map_err(|_| failed("cannot be compressed"))?;
         let Some(keys) = &context.keys else {
             return Ok(Bytes::copy_from_slice(output));
         };
@@ -137,14 +137,14 @@ pub(super) fn decode(
             Some(decompressor) => decompressor,
             none => none.insert(Decompressor::new().map_err(|_| wrong("cannot be decompressed: no memory"))?),
         };
-        let mut content = Vec::with_capacity(size);
+        let mut plain = Vec::with_capacity(size);
         let written = decompressor
-            .decompress_to_buffer(compressed, &mut content)
+            .decompress_to_buffer(compressed, &mut plain)
             .map_err(|_| wrong("cannot be decompressed, or its checksum does not match"))?;
         if written != size {
             return Err(wrong("is not as long as it says"));
         }
-        Ok(Bytes::from(content))
+        Ok(Bytes::from(plain))
     })
 }
 

@@ -88,7 +88,9 @@ mod tests {
         fn bytes_come_out_as_they_came_in(parts: Vec<Vec<u8>>, counts in proptest::collection::vec(0usize..40, 0..20)) {
             let mut rest: Vec<u8> = parts.concat();
             let mut incoming = Incoming::default();
-            parts.into_iter().for_each(|part| incoming.push(part.into()));
+            for part in parts {
+                incoming.push(part.into());
+            }
             for count in counts {
                 for at in [0, 1, count] {
                     prop_assert_eq!(incoming.peek(at), rest.get(at..).and_then(|tail| tail.first_chunk().copied()));

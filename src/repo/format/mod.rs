@@ -23,7 +23,6 @@ mod tests;
 use bytes::Bytes;
 
 pub(super) use digest::{ContentDigest, DigestChain};
-pub(super) use header::Header;
 pub(super) use open::Opener;
 pub(super) use seal::Sealer;
 pub(super) use tail::{HEAD_BYTES, TAIL_BYTES, Tail};

@@ -138,17 +138,17 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                 self.stage = Stage::Content;
                 Ok(Some(self.emit(Header::frame(&self.context.header_payload))))
             }
-            Stage::Content => match self.next_content_frame().await? {
-                Some(stored) => Ok(Some(self.emit(stored))),
-                None => {
-                    let trailer = self.make_trailer().await?;
-                    let stored = trailer.frame(&self.context);
-                    self.trailer = Some(trailer);
-                    self.stage = Stage::Trailer;
-                    self.table.push(stored.len());
-                    Ok(Some(stored))
+            Stage::Content => {
+                if let Some(stored) = self.next_content_frame().await? {
+                    return Ok(Some(self.emit(stored)));
                 }
-            },
+                let trailer = self.make_trailer().await?;
+                let stored = trailer.frame(&self.context);
+                self.trailer = Some(trailer);
+                self.stage = Stage::Trailer;
+                self.table.push(stored.len());
+                Ok(Some(stored))
+            }
             Stage::Trailer => {
                 self.stage = Stage::SeekTable;
                 let table = self.table.frame(self.cutter.content_bytes);

@@ -125,7 +125,9 @@ mod tests {
         ) {
             let content_bytes = (stored.len() as u64 - 3) * FRAME_BYTES as u64 + last;
             let mut table = SeekTable::default();
-            stored.iter().for_each(|length| table.push(*length));
+            for length in &stored {
+                table.push(*length);
+            }
             let frame = table.frame(content_bytes).expect("a table");
             prop_assert_eq!(frame.len() as u64, table_bytes_for(content_bytes));
             let footer = &frame[frame.len() - FOOTER_BYTES..];

@@ -11,7 +11,6 @@ use super::recovery::RecoveryKey;
 use super::secret::Secret;
 use super::slot::{Slot, SlotKind, derive, open, seal};
 use super::{KeyError, Keyring, MasterKey};
-use crate::base::hex;
 use crate::repo::error::RepoError;
 use crate::repo::{checked_json, generations, layout};
 use crate::storage::Store;

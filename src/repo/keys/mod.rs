@@ -189,14 +189,14 @@ impl KeyError {
     /// What decisions are taken on.
     pub fn class(&self) -> ErrorClass {
         match self {
+            Self::Command { source, .. } if source.kind() == std::io::ErrorKind::TimedOut => ErrorClass::Transient,
             // A secret that cannot be had is a matter of credentials; never "not found".
-            Self::File { .. }
+            Self::Command { .. }
+            | Self::File { .. }
             | Self::Permissions { .. }
             | Self::Syntax { .. }
             | Self::CommandFailed { .. }
             | Self::WrongSecret { .. } => ErrorClass::Denied,
-            Self::Command { source, .. } if source.kind() == std::io::ErrorKind::TimedOut => ErrorClass::Transient,
-            Self::Command { .. } => ErrorClass::Denied,
             Self::Tampered { .. } => ErrorClass::Corrupt,
             Self::LastSlot(_) | Self::NoSuchSlot(_) | Self::Derivation(_) => ErrorClass::Permanent,
         }
