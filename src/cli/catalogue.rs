@@ -11,8 +11,7 @@ use super::failure::Failure;
 use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use crate::repo::manifest::Manifest;
-use crate::repo::stored;
-use crate::repo::{Repository, layout};
+use crate::repo::{Repository, layout, stored};
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;

@@ -164,7 +164,7 @@ fn exit_of_key(error: &KeyError) -> Exit {
 fn client_exit(error: &ClientError) -> Exit {
     match error {
         ClientError::Connect(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Key,
-        ClientError::Connect(..) | ClientError::Silence(_) => Exit::Unreachable,
+        ClientError::Connect(..) | ClientError::Gone | ClientError::Silence(_) => Exit::Unreachable,
         ClientError::Talk(_) | ClientError::Protocol(_) => Exit::Failed,
     }
 }
