@@ -153,14 +153,14 @@ async fn absent_is_said_only_when_every_repository_proved_itself() {
     let ask = async || retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE).await;
     assert!(matches!(ask().await, Ok(Retrieved::Absent)));
     // The second repository's disk is gone.
-    let (root, away) = (room.folder.path().join("two"), room.folder.path().join("away"));
-    crate::sys::durable::rename(&root, &away).expect("moved away");
+    let (mounted, away) = (room.folder.path().join("two"), room.folder.path().join("away"));
+    crate::sys::durable::rename(&mounted, &away).expect("moved away");
     assert!(ask().await.is_err(), "an unmounted repository is not an empty one");
     // An empty disk in its place.
-    std::fs::create_dir_all(root.join("main")).expect("an empty folder");
+    std::fs::create_dir_all(mounted.join("main")).expect("an empty folder");
     assert!(ask().await.is_err(), "an empty folder is not the repository");
-    std::fs::remove_dir_all(&root).expect("removed");
-    crate::sys::durable::rename(&away, &root).expect("moved back");
+    std::fs::remove_dir_all(&mounted).expect("removed");
+    crate::sys::durable::rename(&away, &mounted).expect("moved back");
     assert!(matches!(ask().await, Ok(Retrieved::Absent)));
 }
 

@@ -73,8 +73,12 @@ mod tests {
         #[test]
         fn it_never_leaves_its_bounds(replays: Vec<u32>, downloads: Vec<u32>, most in 0usize..1000) {
             let mut pace = Pace::NEW;
-            replays.iter().for_each(|ms| pace.replayed(Duration::from_millis(u64::from(*ms))));
-            downloads.iter().for_each(|ms| pace.downloaded(Duration::from_millis(u64::from(*ms))));
+            for ms in replays {
+                pace.replayed(Duration::from_millis(u64::from(ms)));
+            }
+            for ms in downloads {
+                pace.downloaded(Duration::from_millis(u64::from(ms)));
+            }
             prop_assert!(pace.window(most) <= most);
         }
     }

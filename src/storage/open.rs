@@ -145,7 +145,7 @@ fn client_options(options: &StoreOptions) -> Result<ClientOptions, String> {
         .with_allow_http(options.allow_http)
         .with_timeout_disabled()
         .with_connect_timeout(options.limits.connect_timeout)
-        .with_pool_idle_timeout(Duration::from_secs(60))
+        .with_pool_idle_timeout(Duration::from_mins(1))
         .with_pool_max_idle_per_host(options.limits.concurrency);
     if let Some(proxy) = &options.proxy {
         client = client.with_proxy_url(proxy);

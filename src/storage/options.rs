@@ -108,7 +108,7 @@ impl Default for Limits {
         Self {
             connect_timeout: Duration::from_secs(5),
             request_timeout: Duration::from_secs(30),
-            retry_deadline: Duration::from_secs(60),
+            retry_deadline: Duration::from_mins(1),
             retry_first_backoff: Duration::from_millis(100),
             retry_max_backoff: Duration::from_secs(5),
             concurrency: 16,

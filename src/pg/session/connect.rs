@@ -11,7 +11,7 @@ use super::SessionError;
 const DEFAULT_HOST: &str = "/var/run/postgresql";
 const DEFAULT_DATABASE: &str = "postgres";
 /// A dead peer is noticed after this long without a byte, also in the hours of a backup.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 
 pub(super) fn config(conninfo: &str, deadline: Duration) -> Result<Config, SessionError> {
     let mut config: Config = conninfo.parse().map_err(SessionError::Conninfo)?;
