@@ -25,10 +25,16 @@ pub(super) struct Context {
 impl Context {
     /// Reads the configuration and says what is unwise about it.
     pub(super) fn load(global: &Global, printer: &Printer) -> Result<Self, Failure> {
-        let loaded = config::load(&global.config)?;
-        for warning in &loaded.warnings {
+        let context = Self::load_quietly(global)?;
+        for warning in &context.loaded.warnings {
             printer.warning(&warning.to_string());
         }
+        Ok(context)
+    }
+
+    /// As [`Context::load`], without a word about what is unwise.
+    pub(super) fn load_quietly(global: &Global) -> Result<Self, Failure> {
+        let loaded = config::load(&global.config)?;
         let pool = CpuPool::new(loaded.config.agent.cpu_threads).context("cannot start the threads that compute")?;
         Ok(Self { global: global.clone(), loaded, pool })
     }

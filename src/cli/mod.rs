@@ -97,7 +97,11 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
     if let Command::Setup(arguments) = &command {
         return commands::setup::run(global, arguments, printer).await;
     }
-    let context = Context::load(global, printer)?;
+    // `check` has the warnings among its findings.
+    let context = match command {
+        Command::Check(_) => Context::load_quietly(global)?,
+        _ => Context::load(global, printer)?,
+    };
     match command {
         Command::Setup(_) | Command::Config { .. } | Command::Completions { .. } => Ok(Exit::Done),
         Command::Check(arguments) => Box::pin(commands::check::run(&context, &arguments, printer)).await,

@@ -74,7 +74,9 @@ async fn open_or_create(
             printer.note(&format!("repository \"{}\" is there: {}", repository.name(), repository.url()));
             return Ok((repository, None));
         }
-        Err(error) if is_not_made(&error) => {}
+        Err(RepoError::NoRepository { .. }) => {}
+        // The folder of a file store is a part of the repository.
+        Err(RepoError::Store(_)) if file_root(configured, cluster).is_some_and(|root| !root.exists()) => {}
         Err(error) => {
             let what = format!("cannot open repository \"{}\"", configured.name);
             return Err(anyhow::Error::new(error).context(what).into());
@@ -106,15 +108,6 @@ async fn open_or_create(
         repository.url()
     ));
     Ok((repository, recovery))
-}
-
-/// Nobody made a repository here; a file store says so by the lack of its folder.
-fn is_not_made(error: &RepoError) -> bool {
-    match error {
-        RepoError::NoRepository { .. } => true,
-        RepoError::Store(error) => error.class == crate::base::ErrorClass::NotFound,
-        _ => false,
-    }
 }
 
 /// The first lineage is a matter of course; another one is a person's decision, because a foreign cluster looks the same.

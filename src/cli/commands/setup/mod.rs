@@ -45,7 +45,8 @@ pub(in crate::cli) async fn run(
         file::add(&path, &new)?;
         printer.note(&format!("wrote {}", path.display()));
     }
-    let context = Context::load(&Global { config: path, ..global }, printer)?;
+    // What is missing yet is made below.
+    let context = Context::load_quietly(&Global { config: path, ..global })?;
     let clusters: Vec<_> = match &context.global.cluster {
         Some(_) => vec![context.cluster()?],
         None => context.loaded.config.clusters.values().collect(),
