@@ -7,6 +7,7 @@
 //! - [`repo`]: what a repository is. The only place that names an object or defines a stored shape.
 //! - [`archive`], [`backup`], [`restore`]: what Walward does, one room a verb.
 //! - [`config`]: TOML to checked, resolved values.
+//! - [`outcome`]: exit codes, and what an error means for them.
 //! - [`daemon`], [`cli`]: wiring only.
 
 pub mod archive;
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod health;
+pub mod outcome;
 pub mod pg;
 pub mod repo;
 pub mod restore;

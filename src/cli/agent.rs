@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::exit::Exit;
 use super::failure::Failure;
+use crate::outcome::Exit;
 use crate::wire::client::{ClientError, Conversation, SILENCE_MAX};
 use crate::wire::{Reply, Request};
 

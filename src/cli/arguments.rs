@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::exit::Exit;
 use crate::config::DEFAULT_PATH;
+use crate::outcome::Exit;
 use crate::wire::EXIT_FETCH_FAILED;
 
 /// Keeps a PostgreSQL cluster recoverable: archives WAL, takes base backups, restores to a point in time.

@@ -3,9 +3,9 @@
 use std::io::{self, BufRead, IsTerminal};
 
 use super::arguments::Global;
-use super::exit::Exit;
 use super::failure::Failure;
 use super::printer::Printer;
+use crate::outcome::Exit;
 
 /// Whether somebody can be asked.
 pub(super) fn can_ask(global: &Global) -> bool {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::arguments::Global;
-use super::exit::Exit;
 use super::failure::Failure;
 use super::printer::Printer;
 use crate::config::{self, ClusterConfig, Loaded, RepositoryConfig};
+use crate::outcome::Exit;
 use crate::repo::Repository;
 use crate::storage::{self, Store};
 use crate::sys::cpu::CpuPool;

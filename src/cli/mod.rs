@@ -18,7 +18,6 @@ mod catalogue;
 mod commands;
 mod context;
 mod coverage;
-mod exit;
 mod failure;
 mod interrupt;
 mod meter;
@@ -34,9 +33,10 @@ use tracing_subscriber::EnvFilter;
 
 use arguments::{Arguments, Command, WalCommand};
 use context::Context;
-pub use exit::Exit;
 use failure::Failure;
 use printer::Printer;
+
+use crate::outcome::Exit;
 
 /// Threads of the runtime. They only wait for input and output; computing is done elsewhere.
 const RUNTIME_THREADS: usize = 2;

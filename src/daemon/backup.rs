@@ -9,9 +9,9 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::services::{Service, Services};
-use crate::backup::{self, BackupError, BackupOptions, Progress};
-use crate::base::{ErrorClass, describe};
-use crate::repo::RepoError;
+use crate::backup::{self, BackupOptions, Progress};
+use crate::base::describe;
+use crate::outcome::{Exit, judge};
 use crate::repo::manifest::BackupType;
 use crate::sys;
 use crate::wire::Reply;
@@ -69,13 +69,13 @@ pub async fn run(
     replies: &mpsc::Sender<Reply>,
     gone: CancellationToken,
 ) -> Reply {
-    let failed = |code: u8, text: String| Reply::Done { code, text };
+    let failed = |exit: Exit, text: String| Reply::Done { code: exit.code(), text };
     if request.kind != BackupType::Full {
-        return failed(2, "only full backups can be taken in this version".to_owned());
+        return failed(Exit::Usage, "only full backups can be taken in this version".to_owned());
     }
     let (progress, watching) = watch::channel(Progress::new(Timestamp::now()));
     let Some(_taken) = service.backup.take(watching.clone()) else {
-        return failed(11, format!("a backup of {:?} is running already in this agent", service.config.name));
+        return failed(Exit::Locked, format!("a backup of {:?} is running already in this agent", service.config.name));
     };
     let mut repositories = Vec::new();
     let mut levels = Vec::new();
@@ -87,14 +87,14 @@ pub async fn run(
             Ok(repository) => repositories.push(repository),
             Err(error) => {
                 let text = format!("cannot open repository {:?}: {}", lazy.name(), describe(&error));
-                return failed(exit_code(&error), text);
+                return failed(judge(&error).0, text);
             }
         }
         levels.push(*level);
     }
     if repositories.is_empty() {
         let name = request.repository.unwrap_or_default();
-        return failed(10, format!("cluster {:?} has no repository {name:?}", service.config.name));
+        return failed(Exit::NoRepository, format!("cluster {:?} has no repository {name:?}", service.config.name));
     }
     let config = &service.config;
     let options = BackupOptions {
@@ -121,18 +121,18 @@ pub async fn run(
     let tell = tell(watching, replies);
     let result = tokio::select! {
         result = work => result,
-        () = give_up => return failed(130, "interrupted".to_owned()),
-        () = tell => return failed(130, "interrupted".to_owned()),
+        () = give_up => return failed(Exit::Interrupted, "interrupted".to_owned()),
+        () = tell => return failed(Exit::Interrupted, "interrupted".to_owned()),
     };
     match result {
         Ok(report) => {
-            let code = if report.has_warnings() { 3 } else { 0 };
+            let exit = if report.has_warnings() { Exit::Warnings } else { Exit::Done };
             match serde_json::to_string(&report) {
-                Ok(json) => Reply::Result { code, json },
-                Err(error) => failed(1, error.to_string()),
+                Ok(json) => Reply::Result { code: exit.code(), json },
+                Err(error) => failed(Exit::Failed, error.to_string()),
             }
         }
-        Err(error) => failed(backup_exit_code(&error), describe(&error)),
+        Err(error) => failed(judge(&error).0, describe(&error)),
     }
 }
 
@@ -147,27 +147,4 @@ async fn tell(mut watching: watch::Receiver<Progress>, replies: &mpsc::Sender<Re
         tokio::time::sleep(PROGRESS_INTERVAL).await;
     }
     std::future::pending::<()>().await;
-}
-
-fn backup_exit_code(error: &BackupError) -> u8 {
-    match error {
-        BackupError::Locked { .. } | BackupError::LeaseLost { .. } => 11,
-        BackupError::Refused(_) | BackupError::Label(_) | BackupError::WalMissing { .. } => 16,
-        BackupError::Server { .. } => 13,
-        BackupError::Repository { source, .. } => exit_code(source),
-        BackupError::Cancelled => 130,
-        _ => 1,
-    }
-}
-
-fn exit_code(error: &RepoError) -> u8 {
-    match error.class() {
-        ErrorClass::NotFound => 10,
-        ErrorClass::Denied => 12,
-        ErrorClass::Transient => 13,
-        ErrorClass::Corrupt => 15,
-        ErrorClass::NoSpace => 17,
-        ErrorClass::Cancelled => 130,
-        ErrorClass::Permanent => 1,
-    }
 }

@@ -12,17 +12,9 @@ use super::services::{Service, Services};
 use super::{backup, status};
 use crate::archive::{FetchError, Fetched, Place, PushError};
 use crate::base::describe;
+use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
-use crate::wire::{EXIT_FETCH_FAILED, OnError, Reply, Request};
-
-/// Exit code: failed, try again (`push`); absent (`fetch`).
-const ONE: u8 = 1;
-/// Exit code: usage.
-const USAGE: u8 = 2;
-/// Exit code: credentials.
-const DENIED: u8 = 12;
-/// Exit code: no such cluster.
-const NO_SUCH_CLUSTER: u8 = 14;
+use crate::wire::{OnError, Reply, Request};
 
 /// What the command line may ask, as JSON with `op`.
 #[derive(Debug, Deserialize)]
@@ -47,13 +39,13 @@ pub async fn handle(
         Request::Fetch { cluster, name, destination, on_error } => {
             match fetch(&cluster, &name, &destination, peer, services).await {
                 Ok(Fetched::File(place)) => (hand_over(&place, peer), Some(place)),
-                Ok(Fetched::Absent) => (Reply::Done { code: ONE, text: String::new() }, None),
+                Ok(Fetched::Absent) => (Reply::Done { code: Exit::Absent.code(), text: String::new() }, None),
                 // The connection closes without a word: the client asks the next agent.
                 Err(Refused::Stopping) => return None,
                 Err(Refused::Because(text)) => {
                     let code = match on_error {
-                        OnError::Abort => EXIT_FETCH_FAILED,
-                        OnError::Retry => ONE,
+                        OnError::Abort => Exit::FetchFailed.code(),
+                        OnError::Retry => Exit::Absent.code(),
                     };
                     (Reply::Done { code, text }, None)
                 }
@@ -80,7 +72,7 @@ impl From<String> for Refused {
 
 /// `None`: the agent is stopping, and says nothing, so that the client asks the next one.
 async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Option<Reply> {
-    let failed = |text: String| Some(Reply::Done { code: ONE, text });
+    let failed = |text: String| Some(Reply::Done { code: Exit::Failed.code(), text });
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name: WalFileName = match name.parse() {
         Ok(name) => name,
@@ -152,13 +144,13 @@ pub fn permitted(
     data_directory: &Path,
     peer: Peer,
     services: &Services,
-) -> Result<Arc<Service>, (u8, String)> {
-    let service = services.find(cluster, data_directory).map_err(|text| (NO_SUCH_CLUSTER, text))?;
+) -> Result<Arc<Service>, (Exit, String)> {
+    let service = services.find(cluster, data_directory).map_err(|text| (Exit::NotFound, text))?;
     if peer.may_use(&service.config.data_directory) {
         Ok(service)
     } else {
         Err((
-            DENIED,
+            Exit::Key,
             format!(
                 "user {} may not use cluster {:?}: only root, the agent's user and the owner of {} may",
                 peer.uid,
@@ -176,7 +168,7 @@ fn hand_over(place: &Place, peer: Peer) -> Reply {
         && let Err(error) = std::os::unix::fs::chown(place.path(), Some(peer.uid), None)
     {
         let text = format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid);
-        return Reply::Done { code: EXIT_FETCH_FAILED, text };
+        return Reply::Done { code: Exit::FetchFailed.code(), text };
     }
     Reply::File(place.path().to_path_buf())
 }
@@ -194,15 +186,15 @@ async fn admin(
             snapshot.clusters.retain(|cluster| peer.may_use(&cluster.data_directory));
             match serde_json::to_string(&snapshot) {
                 Ok(json) => Reply::Result { code: 0, json },
-                Err(error) => Reply::Done { code: ONE, text: error.to_string() },
+                Err(error) => Reply::Done { code: Exit::Failed.code(), text: error.to_string() },
             }
         }
         Ok(Admin::Backup(request)) => match permitted(&request.cluster, Path::new("/"), peer, services) {
             Ok(service) => backup::run(request, &service, services, replies, gone).await,
-            Err((code, text)) => Reply::Done { code, text },
+            Err((exit, text)) => Reply::Done { code: exit.code(), text },
         },
         Err(error) => Reply::Done {
-            code: USAGE,
+            code: Exit::Usage.code(),
             text: format!(
                 "the agent does not understand the request ({error}); are walward and walwardd of one release?"
             ),

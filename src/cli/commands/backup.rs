@@ -12,12 +12,12 @@ use crate::base::{format_bytes, format_duration};
 use crate::cli::agent::{self, Asked};
 use crate::cli::arguments::BackupArguments;
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
+use crate::outcome::Exit;
 use crate::sys;
 
 pub(in crate::cli) async fn run(

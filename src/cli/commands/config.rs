@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use crate::cli::arguments::{ConfigCommand, Global};
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{self, Loaded, Origin};
+use crate::outcome::Exit;
 
 pub(in crate::cli) fn run(global: &Global, command: &ConfigCommand, printer: &Printer) -> Result<Exit, Failure> {
     let loaded = config::load(&global.config)?;

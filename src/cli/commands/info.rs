@@ -10,9 +10,9 @@ use crate::base::{format_bytes, format_duration};
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
 use crate::cli::coverage::{BackupSpan, Range, Reach, gaps, ranges, reach};
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
+use crate::outcome::Exit;
 use crate::repo::Repository;
 use crate::repo::manifest::Manifest;
 

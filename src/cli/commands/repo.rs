@@ -10,9 +10,9 @@ use super::text::{moment, table};
 use crate::base::{format_bytes, hex};
 use crate::cli::arguments::RepoCommand;
 use crate::cli::context::{Context, store};
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
+use crate::outcome::Exit;
 use crate::repo::{Repository, layout};
 use crate::storage::{self, ObjectKey};
 

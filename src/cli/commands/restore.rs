@@ -10,13 +10,13 @@ use crate::base::{format_bytes, format_duration};
 use crate::cli::arguments::{ActionChoice, ArchiveModeChoice, RestoreArguments};
 use crate::cli::ask::confirm;
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::cli::shell::{client_program, quote};
 use crate::config::DEFAULT_SOCKET;
+use crate::outcome::Exit;
 use crate::pg::{Lsn, Timeline};
 use crate::restore::{
     self, Action, Phase, Progress, RestorePlan, RestoreReport, RestoreRequest, TablespaceSelector, Target,

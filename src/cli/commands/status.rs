@@ -8,10 +8,10 @@ use super::text::moment;
 use crate::base::{format_bytes, format_duration};
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::health::{ClusterSnapshot, Snapshot};
+use crate::outcome::Exit;
 
 /// Blocking.
 pub(in crate::cli) fn run(context: &Context, printer: &Printer) -> Result<Exit, Failure> {

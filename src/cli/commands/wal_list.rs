@@ -6,9 +6,9 @@ use super::text::table;
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
 use crate::cli::coverage::{Range, gaps, ranges};
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
+use crate::outcome::Exit;
 use crate::pg::SegmentName;
 
 pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result<Exit, Failure> {

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::cli::arguments::CheckArguments;
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
+use crate::outcome::Exit;
 use finding::{Finding, Findings, Level};
 
 /// How old things may be.

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
+use crate::outcome::Exit;
 use crate::pg::session::quote_conninfo;
 use crate::pg::settings::setting;
 

@@ -16,10 +16,10 @@ use serde_json::json;
 use crate::cli::arguments::{EncryptionChoice, Global, SetupArguments};
 use crate::cli::ask::{ask, can_ask};
 use crate::cli::context::Context;
-use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::{self, Config, ConfigError};
+use crate::outcome::Exit;
 use discover::Found;
 use file::{NewCluster, NewEncryption, NewRepository, NewTables};
 

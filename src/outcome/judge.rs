@@ -1,0 +1,146 @@
+//! What an error means: its exit code, and what the reader can do.
+
+use std::error::Error;
+
+use super::Exit;
+use crate::archive::PushError;
+use crate::backup::BackupError;
+use crate::base::ErrorClass;
+use crate::config::ConfigError;
+use crate::pg::session::SessionError;
+use crate::repo::RepoError;
+use crate::repo::keys::KeyError;
+use crate::restore::{RestoreError, TimeError};
+use crate::storage::StoreError;
+use crate::wire::client::ClientError;
+
+/// The exit code of `error` and a hint: of the first one in its chain of causes that means something.
+pub fn judge(error: &(dyn Error + 'static)) -> (Exit, Option<&'static str>) {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(judged) = judge_one(error) {
+            return judged;
+        }
+        cause = error.source();
+    }
+    (Exit::Failed, None)
+}
+
+/// What a class of failures means for the exit code.
+pub fn exit_of(class: ErrorClass) -> Exit {
+    match class {
+        ErrorClass::NotFound => Exit::NotFound,
+        ErrorClass::Transient => Exit::Unreachable,
+        ErrorClass::Permanent => Exit::Failed,
+        ErrorClass::Corrupt => Exit::Integrity,
+        ErrorClass::Denied => Exit::Key,
+        ErrorClass::Cancelled => Exit::Interrupted,
+        ErrorClass::NoSpace => Exit::NoSpace,
+    }
+}
+
+/// The code and hint of one error of the chain, when it is one that we know.
+fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
+    if let Some(error) = error.downcast_ref::<ConfigError>() {
+        let hint = match error {
+            ConfigError::Missing(_) => "run `walward setup` to write one, or name another file with --config",
+            ConfigError::Unreadable { .. } => "run as root or as the user of the agent (usually postgres)",
+            ConfigError::Invalid(_) => "docs/configuration.md describes every key",
+        };
+        return Some((Exit::Usage, Some(hint)));
+    }
+    if let Some(error) = error.downcast_ref::<StoreError>() {
+        return Some((exit_of(error.class), store_hint(error.class)));
+    }
+    if let Some(error) = error.downcast_ref::<RepoError>() {
+        return Some((exit_of_repository(error), store_hint(error.class())));
+    }
+    if let Some(error) = error.downcast_ref::<KeyError>() {
+        return Some((exit_of_key(error), None));
+    }
+    if let Some(error) = error.downcast_ref::<SessionError>() {
+        let hint = match error.class() {
+            ErrorClass::Transient => Some("is PostgreSQL running, and is `connection` right for it?"),
+            _ => None,
+        };
+        return Some((exit_of(error.class()), hint));
+    }
+    if let Some(error) = error.downcast_ref::<ClientError>() {
+        return Some((client_exit(error), None));
+    }
+    if error.downcast_ref::<TimeError>().is_some() {
+        return Some((Exit::Usage, None));
+    }
+    judge_work(error)
+}
+
+/// As [`judge_one`], for the errors of the three verbs. What a repository or the server said decides where it is the cause.
+fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
+    if let Some(error) = error.downcast_ref::<BackupError>() {
+        return match error {
+            BackupError::Locked { .. } | BackupError::LeaseLost { .. } => Some((Exit::Locked, None)),
+            BackupError::Refused(_) | BackupError::Label(_) => Some((Exit::Refused, None)),
+            BackupError::WalMissing { .. } => {
+                Some((Exit::Refused, Some("`walward check` tries every step of archiving")))
+            }
+            BackupError::Cancelled => Some((Exit::Interrupted, None)),
+            _ => None,
+        };
+    }
+    if let Some(error) = error.downcast_ref::<RestoreError>() {
+        return match error {
+            RestoreError::Refused(_) if error.class() != ErrorClass::NotFound => Some((Exit::Refused, None)),
+            RestoreError::Repository { .. } => None,
+            RestoreError::NoRepository => Some((Exit::NoRepository, None)),
+            _ => Some((exit_of(error.class()), None)),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<PushError>() {
+        return match error {
+            PushError::Rejected { .. } | PushError::Different { .. } => Some((Exit::Refused, None)),
+            PushError::Repository { .. } => None,
+            _ => Some((exit_of(error.class()), None)),
+        };
+    }
+    None
+}
+
+fn exit_of_repository(error: &RepoError) -> Exit {
+    match error {
+        RepoError::NoRepository { .. } | RepoError::Replaced { .. } => Exit::NoRepository,
+        RepoError::AlreadyThere { .. } | RepoError::NotEncrypted { .. } | RepoError::Newer { .. } => Exit::Refused,
+        RepoError::KeyNeeded { .. } | RepoError::UnknownMasterKey { .. } => Exit::Key,
+        RepoError::Contended { .. } => Exit::Locked,
+        RepoError::ExistingUnreadable { .. } => Exit::Integrity,
+        RepoError::Keys(error) => exit_of_key(error),
+        other => exit_of(other.class()),
+    }
+}
+
+fn exit_of_key(error: &KeyError) -> Exit {
+    match error {
+        KeyError::NoSuchSlot(_) => Exit::NotFound,
+        KeyError::LastSlot(_) => Exit::Refused,
+        other => exit_of(other.class()),
+    }
+}
+
+fn client_exit(error: &ClientError) -> Exit {
+    match error {
+        ClientError::Connect(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Key,
+        ClientError::Connect(..) | ClientError::Gone | ClientError::Silence(_) => Exit::Unreachable,
+        ClientError::Talk(_) | ClientError::Protocol(_) => Exit::Failed,
+    }
+}
+
+fn store_hint(class: ErrorClass) -> Option<&'static str> {
+    match class {
+        ErrorClass::Transient => {
+            Some("check the network, the endpoint and the proxy; `walward check` tries everything")
+        }
+        ErrorClass::Denied => Some("check the credentials and what they are allowed to do"),
+        ErrorClass::NoSpace => Some("make room where the repository lies"),
+        ErrorClass::Corrupt => Some("take it from another repository, and keep the damaged object for later"),
+        ErrorClass::NotFound | ErrorClass::Permanent | ErrorClass::Cancelled => None,
+    }
+}
