@@ -29,6 +29,7 @@ ignored=()
 ran=()
 
 ensure_toolchain
+command -v systemd-analyze >/dev/null || [ -n "$offline" ] || install_packages systemd
 run() {
     say "$1"
     local began_part=$SECONDS
@@ -85,6 +86,11 @@ else
     export WALWARD_TEST_PG=$bins
 
     run "PostgreSQL $default_major" cargo test --locked --test pg
+    if [ "$(id -u)" = 0 ]; then
+        run "as root" cargo test --locked --test pg -- --ignored as_root
+    else
+        ignored+=("what needs to be another user (run as root): tests named as_root")
+    fi
     if [ ${#others[@]} -gt 0 ]; then
         run "other versions: ${others[*]}" cargo test --locked --test pg -- --ignored "${others[@]}"
     fi

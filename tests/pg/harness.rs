@@ -1,11 +1,10 @@
 //! The harness itself: what the other tests take for granted.
 
-use crate::support::{Cluster, ClusterOptions, Room, S3, Stop, Version};
+use crate::support::{Cluster, ClusterOptions, Room, S3, Stop, Version, on_every_version};
 
-#[test]
-fn a_cluster_starts_crashes_and_comes_back_with_its_rows() {
+fn starts_and_crashes(version: Version) {
     let room = Room::new();
-    let mut cluster = Cluster::create(&room, "main", &Version::main(), &ClusterOptions::default());
+    let mut cluster = Cluster::create(&room, "main", &version, &ClusterOptions::default());
     cluster.start(&room);
     cluster.sql(&room, "create table t as select generate_series(1, 1000) as id");
     let before = cluster.fingerprint(&room, &["t"]);
@@ -18,6 +17,8 @@ fn a_cluster_starts_crashes_and_comes_back_with_its_rows() {
     cluster.sql(&room, "update t set id = id + 1");
     assert_ne!(cluster.fingerprint(&room, &["t"]), before);
 }
+
+on_every_version!(a_cluster_starts_crashes_and_comes_back_with_its_rows, super::starts_and_crashes);
 
 #[test]
 fn the_s3_server_keeps_a_bucket() {

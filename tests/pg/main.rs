@@ -8,11 +8,22 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::print_stderr,
+    clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_possible_truncation,
     missing_docs,
     reason = "a test that cannot go on panics"
 )]
 
+mod agent;
+mod archiving;
+mod bad_input;
+mod flipped_bytes;
 mod harness;
+mod least_privilege;
+mod main_job;
+mod recovery_end;
+mod setup;
 mod support;
+mod targets;
+mod without_walward;

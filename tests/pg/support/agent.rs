@@ -49,10 +49,6 @@ impl Agent {
         self.process.signal(Signal::HUP);
     }
 
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
     pub fn log(&self) -> String {
         self.process.log()
     }

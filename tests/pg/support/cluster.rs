@@ -159,6 +159,13 @@ impl Cluster {
         self.server.take().expect("a server").wait(patience);
     }
 
+    /// Waits for a server's end, if it has not ended already.
+    pub fn wait_stopped_if_running(&mut self) {
+        if let Some(mut server) = self.server.take() {
+            server.wait(PATIENCE);
+        }
+    }
+
     fn psql_command(&self, room: &Room, user: &str) -> Command {
         let mut psql = room.command(self.version.program("psql"));
         psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", &self.connection(user)]);
@@ -178,6 +185,19 @@ impl Cluster {
         } else {
             Err(String::from_utf8_lossy(&output.stderr).into_owned())
         }
+    }
+
+    /// The server's clock, as RFC 3339 with microseconds.
+    pub fn now(&self, room: &Room) -> String {
+        let now = r#"select to_char(clock_timestamp() at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')"#;
+        self.sql(room, now)
+    }
+
+    /// A line of pg_controldata.
+    pub fn control(&self, room: &Room, label: &str) -> String {
+        let text = room.run(room.command(self.version.program("pg_controldata")).arg("-D").arg(&self.data));
+        let line = text.lines().find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {label:?} in {text}")).trim().to_owned()
     }
 
     /// Ends the current WAL segment (if anything is in it) and returns its file name.

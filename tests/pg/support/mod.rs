@@ -17,4 +17,5 @@ pub use room::{Daemon, Room, eventually};
 pub use s3::S3;
 pub use site::{Site, SiteOptions, StoreKind};
 pub use versions::Version;
+pub(crate) use versions::on_every_version;
 pub use walward::Outcome;

@@ -153,10 +153,6 @@ impl Daemon {
         Self { name: name.to_owned(), child, log: log.to_owned(), gentle }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     pub fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process id");
         // Already gone is as good.
