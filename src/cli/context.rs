@@ -10,7 +10,7 @@ use super::failure::Failure;
 use super::printer::Printer;
 use crate::config::{self, ClusterConfig, Loaded, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::repo::Repository;
+use crate::repo::{RepoError, Repository};
 use crate::storage::{self, Store};
 use crate::sys::cpu::CpuPool;
 
@@ -119,7 +119,16 @@ impl Context {
     ) -> Result<Repository, Failure> {
         let store = store(cluster, repository)?;
         let opened = Repository::open(&repository.name, store, &repository.encryption, self.pool.clone()).await;
-        Ok(opened.with_context(|| format!("cannot open repository \"{}\"", repository.name))?)
+        opened.map_err(|error| {
+            let stored = matches!(error, RepoError::Store(_));
+            let what = format!("cannot open repository \"{}\"", repository.name);
+            let failure = Failure::from(anyhow::Error::new(error).context(what));
+            // The folder of a file store is a part of the repository.
+            match file_root(repository, cluster) {
+                Some(root) if stored && !root.exists() => Failure { exit: Exit::NoRepository, ..failure },
+                _ => failure,
+            }
+        })
     }
 
     /// The threads that compute.
@@ -131,4 +140,10 @@ impl Context {
 /// The store of a cluster's folder in a repository. Nothing is read yet.
 pub(super) fn store(cluster: &ClusterConfig, repository: &RepositoryConfig) -> Result<Arc<dyn Store>, Failure> {
     Ok(storage::open(&repository.store, &cluster.name)?)
+}
+
+/// The cluster's folder of a repository on a file system.
+pub(super) fn file_root(repository: &RepositoryConfig, cluster: &ClusterConfig) -> Option<PathBuf> {
+    let url = url::Url::parse(&repository.store.url).ok().filter(|url| url.scheme() == "file")?;
+    Some(url.to_file_path().ok()?.join(&cluster.name))
 }

@@ -53,7 +53,8 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
         return Some((exit_of(error.class), store_hint(error.class)));
     }
     if let Some(error) = error.downcast_ref::<RepoError>() {
-        return Some((exit_of_repository(error), store_hint(error.class())));
+        let hint = if let RepoError::Store(error) = error { store_hint(error.class) } else { None };
+        return Some((exit_of_repository(error), hint));
     }
     if let Some(error) = error.downcast_ref::<KeyError>() {
         return Some((exit_of_key(error), None));

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::text::moment;
+use super::text::moment_after;
 use crate::backup::{self, BackupOptions, BackupReport, Phase, Progress};
 use crate::base::{format_bytes, format_duration};
 use crate::cli::agent::{self, Asked};
@@ -31,7 +31,8 @@ pub(in crate::cli) async fn run(
     if !arguments.no_agent {
         match tokio::task::block_in_place(|| by_agent(context, cluster, printer))? {
             Some(exit) => return Ok(exit),
-            None => printer.note("no agent is running; backing up in this process"),
+            None => printer
+                .note("no agent is running; backing up in this process (archive_command must work without the agent)"),
         }
     }
     Box::pin(in_process(context, cluster, printer)).await
@@ -122,7 +123,7 @@ fn print(report: &BackupReport, printer: &Printer) -> Result<(), Failure> {
             "WAL           {} to {} ({} segments)",
             report.first_segment, report.last_segment, report.wal_segments
         ))?;
-        printer.line(&format!("recoverable   from {}", moment(report.stopped)))?;
+        printer.line(&format!("recoverable   from {}", moment_after(report.stopped)))?;
     }
     for warning in &report.warnings {
         printer.warning(warning);

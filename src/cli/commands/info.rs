@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::text::{moment, table};
+use super::text::{moment, moment_after, table};
 use crate::base::{format_bytes, format_duration};
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
@@ -104,8 +104,8 @@ fn headline(catalogue: Option<&Catalogue>, windows: &[Window], gaps: &[Range]) -
         };
     }
     let stretch = |window: &Window| match window.to {
-        Some(to) => format!("from {} to {}", moment(window.from), moment(to)),
-        None => format!("to {}", moment(window.from)),
+        Some(to) => format!("from {} to {}", moment_after(window.from), moment(to)),
+        None => format!("to {}", moment_after(window.from)),
     };
     let stretches: Vec<String> = windows.iter().map(stretch).collect();
     let tail = match gaps {
@@ -146,7 +146,7 @@ fn print(
                 format_bytes(backup.stored_bytes),
                 format_duration(took(backup)),
                 format!("{} to {}", backup.start_lsn, backup.stop_lsn),
-                moment(backup.stopped),
+                moment_after(backup.stopped),
             ]
         });
         printer.line("")?;

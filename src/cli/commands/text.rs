@@ -1,12 +1,19 @@
 //! Shared shapes of what people read.
 
 use comfy_table::{ContentArrangement, Table, presets};
-use jiff::Timestamp;
 use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 
 /// A moment to the second, in UTC: the zone that restores are told, too.
 pub(super) fn moment(time: Timestamp) -> String {
     time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
+/// As [`moment`], rounded up: the first second that is not before `time`.
+pub(super) fn moment_after(time: Timestamp) -> String {
+    let whole = Timestamp::from_second(time.as_second()).unwrap_or(time);
+    let up = if whole < time { whole.checked_add(SignedDuration::from_secs(1)).unwrap_or(time) } else { whole };
+    moment(up)
 }
 
 /// A table without lines; ends with a line break.
@@ -21,4 +28,17 @@ pub(super) fn table(head: &[&str], rows: impl IntoIterator<Item = Vec<String>>) 
     }
     let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
     format!("{}\n", lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_moment_that_can_be_recovered_to_is_not_shown_too_early() {
+        let time: Timestamp = "2026-11-21T11:25:45.2Z".parse().unwrap();
+        assert_eq!(moment(time), "2026-11-21 11:25:45Z");
+        assert_eq!(moment_after(time), "2026-11-21 11:25:46Z");
+        assert_eq!(moment_after("2026-11-21T11:25:45Z".parse().unwrap()), "2026-11-21 11:25:45Z");
+    }
 }

@@ -39,7 +39,8 @@ pub(in crate::cli) async fn fetch(context: &Context, arguments: &FetchArguments)
     let name = file_name(&arguments.name)?;
     let destination = absolute(&arguments.destination)?;
     let data_directory = destination.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let cluster = context.cluster_in(data_directory)?;
+    // Into any folder, when there is no doubt about the cluster: what is fetched is verified against it.
+    let cluster = context.cluster_in(data_directory).or_else(|unknown| context.cluster().map_err(|_| unknown))?;
     let repositories = repositories(context, cluster)?;
     let lineage = lineage_in(data_directory)?;
     // Beside the destination, so that it can be renamed; always the same name, so that a crash leaves one at most.

@@ -1,7 +1,7 @@
 //! Makes what a cluster's repositories lack: the repository, its keys, the cluster's lineage.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::cli::ask::confirm;
 use crate::cli::commands::keys::make_key_file;
-use crate::cli::context::{Context, store};
+use crate::cli::context::{Context, file_root, store};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, RepositoryConfig};
@@ -38,13 +38,13 @@ pub(super) async fn cluster(
     let control = ControlFile::read(&cluster.data_directory)
         .with_context(|| format!("cannot tell which cluster lies in {}", cluster.data_directory.display()))?;
     let owner = Owner::of(&cluster.data_directory);
-    owner.give(&context.global.config, false);
+    owner.let_read(&context.global.config);
     let mut prepared = Vec::new();
     for configured in context.repositories_of(cluster)? {
         let (mut repository, recovery) = open_or_create(context, cluster, configured, owner, printer).await?;
         add_lineage(context, &mut repository, &control, printer).await?;
         if let Some(root) = file_root(configured, cluster) {
-            owner.give(&root, true);
+            owner.give(&root);
         }
         let text = recovery.as_ref().map(|key| key.to_text().to_string());
         if let (Some(text), false) = (&text, printer.is_json()) {
@@ -85,7 +85,7 @@ async fn open_or_create(
     if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption
         && make_key_file(file)?
     {
-        owner.give(file, false);
+        owner.give(file);
         printer.note(&format!("made the key file {}", file.display()));
     }
     storage::create_root(&configured.store, &cluster.name)?;
@@ -154,11 +154,6 @@ fn show_recovery_key(repository: &Repository, text: &str, printer: &Printer) -> 
     Ok(())
 }
 
-fn file_root(configured: &RepositoryConfig, cluster: &ClusterConfig) -> Option<PathBuf> {
-    let root = url::Url::parse(&configured.store.url).ok().filter(|url| url.scheme() == "file")?;
-    Some(root.to_file_path().ok()?.join(&cluster.name))
-}
-
 /// Who owns the data directory: the agent runs as them.
 #[derive(Debug, Clone, Copy)]
 struct Owner(Option<(u32, u32)>);
@@ -169,17 +164,24 @@ impl Owner {
         Self(std::fs::metadata(data_directory).ok().filter(|_| root).map(|found| (found.uid(), found.gid())))
     }
 
-    /// Run by root, what was made is given to the agent's user, who could not use it otherwise. Best effort: `check` finds what
-    /// cannot be read.
-    fn give(self, path: &Path, with_content: bool) {
+    /// Run by root, what was made is given to the agent's user, who could not use it otherwise; a folder with all that is in it.
+    /// Best effort: `check` finds what cannot be read.
+    fn give(self, path: &Path) {
         let Some((uid, gid)) = self.0 else { return };
         let mut pending = vec![path.to_owned()];
         while let Some(path) = pending.pop() {
             let _ = std::os::unix::fs::lchown(&path, Some(uid), Some(gid));
-            if with_content && path.is_dir() && !path.is_symlink() {
+            if path.is_dir() && !path.is_symlink() {
                 let entries = std::fs::read_dir(&path).into_iter().flatten();
                 pending.extend(entries.flatten().map(|entry| entry.path()));
             }
+        }
+    }
+
+    /// Run by root, the agent's group may read the file.
+    fn let_read(self, path: &Path) {
+        if let Some((_, gid)) = self.0 {
+            let _ = std::os::unix::fs::lchown(path, None, Some(gid));
         }
     }
 }
