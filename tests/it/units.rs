@@ -13,7 +13,8 @@ fn systemd_has_nothing_to_say_against_the_units() {
     for name in ["walward.service", "walward.socket"] {
         // The programs are not installed where the tests run.
         let text = fs::read_to_string(source.join(name)).unwrap().replace("/usr/bin/walward", "/bin/true #");
-        let text: String = text.lines().map(|line| format!("{}\n", line.split(" #").next().unwrap())).collect();
+        let lines: Vec<&str> = text.lines().map(|line| line.split(" #").next().unwrap()).collect();
+        let text = lines.join("\n") + "\n";
         let unit = folder.path().join(name);
         fs::write(&unit, text).unwrap();
         units.push(unit);

@@ -92,7 +92,7 @@ fn another_clusters_wal_is_refused() {
     other.set("archive_command", &site.archive_command());
     other.start(&site.room);
     other.switch_wal(&site.room);
-    eventually("PostgreSQL counts a failure", Duration::from_secs(60), || {
+    eventually("PostgreSQL counts a failure", Duration::from_mins(1), || {
         (other.sql(&site.room, "select failed_count > 0 from pg_stat_archiver") == "t").then_some(())
     });
     assert_eq!(other.sql(&site.room, "select archived_count from pg_stat_archiver"), "0");
@@ -165,7 +165,7 @@ fn a_stopped_agent_answers_nothing_wrong_and_the_archiver_goes_on_later() {
     site.stop_agent();
     assert!(!site.socket.exists() || std::os::unix::net::UnixStream::connect(&site.socket).is_err());
     let segment = site.cluster.switch_wal(&site.room);
-    eventually("PostgreSQL counts a failure", Duration::from_secs(60), || {
+    eventually("PostgreSQL counts a failure", Duration::from_mins(1), || {
         (site.cluster.sql(&site.room, "select failed_count > 0 from pg_stat_archiver") == "t").then_some(())
     });
     site.start_agent();
@@ -183,7 +183,7 @@ fn a_store_that_hangs_fails_a_push_within_its_deadline_and_heals() {
     let s3 = site.s3.as_ref().unwrap();
     s3.freeze();
     let segment = site.cluster.switch_wal(&site.room);
-    eventually("PostgreSQL counts a failure", Duration::from_secs(60), || {
+    eventually("PostgreSQL counts a failure", Duration::from_mins(1), || {
         (site.cluster.sql(&site.room, "select failed_count > 0 from pg_stat_archiver") == "t").then_some(())
     });
     s3.thaw();

@@ -143,11 +143,11 @@ fn every_flip_is_noticed_or_changes_nothing(encrypted: bool) {
             }
             kind => {
                 let index = dice.roll(found.len() as u64) as usize;
-                let size = sizes[index];
+                let length = sizes[index];
                 let offset = match kind {
-                    1 => dice.roll(size),
-                    _ if dice.roll(2) == 0 => dice.roll(size.min(256)),
-                    _ => size - 1 - dice.roll(size.min(256)),
+                    1 => dice.roll(length),
+                    _ if dice.roll(2) == 0 => dice.roll(length.min(256)),
+                    _ => length - 1 - dice.roll(length.min(256)),
                 };
                 (index, offset)
             }

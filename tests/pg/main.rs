@@ -11,6 +11,9 @@
     clippy::print_stdout,
     clippy::disallowed_methods,
     clippy::cast_possible_truncation,
+    clippy::needless_pass_by_value,
+    clippy::unused_self,
+    clippy::unnecessary_debug_formatting,
     missing_docs,
     reason = "a test that cannot go on panics"
 )]

@@ -33,7 +33,7 @@ fn assert_stops(site: &Site, restored: &mut Cluster, what: &str) {
     let log = restored.log_text();
     if ended == Ended::Serving {
         // Hot standby may serve reads for a moment before the recovery meets the hole.
-        restored.wait_stopped(Duration::from_secs(60));
+        restored.wait_stopped(Duration::from_mins(1));
     }
     assert!(log.contains("FATAL") || restored.log_text().contains("FATAL"), "{what}: no FATAL\n{log}");
     for promoted in ["selected new timeline", "archive recovery complete"] {

@@ -78,7 +78,7 @@ fn what_setup_writes_and_prints_is_all_that_a_cluster_needs() {
     walward(&["--yes", "restore", "--target-directory", target_text, "--archive-mode", "off"]).expect(0);
     let mut restored = Cluster::adopt(&room, "restored", &Version::main(), target.clone());
     restored.start(&room);
-    eventually("the recovery ends", std::time::Duration::from_secs(60), || {
+    eventually("the recovery ends", std::time::Duration::from_mins(1), || {
         (restored.sql(&room, "select pg_is_in_recovery()") == "f").then_some(())
     });
     assert_eq!(restored.fingerprint(&room, &["t"]), cluster.fingerprint(&room, &["t"]));

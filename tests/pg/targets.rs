@@ -76,20 +76,20 @@ fn every_target_is_met_exactly() {
 
     // Shut down at the target.
     let mut stopped = site.restore("stopped", &["--target-xid", &two.xid, "--action", "shutdown"]);
-    stopped.start_and_see(room, std::time::Duration::from_secs(60));
+    stopped.start_and_see(room, std::time::Duration::from_mins(1));
     stopped.wait_stopped_if_running();
     assert_eq!(stopped.control(room, "Database cluster state"), "shut down in recovery");
 
     // A standby follows the archive and never promotes by itself.
     let (_, standby) = restored_to(&site, "standby", &["--standby"]);
-    crate::support::eventually("the standby has caught up", std::time::Duration::from_secs(60), || {
+    crate::support::eventually("the standby has caught up", std::time::Duration::from_mins(1), || {
         (standby.sql(room, "select max(id) from t") == "5").then_some(())
     });
     assert_eq!(standby.sql(room, "select pg_is_in_recovery()"), "t");
     let six = write_row(&site, 6);
     let segment = site.cluster.switch_wal(room);
     site.cluster.wait_archived(room, &segment);
-    crate::support::eventually("the standby follows", std::time::Duration::from_secs(60), || {
+    crate::support::eventually("the standby follows", std::time::Duration::from_mins(1), || {
         (standby.sql(room, "select max(id) from t") == six.id.to_string()).then_some(())
     });
     assert_eq!(standby.sql(room, "select pg_is_in_recovery()"), "t");

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use super::room::{Daemon, Room, eventually};
 use super::versions::Version;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How a cluster is made.
 #[derive(Debug, Clone, Default)]
@@ -212,7 +212,7 @@ impl Cluster {
         let query = format!(
             "select coalesce(last_archived_wal, '') >= '{segment}', coalesce(last_archived_wal, '-'), failed_count from pg_stat_archiver"
         );
-        eventually(&format!("{segment} is archived"), Duration::from_secs(120), || {
+        eventually(&format!("{segment} is archived"), Duration::from_mins(2), || {
             self.sql(room, &query).starts_with("t|").then_some(())
         });
     }

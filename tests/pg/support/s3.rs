@@ -32,7 +32,7 @@ impl S3 {
         );
         let server = Daemon::start("moto", command, &room.join("moto.log"), Signal::TERM);
         let s3 = Self { port, server };
-        eventually("the S3 server answers", Duration::from_secs(60), || TcpStream::connect(("127.0.0.1", port)).ok());
+        eventually("the S3 server answers", Duration::from_mins(1), || TcpStream::connect(("127.0.0.1", port)).ok());
         let answer = s3.request("PUT", &format!("/{BUCKET}"));
         assert!(answer.starts_with("HTTP/1.1 200"), "cannot make a bucket: {answer}");
         s3

@@ -188,7 +188,7 @@ impl Site {
 
     /// Waits until a recovery of `cluster` has ended and it accepts writes.
     pub fn wait_promoted(&self, cluster: &Cluster) {
-        super::room::eventually("the recovery ends", std::time::Duration::from_secs(120), || {
+        super::room::eventually("the recovery ends", std::time::Duration::from_mins(2), || {
             cluster.try_sql(&self.room, "select pg_is_in_recovery()").is_ok_and(|answer| answer == "f").then_some(())
         });
     }
