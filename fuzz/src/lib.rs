@@ -1,8 +1,16 @@
 //! What each fuzz target does with its bytes. A target fails when this panics.
 
+mod stored;
+
+pub use stored::{manifest, object, repository_files};
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
 use walward::pg::{
-    CommitTimes, ControlFile, Lineage, Lsn, PageHeader, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName,
-    read_long_header,
+    BackupHistoryFile, BackupLabelFile, CommitTimes, ControlFile, Lineage, Lsn, PageHeader, SegmentName, SegmentSize,
+    Timeline, TimelineHistory, WalFileName, read_long_header,
 };
 use walward::wire::{FrameHeader, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request};
 
@@ -79,4 +87,39 @@ pub fn wal_name(data: &[u8]) {
         assert_eq!(lineage.to_string(), text);
     }
     let _ = text.parse::<Lsn>();
+}
+
+/// `backup_label`, and the backup history file of the archive.
+pub fn backup_label(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = BackupLabelFile::parse(text);
+    let _ = BackupHistoryFile::parse(text);
+}
+
+/// A configuration file.
+pub fn config(data: &[u8]) {
+    let memory = rustix::fs::memfd_create("walward.toml", rustix::fs::MemfdFlags::CLOEXEC).expect("a file in memory");
+    let mut file = std::fs::File::from(memory);
+    file.write_all(data).expect("a write to memory");
+    let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    if let Err(error) = walward::config::load(&path) {
+        assert!(!error.to_string().is_empty());
+    }
+}
+
+/// What people and stores call things: times, sizes, labels, object names, recovery keys.
+pub fn names(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(label) = text.parse::<walward::repo::manifest::BackupLabel>() {
+        assert_eq!(label.as_str(), text);
+    }
+    if let Ok(key) = walward::storage::ObjectKey::new(text) {
+        assert_eq!(key.as_str(), text);
+    }
+    let _ = text.parse::<walward::repo::keys::RecoveryKey>();
+    let _ = text.parse::<walward::base::ByteSize>();
+    let _ = walward::base::parse_duration(text);
+    let _ = walward::restore::parse_time(text);
+    let _ = walward::repo::layout::parse_generation(text);
+    let _ = walward::repo::layout::parse_fencing(text);
 }

@@ -1,0 +1,96 @@
+//! What lies in a repository: objects, manifests, identity and keys, read from a store in memory.
+
+use std::cell::OnceCell;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream;
+use walward::repo::format::{Kind, Spec};
+use walward::repo::keys::KeysFile;
+use walward::repo::manifest::BackupLabel;
+use walward::repo::{Encryption, Repository, layout, stored};
+use walward::storage::{ObjectKey, Store, memory};
+use walward::sys::cpu::CpuPool;
+
+struct Fixture {
+    runtime: tokio::runtime::Runtime,
+    pool: CpuPool,
+    repository: Repository,
+    label: BackupLabel,
+}
+
+thread_local! {
+    static FIXTURE: OnceCell<Fixture> = const { OnceCell::new() };
+}
+
+fn with<T>(work: impl FnOnce(&Fixture) -> T) -> T {
+    FIXTURE.with(|cell| work(cell.get_or_init(Fixture::new)))
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let pool = CpuPool::new(1).expect("a pool");
+        let create = Repository::create(
+            "fuzz",
+            memory(),
+            "main",
+            &Encryption::None,
+            &[],
+            pool.clone(),
+            jiff::Timestamp::UNIX_EPOCH,
+        );
+        let (repository, _) = runtime.block_on(create).expect("a repository");
+        let label = "20261121T064158Z-full".parse().expect("a label");
+        Self { runtime, pool, repository, label }
+    }
+}
+
+async fn put(store: &Arc<dyn Store>, key: &ObjectKey, data: &[u8]) {
+    store.put_new(key, Bytes::copy_from_slice(data).into()).await.expect("a write to memory");
+}
+
+/// The bytes of a whole object.
+pub fn object(data: &[u8]) {
+    with(|fixture| {
+        let (repository, key) = (&fixture.repository, layout::pack(&fixture.label, 1));
+        fixture.runtime.block_on(async {
+            put(repository.store(), &key, data).await;
+            if let Ok(mut object) = repository.read(&key).await {
+                while let Some(Ok(_)) = object.content.next().await {}
+            }
+            let _ = repository.read_summary(&key).await;
+            repository.store().delete(&key).await.expect("a deletion in memory");
+        });
+    });
+}
+
+/// The content of a manifest, in an object that is right.
+pub fn manifest(data: &[u8]) {
+    with(|fixture| {
+        let (repository, key) = (&fixture.repository, layout::manifest(&fixture.label));
+        let spec = Spec { kind: Kind::Manifest, level: 1, writer: "fuzz".to_owned() };
+        let content = stream::iter([Ok(Bytes::copy_from_slice(data))]).boxed();
+        fixture.runtime.block_on(async {
+            repository.upload(&key, spec, content, data.len() as u64).await.expect("an upload to memory");
+            let _ = stored::manifest(repository, &fixture.label).await;
+            repository.store().delete(&key).await.expect("a deletion in memory");
+        });
+    });
+}
+
+/// `cluster/1.json` and `keys/1.json`.
+pub fn repository_files(data: &[u8]) {
+    with(|fixture| {
+        fixture.runtime.block_on(async {
+            let store = memory();
+            put(&store, &layout::identity(1), data).await;
+            put(&store, &layout::keys(1), data).await;
+            let _ = Repository::open("fuzz", store.clone(), &Encryption::None, fixture.pool.clone()).await;
+            if let Ok(Some(keys)) = KeysFile::load(&*store).await {
+                let _ = keys.slots();
+            }
+        });
+    });
+}
