@@ -6,6 +6,7 @@
 //! each with its file and line. Secrets are never shown.
 
 mod document;
+mod encryption;
 pub mod keys;
 mod problem;
 mod resolve;

@@ -144,12 +144,15 @@ fn repository(name: &str, mut scope: Scope<'_>) -> Option<RepositoryConfig> {
     let encryption = scope.encryption("encryption");
     let wal_level = scope.number("compression.wal");
     let backup_level = scope.number("compression.backup");
-    let endpoint = scope.text("endpoint");
+    let endpoint = scope.redacted("endpoint", redact_connection);
     let region = scope.text("region");
     let virtual_hosted_style = scope.boolean("virtual_hosted_style");
     let allow_http = scope.boolean("allow_http");
     if let Some(endpoint) = &endpoint {
         match url::Url::parse(endpoint) {
+            Ok(parsed) if !parsed.username().is_empty() || parsed.password().is_some() => {
+                scope.problem("endpoint", "holds credentials, which have keys of their own");
+            }
             Ok(parsed) if parsed.scheme() == "https" => {}
             Ok(parsed) if parsed.scheme() == "http" && allow_http => {}
             Ok(parsed) if parsed.scheme() == "http" => {
@@ -161,7 +164,8 @@ fn repository(name: &str, mut scope: Scope<'_>) -> Option<RepositoryConfig> {
         }
     }
     let ca_file = scope.path("ca_file");
-    let proxy = scope.text("proxy");
+    // Its URL may hold a password.
+    let proxy = scope.redacted("proxy", redact_connection).map(Secret::new);
     let credentials = credentials(url.as_deref().unwrap_or(""), &mut scope);
     let limits = Limits {
         connect_timeout: scope.duration("limits.connect_timeout"),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::document::{Located, Table, Value};
+use super::encryption::{parse_encryption, show_encryption};
 use super::keys::{Default, Kind, Section};
 use super::problem::{Place, Problem};
 use super::secret::{HIDDEN, world_readable};
@@ -411,12 +412,12 @@ pub(super) fn suggest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>)
         .map(|(_, candidate)| candidate)
 }
 
-fn absolute(text: &str) -> Result<PathBuf, String> {
+pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not an absolute path")) }
 }
 
-fn texts(items: &[Located]) -> Result<Vec<String>, String> {
+pub(super) fn texts(items: &[Located]) -> Result<Vec<String>, String> {
     items
         .iter()
         .map(|item| match &item.value {
@@ -424,56 +425,6 @@ fn texts(items: &[Located]) -> Result<Vec<String>, String> {
             other => Err(format!("should be a list of texts; {} is in it", other.kind())),
         })
         .collect()
-}
-
-fn parse_encryption(value: &Value) -> Result<Encryption, String> {
-    const FORMS: &str = "{ key_file = \"…\" }, { passphrase_file = \"…\" }, { command = [\"…\"] } or \"none\"";
-    const NAMES: [&str; 3] = ["key_file", "passphrase_file", "command"];
-    let table = match value {
-        Value::Text(text) if text == "none" => return Ok(Encryption::None),
-        Value::Text(text) => return Err(format!("{text:?} is not an encryption; write {FORMS}")),
-        Value::Table(table) => table,
-        other => return Err(format!("should be {FORMS}, not {}", other.kind())),
-    };
-    if let Some(name) = table.keys().find(|name| !NAMES.contains(&name.as_str())) {
-        return Err(match suggest(name, NAMES.into_iter()) {
-            Some(near) => format!("unknown key \"{name}\"; did you mean \"{near}\"?"),
-            None => format!("unknown key \"{name}\"; write {FORMS}"),
-        });
-    }
-    let mut entries = table.iter();
-    let (Some((name, located)), None) = (entries.next(), entries.next()) else {
-        return Err(format!("should have exactly one key: {FORMS}"));
-    };
-    let source = match (name.as_str(), &located.value) {
-        ("command", Value::Array(items)) => {
-            let command = texts(items).map_err(|error| format!("command {error}"))?;
-            if command.first().is_none_or(String::is_empty) {
-                return Err("command is empty; name a program".to_owned());
-            }
-            KeySource::Command(command)
-        }
-        ("command", other) => return Err(format!("command should be a list of texts, not {}", other.kind())),
-        ("key_file", Value::Text(text)) => KeySource::KeyFile(absolute(text)?),
-        ("passphrase_file", Value::Text(text)) => KeySource::PassphraseFile(absolute(text)?),
-        (_, other) => return Err(format!("{name} should be an absolute path, not {}", other.kind())),
-    };
-    Ok(Encryption::Key(source))
-}
-
-fn show_encryption(encryption: &Encryption) -> String {
-    match encryption {
-        Encryption::None => quote("none"),
-        Encryption::Key(KeySource::KeyFile(path)) => format!("{{ key_file = {} }}", quote(&path.to_string_lossy())),
-        Encryption::Key(KeySource::PassphraseFile(path)) => {
-            format!("{{ passphrase_file = {} }}", quote(&path.to_string_lossy()))
-        }
-        Encryption::Key(KeySource::Command(command)) => {
-            let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
-            format!("{{ command = [{}] }}", words.join(", "))
-        }
-        Encryption::Key(KeySource::RecoveryKey(_)) => HIDDEN.to_owned(),
-    }
 }
 
 /// A default of the table of keys; it is written by us, in the few forms that defaults have.
@@ -503,7 +454,7 @@ fn exact_duration(duration: Duration) -> String {
     }
 }
 
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 

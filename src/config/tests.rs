@@ -194,6 +194,11 @@ fn every_bad_input_gets_its_line_and_the_way_out() {
         ),
         (
             "",
+            ("encryption = \"none\"", "encryption = \"none\"\nendpoint = \"https://me:geheim@x\""),
+            &["repository.disk.endpoint: holds credentials"],
+        ),
+        (
+            "",
             ("encryption = \"none\"", "encryption = \"none\"\nlimits = { retry_first_backoff = \"30s\" }"),
             &["is longer than limits.retry_max_backoff"],
         ),
@@ -268,7 +273,7 @@ fn secrets_are_read_from_files_and_never_shown() {
         "walward.toml",
         &format!(
             "[repository.s3]\nurl = \"s3://b/p\"\nencryption = \"none\"\naccess_key_id = \"AK\"\nsecret_access_key_file = \"{}\"\n\
-             [repository.s4]\nurl = \"s3://b/q\"\nencryption = \"none\"\naccess_key_id = \"AK\"\nsecret_access_key = \"geheim2\"\n\
+             [repository.s4]\nurl = \"s3://b/q\"\nencryption = \"none\"\naccess_key_id = \"AK\"\nsecret_access_key = \"geheim2\"\nproxy = \"http://me:geheim4@proxy:3128\"\n\
              [cluster.main]\ndata_directory = \"/x\"\nconnection = \"host=/tmp password=geheim3\"\nrepositories = [\"s3\", \"s4\"]\n",
             secret.display()
         ),
@@ -277,7 +282,7 @@ fn secrets_are_read_from_files_and_never_shown() {
     let Credentials::Keys { .. } = &loaded.config.repositories["s3"].store.credentials else { panic!("no keys") };
     let shown = format!("{:?}", loaded.settings);
     assert!(shown.contains("(hidden)") && !shown.contains("geheim"), "{shown}");
-    let debug = format!("{:?}", loaded.config.repositories);
+    let debug = format!("{:?}", loaded.config);
     assert!(!debug.contains("geheim"), "{debug}");
 }
 

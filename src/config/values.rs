@@ -1,6 +1,7 @@
 //! The resolved values: checked, every default filled in.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,7 +98,7 @@ pub struct RepositoryConfig {
 }
 
 /// One PostgreSQL cluster of this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ClusterConfig {
     /// Its name: letters, digits, `_` and `-`, all lower case.
     pub name: String,
@@ -115,6 +116,22 @@ pub struct ClusterConfig {
     pub backup: BackupConfig,
     /// Restores.
     pub restore: RestoreConfig,
+}
+
+impl fmt::Debug for ClusterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, data_directory, connection, repositories, archive, fetch, backup, restore } = self;
+        f.debug_struct("ClusterConfig")
+            .field("name", name)
+            .field("data_directory", data_directory)
+            .field("connection", &super::redact_connection(connection))
+            .field("repositories", repositories)
+            .field("archive", archive)
+            .field("fetch", fetch)
+            .field("backup", backup)
+            .field("restore", restore)
+            .finish()
+    }
 }
 
 /// WAL in.

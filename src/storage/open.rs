@@ -148,7 +148,7 @@ fn client_options(options: &StoreOptions) -> Result<ClientOptions, String> {
         .with_pool_idle_timeout(Duration::from_mins(1))
         .with_pool_max_idle_per_host(options.limits.concurrency);
     if let Some(proxy) = &options.proxy {
-        client = client.with_proxy_url(proxy);
+        client = client.with_proxy_url(proxy.expose());
     }
     if let Some(file) = &options.ca_file {
         let pem = std::fs::read(file).map_err(|error| format!("cannot read ca_file {}: {error}", file.display()))?;

@@ -20,8 +20,8 @@ pub struct StoreOptions {
     pub allow_http: bool,
     /// PEM certificates that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// An HTTP proxy's URL.
-    pub proxy: Option<String>,
+    /// An HTTP proxy's URL; may hold a password.
+    pub proxy: Option<Secret>,
     /// Who we are.
     pub credentials: Credentials,
     /// Times, sizes and numbers that bound every call.
