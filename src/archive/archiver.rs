@@ -1,6 +1,7 @@
 //! One cluster's archiver: answers `push`, and uploads ready files ahead of it.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -130,7 +131,12 @@ impl Archiver {
     /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
     pub async fn push(&self, name: WalFileName) -> Result<Pushed, Arc<PushError>> {
         let begun = Instant::now();
-        let result = self.push_uncounted(name).await;
+        // Every step within has a deadline but the file system; a hung one must not hold the client for ever.
+        let after = self.0.options.deadline.saturating_mul(3);
+        let result = match tokio::time::timeout(after, self.push_uncounted(name)).await {
+            Ok(result) => result,
+            Err(_) => Err(Arc::new(PushError::Deadline { name, after })),
+        };
         match &result {
             Ok(how) => {
                 self.0.stats.acknowledged(name, *how == Pushed::Ahead);
@@ -245,7 +251,9 @@ impl Archiver {
         }
         let this = self.clone();
         let task = self.0.tasks.spawn(async move {
-            let outcome = this.upload(name).await;
+            // Whatever happens, the name must not stay marked as being on its way.
+            let upload = AssertUnwindSafe(this.upload(name)).catch_unwind().await;
+            let outcome = upload.unwrap_or_else(|_| Err(Arc::new(PushError::Died(name))));
             this.finished(name, &outcome);
             outcome
         });
@@ -261,7 +269,9 @@ impl Archiver {
         let inner = &self.0;
         let path = inner.pg_wal.join(name.to_string());
         let bytes = tokio::fs::metadata(&path).await.map_or(0, |metadata| metadata.len());
-        let mib = u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).clamp(1, inner.memory_mib);
+        // Every repository seals a copy for itself.
+        let bytes_held = bytes.saturating_mul(inner.repositories.len() as u64);
+        let mib = u32::try_from(bytes_held.div_ceil(1 << 20)).unwrap_or(u32::MAX).clamp(1, inner.memory_mib);
         let begun = Instant::now();
         let work = async {
             let _room = inner.memory.acquire_many(mib).await.map_err(|_| PushError::Stopping(name))?;

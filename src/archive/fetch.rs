@@ -9,14 +9,19 @@ use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tracing::warn;
 
-use super::accept::{Rejection, accept};
+use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, WalFileName};
-use crate::repo::{LazyRepository, RepoError, layout};
+use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, layout};
+use crate::storage::ObjectKey;
 
 /// The first pause between rounds over the repositories; doubled each time up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long one repository may take for one file, besides the time that its bytes take at [`BYTES_PER_SECOND_MIN`].
+const PATIENCE: Duration = Duration::from_mins(2);
+/// A store slower than this is of no use to a recovery.
+const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 
 /// What became of a fetch that found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +69,22 @@ pub enum FetchError {
         /// The repository's name.
         repository: String,
     },
+    /// The repository was made, and nothing was archived or backed up to it yet.
+    #[error("repository {repository:?} does not know which cluster it is for yet: `walward setup` was not finished")]
+    NoLineage {
+        /// The repository's name.
+        repository: String,
+    },
+    /// It took longer than any store should.
+    #[error("repository {repository:?} did not give {name} within {} s", .after.as_secs())]
+    TooSlow {
+        /// The file.
+        name: WalFileName,
+        /// The repository's name.
+        repository: String,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// The file could not be written here.
     #[error("cannot write {path}")]
     Write {
@@ -90,7 +111,8 @@ impl FetchError {
                 class => class,
             },
             Self::Rejected { .. } => ErrorClass::Corrupt,
-            Self::UnknownLineage { .. } | Self::NoRepository => ErrorClass::Permanent,
+            Self::UnknownLineage { .. } | Self::NoLineage { .. } | Self::NoRepository => ErrorClass::Permanent,
+            Self::TooSlow { .. } => ErrorClass::Transient,
             Self::Write { source, .. } => match ErrorClass::of_io(source) {
                 ErrorClass::NotFound => ErrorClass::Permanent,
                 class => class,
@@ -124,7 +146,7 @@ pub async fn retrieve(
             return Err(FetchError::NoRepository);
         }
         for repository in repositories {
-            match one(repository, lineage, name, path).await {
+            match in_time(repository, lineage, name, path).await {
                 Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
                 Ok(Answer::Absent) => {}
                 Err(error) => {
@@ -143,6 +165,39 @@ pub async fn retrieve(
     }
 }
 
+/// As [`one`], bounded in time: a store that drips holds nobody for ever.
+async fn in_time(
+    lazy: &LazyRepository,
+    lineage: Option<Lineage>,
+    name: WalFileName,
+    path: &Path,
+) -> Result<Answer, FetchError> {
+    let segment_bytes = lazy.get().await.map_or(0, |repository| {
+        let sizes = repository.identity().lineages.iter().map(|entry| entry.segment_bytes.bytes());
+        sizes.max().unwrap_or(0)
+    });
+    let after = PATIENCE + Duration::from_secs(segment_bytes / BYTES_PER_SECOND_MIN);
+    let timely = tokio::time::timeout(after, one(lazy, lineage, name, path)).await;
+    timely.unwrap_or_else(|_| Err(FetchError::TooSlow { name, repository: lazy.name().to_owned(), after }))
+}
+
+/// Reads an object; when it is sealed under a master key that came after the repository was opened, the keys are read again.
+async fn read(lazy: &LazyRepository, repository: &Repository, key: &ObjectKey) -> Result<OpenedObject, RepoError> {
+    match repository.read(key).await {
+        Err(RepoError::UnknownMasterKey { .. }) => lazy.reopen().await?.read(key).await,
+        other => other,
+    }
+}
+
+/// A new file that only this process's user can read. What an earlier try left under the name is removed, not written into.
+async fn create(path: &Path) -> io::Result<tokio::fs::File> {
+    match tokio::fs::remove_file(path).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
+}
+
 async fn one(
     lazy: &LazyRepository,
     lineage: Option<Lineage>,
@@ -152,7 +207,8 @@ async fn one(
     let failed = |source| FetchError::Repository { name, repository: lazy.name().to_owned(), source };
     let repository = match lineage {
         Some(lineage) => lazy.with_lineage(lineage).await,
-        None => lazy.get().await,
+        // Nobody says which: then the newest there is, not the newest there was.
+        None => lazy.reopen().await,
     }
     .map_err(failed)?;
     let known = &repository.identity().lineages;
@@ -161,11 +217,13 @@ async fn one(
         Some(lineage) => return Err(FetchError::UnknownLineage { lineage, repository: lazy.name().to_owned() }),
         None => match known.last() {
             Some(entry) => entry.lineage,
-            None => return Ok(Answer::Absent),
+            None => return Err(FetchError::NoLineage { repository: lazy.name().to_owned() }),
         },
     };
+    let entry = known.iter().find(|entry| entry.lineage == lineage);
+    let segment_bytes = entry.map_or(0, |entry| entry.segment_bytes.bytes());
     let key = layout::wal_file(lineage, name);
-    let opened = match repository.read(&key).await {
+    let opened = match read(lazy, &repository, &key).await {
         Ok(opened) => opened,
         Err(error) if error.class() == ErrorClass::NotFound => {
             // An unmounted disk and an emptied bucket have no such object either.
@@ -175,7 +233,11 @@ async fn one(
         Err(error) => return Err(failed(error)),
     };
     let written = |source| FetchError::Write { path: path.to_path_buf(), source };
-    let mut file = tokio::fs::File::create(path).await.map_err(written)?;
+    let mut file = create(path).await.map_err(written)?;
+    let bytes_max = match name {
+        WalFileName::Segment(_) | WalFileName::Partial(_) => segment_bytes,
+        WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,
+    };
     let mut content = opened.content;
     let mut head = Vec::new();
     let mut bytes = 0u64;
@@ -185,6 +247,10 @@ async fn one(
             head = chunk.to_vec();
         }
         bytes += chunk.len() as u64;
+        if bytes > bytes_max {
+            let reason = Rejection::Length(bytes);
+            return Err(FetchError::Rejected { name, repository: lazy.name().to_owned(), reason });
+        }
         file.write_all(&chunk).await.map_err(written)?;
     }
     file.flush().await.map_err(written)?;

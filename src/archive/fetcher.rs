@@ -129,6 +129,7 @@ impl Fetcher {
         }
         if let Some((prefetched, _)) = waiting
             && let Some(place) = prefetched.await
+            && tokio::fs::try_exists(place.path()).await.unwrap_or(false)
         {
             self.0.stats.prefetched();
             return Ok(Fetched::File(place));

@@ -61,8 +61,9 @@ impl WalFile {
     /// Opens `name` in `folder` and reads its beginning (all of it when it is a small file). Blocking.
     pub fn open(folder: &Path, name: WalFileName) -> io::Result<Self> {
         let path = folder.join(name.to_string());
-        let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let file = File::options().read(true).custom_flags(no_links).open(&path)?;
+        // No link is followed, and a pipe in the file's place does not hold the opener.
+        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
+        let file = File::options().read(true).custom_flags(flags).open(&path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
@@ -102,16 +103,16 @@ impl WalFile {
     }
 
     /// The content from the first byte on, in chunks of [`FRAME_BYTES`], and a handle to the transaction times, which is
-    /// filled when the stream has ended. A file that changes its length meanwhile ends the stream with an error.
+    /// filled when the stream has ended. A file that changes meanwhile ends the stream with an error.
     pub fn content(&self) -> (BoxStream<'static, io::Result<Bytes>>, TimesHandle) {
         let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let times = TimesHandle::default();
         let file = Arc::clone(&self.file);
-        let (name, bytes) = (self.name, self.stamp.bytes);
+        let (name, bytes, stamp) = (self.name, self.stamp.bytes, self.stamp);
         let handle = times.clone();
         tokio::task::spawn_blocking(move || {
             let mut walk = commit_times(name, bytes);
-            let result = read_chunks(&file, bytes, |chunk| {
+            let result = read_chunks(&file, stamp, |chunk| {
                 if let Some(walk) = walk.as_mut() {
                     walk.feed(&chunk);
                 }
@@ -123,7 +124,18 @@ impl WalFile {
                 let _ = sender.blocking_send(Err(error));
             }
         });
-        let content = stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
+        // An end that comes too soon is the reader's death, not the end of the file.
+        let content = stream::unfold((receiver, bytes), |(mut receiver, left)| async move {
+            match receiver.recv().await {
+                Some(Ok(chunk)) => {
+                    let left = left.saturating_sub(chunk.len() as u64);
+                    Some((Ok(chunk), (receiver, left)))
+                }
+                Some(Err(error)) => Some((Err(error), (receiver, 0))),
+                None if left > 0 => Some((Err(io::Error::other("the reader of the file died")), (receiver, 0))),
+                None => None,
+            }
+        });
         (content.boxed(), times)
     }
 }
@@ -152,8 +164,10 @@ fn commit_times(name: WalFileName, bytes: u64) -> Option<CommitTimes> {
     }
 }
 
-/// Reads exactly `bytes` bytes and hands them on until `accept` says no.
-fn read_chunks(file: &File, bytes: u64, mut accept: impl FnMut(Bytes) -> bool) -> io::Result<()> {
+/// Reads the whole file and hands it on until `accept` says no. The file must be at the end what it was at the beginning:
+/// a segment that is recycled under the reader would be half one, half the other.
+fn read_chunks(file: &File, stamp: FileStamp, mut accept: impl FnMut(Bytes) -> bool) -> io::Result<()> {
+    let bytes = stamp.bytes;
     let mut at = 0;
     while at < bytes {
         let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(FRAME_BYTES);
@@ -164,9 +178,9 @@ fn read_chunks(file: &File, bytes: u64, mut accept: impl FnMut(Bytes) -> bool) -
             return Ok(());
         }
     }
-    if file.metadata()?.len() == bytes {
+    if FileStamp::from(&file.metadata()?) == stamp {
         Ok(())
     } else {
-        Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed its length while it was read"))
+        Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was read"))
     }
 }

@@ -2,6 +2,7 @@
 //! nobody knows whether a file there is whole, and downloading again is cheap.
 
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +27,9 @@ pub struct Place {
 impl Spool {
     /// An empty spool in `folder`, which is made, or emptied of what an earlier process left. Blocking.
     pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
+        let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(folder)?;
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             if entry.file_type()?.is_file() {

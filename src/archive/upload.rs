@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::try_join_all;
+use futures::future::join_all;
 
 use super::accept::{Rejection, accept};
 use super::source::{FileStamp, WalFile};
@@ -76,6 +76,9 @@ pub enum PushError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// A bug: the upload panicked. The log says where.
+    #[error("the upload of {0} died of an internal error; the log says where")]
+    Died(WalFileName),
     /// The agent is stopping.
     #[error("{0} was given up because the agent is stopping; PostgreSQL will ask again")]
     Stopping(WalFileName),
@@ -90,7 +93,9 @@ impl PushError {
                 ErrorClass::NotFound => ErrorClass::Permanent,
                 class => class,
             },
-            Self::Control { .. } | Self::Rejected { .. } | Self::Different { .. } => ErrorClass::Permanent,
+            Self::Control { .. } | Self::Rejected { .. } | Self::Different { .. } | Self::Died(_) => {
+                ErrorClass::Permanent
+            }
             Self::Repository { source, .. } => source.class(),
             Self::Deadline { .. } => ErrorClass::Transient,
             Self::Stopping(_) => ErrorClass::Cancelled,
@@ -110,7 +115,8 @@ pub async fn archive_file(
     let kind =
         accept(name, file.head(), file.bytes(), lineage).map_err(|reason| PushError::Rejected { name, reason })?;
     let key = layout::wal_file(lineage, name);
-    try_join_all(repositories.iter().map(async |lazy| {
+    // One repository that fails does not keep the file out of the others.
+    let outcomes = join_all(repositories.iter().map(async |lazy| {
         let failed = |source| PushError::Repository { name, repository: lazy.name().to_owned(), source };
         let repository = lazy.with_lineage(lineage).await.map_err(failed)?;
         if !repository.identity().lineages.iter().any(|entry| entry.lineage == lineage) {
@@ -126,13 +132,21 @@ pub async fn archive_file(
         let (content, times) = file.content();
         let spec = Spec { kind, level: lazy.wal_level(), writer: writer.to_owned() };
         match repository.put_new(&key, spec, content, || times.get()).await.map_err(failed)? {
-            PutNew::Created(_) | PutNew::Same => Ok(()),
+            PutNew::Created(_) | PutNew::Same => {
+                // The disk may have gone away meanwhile and its mount point taken the file: what was written must lie
+                // beside the identity.
+                if repository.url().starts_with("file:") {
+                    repository.confirm_alive().await.map_err(failed)?;
+                }
+                Ok(())
+            }
             PutNew::Different { writer, modified } => {
                 Err(PushError::Different { name, repository: lazy.name().to_owned(), writer, modified })
             }
         }
     }))
-    .await?;
+    .await;
+    outcomes.into_iter().collect::<Result<(), PushError>>()?;
     Ok(file.stamp())
 }
 

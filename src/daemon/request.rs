@@ -1,7 +1,8 @@
 //! One request to one service, and its answer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -15,6 +16,9 @@ use crate::base::describe;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
 use crate::wire::{OnError, Reply, Request};
+
+/// How long a file system may take to say what lies in it.
+const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the command line may ask, as JSON with `op`.
 #[derive(Debug, Deserialize)]
@@ -30,14 +34,18 @@ enum Admin {
 pub async fn handle(
     request: Request,
     peer: Peer,
-    services: &Services,
+    services: &Arc<Services>,
     replies: &mpsc::Sender<Reply>,
     gone: CancellationToken,
 ) -> Option<Arc<Place>> {
     let (reply, keep) = match request {
-        Request::Push { cluster, path } => (push(&cluster, &path, peer, services).await?, None),
+        Request::Push { cluster, path } => (push(cluster, path, peer, services).await?, None),
         Request::Fetch { cluster, name, destination, on_error } => {
-            match fetch(&cluster, &name, &destination, peer, services).await {
+            let fetched = tokio::select! {
+                fetched = fetch(cluster, &name, destination, peer, services) => fetched,
+                () = gone.cancelled() => return None,
+            };
+            match fetched {
                 Ok(Fetched::File(place)) => (hand_over(&place, peer), Some(place)),
                 Ok(Fetched::Absent) => (Reply::Done { code: Exit::Absent.code(), text: String::new() }, None),
                 // The connection closes without a word: the client asks the next agent.
@@ -71,30 +79,34 @@ impl From<String> for Refused {
 }
 
 /// `None`: the agent is stopping, and says nothing, so that the client asks the next one.
-async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Option<Reply> {
+async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Services>) -> Option<Reply> {
     let failed = |text: String| Some(Reply::Done { code: Exit::Failed.code(), text });
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let name: WalFileName = match name.parse() {
         Ok(name) => name,
         Err(error) => return failed(error.to_string()),
     };
-    let Some(data_directory) = path.parent().and_then(Path::parent) else {
-        return failed(format!("{} does not lie in a pg_wal", path.display()));
-    };
-    let service = match permitted(cluster, data_directory, peer, services) {
+    let services = Arc::clone(services);
+    let found = in_file_system(move || {
+        let data_directory = path.parent().and_then(Path::parent);
+        let data_directory = data_directory.ok_or_else(|| format!("{} does not lie in a pg_wal", path.display()))?;
+        let service = permitted(&cluster, data_directory, peer, &services).map_err(|(_, text)| text)?;
+        // The agent reads with its own rights: only the cluster's own pg_wal, whatever the path says.
+        let given = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
+        if given.is_none() || given != std::fs::canonicalize(service.archiver.pg_wal()).ok() {
+            return Err(format!(
+                "{} does not lie in {}, the pg_wal of cluster {:?}",
+                path.display(),
+                service.archiver.pg_wal().display(),
+                service.config.name
+            ));
+        }
+        Ok(service)
+    });
+    let service = match found.await {
         Ok(service) => service,
-        Err((_, text)) => return failed(text),
+        Err(text) => return failed(text),
     };
-    // The agent reads with its own rights: only the cluster's own pg_wal, whatever the path says.
-    let given = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
-    if given.is_none() || given != std::fs::canonicalize(service.archiver.pg_wal()).ok() {
-        return failed(format!(
-            "{} does not lie in {}, the pg_wal of cluster {:?}",
-            path.display(),
-            service.archiver.pg_wal().display(),
-            service.config.name
-        ));
-    }
     match service.archiver.push(name).await {
         Ok(_) => Some(Reply::Done { code: 0, text: String::new() }),
         Err(error) if matches!(*error, PushError::Stopping(_)) => None,
@@ -103,17 +115,21 @@ async fn push(cluster: &str, path: &Path, peer: Peer, services: &Services) -> Op
 }
 
 async fn fetch(
-    cluster: &str,
+    cluster: String,
     name: &str,
-    destination: &Path,
+    destination: PathBuf,
     peer: Peer,
-    services: &Services,
+    services: &Arc<Services>,
 ) -> Result<Fetched, Refused> {
     let name: WalFileName = name.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| error.to_string())?;
-    let data_directory = destination.parent().and_then(Path::parent);
-    let data_directory = data_directory.unwrap_or_else(|| Path::new("/"));
-    let service = permitted(cluster, data_directory, peer, services).map_err(|(_, text)| text)?;
-    let lineage = lineage_of(data_directory).await?;
+    let services = Arc::clone(services);
+    let (service, lineage) = in_file_system(move || {
+        let data_directory = destination.parent().and_then(Path::parent);
+        let data_directory = data_directory.unwrap_or_else(|| Path::new("/"));
+        let service = permitted(&cluster, data_directory, peer, &services).map_err(|(_, text)| text)?;
+        Ok((service, lineage_of(data_directory)?))
+    })
+    .await?;
     service.fetcher.fetch(lineage, name).await.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
         error => Refused::Because(describe(&error)),
@@ -121,20 +137,28 @@ async fn fetch(
 }
 
 /// The lineage of the server that recovers; `None` when the destination is not in a data directory (a file fetched by hand).
-async fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
-    let path = data_directory.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || {
-        if !path.join("global/pg_control").exists() {
-            return Ok(None);
+/// Blocking.
+fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
+    let unknown = |error: &(dyn std::error::Error + 'static)| {
+        format!("cannot tell which cluster {} belongs to: {}", data_directory.display(), describe(error))
+    };
+    // Only a clear "there is none" may leave the lineage open.
+    if !data_directory.join("global/pg_control").try_exists().map_err(|error| unknown(&error))? {
+        return Ok(None);
+    }
+    ControlFile::read(data_directory).map(|control| Some(control.lineage())).map_err(|error| unknown(&error))
+}
+
+/// Runs `work`, which blocks in file systems that may hang, off the runtime and within a deadline.
+async fn in_file_system<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::time::timeout(FILE_SYSTEM_DEADLINE, tokio::task::spawn_blocking(work)).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err("the agent could not look at the data directory; its log says why".to_owned()),
+        Err(_) => {
+            Err(format!("the file system of a data directory did not answer in {} s", FILE_SYSTEM_DEADLINE.as_secs()))
         }
-        ControlFile::read(&path).map(|control| Some(control.lineage()))
-    });
-    match read.await {
-        Ok(Ok(lineage)) => Ok(lineage),
-        Ok(Err(error)) => {
-            Err(format!("cannot tell which cluster {} belongs to: {}", data_directory.display(), describe(&error)))
-        }
-        Err(_) => Err("the agent is stopping".to_owned()),
     }
 }
 
@@ -165,7 +189,7 @@ pub fn permitted(
 fn hand_over(place: &Place, peer: Peer) -> Reply {
     if rustix::process::geteuid().is_root()
         && peer.uid != 0
-        && let Err(error) = std::os::unix::fs::chown(place.path(), Some(peer.uid), None)
+        && let Err(error) = std::os::unix::fs::lchown(place.path(), Some(peer.uid), None)
     {
         let text = format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid);
         return Reply::Done { code: Exit::FetchFailed.code(), text };
@@ -176,7 +200,7 @@ fn hand_over(place: &Place, peer: Peer) -> Reply {
 async fn admin(
     json: &str,
     peer: Peer,
-    services: &Services,
+    services: &Arc<Services>,
     replies: &mpsc::Sender<Reply>,
     gone: CancellationToken,
 ) -> Reply {

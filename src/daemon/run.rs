@@ -21,6 +21,8 @@ use crate::config::{self, Config};
 
 /// How long what is being answered may take when the agent stops.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long threads that wait for disks may take at the end.
+const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How often idle things are looked after.
 const TICK: Duration = Duration::from_secs(5);
 /// Threads that wait for disks; also the bound of tokio's blocking pool.
@@ -46,7 +48,10 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the runtime")?;
-    runtime.block_on(live(&arguments.config, config))
+    let lived = runtime.block_on(live(&arguments.config, config));
+    // Threads that hang in a dead file system do not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN);
+    lived
 }
 
 fn load(path: &Path) -> anyhow::Result<Config> {
@@ -61,12 +66,12 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("handle SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handle SIGINT")?;
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
+    // First of all: where another agent listens, its spool is not ours to clear.
+    let listening = listen::listen(&config.agent.socket)?;
     clear_spools(&config);
     let mut tasks = JoinSet::new();
-    let mut generation = 0;
-    let services = Services::start(&config, generation, &mut tasks)?;
+    let services = Services::start(&config, rand::random(), &mut tasks)?;
     let (publish, current) = watch::channel(services);
-    let listening = listen::listen(&config.agent.socket)?;
     let listener = UnixListener::from_std(listening.listener).context("listen")?;
     let closing = CancellationToken::new();
     let answers = TaskTracker::new();
@@ -82,8 +87,7 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
         tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break Ok(()),
             _ = hangup.recv() => {
-                generation += 1;
-                reload(path, generation, &publish, &mut tasks);
+                reload(path, &publish, &mut tasks);
             }
             _ = tick.tick() => {
                 tell_systemd(&[NotifyState::Watchdog]);
@@ -102,6 +106,10 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     };
     info!("walwardd is stopping");
     tell_systemd(&[NotifyState::Stopping]);
+    // While nobody else can listen yet: later the name may be a successor's.
+    if let Some(socket) = listening.path {
+        let _ = std::fs::remove_file(socket);
+    }
     closing.cancel();
     let services = Arc::clone(&publish.borrow());
     services.closing.cancel();
@@ -110,9 +118,6 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
         warn!("requests are still being answered after {} s; they are given up", GRACE.as_secs());
     }
     services.end().await;
-    if let Some(socket) = listening.path {
-        let _ = std::fs::remove_file(socket);
-    }
     match outcome {
         Ok(()) => Ok(()),
         Err(died) => bail!("a task of the agent died: {died}"),
@@ -120,11 +125,11 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
 }
 
 /// Takes a new configuration if it is valid; the old services finish what they have under way.
-fn reload(path: &Path, generation: u64, publish: &watch::Sender<Arc<Services>>, tasks: &mut JoinSet<()>) {
+fn reload(path: &Path, publish: &watch::Sender<Arc<Services>>, tasks: &mut JoinSet<()>) {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell_systemd(&states);
-    let started = load(path).and_then(|config| Services::start(&config, generation, tasks));
+    let started = load(path).and_then(|config| Services::start(&config, rand::random(), tasks));
     match started {
         Ok(services) => {
             let clusters = services.clusters.len();

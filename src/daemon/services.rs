@@ -49,14 +49,16 @@ pub struct Services {
 }
 
 impl Services {
-    /// Makes the services of `config` and starts their tasks in `tasks`. `generation` keeps the spools of successive
-    /// configurations apart. Blocking in the file system, briefly.
-    pub fn start(config: &Config, generation: u64, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
+    /// Makes the services of `config` and starts their tasks in `tasks`. `spool` names this configuration's spools,
+    /// apart from those of any other. Blocking in the file system, briefly.
+    pub fn start(config: &Config, spool: u64, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
         let pool = CpuPool::new(config.agent.cpu_threads).context("start worker threads")?;
         let memory_mib = u32::try_from((config.agent.memory_bytes_max >> 20).max(1)).unwrap_or(u32::MAX >> 3);
         let memory_mib = memory_mib.min(u32::MAX >> 3);
         let memory = Arc::new(Semaphore::new(usize::try_from(memory_mib).unwrap_or(Semaphore::MAX_PERMITS)));
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        // What was started is ended again when the rest cannot be.
+        let unfinished = closing.clone().drop_guard();
         let mut clusters = BTreeMap::new();
         for (name, cluster) in &config.clusters {
             let configured =
@@ -85,7 +87,7 @@ impl Services {
                 Arc::clone(&archive_stats),
                 stop.clone(),
             );
-            let spool = spool_folder(&config.agent.spool_directory, name).join(generation.to_string());
+            let spool = spool_folder(&config.agent.spool_directory, name).join(spool.to_string());
             let fetcher = Fetcher::new(
                 name,
                 repositories.clone(),
@@ -111,6 +113,7 @@ impl Services {
             };
             clusters.insert(name.clone(), Arc::new(service));
         }
+        unfinished.disarm();
         Ok(Arc::new(Self { clusters, closing, stop }))
     }
 

@@ -21,13 +21,13 @@ pub async fn watch(archiver: Archiver, stop: CancellationToken) {
             debug!(folder = %folder.display(), %error, "cannot watch; rescans do the work");
         }
         archiver.wake();
-        let inode = identity(&folder);
+        let inode = identity(&folder).await;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
             }
-            if watcher.is_err() || identity(&folder) != inode {
+            if watcher.is_err() || identity(&folder).await != inode {
                 break;
             }
         }
@@ -52,7 +52,7 @@ fn is_ready(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "ready")
 }
 
-fn identity(folder: &Path) -> Option<(u64, u64)> {
+async fn identity(folder: &Path) -> Option<(u64, u64)> {
     use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(folder).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+    tokio::fs::metadata(folder).await.ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -184,7 +184,14 @@ impl Inner {
         }
         match file.place_new() {
             Ok(()) => Ok(Put::Created),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(Put::Exists),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Whoever gave the name may not have synced it: killed in between, an error, or still at it. What is said
+                // to exist is as durable as what was created.
+                let path = self.path(key);
+                File::open(&path).map_err(|error| self.missing(error))?.sync_all()?;
+                durable::sync_directory(path.parent().unwrap_or(&self.root))?;
+                Ok(Put::Exists)
+            }
             Err(error) => Err(error.into()),
         }
     }

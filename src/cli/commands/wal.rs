@@ -79,7 +79,9 @@ fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<La
 
 /// The lineage of the server that recovers in `data_directory`; none when the file is fetched to some other place.
 fn lineage_in(data_directory: &Path) -> Result<Option<Lineage>, Failure> {
-    if !data_directory.join("global/pg_control").exists() {
+    // Only a clear "there is none" may leave the lineage open.
+    let control = data_directory.join("global/pg_control");
+    if !control.try_exists().with_context(|| format!("cannot look at {}", control.display()))? {
         return Ok(None);
     }
     let control = ControlFile::read(data_directory)
