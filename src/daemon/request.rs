@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use super::peer::Peer;
 use super::services::{Service, Services};
@@ -173,6 +174,7 @@ pub fn permitted(
     if peer.may_use(&service.config.data_directory) {
         Ok(service)
     } else {
+        warn!(uid = peer.uid, cluster = service.config.name, "a user who may not use the cluster was refused");
         Err((
             Exit::Key,
             format!(
