@@ -86,9 +86,24 @@ impl Context {
     pub(super) async fn open_all(&self, cluster: &ClusterConfig) -> Result<Vec<Repository>, Failure> {
         let mut opened = Vec::new();
         for repository in self.repositories_of(cluster)? {
-            opened.push(self.open(cluster, repository).await?);
+            opened.push(self.open_one_of(cluster, repository).await?);
         }
         Ok(opened)
+    }
+
+    /// As [`Context::open`], for a command that goes through several: a failure says how to go on with the others.
+    pub(super) async fn open_one_of(
+        &self,
+        cluster: &ClusterConfig,
+        repository: &RepositoryConfig,
+    ) -> Result<Repository, Failure> {
+        let opened = self.open(cluster, repository).await;
+        opened.map_err(|failure| {
+            if self.global.repository.is_some() {
+                return failure;
+            }
+            without(failure, &repository.name, &cluster.repositories)
+        })
     }
 
     /// The repositories that a command reads: the one that `--repository` names, or all of the cluster's in their order.
@@ -146,4 +161,34 @@ pub(super) fn store(cluster: &ClusterConfig, repository: &RepositoryConfig) -> R
 pub(super) fn file_root(repository: &RepositoryConfig, cluster: &ClusterConfig) -> Option<PathBuf> {
     let url = url::Url::parse(&repository.store.url).ok().filter(|url| url.scheme() == "file")?;
     Some(url.to_file_path().ok()?.join(&cluster.name))
+}
+
+/// Adds to the hint how to go on without the repository `name`, when there are others.
+fn without(failure: Failure, name: &str, all: &[String]) -> Failure {
+    let others: Vec<&str> = all.iter().map(String::as_str).filter(|other| *other != name).collect();
+    if others.is_empty() {
+        return failure;
+    }
+    let advice = format!("to go on without it, name another one with --repository: {}", others.join(", "));
+    let hint = match &failure.hint {
+        Some(hint) => format!("{hint}; {advice}"),
+        None => advice,
+    };
+    failure.hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_that_does_not_open_is_not_the_end() {
+        let failure = || Failure::new(Exit::Failed, "cannot open");
+        let names = ["disk".to_owned(), "s3".to_owned()];
+        let hint = without(failure(), "disk", &names).hint.unwrap();
+        assert_eq!(hint, "to go on without it, name another one with --repository: s3");
+        let hint = without(failure().hint("look"), "s3", &names).hint.unwrap();
+        assert_eq!(hint, "look; to go on without it, name another one with --repository: disk");
+        assert_eq!(without(failure(), "disk", &names[..1]).hint, None);
+    }
 }

@@ -15,7 +15,7 @@ pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result
     let cluster = context.cluster()?;
     let mut answers = Vec::new();
     for configured in context.repositories_of(cluster)? {
-        let repository = context.open(cluster, configured).await?;
+        let repository = context.open_one_of(cluster, configured).await?;
         let catalogue = catalogue::read(&repository).await?;
         let ranges = catalogue.as_ref().map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default();
         if printer.is_json() {
@@ -54,7 +54,7 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
     let mut answers = Vec::new();
     let mut found = false;
     for configured in context.repositories_of(cluster)? {
-        let repository = context.open(cluster, configured).await?;
+        let repository = context.open_one_of(cluster, configured).await?;
         let catalogue = catalogue::read(&repository).await?;
         let gaps = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
         found |= !gaps.is_empty();
