@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use futures::stream;
 
-use super::coverage::TimelineWal;
+use super::coverage::{BackupSpan, Reach, TimelineWal, reach};
 use super::failure::Failure;
 use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
@@ -98,6 +98,14 @@ impl Catalogue {
     /// Where `timeline` comes from; without a history file it is taken for a first one.
     pub(super) fn history(&self, timeline: Timeline) -> TimelineHistory {
         self.histories.get(&timeline).cloned().unwrap_or_else(|| TimelineHistory::root(timeline))
+    }
+
+    /// How far recovery from `backup` goes; none for a backup of an earlier lineage, whose WAL is not read here.
+    pub(super) fn reach(&self, backup: &Manifest) -> Option<Reach> {
+        let own = (backup.lineage == self.lineage).then(|| self.history(backup.timeline))?;
+        let newest = self.newest_timeline().map_or_else(|| own.clone(), |newest| self.history(newest));
+        let span = BackupSpan { timeline: backup.timeline, start: backup.start_lsn, stop: backup.stop_lsn };
+        Some(reach(span, &newest, &own, &self.wal, self.segment_size))
     }
 
     /// The newest timeline that has WAL or a history.

@@ -94,44 +94,74 @@ pub(super) fn ranges(wal: &BTreeMap<Timeline, TimelineWal>, size: SegmentSize) -
     runs.filter_map(|(timeline, run)| range(timeline, run, size)).collect()
 }
 
-/// What is missing: between two ranges of a timeline; where a timeline begins, up to its first segment; and before a
-/// timeline was left for one that has WAL, up to the segment of the switch (which belongs to the newer one).
+/// What is missing: between two ranges of a timeline, and anywhere on the way to a timeline that has WAL, from the first
+/// segment that is there on that way. The segment of a switch belongs to the newer timeline.
 pub(super) fn gaps(
     wal: &BTreeMap<Timeline, TimelineWal>,
     histories: &BTreeMap<Timeline, TimelineHistory>,
     size: SegmentSize,
 ) -> Vec<Range> {
-    let mut gaps = BTreeSet::new();
-    for (timeline, segments) in wal {
-        let runs = runs(&segments.segments);
-        for pair in runs.windows(2) {
-            if let [(_, before), (after, _)] = pair {
-                gaps.insert((*timeline, before + 1, after - 1));
-            }
+    let none = BTreeSet::new();
+    let of = |timeline: Timeline| wal.get(&timeline).map_or(&none, |wal| &wal.segments);
+    let mut gaps: BTreeSet<(Timeline, u64, u64)> = BTreeSet::new();
+    for (timeline, own) in wal {
+        let (Some(first), Some(last)) = (own.segments.first(), own.segments.last()) else { continue };
+        gaps.extend(missing(&own.segments, *first, last + 1).map(|(first, last)| (*timeline, first, last)));
+        let Some(history) = histories.get(timeline) else { continue };
+        let mut begin = 0;
+        let mut way = Vec::new();
+        for (parent, switch) in &history.parents {
+            let end = switch.segment_number(size);
+            way.push((*parent, begin, end));
+            begin = end;
         }
-        let Some((first, _)) = runs.first() else { continue };
-        let Some((parent, switch)) = histories.get(timeline).and_then(|history| history.parents.last()) else {
-            continue;
-        };
-        let begin = switch.segment_number(size);
-        if begin < *first {
-            gaps.insert((*timeline, begin, first - 1));
-        }
-        let last = wal.get(parent).and_then(|parent| parent.segments.range(..begin).next_back());
-        if let Some(last) = last
-            && last + 1 < begin
-        {
-            let next = wal.get(parent).and_then(|parent| parent.segments.range(begin..).next());
-            // A parent that went on was listed above, as a gap between two of its own ranges.
-            if next.is_none() {
-                gaps.insert((*parent, last + 1, begin - 1));
-            }
+        way.push((*timeline, begin, last + 1));
+        // Before the first one nothing was archived.
+        let start = way.iter().find_map(|(timeline, begin, end)| within(of(*timeline), *begin, *end).next());
+        for (timeline, begin, end) in way {
+            let begin = begin.max(start.unwrap_or(end));
+            gaps.extend(missing(of(timeline), begin, end).map(|(first, last)| (timeline, first, last)));
         }
     }
-    gaps.into_iter().filter_map(|(timeline, first, last)| range(timeline, (first, last), size)).collect()
+    let mut merged: Vec<(Timeline, u64, u64)> = Vec::new();
+    for (timeline, first, last) in gaps {
+        match merged.last_mut() {
+            Some((other, _, end)) if *other == timeline && first <= *end + 1 => *end = last.max(*end),
+            _ => merged.push((timeline, first, last)),
+        }
+    }
+    merged.into_iter().filter_map(|(timeline, first, last)| range(timeline, (first, last), size)).collect()
 }
 
-/// How far recovery from `backup` goes on the way to `newest`, or on the backup's own timeline when it is not on that way.
+/// The numbers from `begin` to before `end` that are there.
+fn within(numbers: &BTreeSet<u64>, begin: u64, end: u64) -> impl Iterator<Item = u64> {
+    // A range that ends before it begins is not one for the set.
+    numbers.range(begin..end.max(begin)).copied()
+}
+
+/// The runs of numbers (both ends included) from `begin` to before `end` that are not there.
+fn missing(numbers: &BTreeSet<u64>, begin: u64, end: u64) -> impl Iterator<Item = (u64, u64)> {
+    let stops = within(numbers, begin, end).chain(std::iter::once(end));
+    let mut next = begin;
+    stops.filter_map(move |stop| {
+        let hole = (next < stop).then(|| (next, stop - 1));
+        next = stop + 1;
+        hole
+    })
+}
+
+/// The timelines with WAL whose history is needed and not there: where they come from cannot be told.
+pub(super) fn without_history(
+    wal: &BTreeMap<Timeline, TimelineWal>,
+    histories: &BTreeMap<Timeline, TimelineHistory>,
+) -> Vec<Timeline> {
+    let known = |timeline: Timeline| timeline.0 <= 1 || histories.contains_key(&timeline);
+    let there = wal.iter().filter(|(_, wal)| !wal.segments.is_empty()).map(|(timeline, _)| *timeline);
+    there.filter(|timeline| !known(*timeline)).collect()
+}
+
+/// How far recovery from `backup` goes on the way to `newest`, or on the backup's own timeline when it is not on that way or
+/// does not become consistent on it.
 pub(super) fn reach(
     backup: BackupSpan,
     newest: &TimelineHistory,
@@ -140,19 +170,22 @@ pub(super) fn reach(
     size: SegmentSize,
 ) -> Reach {
     let on_the_way = newest.contains(backup.timeline, backup.start) && newest.contains(backup.timeline, backup.stop);
-    let way = if on_the_way { newest } else { own };
-    let first = backup.start.segment_number(size);
-    let there = |number: u64| {
-        let timeline = way.required_timeline_for_segment(number, size);
-        wal.get(&timeline).is_some_and(|wal| wal.segments.contains(&number))
+    let reached = |way: &TimelineHistory| {
+        let first = backup.start.segment_number(size);
+        let there = |number: u64| {
+            let timeline = way.required_timeline_for_segment(number, size);
+            wal.get(&timeline).is_some_and(|wal| wal.segments.contains(&number))
+        };
+        let mut end = first;
+        while there(end) {
+            end += 1;
+        }
+        // The stop position is behind the last byte that is needed.
+        let needed = Lsn(backup.stop.0.saturating_sub(1)).segment_number(size);
+        Reach { way: way.clone(), first, end, consistent: end > needed }
     };
-    let mut end = first;
-    while there(end) {
-        end += 1;
-    }
-    // The stop position is behind the last byte that is needed.
-    let needed = Lsn(backup.stop.0.saturating_sub(1)).segment_number(size);
-    Reach { way: way.clone(), first, end, consistent: end > needed }
+    let on_newest = on_the_way.then(|| reached(newest));
+    on_newest.filter(|reach| reach.consistent).unwrap_or_else(|| reached(own))
 }
 
 #[cfg(test)]
@@ -199,6 +232,36 @@ mod tests {
         assert_eq!(numbers(&gaps(&wal(&[(1, &[3, 4]), (2, &[6])]), &histories, SIZE)), [(2, 5, 5)]);
         // The old timeline went on by itself for a while.
         assert_eq!(gaps(&wal(&[(1, &[3, 4, 5, 6]), (2, &[5, 6])]), &histories, SIZE), []);
+    }
+
+    #[test]
+    fn a_timeline_that_is_missing_on_the_way_is_a_gap() {
+        let histories = BTreeMap::from([(Timeline(3), history(3, &[(1, 5), (2, 9)]))]);
+        let all = |wal: &BTreeMap<Timeline, TimelineWal>| numbers(&gaps(wal, &histories, SIZE));
+        assert_eq!(all(&wal(&[(1, &[3, 4]), (3, &[9, 10])])), [(2, 5, 8)]);
+        // An ancestor's end, and a hole behind the switch of one that went on.
+        assert_eq!(all(&wal(&[(1, &[3]), (2, &[5, 6, 7, 8]), (3, &[9])])), [(1, 4, 4)]);
+        assert_eq!(all(&wal(&[(1, &[3, 7]), (2, &[5, 6, 7, 8]), (3, &[9])])), [(1, 4, 6)]);
+        // Archiving began here.
+        assert_eq!(all(&wal(&[(2, &[7, 8]), (3, &[9, 10])])), []);
+        // Whose switch lies behind all of its own WAL.
+        assert_eq!(all(&wal(&[(3, &[2])])), []);
+    }
+
+    #[test]
+    fn a_timeline_without_its_history_is_named() {
+        let histories = BTreeMap::from([(Timeline(2), history(2, &[(1, 5)]))]);
+        assert_eq!(without_history(&wal(&[(1, &[3]), (2, &[5]), (3, &[7]), (4, &[])]), &histories), [Timeline(3)]);
+    }
+
+    #[test]
+    fn a_backup_that_is_consistent_only_on_its_own_timeline_counts() {
+        let newest = history(2, &[(1, 5)]);
+        let own = TimelineHistory::root(Timeline(1));
+        let backup = BackupSpan { timeline: Timeline(1), start: at(4), stop: at(5) };
+        let reached = reach(backup, &newest, &own, &wal(&[(1, &[4, 5]), (2, &[6])]), SIZE);
+        assert_eq!((reached.way.timeline, reached.end, reached.consistent), (Timeline(1), 6, true));
+        assert!(!reach(backup, &newest, &own, &wal(&[(1, &[4]), (2, &[6])]), SIZE).consistent);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::text::{moment, moment_after, table};
 use crate::base::{format_bytes, format_duration};
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
-use crate::cli::coverage::{BackupSpan, Range, Reach, gaps, ranges, reach};
+use crate::cli::coverage::{Range, Reach, gaps, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
@@ -37,7 +37,7 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
     let mut answers = Vec::new();
     for cluster in wanted {
         for configured in context.repositories_of(cluster)? {
-            let repository = context.open(cluster, configured).await?;
+            let repository = context.open_one_of(cluster, configured).await?;
             let catalogue = catalogue::read(&repository).await?;
             let windows = match &catalogue {
                 Some(catalogue) => windows(catalogue, &repository).await?,
@@ -59,19 +59,11 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
     Ok(Exit::Done)
 }
 
-fn span(backup: &Manifest) -> BackupSpan {
-    BackupSpan { timeline: backup.timeline, start: backup.start_lsn, stop: backup.stop_lsn }
-}
-
 /// Backups whose WAL ends at the same segment of the same way share a window.
 async fn windows(catalogue: &Catalogue, repository: &Repository) -> Result<Vec<Window>, Failure> {
-    let Some(newest) = catalogue.newest_timeline().map(|timeline| catalogue.history(timeline)) else {
-        return Ok(Vec::new());
-    };
     let mut groups: Vec<(Reach, Timestamp)> = Vec::new();
-    for backup in catalogue.backups.iter().filter(|backup| backup.lineage == catalogue.lineage) {
-        let own = catalogue.history(backup.timeline);
-        let reached = reach(span(backup), &newest, &own, &catalogue.wal, catalogue.segment_size);
+    for backup in &catalogue.backups {
+        let Some(reached) = catalogue.reach(backup) else { continue };
         let known = groups.iter_mut().find(|(other, _)| other.end == reached.end && other.way == reached.way);
         match known {
             _ if !reached.consistent => {}
@@ -146,7 +138,7 @@ fn print(
                 format_bytes(backup.stored_bytes),
                 format_duration(took(backup)),
                 format!("{} to {}", backup.start_lsn, backup.stop_lsn),
-                moment_after(backup.stopped),
+                recoverable_from(backup.stopped, catalogue.reach(backup).map(|reached| reached.consistent)),
             ]
         });
         printer.line("")?;
@@ -167,6 +159,15 @@ fn print(
     Ok(())
 }
 
+/// What stands for a backup's date; `consistent` is unknown when its WAL was not looked at.
+fn recoverable_from(stopped: Timestamp, consistent: Option<bool>) -> String {
+    match consistent {
+        Some(true) => moment_after(stopped),
+        Some(false) => "not recoverable: WAL missing".to_owned(),
+        None => format!("{} (earlier lineage, WAL not looked at)", moment_after(stopped)),
+    }
+}
+
 fn took(backup: &Manifest) -> Duration {
     Duration::try_from(backup.stopped.duration_since(backup.started)).unwrap_or_default()
 }
@@ -175,8 +176,8 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
     let holes = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
     let backups: Vec<Value> = catalogue
         .iter()
-        .flat_map(|catalogue| &catalogue.backups)
-        .map(|backup| {
+        .flat_map(|catalogue| catalogue.backups.iter().map(move |backup| (backup, catalogue.reach(backup))))
+        .map(|(backup, reached)| {
             json!({
                 "label": backup.label,
                 "type": backup.kind,
@@ -191,6 +192,7 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
                 "from_standby": backup.from_standby,
                 "host": backup.host,
                 "server_version": backup.server_version,
+                "recoverable": reached.map(|reached| reached.consistent),
                 "corrupt_pages": backup.corrupt_pages.len(),
             })
         })
@@ -207,4 +209,17 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
         "wal": catalogue.map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default(),
         "gaps": holes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_without_its_wal_has_no_date() {
+        let stopped: Timestamp = "2026-11-21T11:25:45Z".parse().unwrap();
+        assert_eq!(recoverable_from(stopped, Some(true)), "2026-11-21 11:25:45Z");
+        assert_eq!(recoverable_from(stopped, Some(false)), "not recoverable: WAL missing");
+        assert!(recoverable_from(stopped, None).contains("earlier lineage"));
+    }
 }

@@ -1,6 +1,7 @@
 //! `check`: named checks of everything that archiving, backup and restore depend on, each with what to do.
 
 mod agent;
+mod backups;
 mod finding;
 mod postgres;
 mod repository;
@@ -89,7 +90,7 @@ async fn check_cluster(
     for configured in context.repositories_of(cluster)? {
         let lineage = server.as_ref().map(|server| server.facts.lineage());
         if let Some(repository) = repository::check(context, cluster, configured, lineage, findings).await {
-            repository::check_backups(cluster, &repository, ages.backup, findings).await;
+            backups::check(cluster, &repository, ages.backup, findings).await;
             opened.push(repository);
         }
     }

@@ -1,15 +1,10 @@
-//! A repository: reachable, ours, opened by our key, safe against overwriting, not full, with a recent backup.
+//! A repository: reachable, ours, opened by our key, safe against overwriting, not full.
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
-
-use jiff::Timestamp;
 
 use super::finding::Findings;
-use crate::base::{describe, format_bytes, format_duration};
-use crate::cli::catalogue;
-use crate::cli::commands::text::moment;
+use crate::base::{describe, format_bytes};
 use crate::cli::context::Context;
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::pg::Lineage;
@@ -102,44 +97,5 @@ fn check_space(path: &Path, about: Option<&str>, findings: &mut Findings) {
             }
         }
         Err(error) => findings.warning("space", about, format!("cannot ask {}: {error}", path.display()), None),
-    }
-}
-
-/// How old the last backup is, and whether WAL is missing.
-pub(super) async fn check_backups(
-    cluster: &ClusterConfig,
-    repository: &Repository,
-    age_max: Duration,
-    findings: &mut Findings,
-) {
-    let name = format!("{}, {}", cluster.name, repository.name());
-    let about = Some(name.as_str());
-    let catalogue = match catalogue::read(repository).await {
-        Ok(Some(catalogue)) => catalogue,
-        Ok(None) => return,
-        Err(failure) => return findings.failed("backup", about, failure.message(), failure.hint.as_deref()),
-    };
-    for warning in &catalogue.warnings {
-        findings.warning("backup", about, warning.clone(), None);
-    }
-    let last = catalogue.backups.iter().rfind(|backup| backup.lineage == catalogue.lineage);
-    match last {
-        None => findings.warning("backup", about, "there is none yet", Some("take one: `walward backup`")),
-        Some(backup) => {
-            let age = Duration::try_from(Timestamp::now().duration_since(backup.stopped)).unwrap_or_default();
-            let text = format!("{} is {} old (ended {})", backup.label, format_duration(age), moment(backup.stopped));
-            if age > age_max {
-                findings.warning("backup", about, text, Some("take one: `walward backup`"));
-            } else {
-                findings.ok("backup", about, text);
-            }
-        }
-    }
-    let gaps = crate::cli::coverage::gaps(&catalogue.wal, &catalogue.histories, catalogue.segment_size);
-    if gaps.is_empty() {
-        findings.ok("wal", about, "no gaps");
-    } else {
-        let text = format!("{} gap(s) in the archived WAL", gaps.len());
-        findings.warning("wal", about, text, Some("`walward wal gaps` lists them; take a new backup behind them"));
     }
 }

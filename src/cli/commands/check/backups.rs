@@ -1,0 +1,120 @@
+//! What a repository holds: a recent backup that can be restored, and WAL without holes.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::finding::Findings;
+use crate::base::format_duration;
+use crate::cli::catalogue::{self, Catalogue};
+use crate::cli::commands::text::moment;
+use crate::cli::coverage::{gaps, without_history};
+use crate::config::ClusterConfig;
+use crate::repo::Repository;
+
+/// How the last backup stands.
+#[derive(Debug, Clone)]
+struct Last<'a> {
+    label: &'a str,
+    stopped: Timestamp,
+    age: Duration,
+    corrupt_pages: usize,
+    /// Whether the WAL that makes it consistent is there.
+    consistent: bool,
+}
+
+pub(super) async fn check(
+    cluster: &ClusterConfig,
+    repository: &Repository,
+    age_max: Duration,
+    findings: &mut Findings,
+) {
+    let name = format!("{}, {}", cluster.name, repository.name());
+    let about = Some(name.as_str());
+    let catalogue = match catalogue::read(repository).await {
+        Ok(Some(catalogue)) => catalogue,
+        Ok(None) => return,
+        Err(failure) => return findings.failed("backup", about, failure.message(), failure.hint.as_deref()),
+    };
+    for warning in &catalogue.warnings {
+        findings.warning("backup", about, warning.clone(), None);
+    }
+    let last = catalogue.backups.iter().rfind(|backup| backup.lineage == catalogue.lineage).map(|backup| Last {
+        label: &backup.label,
+        stopped: backup.stopped,
+        age: Duration::try_from(Timestamp::now().duration_since(backup.stopped)).unwrap_or_default(),
+        corrupt_pages: backup.corrupt_pages.len(),
+        consistent: catalogue.reach(backup).is_some_and(|reached| reached.consistent),
+    });
+    judge_last(last.as_ref(), age_max, about, findings);
+    judge_wal(&catalogue, about, findings);
+}
+
+fn judge_last(last: Option<&Last<'_>>, age_max: Duration, about: Option<&str>, findings: &mut Findings) {
+    let Some(last) = last else {
+        return findings.warning("backup", about, "there is none yet", Some("take one: `walward backup`"));
+    };
+    let label = last.label;
+    if last.corrupt_pages > 0 {
+        let text = format!("{label} has {} corrupt page(s), as the server had", last.corrupt_pages);
+        let advice = "look at the server's disk and keep an older backup; take a new one when it is repaired";
+        findings.warning("backup", about, text, Some(advice));
+    }
+    let text = format!("{label} is {} old (ended {})", format_duration(last.age), moment(last.stopped));
+    if !last.consistent {
+        let text = format!("{label}: WAL that it needs is missing");
+        findings.failed("backup", about, text, Some("take a new backup: `walward backup`"));
+    } else if last.age > age_max {
+        findings.warning("backup", about, text, Some("take one: `walward backup`"));
+    } else {
+        findings.ok("backup", about, text);
+    }
+}
+
+fn judge_wal(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings) {
+    let unknown = without_history(&catalogue.wal, &catalogue.histories);
+    for timeline in &unknown {
+        let text = format!("the history of timeline {timeline} is not there, so that gaps before it are not seen");
+        let advice = "push the .history file of that timeline from pg_wal, or take a new backup";
+        findings.warning("wal", about, text, Some(advice));
+    }
+    let gaps = gaps(&catalogue.wal, &catalogue.histories, catalogue.segment_size);
+    if !gaps.is_empty() {
+        let text = format!("{} gap(s) in the archived WAL", gaps.len());
+        findings.warning("wal", about, text, Some("`walward wal gaps` lists them; take a new backup behind them"));
+    } else if unknown.is_empty() {
+        findings.ok("wal", about, "no gaps");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn judged(last: Option<&Last<'_>>) -> Vec<(Level, String)> {
+        let mut findings = Findings::default();
+        judge_last(last, DAY, None, &mut findings);
+        findings.0.into_iter().map(|finding| (finding.level, finding.text)).collect()
+    }
+
+    #[test]
+    fn a_backup_that_cannot_be_restored_fails_the_check() {
+        let good = Last {
+            label: "20261121T112545Z",
+            stopped: "2026-11-21T11:25:45Z".parse().unwrap(),
+            age: Duration::from_mins(5),
+            corrupt_pages: 0,
+            consistent: true,
+        };
+        let levels = |last: &Last<'_>| judged(Some(last)).into_iter().map(|(level, _)| level).collect::<Vec<_>>();
+        assert_eq!(levels(&good), [Level::Ok]);
+        assert_eq!(levels(&Last { age: DAY * 2, ..good.clone() }), [Level::Warning]);
+        assert_eq!(levels(&Last { corrupt_pages: 3, ..good.clone() }), [Level::Warning, Level::Ok]);
+        let holed = judged(Some(&Last { consistent: false, ..good }));
+        assert_eq!(holed, [(Level::Failed, "20261121T112545Z: WAL that it needs is missing".to_owned())]);
+        assert_eq!(judged(None), [(Level::Warning, "there is none yet".to_owned())]);
+    }
+}
