@@ -1,6 +1,7 @@
 //! Makes what a cluster's repositories lack: the repository, its keys, the cluster's lineage.
 
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -85,7 +86,7 @@ async fn open_or_create(
     if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption
         && make_key_file(file)?
     {
-        owner.give(file);
+        owner.let_read_secret(file);
         printer.note(&format!("made the key file {}", file.display()));
     }
     storage::create_root(&configured.store, &cluster.name)?;
@@ -178,10 +179,47 @@ impl Owner {
         }
     }
 
-    /// Run by root, the agent's group may read the file.
+    /// Run by root, the agent's group may read the file. It stays root's own: who may write the configuration names commands
+    /// that root runs.
     fn let_read(self, path: &Path) {
         if let Some((_, gid)) = self.0 {
             let _ = std::os::unix::fs::lchown(path, None, Some(gid));
         }
+    }
+
+    /// As [`Owner::let_read`], for a file that only its owner could read.
+    fn let_read_secret(self, path: &Path) {
+        let Some((_, gid)) = self.0 else { return };
+        let Ok(file) = std::fs::File::open(path) else { return };
+        // Nobody but the new group may come to read it.
+        if std::os::unix::fs::fchown(&file, None, Some(gid)).is_ok() {
+            let _ = file.set_permissions(Permissions::from_mode(0o640));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::durable;
+
+    #[test]
+    fn the_agent_may_read_what_root_owns_and_not_write_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let agent = Owner(Some((own + 1, group)));
+        let facts = |path: &Path| {
+            let facts = std::fs::metadata(path).unwrap();
+            (facts.uid(), facts.gid(), facts.mode() & 0o7777)
+        };
+        let key = folder.path().join("key");
+        assert!(make_key_file(&key).unwrap());
+        assert_eq!(facts(&key), (own, group, 0o600));
+        agent.let_read_secret(&key);
+        assert_eq!(facts(&key), (own, group, 0o640));
+        let config = folder.path().join("walward.toml");
+        durable::create(&config, b"", 0o640).unwrap();
+        agent.let_read(&config);
+        assert_eq!(facts(&config), (own, group, 0o640));
     }
 }
