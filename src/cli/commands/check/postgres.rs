@@ -141,7 +141,12 @@ pub(super) async fn check_arrival(
     if server.facts.in_recovery {
         return findings.ok("arrival", about, "not tried: a standby cannot switch WAL");
     }
-    let segment: SegmentName = match server.session.switch_wal().await {
+    // On an idle server there would be nothing to switch from, and a segment of long ago would be waited for.
+    let switched = match server.session.create_restore_point("walward check").await {
+        Ok(_) => server.session.switch_wal().await,
+        Err(error) => Err(error),
+    };
+    let segment: SegmentName = match switched {
         Ok(segment) => segment,
         Err(error) => {
             let advice = "grant the role what it needs: `walward setup` prints the statements";
