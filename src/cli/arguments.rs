@@ -30,7 +30,7 @@ pub(super) struct Global {
     /// The cluster, by its name in the configuration; needed when there are several
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) cluster: Option<String>,
-    /// The repository, by its name in the configuration (default: the cluster's first)
+    /// The repository, by its name in the configuration (default: the cluster's first, or all of them to read)
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) repository: Option<String>,
     /// Print JSON on standard output
@@ -107,7 +107,7 @@ pub(super) struct SetupArguments {
     /// The cluster's data directory (default: the clusters that are found on this host)
     #[arg(long, value_name = "PATH")]
     pub(super) data_directory: Option<PathBuf>,
-    /// How to reach the cluster, as for libpq (default: by its socket, as the user that runs this)
+    /// How to reach the cluster, as for libpq (default: by its socket, as the role `walward`)
     #[arg(long, value_name = "CONNINFO")]
     pub(super) connection: Option<String>,
     /// Where the repository goes: `file:///path`, `s3://bucket/prefix`, `gs://…`, `az://…`
