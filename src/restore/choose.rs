@@ -111,39 +111,48 @@ fn on_the_way<'a>(
     histories: &Histories,
     request: &RestoreRequest,
 ) -> Result<Vec<(&'a BackupFacts, Way)>, Refusal> {
+    let to = |timeline| way_to(timeline, own, histories);
     let along = |way: &Way| -> Vec<(&'a BackupFacts, Way)> {
         own.iter()
             .filter(|backup| way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn))
             .map(|backup| (*backup, way.clone()))
             .collect()
     };
-    let mut known: Vec<Timeline> = histories.keys().copied().chain([Timeline(1)]).collect();
+    let ran_on = own.iter().map(|backup| backup.timeline);
+    let mut known: Vec<Timeline> = histories.keys().copied().chain([Timeline(1)]).chain(ran_on).collect();
     known.sort_unstable();
     known.dedup();
     match request.timeline {
         TargetTimeline::Latest => known
             .iter()
             .rev()
-            .filter_map(|timeline| Way::to(*timeline, histories))
+            .filter_map(|timeline| to(*timeline))
             .map(|way| along(&way))
             .find(|found| !found.is_empty())
             .ok_or_else(|| Refusal::NoHistory { timeline: own.last().map_or(Timeline(1), |backup| backup.timeline) }),
         TargetTimeline::Number(timeline) => {
             let unknown = || Refusal::UnknownTimeline { timeline, known: known.clone() };
-            let way = Way::to(timeline, histories).ok_or_else(unknown)?;
+            let way = to(timeline).ok_or_else(unknown)?;
             let found = along(&way);
             if found.is_empty() { Err(Refusal::NotOnTheWay { timeline, fork: way.target_begin() }) } else { Ok(found) }
         }
         TargetTimeline::Current => {
             let found: Vec<_> = own
                 .iter()
-                .filter_map(|backup| Some((*backup, Way::to(backup.timeline, histories)?)))
+                .filter_map(|backup| Some((*backup, to(backup.timeline)?)))
                 .filter(|(backup, way)| way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn))
                 .collect();
             let newest = own.last().map_or(Timeline(1), |backup| backup.timeline);
             if found.is_empty() { Err(Refusal::NoHistory { timeline: newest }) } else { Ok(found) }
         }
     }
+}
+
+/// The way to `timeline`. One that a backup ran on is known even without its history, which is not in the archive when the
+/// server was promoted before it archived: the backup and the WAL behind it are all on that timeline.
+fn way_to(timeline: Timeline, own: &[&BackupFacts], histories: &Histories) -> Option<Way> {
+    Way::to(timeline, histories)
+        .or_else(|| own.iter().any(|backup| backup.timeline == timeline).then(|| Way::root(timeline)))
 }
 
 /// Whether recovery from `backup` can stop at `target`, as far as that can be known from the backup alone.
@@ -272,6 +281,20 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_timeline_without_its_history_is_restored_from_a_backup_that_ran_on_it() {
+        let backups = [backup(lineage(), 1, 10, 20, 100), backup(lineage(), 5, 110, 120, 200)];
+        let on = |timeline| RestoreRequest { timeline, ..request(Target::Latest) };
+        let fifth = Ok((backups[1].label.to_string(), Timeline(5)));
+        assert_eq!(chosen(&backups, &request(Target::Latest)), fifth);
+        assert_eq!(chosen(&backups, &on(TargetTimeline::Current)), fifth);
+        assert_eq!(chosen(&backups, &on(TargetTimeline::Number(Timeline(5)))), fifth);
+        assert!(matches!(
+            chosen(&backups[..1], &on(TargetTimeline::Number(Timeline(5)))),
+            Err(Refusal::UnknownTimeline { .. })
+        ));
+    }
+
+    #[test]
     fn an_older_lineage_is_restored_only_when_its_backup_is_named() {
         let old = backup(Lineage { major: 14, system_identifier: 6 }, 1, 900, 950, 50);
         let backups = [old.clone()];
@@ -342,12 +365,14 @@ pub(super) mod tests {
                     }
                 }
                 Err(_refusal) => {
+                    let own: Vec<&BackupFacts> =
+                        backups.iter().filter(|backup| backup.lineage == lineage()).collect();
                     let ways: Vec<Way> = match timeline {
-                        TargetTimeline::Number(number) => Way::to(number, &histories).into_iter().collect(),
+                        TargetTimeline::Number(number) => way_to(number, &own, &histories).into_iter().collect(),
                         // The newest timeline that any backup leads to; an older one would be another future.
                         TargetTimeline::Latest => (1..=4)
                             .rev()
-                            .filter_map(|number| Way::to(Timeline(number), &histories))
+                            .filter_map(|number| way_to(Timeline(number), &own, &histories))
                             .find(|way| backups.iter().any(|backup| {
                                 backup.lineage == lineage()
                                     && way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn)

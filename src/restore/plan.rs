@@ -168,7 +168,7 @@ pub async fn plan(
         write_bytes: contents.bytes(),
         files: contents.files(),
         space,
-        settings: settings::wanted(request, choice.way.target()),
+        settings: settings::wanted(request, &choice.way),
         signal_file: settings::signal_file(request),
         repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
         resumes: unfinished.is_some(),
@@ -291,6 +291,13 @@ fn remarks(manifest: &Manifest, contents: &Contents, choice: &Choice, current: L
         remarks.push(format!(
             "the backup is of an older lineage ({}); the cluster is {current} now. It needs PostgreSQL {}",
             choice.backup.lineage, choice.backup.lineage.major
+        ));
+    }
+    if choice.way.lacks_history() {
+        remarks.push(format!(
+            "the archive has no history of timeline {}, which the backup ran on: recovery stays on that timeline and cannot \
+             follow a later one",
+            choice.way.target()
         ));
     }
     if !contents.packs.values().flatten().any(|file| &*file.path == "postgresql.conf") {

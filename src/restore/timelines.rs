@@ -40,6 +40,17 @@ impl Way {
         Some(Self(spans))
     }
 
+    /// The way that stays on `timeline`, whose history is not known: where it left its parent cannot be told, but a backup
+    /// that ran on it needs nothing from before.
+    pub fn root(timeline: Timeline) -> Self {
+        Self(vec![Span { timeline, begin: Lsn(0), end: None }])
+    }
+
+    /// Whether it is the [`Way::root`] of a timeline that should have a history.
+    pub fn lacks_history(&self) -> bool {
+        self.0.len() == 1 && self.target() != Timeline(1)
+    }
+
     /// Every stretch, the oldest first.
     pub fn spans(&self) -> &[Span] {
         &self.0
@@ -121,7 +132,17 @@ mod tests {
     #[test]
     fn a_timeline_without_its_history_leads_nowhere() {
         assert_eq!(Way::to(Timeline(3), &Histories::new()), None);
-        assert!(Way::to(Timeline(1), &Histories::new()).is_some());
+        assert!(Way::to(Timeline(1), &Histories::new()).is_some_and(|way| !way.lacks_history()));
+        assert!(!way().lacks_history());
+    }
+
+    #[test]
+    fn a_timeline_without_its_history_carries_what_ran_on_it() {
+        let way = Way::root(Timeline(3));
+        assert!(way.lacks_history());
+        assert!(way.carries(Timeline(3), Lsn(0x0200_0028), Lsn(0x0300_0000)));
+        assert!(!way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0300_0000)));
+        assert_eq!(way.segment(2, SIZE).map(|name| name.to_string()).as_deref(), Some("000000030000000000000002"));
     }
 
     #[test]
