@@ -38,6 +38,17 @@ pub enum RestoreError {
         #[source]
         source: RepoError,
     },
+    /// The timelines are not all known, and the target depends on one that may be among the others.
+    #[error(
+        "the timeline to restore cannot be told, because a newer one may be there: {why}; try again when that can be read, \
+         leave that repository out, or restore the backup's own timeline (\"current\") or one by its number"
+    )]
+    Timelines {
+        /// What could not be read.
+        why: String,
+        /// The failure's class.
+        class: ErrorClass,
+    },
     /// A pack could not be had whole from any repository.
     #[error("cannot restore pack {pack} of backup {label}; {}", .attempts.join("; "))]
     Pack {
@@ -88,7 +99,7 @@ impl RestoreError {
             Self::Refused(_) | Self::NoRepository | Self::Died => ErrorClass::Permanent,
             Self::NoSpace { .. } => ErrorClass::NoSpace,
             Self::Repository { source, .. } => source.class(),
-            Self::Pack { class, .. } => *class,
+            Self::Pack { class, .. } | Self::Timelines { class, .. } => *class,
             Self::Manifest { .. } => ErrorClass::Corrupt,
             Self::Io { source, .. } => ErrorClass::of_io(source),
             Self::Cancelled => ErrorClass::Cancelled,

@@ -10,10 +10,11 @@ use futures::stream::{self, StreamExt};
 
 use super::choose::{BackupFacts, Choice};
 use super::error::RestoreError;
+use super::request::TargetTimeline;
 use super::timelines::Histories;
 use super::wal::Inventory;
 use crate::base::ErrorClass;
-use crate::pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
+use crate::pg::{Lineage, SegmentName, Timeline, TimelineHistory, WalFileName};
 use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
 use crate::repo::{RepoError, Repository, layout, stored};
 
@@ -100,30 +101,62 @@ impl<'a> Archive<'a> {
     }
 
     /// Every timeline history of `lineage`.
-    pub async fn histories(&self, lineage: Lineage, warnings: &mut Vec<String>) -> Result<Histories, RestoreError> {
+    ///
+    /// # Errors
+    /// One that cannot be read, or a repository that cannot list them, is only a warning when `wanted` does not depend on it.
+    /// The newest timeline does: an older one in its place would be another past.
+    pub async fn histories(
+        &self,
+        lineage: Lineage,
+        wanted: TargetTimeline,
+        warnings: &mut Vec<String>,
+    ) -> Result<Histories, RestoreError> {
         let mut histories = Histories::new();
-        let lists =
-            ask(self.repositories, "list the timelines", warnings, |repository| stored::timelines(repository, lineage));
-        for (index, timelines) in lists.await? {
+        let mut failures = BTreeMap::new();
+        let mut unlisted = Vec::new();
+        let question = |repository| stored::timelines(repository, lineage);
+        let lists = ask(self.repositories, "list the timelines", &mut unlisted, question).await?;
+        for (index, timelines) in lists {
             let Some(repository) = self.repositories.get(index) else { continue };
             for timeline in timelines {
                 if histories.contains_key(&timeline) {
                     continue;
                 }
-                let leave_out = |why: String| {
-                    format!("the history of timeline {timeline} in repository {} is left out: {why}", repository.name())
+                let mut leave_out = |why: String, class| {
+                    let why = format!(
+                        "cannot read the history of timeline {timeline} in repository {}: {why}",
+                        repository.name()
+                    );
+                    warnings.push(why.clone());
+                    failures.insert(timeline, (why, class));
                 };
                 match stored::history(repository, lineage, timeline).await {
                     Ok(text) => match TimelineHistory::parse(timeline, &text) {
                         Ok(history) => {
                             histories.insert(timeline, history.parents);
                         }
-                        Err(error) => warnings.push(leave_out(chain(&error))),
+                        Err(error) => leave_out(chain(&error), ErrorClass::Corrupt),
                     },
-                    Err(error) => warnings.push(leave_out(chain(&error))),
+                    Err(error) => leave_out(chain(&error), error.class()),
                 }
             }
         }
+        failures.retain(|timeline, _| !histories.contains_key(timeline));
+        let missed = match wanted {
+            TargetTimeline::Latest => failures.pop_last().map(|(_, failure)| failure),
+            TargetTimeline::Number(timeline) => failures.remove(&timeline),
+            TargetTimeline::Current => None,
+        };
+        let depends_on_all = match wanted {
+            TargetTimeline::Latest => true,
+            TargetTimeline::Number(timeline) => timeline != Timeline(1) && !histories.contains_key(&timeline),
+            TargetTimeline::Current => false,
+        };
+        let unlisted_first = unlisted.first().filter(|_| depends_on_all).cloned();
+        if let Some((why, class)) = missed.or_else(|| unlisted_first.map(|why| (why, ErrorClass::Transient))) {
+            return Err(RestoreError::Timelines { why, class });
+        }
+        warnings.extend(unlisted);
         Ok(histories)
     }
 

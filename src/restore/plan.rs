@@ -120,7 +120,7 @@ pub async fn plan(
     let label = unfinished.as_ref().map(|journal| own_label(journal, &backups, &root)).transpose()?;
     let current = archive.lineage().ok_or(Refusal::NothingThere)?;
     let lineage = choose::lineage(&backups, current, request)?;
-    let histories = archive.histories(lineage, &mut warnings).await?;
+    let histories = archive.histories(lineage, request.timeline, &mut warnings).await?;
     let choice = choose::choose(&backups, lineage, &histories, request, label.as_ref())?;
     let inventory = archive.inventory(&choice, &mut warnings).await?;
     let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment)).await?;

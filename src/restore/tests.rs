@@ -14,7 +14,7 @@ use super::choose::tests::request as request_for;
 use super::contents::tests as made;
 use super::*;
 use crate::base::hex;
-use crate::pg::{SegmentSize, WalFileName};
+use crate::pg::{SegmentSize, Timeline, WalFileName};
 use crate::repo::format::{Kind, Spec};
 use crate::repo::manifest::{BackupLabel, Entry, EntryKind, Manifest, Tablespace};
 use crate::repo::{Encryption, Repository, layout};
@@ -333,6 +333,30 @@ async fn targets_are_held_against_what_is_in_the_archive() {
     let error = fixture.plan(Target::Latest).await.expect_err("a hole");
     assert!(matches!(error, RestoreError::Refused(Refusal::Hole { .. })), "{error}");
     assert!(fixture.plan(Target::Immediate).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_older_timeline_never_stands_in_for_one_whose_history_cannot_be_read() {
+    let fixture = Fixture::new(&["one", "two"]).await;
+    let lineage = made::manifest(&[], Vec::new()).lineage;
+    let key = layout::wal_file(lineage, WalFileName::History(Timeline(2)));
+    fixture.store(0).put_new(&key, Payload::from(b"damaged".to_vec())).await.expect("put");
+    let on = async |timeline| {
+        plan(&fixture.repositories, &fixture.target(), &RestoreRequest { timeline, ..request_for(Target::Latest) })
+            .await
+    };
+    for timeline in [TargetTimeline::Latest, TargetTimeline::Number(Timeline(2))] {
+        let error = on(timeline).await.expect_err("not known");
+        assert!(matches!(error, RestoreError::Timelines { .. }), "{error}");
+    }
+    for timeline in [TargetTimeline::Current, TargetTimeline::Number(Timeline(1))] {
+        let plan = on(timeline).await.expect("a plan");
+        assert!(plan.warnings.iter().any(|warning| warning.contains("history of timeline 2")), "{:?}", plan.warnings);
+    }
+    let history = b"1\t0/4000000\tno recovery target specified\n".to_vec();
+    fixture.repositories[1].put_new(&key, spec(Kind::History), once(history), || None).await.expect("put");
+    let plan = on(TargetTimeline::Number(Timeline(2))).await;
+    assert!(!matches!(plan, Err(RestoreError::Timelines { .. })), "{plan:?}");
 }
 
 #[tokio::test]
