@@ -137,7 +137,15 @@ impl OpenFile {
 
 fn create(path: &Path) -> Result<File, RestoreError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    let open = || rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    let file = match open() {
+        // An earlier attempt wrote it and gave it its mode, which does not let its owner write.
+        Err(rustix::io::Errno::ACCESS) => {
+            std::fs::remove_file(path).map_err(RestoreError::io("remove", path))?;
+            open()
+        }
+        other => other,
+    };
     Ok(file.map_err(io::Error::from).map_err(RestoreError::io("create", path))?.into())
 }
 
@@ -228,6 +236,16 @@ mod tests {
             written += unpacker.push(chunk)?;
         }
         unpacker.finish(length as u64).map(|()| written)
+    }
+
+    #[test]
+    fn a_file_that_its_owner_may_not_write_is_made_again() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("server.key");
+        std::fs::write(&path, "half of it").expect("written");
+        std::fs::set_permissions(&path, Permissions::from_mode(0o400)).expect("set");
+        create(&path).expect("made").write_all(b"whole").expect("written");
+        assert_eq!(std::fs::read(&path).expect("there"), b"whole");
     }
 
     proptest! {
