@@ -212,7 +212,7 @@ pub(super) struct RestoreArguments {
     /// `latest`, `current` (the backup's) or a number
     #[arg(long, default_value = "latest", value_name = "TIMELINE")]
     pub(super) timeline: String,
-    /// What the server does at the target (default: promote)
+    /// What the server does at the target (default: promote; a standby pauses)
     #[arg(long, value_enum)]
     pub(super) action: Option<ActionChoice>,
     /// Make a standby

@@ -150,6 +150,15 @@ mod tests {
     }
 
     #[test]
+    fn a_standby_stops_at_its_target_as_the_request_says() {
+        let request = RestoreRequest { standby: true, ..request(Target::Lsn(Lsn(100))) };
+        let settings = wanted(&request, &way(1));
+        assert!(settings.contains(&("recovery_target_action", "pause".to_owned())));
+        assert!(settings.contains(&("recovery_target_timeline", "1".to_owned())));
+        assert_eq!(signal_file(&request), "standby.signal");
+    }
+
+    #[test]
     fn a_second_target_is_noticed() {
         let settings = wanted(&request(Target::Immediate), &way(1));
         assert_eq!(contradicting("recovery_target_name = 'before'\n", &settings), vec!["recovery_target_name"]);
