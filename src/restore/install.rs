@@ -130,15 +130,15 @@ fn link(to: &Path, at: &Path, owner: Option<Owner>) -> Result<(), RestoreError> 
     give(at, owner)
 }
 
-/// Writes the recovery settings, makes everything durable, and gives pg_control its name. Returns what is worth knowing.
+/// Writes the recovery settings, makes everything durable, and gives pg_control its name.
 pub fn finish(
     places: &Places,
     wanted: &[Setting],
     signal_file: &str,
     owner: Option<Owner>,
-) -> Result<Vec<String>, RestoreError> {
+) -> Result<(), RestoreError> {
     let root = places.root();
-    let warnings = write_settings(root, wanted, owner)?;
+    write_settings(root, wanted, owner)?;
     for name in ["recovery.signal", "standby.signal"] {
         let path = root.join(name);
         if name == signal_file {
@@ -155,24 +155,16 @@ pub fn finish(
     let control_file = root.join(CONTROL_FILE);
     durable::rename(&root.join(UNPLACED_CONTROL_FILE), &control_file)
         .map_err(RestoreError::io("write", &control_file))?;
-    Journal::remove(root)?;
-    Ok(warnings)
+    Journal::remove(root)
 }
 
-fn write_settings(root: &Path, wanted: &[Setting], owner: Option<Owner>) -> Result<Vec<String>, RestoreError> {
+fn write_settings(root: &Path, wanted: &[Setting], owner: Option<Owner>) -> Result<(), RestoreError> {
     let path = root.join(AUTO_CONF);
     let text = read_if_there(&path)?;
     let mode = std::fs::metadata(&path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
     durable::replace(&path, settings::edit(&text, wanted).as_bytes(), mode)
         .map_err(RestoreError::io("write", &path))?;
-    give(&path, owner)?;
-    let doubled = settings::contradicting(&read_if_there(&root.join("postgresql.conf"))?, wanted);
-    Ok(doubled
-        .into_iter()
-        .map(|name| {
-            format!("postgresql.conf sets {name}; remove it, because PostgreSQL refuses to start with two targets")
-        })
-        .collect())
+    give(&path, owner)
 }
 
 fn read_if_there(path: &Path) -> Result<String, RestoreError> {

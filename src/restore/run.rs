@@ -83,7 +83,7 @@ pub struct RestoreReport {
     pub packs_reused: usize,
     /// How long it took.
     pub seconds: f64,
-    /// What is worth knowing: packs that one repository could not give, settings to look at.
+    /// What is worth knowing: packs that one repository could not give.
     pub warnings: Vec<String>,
 }
 
@@ -172,8 +172,7 @@ pub async fn run(
     }
     restorer.phase(Phase::Finishing);
     let (settings, signal_file) = (plan.settings, plan.signal_file);
-    let warnings = blocking(move || install::finish(&work.places, &settings, signal_file, owner)).await?;
-    report.warnings.extend(warnings);
+    blocking(move || install::finish(&work.places, &settings, signal_file, owner)).await?;
     drop(lock);
     restorer.phase(Phase::Done);
     report.seconds = began.elapsed().as_secs_f64();

@@ -189,7 +189,9 @@ impl Fixture {
         let settings = std::fs::read_to_string(target.join("postgresql.auto.conf")).expect("there");
         assert_eq!(
             settings,
-            "work_mem = '8MB'\nrestore_command = 'walward-wal fetch %f %p'\nrecovery_target_timeline = '1'\n"
+            "work_mem = '8MB'\nrestore_command = 'walward-wal fetch %f %p'\nrecovery_target = ''\n\
+             recovery_target_lsn = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
+             recovery_target_timeline = '1'\n"
         );
         assert_eq!(std::fs::metadata(&target).expect("there").permissions().mode() & 0o777, 0o700);
     }
