@@ -73,7 +73,17 @@ pub struct Rules {
 
 /// Lists the data directory at `root`. Blocking; one `lstat` a file.
 pub fn scan(root: &Path, rules: &Rules, warnings: &mut Warnings) -> Result<Scan, ScanError> {
-    let links = tablespace_links(root)?;
+    scan_with(root, rules, tablespace_links(root)?, warnings)
+}
+
+/// Lists the data directory with those tablespaces alone that `links` names. One that is made meanwhile is newer than the
+/// backup's start: the WAL makes it again, and half of it would be in the way.
+fn scan_with(
+    root: &Path,
+    rules: &Rules,
+    links: Vec<TablespaceLink>,
+    warnings: &mut Warnings,
+) -> Result<Scan, ScanError> {
     let canonical_root = root.canonicalize().map_err(|source| ScanError::Read { path: root.to_owned(), source })?;
     // A tablespace inside the data directory (PostgreSQL warns about it, and allows it) is copied as a tablespace, once.
     let inside = links
@@ -81,9 +91,10 @@ pub fn scan(root: &Path, rules: &Rules, warnings: &mut Warnings) -> Result<Scan,
         .filter_map(|link| Path::new(&link.location).canonicalize().ok())
         .filter_map(|location| Some(location.strip_prefix(&canonical_root).ok()?.to_str()?.to_owned()))
         .collect();
-    let mut walk = Walk { root, rules, inside, warnings, tree: Tree::default() };
+    let mut walk = Walk { root, rules, links: &links, inside, warnings, tree: Tree::default() };
     walk.run()?;
-    Ok(Scan { tree: walk.tree, tablespaces: links })
+    let tree = walk.tree;
+    Ok(Scan { tree, tablespaces: links })
 }
 
 /// The links in pg_tblspc, by number.
@@ -124,6 +135,8 @@ struct Pending {
 struct Walk<'a> {
     root: &'a Path,
     rules: &'a Rules,
+    /// The tablespaces that are copied.
+    links: &'a [TablespaceLink],
     /// Paths of tablespaces that lie inside the data directory.
     inside: HashSet<String>,
     warnings: &'a mut Warnings,
@@ -216,8 +229,11 @@ impl Walk<'_> {
             // Copied as a directory, as `convert_link_to_directory` does.
             return self.directory(path, &followed()?, pending);
         }
-        let is_tablespace = path.strip_prefix("pg_tblspc/").is_some_and(|name| name.parse::<u32>().is_ok());
-        if is_tablespace {
+        let tablespace = path.strip_prefix("pg_tblspc/").and_then(|name| name.parse::<u32>().ok());
+        if let Some(oid) = tablespace {
+            if !self.links.iter().any(|link| link.oid == oid) {
+                return Ok(());
+            }
             let number = self.add_directory(&path, &followed()?)?;
             let only = Some(self.rules.tablespace_version_directory.clone());
             pending.push(Pending { path, number, only });
@@ -387,6 +403,20 @@ mod tests {
         let (scan, _) = list(&folder).unwrap();
         let copies: Vec<_> = files(&scan).into_iter().filter(|path| path.ends_with("16600")).collect();
         assert_eq!(copies, ["pg_tblspc/16599/PG_15_202209061/5/16600"]);
+    }
+
+    #[test]
+    fn a_tablespace_that_is_made_meanwhile_is_left_to_the_wal() {
+        let folder = cluster();
+        let data = folder.path().join("data");
+        let links = tablespace_links(&data).unwrap();
+        write(&folder.path().join("new/PG_15_202209061/5/16900"), 3);
+        symlink(folder.path().join("new"), data.join("pg_tblspc/16800")).unwrap();
+        let rules = Rules { major: 15, tablespace_version_directory: "PG_15_202209061".to_owned() };
+        let scan = scan_with(&data, &rules, links, &mut Warnings::default()).unwrap();
+        assert!(files(&scan).contains(&"pg_tblspc/16499/PG_15_202209061/5/16500".to_owned()));
+        assert!(scan.tree.directories().iter().all(|directory| !directory.path.contains("16800")));
+        assert_eq!(scan.tablespaces.len(), 1);
     }
 
     #[test]
