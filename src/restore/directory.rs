@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::error::RestoreError;
 use super::journal::{self, Journal};
 use super::refusal::Refusal;
+use crate::sys::durable;
 
 /// What is at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +57,8 @@ pub fn inspect(directory: &Path) -> Result<Found, RestoreError> {
     }
 }
 
-/// The name of something in `directory`, if there is anything; what `mkfs` makes does not count. An absent one is empty.
+/// The name of something in `directory`, if there is anything; what `mkfs` makes does not count, nor what our own
+/// writing left behind when it was cut. An absent one is empty.
 pub fn first_entry(directory: &Path) -> Result<Option<String>, RestoreError> {
     let entries = match std::fs::read_dir(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -64,7 +66,8 @@ pub fn first_entry(directory: &Path) -> Result<Option<String>, RestoreError> {
     };
     for entry in entries {
         let name = entry.map_err(RestoreError::io("list", directory))?.file_name();
-        if name != "lost+found" {
+        let ours = name.to_str().is_some_and(durable::is_temporary_name);
+        if name != "lost+found" && !ours {
             return Ok(Some(name.to_string_lossy().into_owned()));
         }
     }
@@ -132,7 +135,6 @@ pub fn existing_ancestor(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sys::durable;
 
     fn write(path: &Path, text: &str) {
         durable::replace(path, text.as_bytes(), 0o600).expect("written");
@@ -144,6 +146,7 @@ mod tests {
         let target = directory.path().join("main");
         assert_eq!(inspect(&target).expect("absent"), Found::Absent);
         std::fs::create_dir_all(target.join("lost+found")).expect("made");
+        std::fs::write(durable::temporary_path(&target.join("walward.restore.json")), "").expect("written");
         assert_eq!(inspect(&target).expect("empty"), Found::Empty);
         write(&target.join("PG_VERSION"), "15\n");
         let error = inspect(&target).expect_err("not empty");

@@ -109,9 +109,16 @@ fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), Re
         other => other.map_err(RestoreError::io("make the directory", path))?,
     }
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(RestoreError::io("set the mode of", path))?;
-    give(path, owner)
+    match owner {
+        // Through a link: the data directory itself may be one.
+        Some(Owner { uid, gid }) => {
+            std::os::unix::fs::chown(path, Some(uid), Some(gid)).map_err(RestoreError::io("set the owner of", path))
+        }
+        None => Ok(()),
+    }
 }
 
+/// Gives a file or a link itself to `owner`.
 fn give(path: &Path, owner: Option<Owner>) -> Result<(), RestoreError> {
     match owner {
         Some(Owner { uid, gid }) => {
@@ -162,15 +169,14 @@ fn write_settings(root: &Path, wanted: &[Setting], owner: Option<Owner>) -> Resu
     let path = root.join(AUTO_CONF);
     let text = read_if_there(&path)?;
     let mode = std::fs::metadata(&path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-    durable::replace(&path, settings::edit(&text, wanted).as_bytes(), mode)
-        .map_err(RestoreError::io("write", &path))?;
+    durable::replace(&path, &settings::edit(&text, wanted), mode).map_err(RestoreError::io("write", &path))?;
     give(&path, owner)
 }
 
-fn read_if_there(path: &Path) -> Result<String, RestoreError> {
+fn read_if_there(path: &Path) -> Result<Vec<u8>, RestoreError> {
     match std::fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(RestoreError::io("read", path)(error)),
     }
 }
