@@ -17,6 +17,9 @@ use crate::pg::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
 /// The file that makes a directory a cluster. It is not listed: a backup takes it by itself, last.
 pub const CONTROL_FILE: &str = "global/pg_control";
 
+/// What an interrupted restore leaves at the root of its data directory. In a restored copy it would speak of another restore.
+const RESTORE_JOURNAL: &str = "walward.restore.json";
+
 /// What a backup copies.
 #[derive(Debug)]
 pub struct Scan {
@@ -190,7 +193,7 @@ impl Walk<'_> {
             };
             let kind = metadata.file_type();
             if kind.is_file() {
-                let kept = inclusion(&path, false) == Inclusion::Keep;
+                let kept = inclusion(&path, false) == Inclusion::Keep && path != RESTORE_JOURNAL;
                 if kept && path != CONTROL_FILE && !unlogged.excludes(name) {
                     self.tree.add_file(directory.number, name, metadata.len())?;
                 }
@@ -301,6 +304,7 @@ mod tests {
             "base/5/t4_16400",
             "base/10/1259",
             "pg_stat_tmp/x",
+            "walward.restore.json",
         ] {
             write(&data.join(file), 5);
         }
