@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::copy::CopyError;
 use super::preflight::Refusal;
 use super::scan::ScanError;
-use crate::pg::{BackupLabelError, ControlError, SegmentName, session::SessionError};
+use crate::pg::{BackupLabelError, ControlError, SegmentName, Timeline, session::SessionError};
 use crate::repo::RepoError;
 
 /// Why a backup was not made. Whatever was uploaded has no manifest, so it is no backup; what could be removed was.
@@ -78,6 +78,19 @@ pub enum BackupError {
         waited: Duration,
         /// Whether the backup was taken on a standby.
         standby: bool,
+    },
+    /// A repository holds another history of the backup's timeline: another server was promoted to the same number.
+    #[error(
+        "repository {repository} holds another history of timeline {timeline}, written by {writer}: two servers were promoted \
+         to the same timeline; only one of them can use this repository"
+    )]
+    History {
+        /// The timeline.
+        timeline: Timeline,
+        /// The repository.
+        repository: String,
+        /// Who wrote what is there.
+        writer: String,
     },
     /// The server's backup label cannot be read.
     #[error("cannot read the server's backup label")]

@@ -26,6 +26,7 @@
 //! | `source`, `pages`, `copy` | read a file, check its pages, put it into the stream |
 //! | `stream`, `packs` | from the reading threads to the uploads |
 //! | `finish` | the last pack, the manifest |
+//! | `history` | the history of the backup's timeline, put beside its WAL |
 //! | `wal` | which WAL is needed; waiting for it |
 //! | `leases`, `cleanup` | one backup at a time; removing one that failed |
 //! | `run` | the order of it all |
@@ -34,6 +35,7 @@ mod cleanup;
 mod copy;
 mod error;
 mod finish;
+mod history;
 mod leases;
 mod member;
 mod packs;

@@ -14,6 +14,7 @@ use super::cleanup;
 use super::copy::CorruptPages;
 use super::error::BackupError;
 use super::finish::{self, ControlCopy, LastFiles, LastPack};
+use super::history;
 use super::leases::{Leases, TERMS};
 use super::member::{self, Attributes};
 use super::packs::{self, PackDone, Target, Work};
@@ -222,6 +223,8 @@ impl Begun {
             return Err(BackupError::Label(stopped.label_file));
         };
         work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
+        unless_cancelled(stop, history::store(&work.root, facts.lineage(), label_file.timeline, &work.targets))
+            .await??;
         try_join_all(work.targets.iter().map(|target| {
             wal.wait(&target.repository, facts.in_recovery, options.archive_deadline, &work.progress, stop)
         }))
