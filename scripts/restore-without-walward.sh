@@ -1,6 +1,6 @@
 #!/bin/sh
-# Restores a base backup from an unencrypted Walward repository on a disk, without Walward: needs sh, zstd, tar, cp, find
-# and sed. docs/recovery-without-walward.md explains each step.
+# Restores a base backup from an unencrypted Walward repository on a disk, without Walward: needs sh, zstd, tar, cp, find,
+# sed and wc. docs/recovery-without-walward.md explains each step.
 set -eu
 
 usage() {
@@ -38,8 +38,20 @@ backup=$repository/backup/$label
 is_empty "$target" || fail "$target is not empty"
 
 # The manifest's first line is about the backup; the others are its files.
-lineage=$(zstd -qdc <"$backup/manifest" | sed -n '1{s/.*"lineage":"\([0-9]*-[0-9]*\)".*/\1/p;q;}')
+head=$(zstd -qdc <"$backup/manifest" | sed -n '1{p;q;}')
+lineage=$(printf '%s\n' "$head" | sed -n 's/.*"lineage":"\([0-9]*-[0-9]*\)".*/\1/p')
 [ -n "$lineage" ] || fail "the manifest cannot be read; is the repository encrypted?"
+
+# Every pack has to be there, numbered from 00000 on: without one, files would be missing and nothing would say so.
+packs=$(printf '%s\n' "$head" | sed 's/"stored_sha256"/\
+&/g' | sed -n '/^"stored_sha256"/p' | wc -l)
+number=0
+for pack in "$backup"/pack/*; do
+    wanted=$(printf '%05d' "$number")
+    [ "${pack##*/}" = "$wanted" ] || fail "pack $wanted is missing in $backup/pack"
+    number=$((number + 1))
+done
+[ "$number" -eq "$packs" ] || fail "the backup has $packs packs, and in $backup/pack there are $number"
 
 mkdir -p "$target"
 chmod 700 "$target"
