@@ -79,16 +79,16 @@ mod tests {
         let path = folder.path().join("pg_wal/00000002.history");
         std::fs::create_dir(folder.path().join("pg_wal")).unwrap();
         let text = "1\t0/5000000\tno recovery target specified\n";
-        std::fs::write(&path, text).unwrap();
+        crate::sys::durable::replace(&path, text.as_ref(), 0o600).unwrap();
         for _ in 0..2 {
             put(2).await.unwrap();
             for target in &targets {
                 assert_eq!(stored::history(&target.repository, LINEAGE, Timeline(2)).await.unwrap(), text);
             }
         }
-        std::fs::write(&path, "1\t0/6000000\tno recovery target specified\n").unwrap();
+        crate::sys::durable::replace(&path, "1\t0/6000000\tno recovery target specified\n".as_bytes(), 0o600).unwrap();
         assert!(matches!(put(2).await, Err(BackupError::History { .. })));
-        std::fs::write(&path, "damaged").unwrap();
+        crate::sys::durable::replace(&path, "damaged".as_bytes(), 0o600).unwrap();
         assert!(matches!(put(2).await, Err(BackupError::Read { .. })));
     }
 }

@@ -146,7 +146,7 @@ mod tests {
         let target = directory.path().join("main");
         assert_eq!(inspect(&target).expect("absent"), Found::Absent);
         std::fs::create_dir_all(target.join("lost+found")).expect("made");
-        std::fs::write(durable::temporary_path(&target.join("walward.restore.json")), "").expect("written");
+        std::fs::File::create(durable::temporary_path(&target.join("walward.restore.json"))).expect("written");
         assert_eq!(inspect(&target).expect("empty"), Found::Empty);
         write(&target.join("PG_VERSION"), "15\n");
         let error = inspect(&target).expect_err("not empty");

@@ -242,7 +242,7 @@ mod tests {
     fn a_file_that_its_owner_may_not_write_is_made_again() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("server.key");
-        std::fs::write(&path, "half of it").expect("written");
+        crate::sys::durable::replace(&path, b"half of it", 0o600).expect("written");
         std::fs::set_permissions(&path, Permissions::from_mode(0o400)).expect("set");
         create(&path).expect("made").write_all(b"whole").expect("written");
         assert_eq!(std::fs::read(&path).expect("there"), b"whole");

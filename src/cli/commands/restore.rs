@@ -109,10 +109,9 @@ fn request(arguments: &RestoreArguments, restore_command: String) -> Result<Rest
         action: match arguments.action {
             Some(ActionChoice::Pause) => Action::Pause,
             Some(ActionChoice::Shutdown) => Action::Shutdown,
-            Some(ActionChoice::Promote) => Action::Promote,
             // A standby that promoted itself at its target would be none.
             None if arguments.standby => Action::Pause,
-            None => Action::Promote,
+            Some(ActionChoice::Promote) | None => Action::Promote,
         },
         standby: arguments.standby,
         backup,
