@@ -3,7 +3,7 @@
 #
 #   scripts/fuzz.sh SECONDS [TARGET...]
 #
-# Needs a C++ compiler and nothing else: the coverage that libFuzzer goes by is a stable option of the compiler.
+# Needs a C++ compiler, no other toolchain: the coverage that libFuzzer goes by is a stable option of the compiler.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/common.sh"
@@ -12,6 +12,7 @@ shift
 cd "$here/fuzz"
 ensure_toolchain
 ensure_command c++ g++
+ensure_command zstd zstd
 
 targets=("$@")
 if [ ${#targets[@]} = 0 ]; then
@@ -28,9 +29,27 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$here/target}/fuzz
 # --target keeps build scripts and macros free of the instrumentation.
 RUSTFLAGS=$flags cargo build --release --target "$host" --bins
 
+# What to begin with, where made-up bytes would take too long to look like anything.
+seeds() {
+    local fixtures=$here/tests/fixtures
+    case $1 in
+        object) find "$fixtures"/repo-v1/plain -type f ! -name '*.json' ;;
+        manifest) find "$fixtures"/repo-v1/plain -name manifest ;;
+        repository_files) find "$fixtures"/repo-v1 -name '*.json' ! -path '*/lease/*' ;;
+        pg_control) find "$fixtures"/pg -name pg_control ;;
+        wal_page | wal_record) find "$fixtures"/pg -name '*.head' ;;
+        config) printf '%s\n' "$here/config/walward.toml" ;;
+    esac
+}
+
 for target in "${targets[@]}"; do
     say "$target for $seconds s"
     mkdir -p "corpus/$target" "artifacts/$target"
+    while IFS= read -r file; do
+        seed=corpus/$target/seed-$(sha256sum <"$file" | cut -c1-16)
+        # The target is handed a manifest's content, not the object around it.
+        if [ "$target" = manifest ]; then zstd -qdc "$file" >"$seed"; else cp "$file" "$seed"; fi
+    done < <(seeds "$target")
     log=$(mktemp)
     if ! "$CARGO_TARGET_DIR/$host/release/$target" "corpus/$target" -artifact_prefix="artifacts/$target/" \
         -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
