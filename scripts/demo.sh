@@ -33,7 +33,7 @@ finish() {
     for file in "$folder"/*/postmaster.pid; do
         if [ -s "$file" ]; then kill -QUIT "$(head -1 "$file")" 2>/dev/null || true; fi
     done
-    for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    if [ -s "$folder/agent.pid" ]; then kill "$(cat "$folder/agent.pid")" 2>/dev/null || true; fi
     for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
     for _ in $(seq 100); do
         compgen -G "$folder/*/postmaster.pid" >/dev/null || break
@@ -103,7 +103,8 @@ connection = "host=$folder user=postgres dbname=postgres"
 repositories = ["demo"]
 CONF
 walward --cluster main setup
-user "$folder/bin/walwardd" --config "$folder/walward.toml" >"$folder/agent.log" 2>&1 &
+# Its own process id, not that of a shell around it: the end must reach the agent itself.
+user sh -c 'echo $$ >"$1/agent.pid"; exec "$1/bin/walwardd" --config "$1/walward.toml"' sh "$folder" >"$folder/agent.log" 2>&1 &
 pids+=($!)
 for _ in $(seq 100); do
     [ ! -S "$folder/walward.sock" ] || break
