@@ -3,26 +3,33 @@
 #
 #   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
 #   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
+#   scripts/test.sh --thorough       --all-versions, 200 segments, and every test that repeats or explores does it longer
 #   scripts/test.sh --quick          no PostgreSQL: unit tests and tests/it
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
-# Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20),
-# RUST_TEST_THREADS (default 2).
+# Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20,
+# 200 with --thorough), RUST_TEST_THREADS (default 2). Tests see --thorough as WALWARD_TEST_THOROUGH=1.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/common.sh"
 cd "$here"
 
-quick= versions=normal offline=
+quick= versions=normal offline= thorough=
 for argument in "$@"; do
     case $argument in
         --quick) quick=yes ;;
         --all-versions) versions=all ;;
+        --thorough) thorough=yes versions=all ;;
         --offline) offline=yes ;;
         *) die "unknown argument $argument; see the head of scripts/test.sh" ;;
     esac
 done
 
+if [ -n "$thorough" ]; then
+    export WALWARD_TEST_THOROUGH=1 WALWARD_TEST_SEGMENTS=${WALWARD_TEST_SEGMENTS:-200}
+else
+    unset WALWARD_TEST_THOROUGH
+fi
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-2}
 began=$SECONDS
 ignored=()
