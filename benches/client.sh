@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # How long the client takes beside /bin/true: medians of alternating runs, in one go on one machine.
 #
-#   scripts/bench-client.sh [RUNS]        (default 400)
+#   benches/client.sh [RUNS]        (default 400)
 #
 # The client asks a small agent (Python) that answers at once, so that what is measured is the client: start, connect,
 # ask, read, exit. Prints both medians and their ratio; the aim is at most 1.5.
 set -euo pipefail
 exec </dev/null
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/../scripts/common.sh"
 runs=${1:-400}
 cd "$here"
 ensure_toolchain
