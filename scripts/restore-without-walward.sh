@@ -30,6 +30,9 @@ is_empty() {
 [ $# -ge 3 ] || usage
 [ -d "$1/backup" ] || fail "$1 is not a cluster's folder: it has no backup/"
 repository=$(cd "$1" && pwd)
+case $repository in
+    *[\"\$\`\\]*) fail "restore_command cannot name $repository; give the repository a path without \", \$, \` and \\ (a symbolic link will do)" ;;
+esac
 label=$2
 target=$3
 shift 3
@@ -103,6 +106,8 @@ configuration=$target/postgresql.auto.conf
 [ -e "$configuration" ] || : >"$configuration"
 sed -i -e '/^[[:space:]]*recovery_/d' -e '/^[[:space:]]*restore_command/d' -e '/^[[:space:]]*primary_/d' "$configuration"
 {
+    # The file may end without a line feed.
+    echo
     printf '%s\n' "restore_command = 'test -d \"$quoted\" || exit 255; o=\"$quoted/\$(echo %f | sed -E \"s,^(.{8})(.{8}).{8}(\\\\.[0-9A-Za-z.]+)?\$,\\\\1/\\\\2/&,\")\"; test -e \"\$o\" || exit 1; zstd -qdc <\"\$o\" >\"%p\" || exit 255'"
     printf '%s\n' "recovery_target_timeline = 'latest'"
     if [ -n "${RECOVERY_TARGET_TIME:-}" ]; then
@@ -114,4 +119,4 @@ find "$target/standby.signal" -delete 2>/dev/null || :
 : >"$target/recovery.signal"
 sync
 
-echo "restored $label to $target; look at $configuration, then start the server" >&2
+echo "restored $label to $target; check it with: pg_verifybackup -n $target; look at $configuration, then start the server" >&2
