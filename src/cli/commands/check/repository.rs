@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::finding::Findings;
-use crate::base::{describe, format_bytes};
+use crate::base::{ErrorClass, describe, format_bytes};
 use crate::cli::context::Context;
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::pg::Lineage;
@@ -42,15 +42,29 @@ pub(super) async fn check(
             "the store overwrites objects that it was told not to",
             Some("use another store, or see to it that only one server archives; `walward repo probe` tries more"),
         ),
-        Err(error) => {
-            let advice = "the credentials must allow reading, writing, listing and deleting";
-            findings.failed("writing", about, describe(&error), Some(advice));
-        }
+        Err(error) => findings.failed("writing", about, describe(&error), Some(advice(error.class))),
     }
     if let Some(path) = configured.store.url.strip_prefix("file://") {
         check_space(Path::new(path), about, findings);
     }
     Some(repository)
+}
+
+/// What to do about a store that cannot be written to.
+fn advice(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::NoSpace => {
+            "make room where the repository lies; until then WAL stays in pg_wal, which needs room as well"
+        }
+        ErrorClass::Transient => "check the network, the endpoint and the proxy; WAL stays in pg_wal until it heals",
+        ErrorClass::Denied
+        | ErrorClass::NotFound
+        | ErrorClass::Permanent
+        | ErrorClass::Corrupt
+        | ErrorClass::Cancelled => {
+            "the repository must be writable, and the credentials must allow reading, writing, listing and deleting"
+        }
+    }
 }
 
 fn check_lineage(repository: &Repository, lineage: Option<Lineage>, about: Option<&str>, findings: &mut Findings) {
