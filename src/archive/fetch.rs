@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, WalFileName};
-use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, layout};
+use crate::pg::{Lineage, SegmentName, SegmentSize, WalFileName};
+use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, layout, stored};
 use crate::storage::ObjectKey;
 
 /// The first pause between rounds over the repositories; doubled each time up to [`PAUSE_MAX`].
@@ -31,7 +31,8 @@ pub enum Retrieved {
         /// Its length.
         bytes: u64,
     },
-    /// Every repository said that it has no such file, and proved to be the repository that it should be.
+    /// Every repository said that it has no such file, and proved to be the repository that it should be; and no segment
+    /// behind it is there.
     Absent,
 }
 
@@ -75,6 +76,18 @@ pub enum FetchError {
         /// The repository's name.
         repository: String,
     },
+    /// It is nowhere, and the archive goes on behind it.
+    #[error(
+        "{name} is missing in the archive, which goes on with {next} in repository {repository:?}: a recovery that ended here would lose what lies behind the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
+    )]
+    Hole {
+        /// The file.
+        name: WalFileName,
+        /// The first one behind it.
+        next: SegmentName,
+        /// Where that lies.
+        repository: String,
+    },
     /// It took longer than any store should.
     #[error("repository {repository:?} did not give {name} within {} s", .after.as_secs())]
     TooSlow {
@@ -111,7 +124,9 @@ impl FetchError {
                 class => class,
             },
             Self::Rejected { .. } => ErrorClass::Corrupt,
-            Self::UnknownLineage { .. } | Self::NoLineage { .. } | Self::NoRepository => ErrorClass::Permanent,
+            Self::UnknownLineage { .. } | Self::NoLineage { .. } | Self::Hole { .. } | Self::NoRepository => {
+                ErrorClass::Permanent
+            }
             Self::TooSlow { .. } => ErrorClass::Transient,
             Self::Write { source, .. } => match ErrorClass::of_io(source) {
                 ErrorClass::NotFound => ErrorClass::Permanent,
@@ -122,14 +137,24 @@ impl FetchError {
     }
 }
 
+/// What to do about a segment that is missing while later ones are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtHole {
+    /// Ask again until the deadline: several are uploaded at once, and it may be on its way.
+    Wait,
+    /// Say so at once.
+    Tell,
+}
+
 /// What one repository answered.
 enum Answer {
     File(u64),
-    Absent,
+    /// It has no such file; of a segment, the first one behind it on its timeline, if there is one.
+    Absent(Option<SegmentName>),
 }
 
 /// Brings `name` to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
-/// order, again and again until `deadline` after the first failure. `lineage`: of the server that recovers; `None` when it is
+/// order, again and again until `deadline` after the first failure (a hole is one, with [`AtHole::Wait`]). `lineage`: of the server that recovers; `None` when it is
 /// not known, then the newest of the repository.
 pub async fn retrieve(
     repositories: &[Arc<LazyRepository>],
@@ -137,18 +162,23 @@ pub async fn retrieve(
     name: WalFileName,
     path: &Path,
     deadline: Duration,
+    at_hole: AtHole,
 ) -> Result<Retrieved, FetchError> {
     let begun = Instant::now();
     let mut pause = PAUSE_FIRST;
     loop {
-        let mut failure = None;
+        let (mut failure, mut hole) = (None, None);
         if repositories.is_empty() {
             return Err(FetchError::NoRepository);
         }
         for repository in repositories {
             match in_time(repository, lineage, name, path).await {
                 Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
-                Ok(Answer::Absent) => {}
+                Ok(Answer::Absent(None)) => {}
+                // Not the end of the archive. It may be on its way: several are uploaded at once.
+                Ok(Answer::Absent(Some(next))) => {
+                    hole.get_or_insert(FetchError::Hole { name, next, repository: repository.name().to_owned() });
+                }
                 Err(error) => {
                     warn!(file = %name, repository = repository.name(), class = %error.class(), error = describe(&error), "cannot fetch");
                     failure.get_or_insert(error);
@@ -156,8 +186,9 @@ pub async fn retrieve(
             }
         }
         // One repository that could not be asked makes "absent" a guess, whatever the others say.
-        let Some(error) = failure else { return Ok(Retrieved::Absent) };
-        if begun.elapsed() + pause > deadline {
+        let told = failure.is_none() && at_hole == AtHole::Tell;
+        let Some(error) = failure.or(hole) else { return Ok(Retrieved::Absent) };
+        if told || begun.elapsed() + pause > deadline {
             return Err(error);
         }
         tokio::time::sleep(pause).await;
@@ -198,6 +229,22 @@ async fn create(path: &Path) -> io::Result<tokio::fs::File> {
     tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
 }
 
+/// The first segment behind `segment` on its timeline.
+async fn next_behind(
+    repository: &Repository,
+    lineage: Lineage,
+    segment: SegmentName,
+    size: SegmentSize,
+) -> Result<Option<SegmentName>, RepoError> {
+    let Some(number) = segment.number(size) else { return Ok(None) };
+    let files = stored::wal(repository, lineage, segment.timeline, number, size).await?;
+    let segments = files.into_iter().filter_map(|file| match file {
+        WalFileName::Segment(found) => Some((found.number(size)?, found)),
+        WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
+    });
+    Ok(segments.filter(|(found, _)| *found > number).min_by_key(|(found, _)| *found).map(|(_, name)| name))
+}
+
 async fn one(
     lazy: &LazyRepository,
     lineage: Option<Lineage>,
@@ -228,7 +275,13 @@ async fn one(
         Err(error) if error.class() == ErrorClass::NotFound => {
             // An unmounted disk and an emptied bucket have no such object either.
             repository.confirm_alive().await.map_err(failed)?;
-            return Ok(Answer::Absent);
+            let behind = match (name, entry) {
+                (WalFileName::Segment(segment), Some(entry)) => {
+                    next_behind(&repository, lineage, segment, entry.segment_bytes).await.map_err(failed)?
+                }
+                _ => None,
+            };
+            return Ok(Answer::Absent(behind));
         }
         Err(error) => return Err(failed(error)),
     };

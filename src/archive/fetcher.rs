@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::fetch::{FetchError, Retrieved, retrieve};
+use super::fetch::{AtHole, FetchError, Retrieved, retrieve};
 use super::spool::{Place, Spool};
 use super::window::Pace;
 use crate::base::describe;
@@ -102,10 +102,15 @@ impl Fetcher {
     }
 
     /// Provides `name` for a server of `lineage` (`None`: not known, the repository's newest).
-    pub async fn fetch(&self, lineage: Option<Lineage>, name: WalFileName) -> Result<Fetched, FetchError> {
+    pub async fn fetch(
+        &self,
+        lineage: Option<Lineage>,
+        name: WalFileName,
+        at_hole: AtHole,
+    ) -> Result<Fetched, FetchError> {
         self.asked();
         let outcome = tokio::select! {
-            outcome = self.fetch_uncounted(lineage, name) => outcome,
+            outcome = self.fetch_uncounted(lineage, name, at_hole) => outcome,
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
         match &outcome {
@@ -120,7 +125,12 @@ impl Fetcher {
         outcome
     }
 
-    async fn fetch_uncounted(&self, lineage: Option<Lineage>, name: WalFileName) -> Result<Fetched, FetchError> {
+    async fn fetch_uncounted(
+        &self,
+        lineage: Option<Lineage>,
+        name: WalFileName,
+        at_hole: AtHole,
+    ) -> Result<Fetched, FetchError> {
         let waiting = self.state().prefetched.remove(&(lineage, name));
         // What comes next is on its way while this one is being waited for.
         let segment_size = self.segment_size(lineage).await;
@@ -139,7 +149,8 @@ impl Fetcher {
             return Err(FetchError::Stopping(name));
         };
         let begun = Instant::now();
-        match retrieve(&self.0.repositories, lineage, name, place.path(), self.0.options.deadline).await? {
+        let deadline = self.0.options.deadline;
+        match retrieve(&self.0.repositories, lineage, name, place.path(), deadline, at_hole).await? {
             Retrieved::File { .. } => {
                 self.state().pace.downloaded(begun.elapsed());
                 Ok(Fetched::File(Arc::new(place)))
@@ -194,7 +205,7 @@ impl Fetcher {
         }
         let begun = Instant::now();
         // One round over the repositories: whoever waits for the file tries longer, and says what failed.
-        match retrieve(&inner.repositories, lineage, name, place.path(), Duration::ZERO).await {
+        match retrieve(&inner.repositories, lineage, name, place.path(), Duration::ZERO, AtHole::Tell).await {
             Ok(Retrieved::File { .. }) => {
                 self.state().pace.downloaded(begun.elapsed());
                 Some(Arc::new(place))

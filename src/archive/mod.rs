@@ -22,7 +22,7 @@ mod window;
 
 pub use accept::{Rejection, accept};
 pub use archiver::{ArchiveOptions, Archiver, Pushed};
-pub use fetch::{FetchError, Retrieved, retrieve};
+pub use fetch::{AtHole, FetchError, Retrieved, retrieve};
 pub use fetcher::{FetchOptions, Fetched, Fetcher};
 pub use source::{FileStamp, WalFile};
 pub use spool::Place;

@@ -109,7 +109,7 @@ async fn the_same_again_is_a_success_and_other_content_is_refused() {
     let PushError::Different { writer, .. } = &error else { panic!("{error:?}") };
     assert_eq!(writer, "first");
     // What was there is still there.
-    let found = retrieve(&repositories, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    let found = retrieve(&repositories, Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { bytes: SEGMENT_BYTES })));
     let fetched = std::fs::read(room.destination()).expect("the file");
     assert!(fetched == segment(file, room.lineage.system_identifier, 1));
@@ -150,7 +150,7 @@ async fn absent_is_said_only_when_every_repository_proved_itself() {
     let (one, two) = (room.repository("one").await, room.repository("two").await);
     let both = [one, two];
     let file = name("000000010000000000000003");
-    let ask = async || retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    let ask = async || retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(ask().await, Ok(Retrieved::Absent)));
     // The second repository's disk is gone.
     let (mounted, away) = (room.folder.path().join("two"), room.folder.path().join("away"));
@@ -178,10 +178,12 @@ async fn damage_in_one_repository_is_mended_from_the_next_and_never_served() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     crate::sys::durable::replace(&object, &bytes, 0o600).expect("damaged");
-    let found = retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    let found = retrieve(&both, Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { .. })));
     assert!(std::fs::read(room.destination()).expect("the file") == content);
-    let error = retrieve(&[one], Some(room.lineage), file, &room.destination(), DEADLINE).await.expect_err("damaged");
+    let error = retrieve(&[one], Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait)
+        .await
+        .expect_err("damaged");
     assert_eq!(error.class(), crate::base::ErrorClass::Corrupt);
 }
 
@@ -195,8 +197,29 @@ async fn an_empty_history_file_is_neither_archived_nor_taken_for_one() {
     assert!(matches!(error, PushError::Rejected { .. }), "{error:?}");
     room.write(file, b"1\t0/3000000\tno recovery target specified\n");
     archive_file(&repositories, &room.pg_wal(), file, "host").await.expect("archived");
-    let found = retrieve(&repositories, Some(room.lineage), file, &room.destination(), DEADLINE).await;
+    let found = retrieve(&repositories, Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { .. })));
+}
+
+#[tokio::test]
+async fn a_segment_with_others_behind_it_is_a_hole_and_not_the_end() {
+    let room = Room::new();
+    let repositories = [room.repository("one").await];
+    for file in ["000000010000000000000001", "000000010000000100000000"] {
+        let file = name(file);
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        archive_file(&repositories, &room.pg_wal(), file, "host").await.expect("archived");
+    }
+    let ask = async |file: &str, at_hole| {
+        retrieve(&repositories, Some(room.lineage), name(file), &room.destination(), DEADLINE, at_hole).await
+    };
+    for at_hole in [AtHole::Wait, AtHole::Tell] {
+        let error = ask("000000010000000000000002", at_hole).await.expect_err("a hole");
+        assert!(error.to_string().contains("goes on with 000000010000000100000000"), "{error}");
+        for end in ["000000010000000100000001", "000000020000000000000002"] {
+            assert!(matches!(ask(end, at_hole).await, Ok(Retrieved::Absent)), "{end}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use walward::wire::client::{Command, USAGE, ask, failure_code, parse_arguments};
+use walward::wire::client::{Command, USAGE, ask_with_partial, failure_code, parse_arguments};
 
 fn main() -> ExitCode {
     // A panic must look like a failure and never like "absent" (exit 101 would). Nothing may be running afterwards.
@@ -15,8 +15,8 @@ fn main() -> ExitCode {
     match parse_arguments(std::env::args_os().skip(1), &directory) {
         Ok(Command::Help) => print(USAGE),
         Ok(Command::Version) => print(concat!("walward-wal ", env!("CARGO_PKG_VERSION"))),
-        Ok(Command::Ask { socket, silence_max, request }) => {
-            let (code, text) = ask(&socket, silence_max, &request);
+        Ok(Command::Ask { socket, silence_max, request, use_partial }) => {
+            let (code, text) = ask_with_partial(&socket, silence_max, request, use_partial);
             say(&text);
             ExitCode::from(code)
         }

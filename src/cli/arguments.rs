@@ -230,6 +230,9 @@ pub(super) struct RestoreArguments {
     /// Whether the restored server archives: as it did, or not at all
     #[arg(long, value_enum, default_value = "preserve")]
     pub(super) archive_mode: ArchiveModeChoice,
+    /// Recover the last, unfinished segment of a dead primary as well, if its .partial was archived
+    #[arg(long, conflicts_with = "restore_command")]
+    pub(super) use_partial: bool,
     /// The whole restore_command (default: walward-wal of this installation with this cluster)
     #[arg(long, value_name = "COMMAND")]
     pub(super) restore_command: Option<String>,
@@ -282,6 +285,21 @@ pub(super) struct FetchArguments {
     pub(super) name: String,
     /// Where it goes, as %p gives it
     pub(super) destination: PathBuf,
+    /// What to answer (1 instead of 255) when it cannot be found out whether the file exists
+    #[arg(long, value_enum, default_value = "abort")]
+    pub(super) on_error: OnErrorChoice,
+    /// Where a segment is absent, place NAME.partial instead, if that was archived
+    #[arg(long)]
+    pub(super) use_partial: bool,
+}
+
+/// As `walward-wal fetch` has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum OnErrorChoice {
+    /// 255: PostgreSQL stops
+    Abort,
+    /// 1 where a segment is missing and later ones are there; only for a recovery with a target
+    Target,
 }
 
 #[derive(Debug, Clone, Subcommand)]

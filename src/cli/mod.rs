@@ -118,7 +118,7 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         | Command::WalPush(arguments) => commands::wal::push(&context, &arguments).await,
         Command::Wal { command: WalCommand::Fetch(arguments) }
         | Command::ArchiveGet(arguments)
-        | Command::WalFetch(arguments) => commands::wal::fetch(&context, &arguments).await,
+        | Command::WalFetch(arguments) => commands::wal::fetch(&context, &arguments, printer).await,
     }
 }
 

@@ -12,7 +12,7 @@ use tracing::warn;
 use super::peer::Peer;
 use super::services::{Service, Services};
 use super::{backup, status};
-use crate::archive::{FetchError, Fetched, Place, PushError};
+use crate::archive::{AtHole, FetchError, Fetched, Place, PushError};
 use crate::base::describe;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
@@ -42,8 +42,13 @@ pub async fn handle(
     let (reply, keep) = match request {
         Request::Push { cluster, path } => (push(cluster, path, peer, services).await?, None),
         Request::Fetch { cluster, name, destination, on_error } => {
+            // A standby asks again, and a recovery does not end before its target: neither needs to wait at a hole.
+            let at_hole = match on_error {
+                OnError::Abort => AtHole::Wait,
+                OnError::Retry | OnError::Target => AtHole::Tell,
+            };
             let fetched = tokio::select! {
-                fetched = fetch(cluster, &name, destination, peer, services) => fetched,
+                fetched = fetch(cluster, &name, destination, at_hole, peer, services) => fetched,
                 () = gone.cancelled() => return None,
             };
             match fetched {
@@ -53,8 +58,15 @@ pub async fn handle(
                 Err(Refused::Stopping) => return None,
                 Err(Refused::Because(text)) => {
                     let code = match on_error {
-                        OnError::Abort => Exit::FetchFailed.code(),
+                        OnError::Abort | OnError::Target => Exit::FetchFailed.code(),
                         OnError::Retry => Exit::Absent.code(),
+                    };
+                    (Reply::Done { code, text }, None)
+                }
+                Err(Refused::Hole(text)) => {
+                    let code = match on_error {
+                        OnError::Abort => Exit::FetchFailed.code(),
+                        OnError::Retry | OnError::Target => Exit::Absent.code(),
                     };
                     (Reply::Done { code, text }, None)
                 }
@@ -70,6 +82,7 @@ pub async fn handle(
 /// Why a fetch got no answer from the repositories.
 enum Refused {
     Stopping,
+    Hole(String),
     Because(String),
 }
 
@@ -119,6 +132,7 @@ async fn fetch(
     cluster: String,
     name: &str,
     destination: PathBuf,
+    at_hole: AtHole,
     peer: Peer,
     services: &Arc<Services>,
 ) -> Result<Fetched, Refused> {
@@ -131,8 +145,9 @@ async fn fetch(
         Ok((service, lineage_of(data_directory)?))
     })
     .await?;
-    service.fetcher.fetch(lineage, name).await.map_err(|error| match error {
+    service.fetcher.fetch(lineage, name, at_hole).await.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
+        FetchError::Hole { .. } => Refused::Hole(describe(&error)),
         error => Refused::Because(describe(&error)),
     })
 }

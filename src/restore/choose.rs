@@ -227,6 +227,7 @@ pub(super) mod tests {
             backup: None,
             tablespace_map: Vec::new(),
             archive_mode_off: false,
+            use_partial: false,
             restore_command: "walward-wal fetch %f %p".to_owned(),
             primary_conninfo: None,
         }

@@ -194,22 +194,25 @@ impl<'a> Archive<'a> {
         Ok(inventory)
     }
 
-    /// The first and last time that a transaction ended in a segment. A segment that is nowhere, or nowhere whole, has none.
+    /// The first and last time that a transaction ended in a segment, or in its `.partial` where there is no more of it. A
+    /// segment that is nowhere, or nowhere whole, has none.
     pub async fn commit_times(
         &self,
         lineage: Lineage,
         segment: SegmentName,
     ) -> Result<Option<(i64, i64)>, RestoreError> {
-        let key = layout::wal_file(lineage, WalFileName::Segment(segment));
         let mut failure = None;
-        for repository in self.repositories {
-            match repository.read_summary(&key).await {
-                Ok(found) => return Ok(found.summary.commit_times),
-                Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
-                Err(source) => {
-                    failure.get_or_insert_with(|| {
-                        failed(repository, format!("read the times in segment {segment}"), source)
-                    });
+        for name in [WalFileName::Segment(segment), WalFileName::Partial(segment)] {
+            let key = layout::wal_file(lineage, name);
+            for repository in self.repositories {
+                match repository.read_summary(&key).await {
+                    Ok(found) => return Ok(found.summary.commit_times),
+                    Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
+                    Err(source) => {
+                        failure.get_or_insert_with(|| {
+                            failed(repository, format!("read the times in segment {segment}"), source)
+                        });
+                    }
                 }
             }
         }

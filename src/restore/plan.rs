@@ -122,7 +122,16 @@ pub async fn plan(
     let lineage = choose::lineage(&backups, current, request)?;
     let histories = archive.histories(lineage, request.timeline, &mut warnings).await?;
     let choice = choose::choose(&backups, lineage, &histories, request, label.as_ref())?;
-    let inventory = archive.inventory(&choice, &mut warnings).await?;
+    let mut inventory = archive.inventory(&choice, &mut warnings).await?;
+    if request.use_partial {
+        let (start, size) = (choice.backup.start_lsn, choice.backup.segment_bytes);
+        warnings.push(match inventory.count_partial(&choice.way, start, size) {
+            Some(segment) => format!(
+                "recovery reads {segment}.partial, which its server left unfinished: what that server wrote later is not in it"
+            ),
+            None => "there is no partial segment at the end of the archive on this timeline; none is used".to_owned(),
+        });
+    }
     let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment)).await?;
     warnings.extend(route.warnings);
 

@@ -88,7 +88,7 @@ where
         survey.reach.missing.filter(|_| survey.reach.partial && last.checked_add(1) == Some(present.end))
     {
         warnings.push(format!(
-            "{missing}.partial is in the archive; PostgreSQL does not replay partial segments by itself"
+            "{missing}.partial is in the archive, and is not replayed unless it is asked for (--use-partial)"
         ));
     }
     Ok(Route { wal: survey.need(last + 1), warnings })

@@ -119,6 +119,8 @@ pub struct RestoreRequest {
     pub tablespace_map: Vec<(TablespaceSelector, PathBuf)>,
     /// Write `archive_mode = off`, so that the restored server archives nothing.
     pub archive_mode_off: bool,
+    /// Count the partial segment that ends the target timeline as WAL, as `restore_command` must.
+    pub use_partial: bool,
     /// `restore_command`, whole.
     pub restore_command: String,
     /// `primary_conninfo` of a standby.

@@ -18,6 +18,15 @@ pub struct Inventory {
 }
 
 impl Inventory {
+    /// Counts the partial segment at the end of `way` as one to be read, and names it. One in front of a hole never is: what
+    /// lies behind it would be lost.
+    pub fn count_partial(&mut self, way: &Way, start: Lsn, size: SegmentSize) -> Option<SegmentName> {
+        let reached = reach(way, start, size, self);
+        let missing = reached.missing.filter(|_| reached.partial && reached.behind_hole.is_none())?;
+        self.segments.insert((missing.timeline, reached.present.end));
+        Some(missing)
+    }
+
     fn has(&self, way: &Way, number: u64, size: SegmentSize) -> bool {
         way.segment(number, size).is_some_and(|name| self.segments.contains(&(name.timeline, number)))
     }
@@ -133,6 +142,19 @@ mod tests {
         assert_eq!(reach.present, 3..5);
         assert_eq!(reach.missing.map(|name| name.to_string()).as_deref(), Some("000000020000000000000005"));
         assert_eq!(reach.behind_hole.map(|name| name.to_string()).as_deref(), Some("000000020000000000000006"));
+    }
+
+    #[test]
+    fn a_partial_segment_counts_only_where_the_archive_ends() {
+        let one = Way::root(Timeline(1));
+        let mut ended = inventory(&[(1, 3), (1, 4)]);
+        let counted = ended.count_partial(&one, position(3, 40), SIZE);
+        assert_eq!(counted.map(|name| name.to_string()).as_deref(), Some("000000010000000000000005"));
+        assert_eq!(reach(&one, position(3, 40), SIZE, &ended).present, 3..6);
+        let mut holed = inventory(&[(1, 3), (1, 4), (1, 6)]);
+        assert_eq!(holed.count_partial(&one, position(3, 40), SIZE), None);
+        let mut left = inventory(&[(1, 3), (1, 4), (2, 5)]);
+        assert_eq!(left.count_partial(&way(), position(3, 40), SIZE), None);
     }
 
     proptest! {

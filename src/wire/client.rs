@@ -152,13 +152,15 @@ pub enum Command {
         silence_max: Duration,
         /// What to ask.
         request: Request,
+        /// Whether a segment that is absent may be replaced by its `.partial`.
+        use_partial: bool,
     },
 }
 
 /// How `walward-wal` is used.
 pub const USAGE: &str = "\
 usage: walward-wal [OPTIONS] push PATH
-       walward-wal [OPTIONS] fetch [--on-error=abort|retry] NAME DESTINATION
+       walward-wal [OPTIONS] fetch [--on-error=abort|retry|target] NAME DESTINATION
 
 Hands WAL files to the agent (walwardd) and takes them from it. In postgresql.conf:
 
@@ -171,6 +173,9 @@ options:
   --timeout SECONDS  how long the agent may be silent (default: 60)
   --on-error=abort   fetch: when it cannot be found out whether the file exists, exit 255: PostgreSQL stops (default)
   --on-error=retry   fetch: exit 1 instead, after the agent's deadline; only for a standby, which asks again
+  --on-error=target  fetch: as abort, but exit 1 where a segment is missing and later ones are there; only for a recovery
+                     with a target, which PostgreSQL refuses to end before it
+  --use-partial      fetch: where a segment is absent, place NAME.partial instead, if that was archived
   --help, --version
 
 exit codes: push: 0 durable in every repository, 1 failed (PostgreSQL tries again), 2 usage
@@ -182,6 +187,7 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
     let mut cluster = String::new();
     let mut silence_max = SILENCE_MAX;
     let mut on_error = OnError::Abort;
+    let mut use_partial = false;
     let mut words: Vec<OsString> = Vec::new();
     let mut arguments = arguments;
     let mut options_end = false;
@@ -201,6 +207,7 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
             "--" => options_end = true,
             "--help" => return Ok(Command::Help),
             "--version" => return Ok(Command::Version),
+            "--use-partial" => use_partial = true,
             "--socket" => socket = Some(value()?),
             "--cluster" => {
                 cluster = value()?.into_string().map_err(|_| "the cluster's name is not UTF-8".to_owned())?;
@@ -213,7 +220,8 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
                 on_error = match value()?.to_str() {
                     Some("abort") => OnError::Abort,
                     Some("retry") => OnError::Retry,
-                    _ => return Err("--on-error is abort or retry".to_owned()),
+                    Some("target") => OnError::Target,
+                    _ => return Err("--on-error is abort, retry or target".to_owned()),
                 };
             }
             _ => return Err(format!("unknown option {option}")),
@@ -232,7 +240,33 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
         [verb, ..] if verb == "fetch" => return Err("fetch takes exactly a name and a destination".to_owned()),
         [verb, ..] => return Err(format!("unknown command {:?}; say push or fetch", verb.to_string_lossy())),
     };
-    Ok(Command::Ask { socket: socket_path(socket.as_deref()), silence_max, request })
+    if use_partial && !matches!(request, Request::Fetch { .. }) {
+        return Err("--use-partial goes with fetch".to_owned());
+    }
+    Ok(Command::Ask { socket: socket_path(socket.as_deref()), silence_max, request, use_partial })
+}
+
+/// As [`ask`]; where a segment is clearly absent and `use_partial` says so, its `.partial` is asked for in its place.
+pub fn ask_with_partial(socket: &Path, silence_max: Duration, request: Request, use_partial: bool) -> (u8, String) {
+    let (code, text) = ask(socket, silence_max, &request);
+    match request {
+        // Code 1 without a word is "absent"; with one it is a failure that a standby asked to see as 1.
+        Request::Fetch { cluster, name, destination, on_error }
+            if use_partial && code == 1 && text.is_empty() && is_segment(&name) =>
+        {
+            let partial = format!("{name}.partial");
+            let request = Request::Fetch { cluster, name: partial.clone(), destination, on_error };
+            match ask(socket, silence_max, &request) {
+                (0, _) => (0, format!("{name} is absent: {partial} was placed instead, and recovery ends with it")),
+                other => other,
+            }
+        }
+        _ => (code, text),
+    }
+}
+
+fn is_segment(name: &str) -> bool {
+    name.len() == 24 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Asks the agent and does what it says. Returns the exit code and a text for standard error (empty: nothing to say).
@@ -349,7 +383,7 @@ mod tests {
 
     #[test]
     fn options_may_stand_anywhere() {
-        let Ok(Command::Ask { socket, silence_max, request }) = parse(
+        let Ok(Command::Ask { socket, silence_max, request, .. }) = parse(
             "--socket /s fetch --on-error=retry 00000002.history pg_wal/RECOVERYHISTORY --cluster main --timeout 7",
         ) else {
             panic!()
@@ -377,6 +411,7 @@ mod tests {
             "push a --wrong",
             "push a --timeout 0",
             "fetch a b --on-error=ignore",
+            "push a --use-partial",
         ] {
             assert!(parse(line).is_err(), "{line}");
         }

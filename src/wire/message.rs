@@ -23,6 +23,9 @@ pub enum OnError {
     Abort,
     /// Exit 1 after the agent's deadline: for a standby, which asks again. Never for a recovery that may end.
     Retry,
+    /// As [`Self::Abort`], but exit 1 where a segment is missing and later ones are there: for a recovery with a target, which
+    /// PostgreSQL refuses to end before it.
+    Target,
 }
 
 /// One request.
@@ -89,6 +92,7 @@ impl Request {
                 .byte(match on_error {
                     OnError::Abort => 0,
                     OnError::Retry => 1,
+                    OnError::Target => 2,
                 })
                 .finish(),
             Self::Admin(json) => FrameWriter::new(ADMIN).bytes(json.as_bytes()).finish(),
@@ -107,6 +111,7 @@ impl Request {
                 on_error: match fields.byte()? {
                     0 => OnError::Abort,
                     1 => OnError::Retry,
+                    2 => OnError::Target,
                     _ => return Err(WireError::Shape),
                 },
             },
@@ -165,9 +170,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn requests_come_back_as_they_were(cluster: String, name: String, file in "[^\0]{0,80}", retry: bool) {
+        fn requests_come_back_as_they_were(cluster: String, name: String, file in "[^\0]{0,80}", on_error: u8) {
             let path = PathBuf::from(file);
-            let on_error = if retry { OnError::Retry } else { OnError::Abort };
+            let on_error = [OnError::Abort, OnError::Retry, OnError::Target][usize::from(on_error % 3)];
             for request in [
                 Request::Push { cluster: cluster.clone(), path: path.clone() },
                 Request::Fetch { cluster: cluster.clone(), name: name.clone(), destination: path.clone(), on_error },

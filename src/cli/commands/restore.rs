@@ -29,7 +29,8 @@ pub(in crate::cli) async fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
-    let request = request(arguments, restore_command(context, &cluster.name, arguments))?;
+    let mut request = request(arguments, String::new())?;
+    request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
     let directory = arguments.target_directory.as_ref().unwrap_or(&cluster.data_directory);
     let repositories = context.open_all(cluster).await?;
     let plan = restore::plan(&repositories, directory, &request).await?;
@@ -118,6 +119,7 @@ fn request(arguments: &RestoreArguments, restore_command: String) -> Result<Rest
         tablespace_map: arguments.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,
         archive_mode_off: arguments.archive_mode == ArchiveModeChoice::Off,
         restore_command,
+        use_partial: arguments.use_partial,
         primary_conninfo: arguments.primary_conninfo.clone(),
     })
 }
@@ -160,7 +162,7 @@ fn mapping(text: &str) -> Result<(TablespaceSelector, PathBuf), Failure> {
 }
 
 /// What PostgreSQL shall run: the client of this installation, told which agent and which cluster.
-fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArguments) -> String {
+fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArguments, target: &Target) -> String {
     if let Some(command) = &arguments.restore_command {
         return command.clone();
     }
@@ -170,9 +172,18 @@ fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArgument
     } else {
         format!(" --socket {}", quote(&socket.to_string_lossy()))
     };
-    // A standby asks again for what could not be fetched; a recovery that may end must stop instead.
-    let on_error = if arguments.standby { " --on-error=retry" } else { "" };
-    format!("{}{socket} --cluster {cluster} fetch{on_error} %f %p", quote(&client_program().to_string_lossy()))
+    // A standby asks again for what could not be fetched; a recovery that may end must stop instead. One with a target may end
+    // only there ("recovery ended before configured recovery target was reached", xlogrecovery.c), and must not be stopped by
+    // a hole behind its target, which the server meets when it reads ahead (since 15).
+    let on_error = if arguments.standby {
+        " --on-error=retry"
+    } else if *target == Target::Latest {
+        ""
+    } else {
+        " --on-error=target"
+    };
+    let partial = if arguments.use_partial { " --use-partial" } else { "" };
+    format!("{}{socket} --cluster {cluster} fetch{on_error}{partial} %f %p", quote(&client_program().to_string_lossy()))
 }
 
 fn describe(plan: &RestorePlan) -> String {

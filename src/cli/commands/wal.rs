@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::archive::{Retrieved, archive_file, retrieve};
-use crate::cli::arguments::{FetchArguments, PushArguments};
+use crate::archive::{AtHole, FetchError, Retrieved, archive_file, retrieve};
+use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
+use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
@@ -35,7 +36,11 @@ pub(in crate::cli) async fn push(context: &Context, arguments: &PushArguments) -
 }
 
 /// "Absent" only when every repository said so; everything else is an error, and so 255.
-pub(in crate::cli) async fn fetch(context: &Context, arguments: &FetchArguments) -> Result<Exit, Failure> {
+pub(in crate::cli) async fn fetch(
+    context: &Context,
+    arguments: &FetchArguments,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let name = file_name(&arguments.name)?;
     let destination = absolute(&arguments.destination)?;
     let data_directory = destination.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
@@ -47,13 +52,29 @@ pub(in crate::cli) async fn fetch(context: &Context, arguments: &FetchArguments)
     let mut temporary = destination.clone().into_os_string();
     temporary.push(".walward-unverified");
     let temporary = PathBuf::from(temporary);
-    let retrieved = retrieve(&repositories, lineage, name, &temporary, cluster.fetch.deadline).await;
+    let at_hole = match arguments.on_error {
+        OnErrorChoice::Abort => AtHole::Wait,
+        OnErrorChoice::Target => AtHole::Tell,
+    };
+    let mut name = name;
+    let mut retrieved = retrieve(&repositories, lineage, name, &temporary, cluster.fetch.deadline, at_hole).await;
+    if let (true, Ok(Retrieved::Absent), WalFileName::Segment(segment)) = (arguments.use_partial, &retrieved, name) {
+        name = WalFileName::Partial(segment);
+        retrieved = retrieve(&repositories, lineage, name, &temporary, cluster.fetch.deadline, at_hole).await;
+        if let Ok(Retrieved::File { .. }) = retrieved {
+            printer.warning(&format!("{segment} is absent: {name} is placed instead, and recovery ends with it"));
+        }
+    }
     let placed = match retrieved {
         Ok(Retrieved::File { .. }) => place(&temporary, &destination)
             .with_context(|| format!("cannot bring {name} to {}", destination.display()))
             .map(|()| Exit::Done)
             .map_err(Failure::from),
         Ok(Retrieved::Absent) => Ok(Exit::Absent),
+        Err(error @ FetchError::Hole { .. }) if at_hole == AtHole::Tell => {
+            printer.warning(&error.to_string());
+            Ok(Exit::Absent)
+        }
         Err(error) => Err(error.into()),
     };
     // Gone when it was placed; worth nothing when it was not.
