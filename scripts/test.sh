@@ -98,6 +98,11 @@ else
     else
         ignored+=("what needs to be another user (run as root): tests named as_root")
     fi
+    if [ -n "$thorough" ]; then
+        run "what takes long" cargo test --locked --test pg -- --ignored thorough
+    else
+        ignored+=("what takes gigabytes (--thorough): tests named thorough")
+    fi
     if [ ${#others[@]} -gt 0 ]; then
         run "other versions: ${others[*]}" cargo test --locked --test pg -- --ignored "${others[@]}"
     fi

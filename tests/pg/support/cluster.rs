@@ -257,6 +257,18 @@ impl Cluster {
         self.data.join("pg_wal").join(name)
     }
 
+    /// The files in archive_status with this suffix (`ready`, `done`), in the order of their names.
+    pub fn archive_status(&self, suffix: &str) -> Vec<String> {
+        let mut names: Vec<String> = fs::read_dir(self.wal("archive_status"))
+            .expect("archive_status")
+            // One may be renamed while it is looked at.
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter_map(|name| Some(name.strip_suffix(suffix)?.strip_suffix('.')?.to_owned()))
+            .collect();
+        names.sort();
+        names
+    }
+
     /// Asserts that the server's log has `text` in it.
     pub fn assert_logged(&self, text: &str) {
         let log = self.log_text();

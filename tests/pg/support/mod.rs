@@ -5,6 +5,8 @@
 
 mod agent;
 mod cluster;
+mod fault_proxy;
+mod mount;
 mod room;
 mod s3;
 mod site;
@@ -13,6 +15,7 @@ mod walward;
 
 pub use agent::Agent;
 pub use cluster::{Cluster, ClusterOptions, Ended, Stop};
+pub use fault_proxy::Mode;
 pub use room::{Daemon, Room, eventually};
 pub use s3::S3;
 pub use site::{Site, SiteOptions, StoreKind};

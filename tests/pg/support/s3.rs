@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use super::fault_proxy::FaultProxy;
 use super::room::{Daemon, Room, eventually};
 
 pub const BUCKET: &str = "walward-test";
@@ -44,10 +45,19 @@ impl S3 {
 
     /// Lines of a `[repository.…]` table, the URL included.
     pub fn settings(&self, prefix: &str) -> String {
+        Self::settings_at(&self.endpoint(), prefix)
+    }
+
+    /// As [`Self::settings`], by way of another address.
+    pub fn settings_at(endpoint: &str, prefix: &str) -> String {
         format!(
-            "url = \"s3://{BUCKET}/{prefix}\"\nendpoint = \"{}\"\nallow_http = true\naccess_key_id = \"test\"\nsecret_access_key = \"test\"\n",
-            self.endpoint()
+            "url = \"s3://{BUCKET}/{prefix}\"\nendpoint = \"{endpoint}\"\nallow_http = true\naccess_key_id = \"test\"\nsecret_access_key = \"test\"\n"
         )
+    }
+
+    /// A proxy in front of it.
+    pub fn proxy(&self) -> FaultProxy {
+        FaultProxy::start(self.port)
     }
 
     /// Stops answering without closing connections: requests hang.

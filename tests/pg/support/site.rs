@@ -6,6 +6,8 @@ use std::process::Command;
 
 use super::agent::Agent;
 use super::cluster::{Cluster, ClusterOptions, Stop};
+use super::fault_proxy::FaultProxy;
+use super::mount::Tmpfs;
 use super::room::Room;
 use super::s3::S3;
 use super::versions::Version;
@@ -31,6 +33,10 @@ pub struct SiteOptions {
     pub cluster_settings: String,
     /// More lines for `[repository.store]`.
     pub repository_settings: String,
+    /// A proxy that makes faults stands before the S3 server.
+    pub proxied: bool,
+    /// Folders of the site (`repository`, `spool`) that are file systems of their own, and their sizes in MiB. Needs root.
+    pub file_systems: Vec<(&'static str, u32)>,
 }
 
 impl Default for SiteOptions {
@@ -43,6 +49,8 @@ impl Default for SiteOptions {
             role: "postgres",
             cluster_settings: String::new(),
             repository_settings: String::new(),
+            proxied: false,
+            file_systems: Vec::new(),
         }
     }
 }
@@ -53,9 +61,12 @@ pub struct Site {
     pub agent: Option<Agent>,
     pub cluster: Cluster,
     pub s3: Option<S3>,
+    pub proxy: Option<FaultProxy>,
     pub config: PathBuf,
     pub socket: PathBuf,
     pub options: SiteOptions,
+    /// In the order of the options.
+    pub file_systems: Vec<Tmpfs>,
     pub room: Room,
 }
 
@@ -63,11 +74,13 @@ impl Site {
     /// Everything made and written, nothing started but the S3 server.
     pub fn prepare(options: SiteOptions) -> Self {
         let room = Room::new();
+        let file_systems = options.file_systems.iter().map(|(name, mib)| Tmpfs::mount(&room, name, *mib)).collect();
         let s3 = (options.store == StoreKind::S3).then(|| S3::start(&room));
+        let proxy = s3.as_ref().filter(|_| options.proxied).map(S3::proxy);
         let socket = room.make_folder("run").join("walward.sock");
         let cluster = Cluster::create(&room, "main", &options.version, &options.cluster);
         let config = room.join("walward.toml");
-        let site = Self { agent: None, cluster, s3, config, socket, options, room };
+        let site = Self { agent: None, cluster, s3, proxy, config, socket, options, file_systems, room };
         site.cluster.set("archive_mode", "on");
         site.cluster.set("archive_command", &site.archive_command());
         site.write_config(&site.config_text());
@@ -99,9 +112,10 @@ impl Site {
         writeln!(text, "[agent]\nsocket = {:?}\nspool_directory = {spool:?}\nlog.level = \"debug\"\n", self.socket)
             .unwrap();
         writeln!(text, "[repository.store]").unwrap();
-        match &self.s3 {
-            Some(s3) => text.push_str(&s3.settings("repository")),
-            None => writeln!(text, "url = \"file://{}\"", self.repository_folder().display()).unwrap(),
+        match (&self.proxy, &self.s3) {
+            (Some(proxy), _) => text.push_str(&S3::settings_at(&proxy.endpoint(), "repository")),
+            (None, Some(s3)) => text.push_str(&s3.settings("repository")),
+            (None, None) => writeln!(text, "url = \"file://{}\"", self.repository_folder().display()).unwrap(),
         }
         if self.options.encrypted {
             writeln!(text, "encryption = {{ key_file = {:?} }}", self.key_file()).unwrap();

@@ -1,0 +1,174 @@
+//! File systems that are full, read-only or gone, under the repository and under the spool.
+
+use std::fs;
+use std::time::Duration;
+
+use super::{SiteOptions, assert_archived, drain, failures, options, status, wait_failed, write_segments};
+use crate::support::{Cluster, Ended, Site, StoreKind};
+
+/// A site that archives, with `name` on a file system of its own.
+fn site_on(name: &'static str, mib: u32) -> Site {
+    let site = Site::start(SiteOptions { file_systems: vec![(name, mib)], ..options(StoreKind::File) });
+    site.cluster.sql(&site.room, "create table t (id int)");
+    let segment = write_segments(&site, 2);
+    site.cluster.wait_archived(&site.room, &segment);
+    site
+}
+
+/// Archives while the repository is not usable: `break_it`, assert what is said, `heal`.
+fn archive_without_repository(site: &Site, words: &[&str], break_it: impl FnOnce(), heal: impl FnOnce()) {
+    let before = failures(site);
+    break_it();
+    write_segments(site, 3);
+    wait_failed(site, before);
+    let mut said = status(site).says("failing").says("\"store\"");
+    let mut checked = site.walward(&["check"]).expect(1).says("FAILED").says("(main, store)");
+    for word in words {
+        (said, checked) = (said.says(word), checked.says(word));
+    }
+    site.cluster.assert_logged("repository \"store\"");
+    heal();
+    drain(site, &site.cluster, Duration::from_mins(1));
+    assert_archived(site, &site.cluster);
+    site.walward(&["check"]).expect(0);
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_a_full_repository_fails_pushes_and_drains_when_there_is_room() {
+    let site = site_on("repository", 24);
+    let disk = &site.file_systems[0];
+    let filler = site.room.join("repository.shelf").join("filler");
+    archive_without_repository(
+        &site,
+        &["No space left on device"],
+        || drop(disk.fill()),
+        || fs::remove_file(&filler).unwrap(),
+    );
+    // What could not be written left nothing behind that keeps the disk full.
+    assert_eq!(temporaries(&site), Vec::<String>::new());
+}
+
+/// Files in the repository that are no objects.
+fn temporaries(site: &Site) -> Vec<String> {
+    let listed =
+        site.room.run(site.room.command("find").arg(site.repository_folder()).args(["-name", ".walward-*.tmp"]));
+    listed.lines().map(str::to_owned).collect()
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_a_read_only_repository_fails_pushes_and_drains_when_it_is_writable() {
+    let site = site_on("repository", 64);
+    let disk = &site.file_systems[0];
+    archive_without_repository(
+        &site,
+        &["Read-only file system"],
+        || disk.set_read_only(true),
+        || disk.set_read_only(false),
+    );
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_an_unmounted_repository_fails_pushes_and_takes_nothing_on_the_disk_below() {
+    let site = site_on("repository", 64);
+    let disk = &site.file_systems[0];
+    archive_without_repository(
+        &site,
+        &["mounted"],
+        || disk.take_away(),
+        || {
+            assert_eq!(fs::read_dir(site.room.join("repository")).unwrap().count(), 0, "written below the mount point");
+            disk.bring_back();
+        },
+    );
+}
+
+#[test]
+fn a_repository_that_was_moved_away_fails_pushes_and_drains_when_it_is_back() {
+    let site = Site::start(options(StoreKind::File));
+    site.cluster.sql(&site.room, "create table t (id int)");
+    let segment = write_segments(&site, 2);
+    site.cluster.wait_archived(&site.room, &segment);
+    let (folder, away) = (site.repository_folder(), site.room.join("away"));
+    archive_without_repository(
+        &site,
+        &["mounted"],
+        || fs::rename(&folder, &away).unwrap(),
+        || fs::rename(&away, &folder).unwrap(),
+    );
+}
+
+/// A site with its spool on a small file system, and a restored cluster, not started, with its rows.
+fn site_with_restore() -> (Site, Cluster, String) {
+    let mut site = site_on("spool", 8);
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let last = write_segments(&site, 30);
+    site.cluster.wait_archived(&site.room, &last);
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    site.destroy();
+    let restored = site.restore("restored", &[]);
+    (site, restored, expected)
+}
+
+fn recover_without_spool(words: &str, break_it: impl FnOnce(&Site), heal: impl FnOnce(&Site)) {
+    let (site, mut restored, expected) = site_with_restore();
+    break_it(&site);
+    if restored.start_and_see(&site.room, Duration::from_mins(1)) == Ended::Serving {
+        restored.wait_stopped(Duration::from_mins(1));
+    }
+    restored.assert_logged("FATAL");
+    restored.assert_logged(words);
+    assert!(!restored.log_text().contains("archive recovery complete"), "it promoted\n{}", restored.log_text());
+    status(&site).says(words).says("spool");
+    // The spool is for recovery alone: archiving never needed it.
+    heal(&site);
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_with_a_full_spool_a_recovery_stops_and_goes_on_when_there_is_room() {
+    recover_without_spool(
+        "No space left on device",
+        |site| drop(site.file_systems[0].fill()),
+        |site| fs::remove_file(site.room.join("spool.shelf").join("filler")).unwrap(),
+    );
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_with_a_read_only_spool_a_recovery_stops_and_goes_on_when_it_is_writable() {
+    recover_without_spool(
+        "Read-only file system",
+        |site| site.file_systems[0].set_read_only(true),
+        |site| site.file_systems[0].set_read_only(false),
+    );
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_with_an_unmounted_spool_a_recovery_stops_or_goes_on_but_never_ends_early() {
+    let (site, mut restored, expected) = site_with_restore();
+    site.file_systems[0].take_away();
+    if restored.start_and_see(&site.room, Duration::from_mins(1)) == Ended::Stopped {
+        restored.assert_logged("FATAL");
+        site.file_systems[0].bring_back();
+        restored.start(&site.room);
+    }
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
+
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_a_spool_smaller_than_the_prefetch_only_slows_a_recovery_down() {
+    // 8 MiB, and the configuration lets the prefetch take 1 GiB.
+    let (site, mut restored, expected) = site_with_restore();
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
