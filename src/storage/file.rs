@@ -188,7 +188,7 @@ impl Inner {
                 // Whoever gave the name may not have synced it: killed in between, an error, or still at it. What is said
                 // to exist is as durable as what was created.
                 let path = self.path(key);
-                File::open(&path).map_err(|error| self.missing(error))?.sync_all()?;
+                durable::sync_file(&path).map_err(|error| self.missing(error))?;
                 durable::sync_directory(path.parent().unwrap_or(&self.root))?;
                 Ok(Put::Exists)
             }

@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, RenameFlags};
 use rustix::io::Errno;
 
+use super::steps::{Step, take};
+
 /// Makes `path` with `content`; fails with [`io::ErrorKind::AlreadyExists`] when it is there. Blocking.
 ///
 /// `mode` is taken as it is, whatever the umask.
@@ -38,34 +40,41 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 ///
 /// What was at `to` is replaced. If the fsync of the file fails nothing is renamed.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    File::open(from)?.sync_all()?;
-    std::fs::rename(from, to)?;
+    sync_file(from)?;
+    give_name(from, to)?;
     sync_parent(to)
 }
 
 /// As [`rename`], but fails with [`io::ErrorKind::AlreadyExists`], and changes nothing, when `to` is there. Blocking.
 pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    File::open(from)?.sync_all()?;
-    place_new(from, to)?;
+    sync_file(from)?;
+    give_new_name(from, to)?;
     sync_parent(to)
 }
 
 /// Removes the file and fsyncs its folder, so that it does not come back after a power cut. Blocking.
 pub fn remove_file(path: &Path) -> io::Result<()> {
-    std::fs::remove_file(path)?;
+    take(Step::Remove(path), || std::fs::remove_file(path))?;
     sync_parent(path)
+}
+
+/// Makes a file's content durable. Blocking.
+pub fn sync_file(path: &Path) -> io::Result<()> {
+    let file = File::open(path)?;
+    take(Step::SyncFile(path), || file.sync_all())
 }
 
 /// Makes a directory's entries durable. Blocking.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+    let directory = File::open(path)?;
+    take(Step::SyncFolder(path), || directory.sync_all())
 }
 
 /// Makes `path` and the folders above it that are missing, each with `mode` (less the umask) and each durable. Blocking.
 ///
 /// A folder that is there already keeps its mode.
 pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
-    match DirBuilder::new().mode(mode).create(path) {
+    match make_folder(path, mode) {
         Ok(()) => sync_parent(path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -73,7 +82,7 @@ pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
                 return Err(error);
             };
             create_dir_all_durable(parent, mode)?;
-            match DirBuilder::new().mode(mode).create(path) {
+            match make_folder(path, mode) {
                 Ok(()) => sync_parent(path),
                 // Somebody else made it in between; they may not have synced it yet.
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => sync_parent(path),
@@ -87,7 +96,8 @@ pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
 /// Makes everything durable that was written to the file system of `path`: one call instead of an fsync for each of
 /// many thousand files. Blocking. Linux 5.8 and later report write errors here; before that use an fsync a file.
 pub fn sync_filesystem(path: &Path) -> io::Result<()> {
-    Ok(rustix::fs::syncfs(File::open(path)?)?)
+    let within = File::open(path)?;
+    take(Step::SyncFileSystem(path), || Ok(rustix::fs::syncfs(&within)?))
 }
 
 /// Whether `name` (a file's name without its folder) is one that only this module gives to unfinished files.
@@ -122,30 +132,38 @@ impl NewFile {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
         }
         let path = temporary_path(target);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        Ok(Self { file, temporary: Some(path), target: target.to_owned(), mode })
+        let mut file = None;
+        take(Step::Create(&path), || {
+            file = Some(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?);
+            Ok(())
+        })?;
+        match file {
+            Some(file) => Ok(Self { file, temporary: Some(path), target: target.to_owned(), mode }),
+            None => Err(io::Error::other("the file was not made")),
+        }
     }
 
     /// Appends `bytes`.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all(bytes)
+        let Self { file, temporary, target, .. } = self;
+        take(Step::Write(temporary.as_ref().unwrap_or(target), bytes.len()), || file.write_all(bytes))
     }
 
     /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken.
     pub fn place_new(self) -> io::Result<()> {
-        self.place(place_new)
+        self.place(give_new_name)
     }
 
     /// Makes it durable under its name, in place of what was there, if anything.
     pub fn replace(self) -> io::Result<()> {
-        self.place(|from, to| std::fs::rename(from, to))
+        self.place(give_name)
     }
 
-    fn place(mut self, give_name: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    fn place(mut self, name: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
         self.file.set_permissions(Permissions::from_mode(self.mode))?;
-        self.file.sync_all()?;
         if let Some(temporary) = &self.temporary {
-            give_name(temporary, &self.target)?;
+            take(Step::SyncFile(temporary), || self.file.sync_all())?;
+            name(temporary, &self.target)?;
         }
         self.temporary = None;
         sync_parent(&self.target)
@@ -160,7 +178,20 @@ impl Drop for NewFile {
     }
 }
 
+/// Gives the file `from` the name `to`, atomically, in place of what is there.
+fn give_name(from: &Path, to: &Path) -> io::Result<()> {
+    take(Step::Rename(from, to), || std::fs::rename(from, to))
+}
+
 /// Gives the file `from` the name `to`, atomically, unless `to` is there.
+fn give_new_name(from: &Path, to: &Path) -> io::Result<()> {
+    take(Step::RenameNew(from, to), || place_new(from, to))
+}
+
+fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
+    take(Step::MakeFolder(path), || DirBuilder::new().mode(mode).create(path))
+}
+
 fn place_new(from: &Path, to: &Path) -> io::Result<()> {
     match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),

@@ -5,3 +5,4 @@ pub mod disk;
 pub mod durable;
 pub mod host;
 pub mod process;
+pub mod steps;
