@@ -6,15 +6,23 @@ use tokio::sync::Mutex;
 
 use super::{Encryption, RepoError, Repository};
 use crate::pg::Lineage;
-use crate::storage::{self, StoreOptions};
+use crate::storage::{self, Store, StoreOptions};
 use crate::sys::cpu::CpuPool;
+
+/// Where a repository lies.
+#[derive(Debug)]
+enum Place {
+    /// The folder of a cluster at a store that is opened when it is needed.
+    Options(Box<StoreOptions>, String),
+    /// A store that was opened by others.
+    Store(Arc<dyn Store>),
+}
 
 /// How to reach one cluster's repository, and the open repository once it was reached.
 #[derive(Debug)]
 pub struct LazyRepository {
     name: String,
-    cluster: String,
-    store: StoreOptions,
+    place: Place,
     encryption: Encryption,
     wal_level: i32,
     pool: CpuPool,
@@ -31,15 +39,17 @@ impl LazyRepository {
         wal_level: i32,
         pool: CpuPool,
     ) -> Arc<Self> {
-        Arc::new(Self {
-            name: name.to_owned(),
-            cluster: cluster.to_owned(),
-            store,
-            encryption,
-            wal_level,
-            pool,
-            opened: Mutex::new(None),
-        })
+        let place = Place::Options(Box::new(store), cluster.to_owned());
+        Self::of(name, place, encryption, wal_level, pool)
+    }
+
+    /// As [`LazyRepository::new`], at a store that is open already and rooted at the cluster's folder.
+    pub fn at(name: &str, store: Arc<dyn Store>, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
+        Self::of(name, Place::Store(store), encryption, wal_level, pool)
+    }
+
+    fn of(name: &str, place: Place, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
+        Arc::new(Self { name: name.to_owned(), place, encryption, wal_level, pool, opened: Mutex::new(None) })
     }
 
     /// The repository's name in the configuration.
@@ -49,7 +59,10 @@ impl LazyRepository {
 
     /// Where it is, without secrets.
     pub fn url(&self) -> String {
-        format!("{}/{}", self.store.url.trim_end_matches('/'), self.cluster)
+        match &self.place {
+            Place::Options(store, cluster) => format!("{}/{cluster}", store.url.trim_end_matches('/')),
+            Place::Store(store) => store.url().to_owned(),
+        }
     }
 
     /// zstd's level for WAL.
@@ -86,7 +99,10 @@ impl LazyRepository {
     }
 
     async fn open(&self) -> Result<Repository, RepoError> {
-        let store = storage::open(&self.store, &self.cluster)?;
+        let store = match &self.place {
+            Place::Options(store, cluster) => storage::open(store, cluster)?,
+            Place::Store(store) => Arc::clone(store),
+        };
         Repository::open(&self.name, store, &self.encryption, self.pool.clone()).await
     }
 }

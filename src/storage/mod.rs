@@ -13,8 +13,8 @@ mod classify;
 mod conformance;
 mod deadline;
 mod error;
-#[cfg(test)]
-pub(crate) mod fault;
+#[doc(hidden)]
+pub mod fault;
 mod file;
 mod http;
 mod key;
@@ -31,6 +31,8 @@ mod upload;
 pub use error::StoreError;
 pub use key::{KeyError, ObjectKey};
 pub use memory::memory;
+#[doc(hidden)]
+pub use open::{bare_folder, with_layers};
 pub use open::{create_root, install_crypto_provider, open};
 pub use options::{Credentials, Limits, StoreOptions};
 pub use probe::{ProbeCheck, ProbeReport, probe};

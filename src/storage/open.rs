@@ -17,7 +17,7 @@ use super::http::Connector;
 use super::limit::Limited;
 use super::object::{Client, ObjectStoreBacked};
 use super::retry::Retrying;
-use super::{Calls, Credentials, ObjectKey, Store, StoreError, StoreOptions};
+use super::{Calls, Credentials, Limits, ObjectKey, Store, StoreError, StoreOptions};
 use crate::base::ErrorClass;
 
 /// Makes aws-lc-rs the crypto provider of every TLS connection of this process. Harmless when it was done before.
@@ -39,9 +39,26 @@ pub fn open(options: &StoreOptions, folder: &str) -> Result<Arc<dyn Store>, Stor
             Arc::new(ObjectStoreBacked::new(client, place.url, prefix, calls.clone()))
         }
     };
+    Ok(layered(base, calls))
+}
+
+/// What every store gets: tries again what may heal, waits for one of the places, ends each attempt within its time.
+fn layered(base: Arc<dyn Store>, calls: Calls) -> Arc<dyn Store> {
     let timed = Arc::new(WithDeadlines::new(base, calls.limits.clone()));
     let limited = Arc::new(Limited::new(timed, calls.places));
-    Ok(Arc::new(Retrying::new(limited, calls.limits)))
+    Arc::new(Retrying::new(limited, calls.limits))
+}
+
+/// `base` with all the layers of [`open`]. For tests that put something of their own under them.
+#[doc(hidden)]
+pub fn with_layers(base: Arc<dyn Store>, limits: Limits) -> Arc<dyn Store> {
+    layered(base, Calls::new(limits))
+}
+
+/// The store in a folder without any layer, and without making the folder. For tests, as [`with_layers`].
+#[doc(hidden)]
+pub fn bare_folder(folder: &std::path::Path) -> Arc<dyn Store> {
+    Arc::new(FileStore::new(format!("file://{}", folder.display()), folder.to_owned()))
 }
 
 /// Makes the place of `folder` under the options' URL, where a store needs that: the folder of a file store. Only for a

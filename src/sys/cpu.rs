@@ -16,7 +16,8 @@ pub struct CpuPool {
     threads: usize,
     /// One permit for every job that waits or runs. The queue has as many places, so handing over never blocks.
     places: Arc<Semaphore>,
-    queue: Sender<Job>,
+    /// None: jobs run on the caller's thread.
+    queue: Option<Sender<Job>>,
 }
 
 /// The job panicked or the pool is gone. The job's effect is unknown; its value is lost.
@@ -38,7 +39,13 @@ impl CpuPool {
                 }
             })?;
         }
-        Ok(Self { threads, places: Arc::new(Semaphore::new(places_max)), queue })
+        Ok(Self { threads, places: Arc::new(Semaphore::new(places_max)), queue: Some(queue) })
+    }
+
+    /// No threads: a job runs where it is asked for, before anything else does. For tests that must run alike each time.
+    #[doc(hidden)]
+    pub fn on_the_caller() -> Self {
+        Self { threads: 1, places: Arc::new(Semaphore::new(1)), queue: None }
     }
 
     /// How many threads compute.
@@ -61,7 +68,10 @@ impl CpuPool {
                 let _ = answer.send(value);
             }
         });
-        self.queue.try_send(work).map_err(|_| WorkerDied)?;
+        match &self.queue {
+            Some(queue) => queue.try_send(work).map_err(|_| WorkerDied)?,
+            None => work(),
+        }
         answered.await.map_err(|_| WorkerDied)
     }
 }
