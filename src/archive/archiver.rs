@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -324,7 +325,8 @@ impl Archiver {
 
     /// How long look-ahead rests after failures; `None` when it does not.
     fn pause(&self) -> Option<Duration> {
-        self.state().paused_until.and_then(|until| until.checked_duration_since(Instant::now()))
+        let left = self.state().paused_until?.checked_duration_since(Instant::now())?;
+        (!left.is_zero()).then_some(left)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

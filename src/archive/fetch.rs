@@ -3,10 +3,11 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
