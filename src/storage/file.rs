@@ -157,7 +157,7 @@ impl Inner {
         Err(Failure::new(ErrorClass::Transient, "its folder is removed again and again"))
     }
 
-    /// Makes `folder` and those above it up to the root, and all of them durable.
+    /// Makes `folder` and those above it, and all of them durable.
     fn ensure_folder(&self, folder: &Path) -> Result<(), Failure> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         if folders.contains(folder) {
@@ -167,9 +167,6 @@ impl Inner {
             return Err(self.missing(io::ErrorKind::NotFound.into()));
         }
         durable::create_dir_all_durable(folder, FOLDER_MODE)?;
-        for above in folder.ancestors().take_while(|above| above.starts_with(&self.root)) {
-            durable::sync_directory(above)?;
-        }
         if folders.len() >= FOLDERS_MAX {
             folders.clear();
         }

@@ -10,7 +10,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
@@ -70,26 +70,45 @@ pub fn sync_directory(path: &Path) -> io::Result<()> {
     take(Step::SyncFolder(path), || directory.sync_all())
 }
 
-/// Makes `path` and the folders above it that are missing, each with `mode` (less the umask) and each durable. Blocking.
+/// Makes `path` and the folders above it that are missing, each with `mode` (less the umask), and all of them durable. Blocking.
 ///
-/// A folder that is there already keeps its mode.
+/// A folder that is there already keeps its mode. Its name is made durable, too, as are those above it on the same file
+/// system: whoever made it may have been killed before that.
 pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
+    create_dir_all(path, mode)?;
+    let path = path.canonicalize()?;
+    let mut device = std::fs::metadata(&path)?.dev();
+    for parent in path.ancestors().skip(1) {
+        let above = std::fs::metadata(parent)?.dev();
+        // A mount point was not made by us.
+        if above != device {
+            break;
+        }
+        device = above;
+        match sync_directory(parent) {
+            // Nor was anything by us in a folder that we may not even list.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+fn create_dir_all(path: &Path, mode: u32) -> io::Result<()> {
     match make_folder(path, mode) {
-        Ok(()) => sync_parent(path),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
                 return Err(error);
             };
-            create_dir_all_durable(parent, mode)?;
+            create_dir_all(parent, mode)?;
             match make_folder(path, mode) {
-                Ok(()) => sync_parent(path),
-                // Somebody else made it in between; they may not have synced it yet.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => sync_parent(path),
-                Err(error) => Err(error),
+                // Somebody else made it in between.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+                other => other,
             }
         }
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        other => other,
     }
 }
 
