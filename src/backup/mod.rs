@@ -30,6 +30,7 @@
 //! | `wal` | which WAL is needed; waiting for it |
 //! | `leases`, `cleanup` | one backup at a time; removing one that failed |
 //! | `run` | the order of it all |
+//! | `rehearsal` | the same without a server, for tests |
 
 mod cleanup;
 mod copy;
@@ -42,6 +43,7 @@ mod packs;
 mod pages;
 mod plan;
 mod preflight;
+mod rehearsal;
 mod report;
 mod run;
 mod scan;
@@ -53,5 +55,7 @@ mod warnings;
 
 pub use error::BackupError;
 pub use preflight::Refusal;
+#[doc(hidden)]
+pub use rehearsal::rehearse;
 pub use report::{BackupOptions, BackupReport, Phase, Progress};
 pub use run::run;
