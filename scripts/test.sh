@@ -4,7 +4,7 @@
 #   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
 #   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
 #   scripts/test.sh --thorough       --all-versions, 200 segments, and every test that repeats or explores does it longer
-#   scripts/test.sh --quick          no PostgreSQL: unit tests and tests/it
+#   scripts/test.sh --quick          no PostgreSQL: unit tests, tests/it and tests/sim
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
 # Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20,
@@ -46,6 +46,7 @@ run() {
 }
 
 run "unit tests, tests without a server" cargo test --locked --lib --bins --test it
+run "faults by seed" cargo test --locked --test sim
 if [ -n "$quick" ]; then
     ignored+=("everything that needs PostgreSQL (--quick)")
 else

@@ -1,0 +1,531 @@
+//! A disk whose power can be cut. What is read and written goes to a real folder (in memory, where there is one); what would
+//! be left of it after a power cut is kept beside it, and changes only with an fsync.
+//!
+//! As strict as POSIX allows: an fsync of a file keeps its bytes but not its name, one of a folder keeps the names in it but
+//! neither their bytes nor the folder's own name. What was not synced may be there after the cut, or not, or in part: the
+//! bytes cut short, zeroed or anything. A rename happens whole or not at all. After an fsync that failed, later ones of the
+//! same file succeed and keep nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+
+use rand::rngs::StdRng;
+use rand::{Rng, RngCore, SeedableRng};
+use walward::sys::steps::{self, Step, Watcher};
+
+use crate::faults::mix;
+use crate::machine::{Trace, note};
+
+/// What happens to a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Go,
+    /// The power goes before the step has an effect.
+    Cut,
+    /// An error, without an effect.
+    Before(io::ErrorKind),
+    /// An error, and the effect.
+    After(io::ErrorKind),
+}
+
+/// A step as the one who decides about it sees it: its number on this disk, and what it does to what, without random names.
+#[derive(Debug)]
+pub struct Seen {
+    pub number: u64,
+    pub what: String,
+}
+
+/// Who decides what happens to each step.
+pub type Decide = Box<dyn FnMut(&Seen) -> Verdict + Send>;
+
+/// A disk that lies.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Lies {
+    /// An fsync of a file keeps nothing.
+    pub files: bool,
+    /// An fsync of a folder keeps nothing.
+    pub folders: bool,
+}
+
+/// What becomes of what was not synced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// All of it is lost.
+    All,
+    /// Nothing is lost: the process died, the machine did not.
+    Nothing,
+    /// Some of it.
+    Some(u64),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Entry {
+    inode: u64,
+    folder: bool,
+}
+
+type Names = BTreeMap<OsString, Entry>;
+
+#[derive(Debug, Clone)]
+struct Content {
+    bytes: Arc<[u8]>,
+    /// Keeps the inode's number from being used again.
+    _held: Arc<File>,
+}
+
+/// Folders and files by inode.
+#[derive(Debug, Clone, Default)]
+struct Tree {
+    folders: HashMap<u64, Names>,
+    files: HashMap<u64, Content>,
+}
+
+/// What is on a disk at the moment of a cut.
+#[derive(Debug)]
+pub struct Wreck {
+    root: u64,
+    synced: Tree,
+    now: Tree,
+    renames: Vec<[(u64, OsString); 2]>,
+}
+
+pub struct Disk {
+    root: PathBuf,
+    state: Mutex<State>,
+}
+
+struct State {
+    decide: Decide,
+    lies: Lies,
+    steps: u64,
+    synced: Tree,
+    /// Files of which an fsync failed.
+    given_up: HashSet<u64>,
+    /// From and to, since the beginning.
+    renames: Vec<[(u64, OsString); 2]>,
+    wreck: Option<Arc<Wreck>>,
+    trace: Option<(&'static str, Trace)>,
+}
+
+static DISKS: Mutex<Vec<Weak<Disk>>> = Mutex::new(Vec::new());
+static WATCH: Once = Once::new();
+
+/// Sends each step to the disk that it is on.
+struct Switchboard;
+
+impl Watcher for Switchboard {
+    fn step(&self, step: Step<'_>, act: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let path = path_of(&step);
+        let disk = {
+            let mut disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
+            disks.retain(|disk| disk.strong_count() > 0);
+            disks.iter().filter_map(Weak::upgrade).find(|disk| path.starts_with(&disk.root))
+        };
+        match disk {
+            Some(disk) => disk.step(step, act),
+            None => act(),
+        }
+    }
+}
+
+fn path_of<'a>(step: &Step<'a>) -> &'a Path {
+    match *step {
+        Step::Create(path)
+        | Step::Write(path, _)
+        | Step::SyncFile(path)
+        | Step::Rename(_, path)
+        | Step::RenameNew(_, path)
+        | Step::Remove(path)
+        | Step::MakeFolder(path)
+        | Step::SyncFolder(path)
+        | Step::SyncFileSystem(path) => path,
+    }
+}
+
+/// A folder in memory if there is one: a real fsync is not what is tried here.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    let builder = &mut tempfile::Builder::new();
+    let builder = builder.prefix("walward-sim-");
+    let folder = if memory.is_dir() { builder.tempdir_in(memory) } else { builder.tempdir() };
+    folder.expect("a folder for the simulation")
+}
+
+impl Disk {
+    /// The folder `root` with all that is in it, as a disk on which all of that is durable.
+    pub fn new(root: &Path, lies: Lies, decide: Decide) -> Arc<Self> {
+        WATCH.call_once(|| steps::watch(Box::new(Switchboard)));
+        let state = State {
+            decide,
+            lies,
+            steps: 0,
+            synced: read_tree(root),
+            given_up: HashSet::new(),
+            renames: Vec::new(),
+            wreck: None,
+            trace: None,
+        };
+        let disk = Arc::new(Self { root: root.to_owned(), state: Mutex::new(state) });
+        DISKS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&disk));
+        disk
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the power was cut.
+    pub fn is_dead(&self) -> bool {
+        self.state().wreck.is_some()
+    }
+
+    /// Every step from now on is a line of `trace`.
+    pub fn trace_to(&self, name: &'static str, trace: &Trace) {
+        self.state().trace = Some((name, Arc::clone(trace)));
+    }
+
+    /// Cuts the power now, unless it is off already, and gives what is on the disk. Every later step fails.
+    pub fn cut(&self) -> Arc<Wreck> {
+        let mut state = self.state();
+        self.wreck(&mut state)
+    }
+
+    /// The process that used the disk died, and the machine did not: the next one finds everything, and what was not
+    /// synced is not.
+    pub fn go_on(&self, decide: Decide) {
+        let mut state = self.state();
+        state.wreck = None;
+        state.decide = decide;
+        state.steps = 0;
+    }
+
+    fn wreck(&self, state: &mut State) -> Arc<Wreck> {
+        if let Some(wreck) = &state.wreck {
+            return Arc::clone(wreck);
+        }
+        let wreck = Arc::new(Wreck {
+            root: inode(&self.root).expect("the root is there"),
+            synced: state.synced.clone(),
+            now: read_tree(&self.root),
+            renames: state.renames.clone(),
+        });
+        state.wreck = Some(Arc::clone(&wreck));
+        wreck
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn shown(&self, step: &Step<'_>) -> String {
+        let name = |path: &Path| {
+            let path = path.strip_prefix(&self.root).unwrap_or(path);
+            let temporary = path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(".walward-"));
+            if temporary {
+                path.with_file_name("(temporary)").display().to_string()
+            } else {
+                path.display().to_string()
+            }
+        };
+        match *step {
+            Step::Create(path) => format!("create {}", name(path)),
+            Step::Write(path, bytes) => format!("write {} {bytes}", name(path)),
+            Step::SyncFile(path) => format!("fsync {}", name(path)),
+            Step::Rename(from, to) => format!("rename {} over {}", name(from), name(to)),
+            Step::RenameNew(from, to) => format!("rename {} to {}", name(from), name(to)),
+            Step::Remove(path) => format!("remove {}", name(path)),
+            Step::MakeFolder(path) => format!("mkdir {}", name(path)),
+            Step::SyncFolder(path) => format!("fsync folder {}", name(path)),
+            Step::SyncFileSystem(_) => "syncfs".to_owned(),
+        }
+    }
+
+    fn step(&self, step: Step<'_>, act: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        let gone = || io::Error::other("the power is off");
+        if state.wreck.is_some() {
+            return Err(gone());
+        }
+        state.steps += 1;
+        let seen = Seen { number: state.steps, what: self.shown(&step) };
+        let verdict = (state.decide)(&seen);
+        if let Some((name, trace)) = &state.trace {
+            let outcome = if verdict == Verdict::Go { String::new() } else { format!("  <- {verdict:?}") };
+            note(trace, format!("    disk {name} {:>4}: {}{outcome}", seen.number, seen.what));
+        }
+        match verdict {
+            Verdict::Go => state.effect(&step, &self.root, act),
+            Verdict::Cut => {
+                self.wreck(state);
+                Err(gone())
+            }
+            Verdict::Before(kind) => {
+                if let Step::SyncFile(path) = step {
+                    state.given_up.insert(inode(path)?);
+                }
+                Err(kind.into())
+            }
+            Verdict::After(kind) => {
+                state.effect(&step, &self.root, act)?;
+                Err(kind.into())
+            }
+        }
+    }
+}
+
+impl State {
+    fn effect(&mut self, step: &Step<'_>, root: &Path, act: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
+        match *step {
+            Step::Create(_) | Step::MakeFolder(_) | Step::Write(..) | Step::Remove(_) => act()?,
+            Step::SyncFile(path) => {
+                let number = inode(path)?;
+                if !self.lies.files && !self.given_up.contains(&number) {
+                    self.synced.files.insert(number, read_file(path)?);
+                }
+            }
+            Step::Rename(from, to) | Step::RenameNew(from, to) => {
+                let place = |path: &Path| {
+                    let folder = path.parent().unwrap_or(path);
+                    Ok::<_, io::Error>((inode(folder)?, path.file_name().unwrap_or_default().to_owned()))
+                };
+                let ends = [place(from)?, place(to)?];
+                act()?;
+                self.renames.push(ends);
+            }
+            Step::SyncFolder(path) => {
+                if !self.lies.folders {
+                    self.synced.folders.insert(inode(path)?, read_names(path)?);
+                }
+            }
+            Step::SyncFileSystem(_) => {
+                if !self.lies.files {
+                    self.synced = read_tree(root);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn inode(path: &Path) -> io::Result<u64> {
+    Ok(std::fs::symlink_metadata(path)?.ino())
+}
+
+fn read_file(path: &Path) -> io::Result<Content> {
+    Ok(Content { bytes: std::fs::read(path)?.into(), _held: Arc::new(File::open(path)?) })
+}
+
+/// The names in a folder. Links and pipes are nobody's here.
+fn read_names(folder: &Path) -> io::Result<Names> {
+    let mut names = Names::new();
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() || kind.is_file() {
+            names.insert(entry.file_name(), Entry { inode: inode(&entry.path())?, folder: kind.is_dir() });
+        }
+    }
+    Ok(names)
+}
+
+/// Everything below `root`. What vanishes meanwhile (a temporary file that its maker removes) is left out.
+fn read_tree(root: &Path) -> Tree {
+    let mut tree = Tree::default();
+    let mut folders = vec![root.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let (Ok(number), Ok(mut names)) = (inode(&folder), read_names(&folder)) else { continue };
+        names.retain(|name, entry| {
+            let path = folder.join(name);
+            if entry.folder {
+                folders.push(path);
+                return true;
+            }
+            let content = read_file(&path);
+            content.map(|content| tree.files.insert(entry.inode, content)).is_ok()
+        });
+        tree.folders.insert(number, names);
+    }
+    tree
+}
+
+impl Wreck {
+    /// Makes the folder `to`, which must not exist, and in it what the next start finds.
+    pub fn recover(&self, loss: Loss, to: &Path) {
+        std::fs::create_dir(to).expect("the new disk is made");
+        self.folder(loss, self.root, to);
+    }
+
+    /// Whether the newer of two states of a name is what is left. Alike for a name whenever it is asked.
+    fn is_newer(loss: Loss, folder: u64, name: &OsStr) -> bool {
+        match loss {
+            Loss::All => false,
+            Loss::Nothing => true,
+            Loss::Some(seed) => mix(seed, &(folder, name)) & 1 == 1,
+        }
+    }
+
+    fn entry(&self, loss: Loss, folder: u64, name: &OsStr) -> Option<Entry> {
+        let of = |tree: &Tree| tree.folders.get(&folder).and_then(|names| names.get(name)).copied();
+        let (old, new) = (of(&self.synced), of(&self.now));
+        if old == new || !Self::is_newer(loss, folder, name) {
+            return old;
+        }
+        // A name that went by a rename is there until the new one is.
+        let gone_to = self.renames.iter().rev().find(|[from, _]| (from.0, &*from.1) == (folder, name));
+        if let (Some(old), None, Some([_, to])) = (old, new, gone_to)
+            && self.entry(loss, to.0, &to.1).is_none_or(|entry| entry.inode != old.inode)
+        {
+            return Some(old);
+        }
+        new
+    }
+
+    fn folder(&self, loss: Loss, number: u64, to: &Path) {
+        let trees = [&self.synced, &self.now];
+        let names: BTreeSet<&OsString> =
+            trees.iter().filter_map(|tree| tree.folders.get(&number)).flat_map(BTreeMap::keys).collect();
+        for name in names {
+            let Some(entry) = self.entry(loss, number, name) else { continue };
+            let path = to.join(name);
+            if entry.folder {
+                std::fs::create_dir(&path).expect("a folder is made again");
+                self.folder(loss, entry.inode, &path);
+            } else {
+                std::fs::write(&path, self.content(loss, entry.inode)).expect("a file is made again");
+            }
+        }
+    }
+
+    fn content(&self, loss: Loss, number: u64) -> Vec<u8> {
+        let of = |tree: &Tree| tree.files.get(&number).map_or_else(Vec::new, |content| content.bytes.to_vec());
+        let (old, mut new) = (of(&self.synced), of(&self.now));
+        let Loss::Some(seed) = loss else {
+            return if loss == Loss::Nothing && self.now.files.contains_key(&number) { new } else { old };
+        };
+        if old == new || new.is_empty() || !new.starts_with(&old) {
+            return old;
+        }
+        let mut random = StdRng::seed_from_u64(mix(seed, &number));
+        let written = random.random_range(old.len()..=new.len());
+        match random.random_range(0..4) {
+            0 => return old,
+            // Cut short.
+            1 => new.truncate(written),
+            // The length was written and the bytes were not.
+            2 => new[written..].fill(0),
+            // The blocks are whoever's they were before.
+            _ => random.fill_bytes(&mut new[written..]),
+        }
+        new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walward::sys::durable;
+
+    fn go() -> Decide {
+        Box::new(|_| Verdict::Go)
+    }
+
+    /// A disk in `folder`, and what is left of it after a cut.
+    fn after(work: impl FnOnce(&Path), decide: Decide, loss: Loss) -> Vec<(String, Vec<u8>)> {
+        let folder = scratch();
+        let root = folder.path().join("disk");
+        std::fs::create_dir(&root).unwrap();
+        let disk = Disk::new(&root, Lies::default(), decide);
+        work(&root);
+        let left = folder.path().join("left");
+        disk.cut().recover(loss, &left);
+        assert!(durable::create(&root.join("late"), b"", 0o600).is_err(), "the power is off");
+        let names = read_names(&left).unwrap();
+        let files = names.iter().filter(|(_, entry)| !entry.folder);
+        files.map(|(name, _)| (name.to_str().unwrap().to_owned(), std::fs::read(left.join(name)).unwrap())).collect()
+    }
+
+    fn file(name: &str, content: &[u8]) -> (String, Vec<u8>) {
+        (name.to_owned(), content.to_vec())
+    }
+
+    #[test]
+    fn what_was_synced_is_left_and_what_was_not_is_not() {
+        let write = |root: &Path| {
+            durable::create(&root.join("kept"), b"kept", 0o600).unwrap();
+            std::fs::write(root.join("lost"), b"lost").unwrap();
+        };
+        assert_eq!(after(write, go(), Loss::All), [file("kept", b"kept")]);
+        assert_eq!(after(write, go(), Loss::Nothing), [file("kept", b"kept"), file("lost", b"lost")]);
+    }
+
+    #[test]
+    fn a_name_is_not_kept_by_an_fsync_of_its_file_nor_a_folder_by_its_own() {
+        let unnamed: Decide = Box::new(|seen| {
+            let names = seen.what.starts_with("fsync folder");
+            if names { Verdict::Before(io::ErrorKind::Other) } else { Verdict::Go }
+        });
+        let write = |root: &Path| assert!(durable::create(&root.join("a"), b"x", 0o600).is_err());
+        assert_eq!(after(write, unnamed, Loss::All), []);
+        let folder = scratch();
+        let root = folder.path().join("disk");
+        std::fs::create_dir(&root).unwrap();
+        let disk = Disk::new(&root, Lies::default(), go());
+        std::fs::create_dir(root.join("in")).unwrap();
+        durable::create(&root.join("in/a"), b"x", 0o600).unwrap();
+        let left = folder.path().join("left");
+        disk.cut().recover(Loss::All, &left);
+        assert!(!left.join("in").exists());
+    }
+
+    #[test]
+    fn after_a_failed_fsync_a_second_one_keeps_nothing() {
+        let mut first = true;
+        let fails_once: Decide = Box::new(move |seen| {
+            let fails = seen.what.starts_with("fsync a") && std::mem::take(&mut first);
+            if fails { Verdict::Before(io::ErrorKind::Other) } else { Verdict::Go }
+        });
+        let write = |root: &Path| {
+            std::fs::write(root.join("a"), b"x").unwrap();
+            assert!(durable::sync_file(&root.join("a")).is_err());
+            durable::sync_file(&root.join("a")).unwrap();
+            durable::sync_directory(root).unwrap();
+        };
+        assert_eq!(after(write, fails_once, Loss::All), [file("a", b"")]);
+    }
+
+    #[test]
+    fn a_rename_is_whole_or_not_at_all() {
+        for seed in 0..64 {
+            let write = |root: &Path| {
+                durable::create(&root.join("old"), b"x", 0o600).unwrap();
+                std::fs::create_dir(root.join("in")).unwrap();
+                durable::sync_directory(root).unwrap();
+                let renamed = durable::rename(&root.join("old"), &root.join("new"));
+                assert!(renamed.is_err());
+            };
+            let cut_at_the_end: Decide = Box::new(|seen| if seen.number == 8 { Verdict::Cut } else { Verdict::Go });
+            let left = after(write, cut_at_the_end, Loss::Some(seed));
+            assert!(!left.is_empty() && left.iter().all(|(_, bytes)| bytes == b"x"), "seed {seed}: {left:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_were_not_synced_come_back_in_every_way() {
+        let mut lengths = HashSet::new();
+        for seed in 0..64 {
+            let write = |root: &Path| {
+                std::fs::write(root.join("a"), vec![7; 100]).unwrap();
+                durable::sync_directory(root).unwrap();
+            };
+            let left = after(write, go(), Loss::Some(seed));
+            lengths.insert(left.first().map(|(_, bytes)| (bytes.len(), bytes.iter().all(|byte| *byte == 7))));
+        }
+        assert!(lengths.len() > 10, "{lengths:?}");
+    }
+}

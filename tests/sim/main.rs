@@ -1,0 +1,39 @@
+//! Crashes and faults by seed: the real archiver, fetcher, repository and file store, above a disk whose power can be cut and
+//! stores that fail, below a model of PostgreSQL's archiver and of its recovery.
+//!
+//! What must hold, whatever happens:
+//!
+//! - what was acknowledged can be read, byte for byte, after losing everything that was not durable;
+//! - the same bytes again are a success, other bytes under a name that was acknowledged never;
+//! - a fetch that could not find out says so (255); "absent" is never said of a file that was acknowledged;
+//! - memory and spool stay within their bounds, and every answer comes within its deadline;
+//! - after any crash the next start needs no manual step.
+//!
+//! A seed decides everything but how threads interleave, of which there are few: one runtime thread under a clock that
+//! stands still, computation on it, and threads for files. A failing seed is printed with its steps.
+//! `WALWARD_SIM_SEED=7` runs that seed alone and prints its steps; `WALWARD_SIM_SEEDS=1000` runs so many instead of
+//! the usual number; `WALWARD_TEST_THOROUGH=1` runs many more.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    missing_docs,
+    reason = "a test that cannot go on panics"
+)]
+
+mod backup;
+mod disk;
+mod faults;
+mod healed;
+mod machine;
+mod mutants;
+mod postgres;
+mod restore;
+mod seeds;
+mod shape;
+mod truth;
+mod wal;
+mod world;

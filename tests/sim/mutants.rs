@@ -1,0 +1,64 @@
+//! The simulation itself: what is broken on purpose is noticed, within the seeds of a normal run.
+
+use crate::seeds::{self, Broken};
+use crate::shape::{Mutant, Shape};
+use crate::wal::{SEEDS, cut_everywhere};
+
+/// What the seeds say to a mutant.
+fn caught(mutant: Mutant, suits: impl Fn(&mut Shape) + Sync) -> String {
+    let outcome = seeds::all(0..SEEDS, |seed| {
+        let mut shape = Shape { mutant, ..Shape::of(seed) };
+        suits(&mut shape);
+        seeds::run(seed, shape)
+    });
+    let Err(Broken { what, .. }) = outcome else { panic!("{mutant:?} was not noticed in {SEEDS} seeds") };
+    what
+}
+
+fn on_disks(shape: &mut Shape) {
+    shape.disks = true;
+}
+
+#[test]
+fn a_disk_that_forgets_to_sync_folders_is_caught() {
+    let what = caught(Mutant::FoldersNotSynced, on_disks);
+    assert!(what.contains("acknowledged") || what.contains("set"), "{what}");
+    assert!(cut_everywhere(Mutant::FoldersNotSynced).is_err());
+}
+
+#[test]
+fn a_disk_that_forgets_to_sync_files_is_caught() {
+    let what = caught(Mutant::FilesNotSynced, on_disks);
+    assert!(what.contains("acknowledged") || what.contains("set"), "{what}");
+    assert!(cut_everywhere(Mutant::FilesNotSynced).is_err());
+}
+
+#[test]
+fn a_store_that_acknowledges_before_it_is_durable_is_caught() {
+    let what = caught(Mutant::AnswersEarly, |_| {});
+    assert!(what.contains("was acknowledged"), "{what}");
+}
+
+#[test]
+fn a_store_that_overwrites_is_caught() {
+    let what = caught(Mutant::Overwrites, |shape| shape.rival = true);
+    assert!(what.contains("bytes"), "{what}");
+}
+
+#[test]
+fn a_store_that_calls_unreachable_absent_is_caught() {
+    let what = caught(Mutant::UnreachableIsAbsent, |_| {});
+    assert!(what.contains("says that it is absent"), "{what}");
+}
+
+#[test]
+fn memory_without_a_bound_is_caught() {
+    let what = caught(Mutant::UnboundedMemory, |shape| shape.look_ahead = true);
+    assert!(what.contains("bytes were on their way"), "{what}");
+}
+
+#[test]
+fn a_spool_without_a_bound_is_caught() {
+    let what = caught(Mutant::UnboundedSpool, |_| {});
+    assert!(what.contains("the spool holds"), "{what}");
+}

@@ -1,0 +1,168 @@
+//! A model of PostgreSQL's side: a data directory with WAL that is written, marked, promoted and recycled.
+
+use std::path::{Path, PathBuf};
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use walward::pg::archive_status::{done_path, ready_path};
+use walward::pg::{ControlFile, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName, magic_of_major};
+
+use crate::faults::mix;
+use crate::truth::Version;
+
+pub const SEGMENT_BYTES: u64 = 1 << 20;
+/// The segment that the first server begins with.
+pub const FIRST: u64 = 3;
+const MAJOR: u16 = 15;
+/// How much of a segment cannot be compressed, on one half of the seeds and on the other.
+const NOISE_BYTES: [usize; 2] = [16 << 10, 1 << 20];
+
+pub fn size() -> SegmentSize {
+    SegmentSize::try_from(SEGMENT_BYTES).unwrap()
+}
+
+pub fn segment(timeline: u32, number: u64) -> SegmentName {
+    SegmentName::from_number(Timeline(timeline), number, size()).unwrap()
+}
+
+/// A server's data directory and where it writes.
+#[derive(Debug)]
+pub struct Postgres {
+    data: PathBuf,
+    seed: u64,
+    pub version: Version,
+    pub lineage: Lineage,
+    pub timeline: u32,
+    /// The segment that is being written.
+    pub next: u64,
+    /// The timelines that were left, and where.
+    parents: Vec<(u32, Lsn)>,
+}
+
+impl Postgres {
+    /// A server whose bytes are its own.
+    pub fn new(data: &Path, version: Version, seed: u64) -> Self {
+        std::fs::create_dir_all(data.join("pg_wal/archive_status")).unwrap();
+        std::fs::create_dir_all(data.join("global")).unwrap();
+        std::fs::create_dir_all(data.join("pg_tblspc")).unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pg/15");
+        std::fs::copy(fixtures.join("pg_control"), data.join("global/pg_control")).unwrap();
+        std::fs::write(data.join("PG_VERSION"), format!("{MAJOR}\n")).unwrap();
+        let lineage = ControlFile::read(data).unwrap().lineage();
+        Self { data: data.to_owned(), seed, version, lineage, timeline: 1, next: FIRST, parents: Vec::new() }
+    }
+
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    pub fn pg_wal(&self) -> PathBuf {
+        self.data.join("pg_wal")
+    }
+
+    pub fn path(&self, name: WalFileName) -> PathBuf {
+        self.pg_wal().join(name.to_string())
+    }
+
+    /// The segment is full: it is marked, and the next one is begun.
+    pub fn finish_segment(&mut self) -> WalFileName {
+        let name = WalFileName::Segment(segment(self.timeline, self.next));
+        self.write(name);
+        self.next += 1;
+        name
+    }
+
+    /// Writes what belongs under `name`, and marks it for the archiver.
+    pub fn write(&mut self, name: WalFileName) {
+        let content = self.content(name);
+        // As PostgreSQL does: a recycled or restored file takes the name at once.
+        let other = self.pg_wal().join("xlogtemp");
+        std::fs::write(&other, content).unwrap();
+        std::fs::rename(&other, self.path(name)).unwrap();
+        self.mark(name);
+    }
+
+    /// It is to be archived (again).
+    pub fn mark(&self, name: WalFileName) {
+        let _ = std::fs::remove_file(done_path(&self.pg_wal(), name));
+        std::fs::write(ready_path(&self.pg_wal(), name), b"").unwrap();
+    }
+
+    /// A standby takes over: a new timeline begins within the segment that is being written, whose old beginning is kept as
+    /// a partial segment.
+    pub fn promote(&mut self) {
+        let switch = Lsn(self.next * SEGMENT_BYTES + 0x2468);
+        self.write(WalFileName::Partial(segment(self.timeline, self.next)));
+        self.parents.push((self.timeline, switch));
+        self.timeline += 1;
+        self.write(WalFileName::History(Timeline(self.timeline)));
+    }
+
+    /// What waits for the archiver, in its order: histories first, then by name.
+    pub fn ready(&self) -> Vec<WalFileName> {
+        let mut ready: Vec<WalFileName> = std::fs::read_dir(self.pg_wal().join("archive_status"))
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.strip_suffix(".ready")?.parse().ok())
+            .collect();
+        ready.sort_by_key(|name| (!matches!(name, WalFileName::History(_)), name.to_string()));
+        ready
+    }
+
+    /// It was archived.
+    pub fn done(&self, name: WalFileName) {
+        std::fs::rename(ready_path(&self.pg_wal(), name), done_path(&self.pg_wal(), name)).unwrap();
+    }
+
+    /// Somebody decided that it need not be archived.
+    pub fn give_up(&self, name: WalFileName) {
+        let _ = std::fs::remove_file(ready_path(&self.pg_wal(), name));
+    }
+
+    /// A checkpoint recycles what was archived.
+    pub fn checkpoint(&self) {
+        for entry in std::fs::read_dir(self.pg_wal().join("archive_status")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let Some(name) = name.strip_suffix(".done") else { continue };
+            // A history is kept.
+            if !name.ends_with(".history") {
+                let _ = std::fs::remove_file(self.pg_wal().join(name));
+                std::fs::remove_file(&path).unwrap();
+            }
+        }
+    }
+
+    fn content(&self, name: WalFileName) -> Vec<u8> {
+        match name {
+            WalFileName::Segment(segment) | WalFileName::Partial(segment) => self.segment(name, segment),
+            WalFileName::History(_) => {
+                let lines = self
+                    .parents
+                    .iter()
+                    .map(|(timeline, switch)| format!("{timeline}\t{switch}\tserver {} was told to\n", self.version));
+                lines.collect::<String>().into_bytes()
+            }
+            WalFileName::BackupHistory(segment, _) => {
+                format!("START WAL LOCATION: {segment}\nLABEL: {}\n", self.version).into_bytes()
+            }
+        }
+    }
+
+    /// A segment whose first page is right; nobody reads the others.
+    fn segment(&self, name: WalFileName, segment: SegmentName) -> Vec<u8> {
+        let mut bytes = vec![self.version; usize::try_from(SEGMENT_BYTES).unwrap()];
+        let mut random = StdRng::seed_from_u64(mix(self.seed, &(name, self.version)));
+        random.fill_bytes(&mut bytes[..NOISE_BYTES[(mix(self.seed, &"noise") & 1) as usize]]);
+        let mut header = Vec::new();
+        header.extend(magic_of_major(MAJOR).unwrap().to_le_bytes());
+        header.extend(2u16.to_le_bytes());
+        header.extend(segment.timeline.0.to_le_bytes());
+        header.extend(segment.start(size()).unwrap().0.to_le_bytes());
+        header.extend([0; 8]);
+        header.extend(self.lineage.system_identifier.to_le_bytes());
+        header.extend(u32::try_from(SEGMENT_BYTES).unwrap().to_le_bytes());
+        header.extend(8192u32.to_le_bytes());
+        bytes[..header.len()].copy_from_slice(&header);
+        bytes
+    }
+}

@@ -1,0 +1,261 @@
+//! A restore whose power goes at each step of the disk.
+//!
+//! Whatever is left: a directory with pg_control in it is a whole one, and any other is gone on with by the same request.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use walward::pg::{Lineage, Lsn, SegmentSize, Timeline, WalFileName};
+use walward::repo::format::{Kind, Spec};
+use walward::repo::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest, Pack};
+use walward::repo::{Encryption, Repository, layout};
+use walward::restore::{Action, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run};
+use walward::sys::cpu::CpuPool;
+
+use crate::disk::{Disk, Lies, Loss, scratch};
+use crate::faults::of_disk;
+use crate::machine::note;
+use crate::seeds::{self, Broken};
+
+const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7 };
+const CONTROL_FILE: &str = "global/pg_control";
+
+fn label() -> BackupLabel {
+    "20261121T064158Z-full".parse().unwrap()
+}
+
+/// The files of each pack.
+fn packs() -> Vec<Vec<(&'static str, Vec<u8>)>> {
+    let large: Vec<u8> = (0..300_000u32).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
+    vec![
+        vec![("PG_VERSION", b"15\n".to_vec()), ("base/5/1259", large), ("standby.signal", Vec::new())],
+        vec![("base/5/7000", vec![7; 20_000]), ("base/5/empty", Vec::new())],
+        vec![
+            ("backup_label", b"START WAL LOCATION: 0/2000028\n".to_vec()),
+            ("backup_manifest", b"{}".to_vec()),
+            (CONTROL_FILE, vec![3; 8192]),
+        ],
+    ]
+}
+
+/// A tar stream, and where each file's bytes begin in it.
+fn tar_stream(files: &[(&str, Vec<u8>)]) -> (Vec<u8>, Vec<u64>) {
+    let mut builder = tar::Builder::new(Vec::new());
+    let mut offsets = Vec::new();
+    for (path, content) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o600);
+        offsets.push(builder.get_ref().len() as u64 + 512);
+        builder.append_data(&mut header, path, content.as_slice()).unwrap();
+    }
+    (builder.into_inner().unwrap(), offsets)
+}
+
+fn once(content: Vec<u8>) -> BoxStream<'static, std::io::Result<Bytes>> {
+    stream::iter([Ok(Bytes::from(content))]).boxed()
+}
+
+/// A repository in memory with one backup, and the WAL that it needs.
+async fn repository() -> Repository {
+    let spec = |kind| Spec { kind, level: 1, writer: "db1".to_owned() };
+    let time = "2026-11-21T06:41:58Z".parse().unwrap();
+    let (store, pool) = (walward::storage::memory(), CpuPool::on_the_caller());
+    let made = Repository::create("one", store, "main", &Encryption::None, &[], pool, Timestamp::UNIX_EPOCH).await;
+    let mut repository = made.unwrap().0;
+    repository.add_lineage(LINEAGE, SegmentSize::DEFAULT, Timestamp::UNIX_EPOCH).await.unwrap();
+    let mut manifest = Manifest {
+        format: 1,
+        label: label().to_string(),
+        kind: BackupType::Full,
+        lineage: LINEAGE,
+        server_version: "15.18".to_owned(),
+        segment_bytes: SegmentSize::DEFAULT,
+        data_checksums: true,
+        timeline: Timeline(1),
+        start_lsn: Lsn(0x200_0028),
+        stop_lsn: Lsn(0x200_0138),
+        started: time,
+        stopped: time,
+        from_standby: true,
+        host: "db1".to_owned(),
+        walward_version: "0.1.0".to_owned(),
+        content_bytes: 0,
+        stored_bytes: 0,
+        packs: Vec::new(),
+        tablespaces: Vec::new(),
+        corrupt_pages: Vec::new(),
+    };
+    let folder = |path: &str| Entry { path: path.to_owned(), mode: 0o700, mtime: 0, what: EntryKind::Directory };
+    let mut entries: Vec<Entry> = ["base", "base/5", "global", "pg_wal"].map(folder).into();
+    for (number, files) in (0..).zip(&packs()) {
+        let (content, offsets) = tar_stream(files);
+        let content_bytes = content.len() as u64;
+        let key = layout::pack(&label(), number);
+        let summary = repository.upload(&key, spec(Kind::Pack), once(content), content_bytes).await.unwrap();
+        for ((path, content), offset) in files.iter().zip(offsets) {
+            let (size, crc32c) = (content.len() as u64, crc32c::crc32c(content));
+            let what = EntryKind::File { size, crc32c, pack: number, offset };
+            entries.push(Entry { path: (*path).to_owned(), mode: 0o600, mtime: 1_700_000_000, what });
+        }
+        let stored_sha256 = walward::base::hex::encode(&summary.stored_digest);
+        manifest.packs.push(Pack { number, content_bytes, stored_bytes: summary.stored_bytes, stored_sha256 });
+    }
+    let mut lines = serde_json::to_string(&manifest).unwrap() + "\n";
+    for entry in &entries {
+        lines += &(serde_json::to_string(entry).unwrap() + "\n");
+    }
+    let key = layout::manifest(&label());
+    repository.upload(&key, spec(Kind::Manifest), once(lines.into_bytes()), 0).await.unwrap();
+    let segment = WalFileName::Segment("000000010000000000000002".parse().unwrap());
+    let key = layout::wal_file(LINEAGE, segment);
+    repository.put_new(&key, spec(Kind::Segment), once(vec![2; 100]), || None).await.unwrap();
+    repository
+}
+
+fn request() -> RestoreRequest {
+    RestoreRequest {
+        target: Target::Latest,
+        exclusive: false,
+        timeline: TargetTimeline::Latest,
+        action: Action::Promote,
+        standby: false,
+        backup: None,
+        tablespace_map: Vec::new(),
+        archive_mode_off: false,
+        use_partial: false,
+        restore_command: "walward-wal fetch %f %p".to_owned(),
+        primary_conninfo: None,
+    }
+}
+
+async fn restore(repository: &Repository, target: &Path) -> Result<(), RestoreError> {
+    let plan = plan(std::slice::from_ref(repository), target, &request()).await?;
+    run(plan, 2, watch::Sender::new(Progress::default()), CancellationToken::new()).await.map(|_| ())
+}
+
+/// That everything is in `target` that a server needs to recover, and nothing that leads it astray.
+fn whole(target: &Path) -> Result<(), String> {
+    for (path, content) in packs().into_iter().flatten().filter(|(path, _)| *path != "standby.signal") {
+        match std::fs::read(target.join(path)) {
+            Ok(bytes) if bytes == content => {}
+            Ok(bytes) => return Err(format!("{path} has {} other bytes", bytes.len())),
+            Err(error) => return Err(format!("{path}: {error}")),
+        }
+    }
+    let settings = std::fs::read_to_string(target.join("postgresql.auto.conf")).unwrap_or_default();
+    if !settings.contains("restore_command = 'walward-wal fetch %f %p'") {
+        return Err(format!("the settings are {settings:?}"));
+    }
+    if !target.join("recovery.signal").exists() || target.join("standby.signal").exists() {
+        return Err("the signal files are not those of a recovery".to_owned());
+    }
+    Ok(())
+}
+
+/// Restores, the power going at step `cut`, and goes on with what `loss` leaves. Whether the step was reached.
+fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
+    seeds::watched(cut, move |trace| {
+        let folder = scratch();
+        let clock = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build();
+        let runtime = clock.unwrap();
+        let target = |root: &Path| root.join("pgdata/main");
+        let begin = |root: PathBuf, cut| {
+            // A restore by root gives the files to the owner of the directory, and asks for a user otherwise.
+            let disk = Disk::new(&root, lies, of_disk(0, 0, cut));
+            disk.trace_to("target", trace);
+            disk
+        };
+        let first = folder.path().join("first");
+        std::fs::create_dir_all(target(&first)).unwrap();
+        own(&target(&first));
+        let disk = begin(first, Some(cut));
+        let repository = runtime.block_on(repository());
+        let outcome = runtime.block_on(restore(&repository, &target(disk.root())));
+        let reached = disk.is_dead();
+        note(trace, format!("the restore ended: {outcome:?}; {loss:?} of what was not synced is lost"));
+        match outcome {
+            Err(error) if !reached => return Err(format!("it failed, although nothing is broken: {error:?}")),
+            Ok(()) if reached => return Err("it succeeded on a disk without power".to_owned()),
+            _ => {}
+        }
+        let disk = if loss == Loss::Nothing {
+            disk.go_on(of_disk(0, 0, None));
+            disk
+        } else {
+            let second = folder.path().join("second");
+            disk.cut().recover(loss, &second);
+            begin(second, None)
+        };
+        let target = target(disk.root());
+        if !reached && !target.join(CONTROL_FILE).exists() {
+            return Err("it succeeded, and after a power cut pg_control is not there".to_owned());
+        }
+        if target.join(CONTROL_FILE).exists() {
+            whole(&target).map_err(|what| format!("it can be started, half restored: {what}"))?;
+            return Ok(reached);
+        }
+        own(&target);
+        match runtime.block_on(restore(&repository, &target)) {
+            Ok(()) => {}
+            Err(error) => return Err(format!("it cannot be gone on with: {error:?}")),
+        }
+        let third = folder.path().join("third");
+        disk.cut().recover(Loss::All, &third);
+        let target = third.join("pgdata/main");
+        whole(&target).map_err(|what| format!("what was gone on with is not durable: {what}"))?;
+        Ok(reached)
+    })
+}
+
+/// root restores for somebody else only; the folder says for whom.
+fn own(target: &Path) {
+    if rustix::process::geteuid().is_root() && target.exists() {
+        std::os::unix::fs::chown(target, Some(65534), Some(65534)).unwrap();
+    }
+}
+
+fn cut_everywhere(lies: Lies) -> Result<u64, Broken> {
+    let losses = [Loss::All, Loss::Nothing, Loss::Some(1), Loss::Some(2), Loss::Some(3), Loss::Some(4)];
+    seeds::everywhere(&losses, |cut, loss| cut_at(cut, loss, lies))
+}
+
+#[test]
+fn a_power_cut_at_every_step_of_a_restore_leaves_a_whole_cluster_or_one_that_goes_on() {
+    const NAME: &str = "a_power_cut_at_every_step_of_a_restore_leaves_a_whole_cluster_or_one_that_goes_on";
+    let begun = Instant::now();
+    let steps = seeds::expect(NAME, cut_everywhere(Lies::default()));
+    eprintln!("{NAME}: {steps} steps, 6 losses each, in {} s", begun.elapsed().as_secs());
+    assert!(steps > 25, "{steps}");
+}
+
+#[test]
+fn a_restore_onto_a_disk_that_forgets_to_sync_is_caught() {
+    let Err(Broken { what, .. }) = cut_everywhere(Lies { files: true, folders: false }) else {
+        panic!("it was not noticed");
+    };
+    assert!(["half restored", "pg_control is not there", "not durable"].iter().any(|why| what.contains(why)), "{what}");
+}
+
+#[test]
+fn a_finished_restore_is_not_written_over() {
+    seeds::watched(0, |_| {
+        let folder = scratch();
+        let target = folder.path().join("main");
+        std::fs::create_dir(&target).unwrap();
+        own(&target);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let repository = runtime.block_on(repository());
+        runtime.block_on(restore(&repository, &target)).map_err(|error| format!("{error:?}"))?;
+        match runtime.block_on(restore(&repository, &target)) {
+            Err(RestoreError::Refused(Refusal::NotEmpty { .. } | Refusal::Finished { .. })) => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    })
+    .unwrap();
+}

@@ -1,0 +1,81 @@
+//! What the model knows of each WAL file that anybody tried to archive.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use walward::pg::WalFileName;
+
+use crate::faults::mix;
+
+/// Whose bytes: the primary's or the rival's.
+pub type Version = u8;
+
+#[derive(Debug, Default)]
+struct File {
+    /// What was tried, and what its bytes are.
+    tried: BTreeMap<Version, u64>,
+    acknowledged: Option<Version>,
+}
+
+#[derive(Debug, Default)]
+pub struct Truth(BTreeMap<WalFileName, File>);
+
+/// Stands for bytes.
+pub fn print_of(bytes: &[u8]) -> u64 {
+    mix(0, &bytes)
+}
+
+impl Truth {
+    /// Somebody tries to archive it.
+    pub fn tried(&mut self, name: WalFileName, version: Version, bytes: &[u8]) {
+        self.0.entry(name).or_default().tried.insert(version, print_of(bytes));
+    }
+
+    /// Somebody was told that it is durable.
+    pub fn acknowledge(&mut self, name: WalFileName, version: Version) -> Result<(), String> {
+        let file = self.0.entry(name).or_default();
+        match file.acknowledged.replace(version) {
+            Some(before) if before != version => Err(format!(
+                "{name} was acknowledged with the bytes of server {before}, and now with those of {version}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub fn is_acknowledged(&self, name: WalFileName) -> bool {
+        self.0.get(&name).is_some_and(|file| file.acknowledged.is_some())
+    }
+
+    /// Whether two servers tried to archive it.
+    pub fn is_contested(&self, name: WalFileName) -> bool {
+        self.0.get(&name).is_some_and(|file| file.tried.len() > 1)
+    }
+
+    pub fn acknowledged(&self) -> Vec<WalFileName> {
+        self.0.iter().filter(|(_, file)| file.acknowledged.is_some()).map(|(name, _)| *name).collect()
+    }
+
+    /// A segment behind `name` on its timeline that was acknowledged.
+    pub fn acknowledged_behind(&self, name: WalFileName) -> Option<WalFileName> {
+        let WalFileName::Segment(segment) = name else { return None };
+        let behind = |other: &WalFileName| match other {
+            WalFileName::Segment(other) => other.timeline == segment.timeline && *other > segment,
+            _ => false,
+        };
+        self.acknowledged().into_iter().find(behind)
+    }
+
+    pub fn names(&self) -> BTreeSet<WalFileName> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Judges bytes that were given out under a name.
+    pub fn check(&self, name: WalFileName, bytes: &[u8]) -> Result<(), String> {
+        let print = print_of(bytes);
+        let Some(file) = self.0.get(&name) else { return Err(format!("{name} came, which nobody archived")) };
+        let right = match file.acknowledged {
+            Some(version) => file.tried.get(&version) == Some(&print),
+            None => file.tried.values().any(|tried| *tried == print),
+        };
+        if right { Ok(()) } else { Err(format!("{name} came with other bytes than were archived")) }
+    }
+}
