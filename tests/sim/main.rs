@@ -12,7 +12,7 @@
 //! A seed decides everything but how threads interleave, of which there are few: one runtime thread under a clock that
 //! stands still, computation on it, and threads for files. A failing seed is printed with its steps.
 //! `WALWARD_SIM_SEED=7` runs that seed alone and prints its steps; `WALWARD_SIM_SEEDS=1000` runs so many instead of
-//! the usual number; `WALWARD_TEST_THOROUGH=1` runs many more.
+//! the usual number, or the one seed so often; `WALWARD_TEST_THOROUGH=1` runs many more.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

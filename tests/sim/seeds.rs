@@ -1,6 +1,5 @@
 //! Running many seeds, and showing the one that fails.
 
-use std::collections::BTreeMap;
 use std::env::var;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -91,7 +90,7 @@ pub fn all<T: Send>(
     run: impl Fn(u64) -> Result<T, Broken> + Sync,
 ) -> Result<Vec<T>, Broken> {
     let seeds = Mutex::new(seeds);
-    let done = Mutex::new(BTreeMap::new());
+    let done = Mutex::new(Vec::new());
     let broken: Mutex<Option<Broken>> = Mutex::new(None);
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -100,9 +99,7 @@ pub fn all<T: Send>(
                     let next = seeds.lock().unwrap().next();
                     let Some(seed) = next.filter(|_| broken.lock().unwrap().is_none()) else { return };
                     match run(seed) {
-                        Ok(value) => {
-                            done.lock().unwrap().insert(seed, value);
-                        }
+                        Ok(value) => done.lock().unwrap().push((seed, value)),
                         Err(error) => {
                             broken.lock().unwrap().get_or_insert(error);
                         }
@@ -111,10 +108,12 @@ pub fn all<T: Send>(
             });
         }
     });
-    match broken.into_inner().unwrap() {
-        Some(broken) => Err(broken),
-        None => Ok(done.into_inner().unwrap().into_values().collect()),
+    if let Some(broken) = broken.into_inner().unwrap() {
+        return Err(broken);
     }
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(seed, _)| *seed);
+    Ok(done.into_iter().map(|(_, value)| value).collect())
 }
 
 /// Cuts the power at each step, with each of `losses`; how many steps there are. `cut_at` says whether its step was reached.

@@ -16,11 +16,11 @@ const SEEDS_THOROUGH: u64 = 10_000;
 fn whatever_breaks_nothing_that_was_acknowledged_is_lost() {
     const NAME: &str = "whatever_breaks_nothing_that_was_acknowledged_is_lost";
     let begun = Instant::now();
-    let seeds = match seeds::asked() {
-        Some(seed) => seed..seed + 1,
-        None => 0..seeds::count(SEEDS, SEEDS_THOROUGH),
+    // One seed again, as often as is asked for: its threads may interleave otherwise.
+    let seeds: Box<dyn Iterator<Item = u64> + Send> = match seeds::asked() {
+        Some(seed) => Box::new(std::iter::repeat_n(seed, seeds::count(1, 1) as usize)),
+        None => Box::new(0..seeds::count(SEEDS, SEEDS_THOROUGH)),
     };
-    let alone = seeds.end - seeds.start == 1;
     let tallies = seeds::expect(NAME, seeds::all(seeds, |seed| seeds::run(seed, Shape::of(seed))));
     seeds::report(NAME, &tallies, begun);
     // A simulation in which nothing happens proves nothing.
@@ -29,7 +29,7 @@ fn whatever_breaks_nothing_that_was_acknowledged_is_lost() {
         [sum(|tally| tally.acknowledged), sum(|tally| tally.failed_pushes), sum(|tally| tally.failed_fetches)];
     let rare = [sum(|tally| tally.refused), sum(|tally| tally.cuts)];
     assert!(
-        alone || happened.iter().chain(&rare).all(|count| *count > tallies.len() as u64 / 20),
+        tallies.len() < 100 || happened.iter().chain(&rare).all(|count| *count > tallies.len() as u64 / 20),
         "{happened:?} {rare:?}"
     );
 }
