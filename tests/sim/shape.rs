@@ -63,8 +63,8 @@ impl Shape {
             rival: random.random_ratio(1, 3),
             lives: random.random_range(1..=3),
             actions: random.random_range(8..=16),
-            store_faults: pick(random, &[0, 4, 8, 20]),
-            disk_faults: if disks { pick(random, &[0, 0, 20, 60]) } else { 0 },
+            store_faults: pick(random, &[0, 3, 6, 15]),
+            disk_faults: if disks { pick(random, &[0, 15, 30, 60]) } else { 0 },
             cut_within: pick(random, &[0, 40, 120, 250]),
             mutant: Mutant::None,
         }
