@@ -123,7 +123,7 @@ pub fn everywhere(losses: &[Loss], cut_at: impl Fn(u64, Loss) -> Result<bool, Br
         // Some at a time, because the last step is found by going beyond it.
         let cuts = begin..begin + 16;
         let reached =
-            all(cuts.clone(), |cut| losses.iter().try_fold(true, |all, loss| Ok(cut_at(cut, *loss)? && all)))?;
+            all(cuts.clone(), |cut| losses.iter().try_fold(false, |any, loss| Ok(cut_at(cut, *loss)? || any)))?;
         if let Some(beyond) = reached.iter().position(|reached| !reached) {
             return Ok(begin + beyond as u64 - 1);
         }
