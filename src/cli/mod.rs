@@ -53,6 +53,7 @@ pub fn run(arguments: &[OsString]) -> u8 {
             return verb.code(code);
         }
     };
+    crate::sys::secrecy::keep_memory_private();
     log_to_stderr(parsed.global.quiet, parsed.global.verbose);
     let printer = Printer::new(&parsed.global);
     match execute(parsed, &printer) {

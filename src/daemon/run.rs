@@ -18,6 +18,7 @@ use super::services::{Services, clear_spools};
 use super::{listen, log, metrics, server, status};
 use crate::base::describe;
 use crate::config::{self, Config};
+use crate::sys;
 
 /// How long what is being answered may take when the agent stops.
 const GRACE: Duration = Duration::from_secs(10);
@@ -40,6 +41,7 @@ pub struct Arguments {
 /// Runs the agent until it is told to stop.
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let _ = *status::STARTED;
+    sys::secrecy::keep_memory_private();
     let config = load(&arguments.config)?;
     log::install(config.agent.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
