@@ -5,6 +5,8 @@
 //! ten seconds for what is being answered, then uploads are given up; PostgreSQL asks again.
 
 mod backup;
+mod doors;
+mod kept;
 mod listen;
 mod log;
 mod metrics;

@@ -1,7 +1,15 @@
 //! Who may ask for what: root, the agent's own user, and the owner of the cluster's data directory.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+/// How often the owner of a data directory is looked up.
+const OWNER_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The user at the other end of a connection, as the kernel says (SO_PEERCRED).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,8 +24,46 @@ impl Peer {
         self.uid == 0 || self.uid == rustix::process::geteuid().as_raw()
     }
 
-    /// Also the owner of `data_directory`.
+    /// Also the owner of `data_directory`. Blocking.
     pub fn may_use(self, data_directory: &Path) -> bool {
         self.is_trusted() || std::fs::metadata(data_directory).is_ok_and(|directory| directory.uid() == self.uid)
+    }
+}
+
+/// The owner of a data directory as it was seen last: good enough to give an owner's connections places of their own before a
+/// file system is asked, not to let anybody in.
+#[derive(Debug, Clone)]
+pub struct Owner(Arc<AtomicI64>);
+
+impl Default for Owner {
+    fn default() -> Self {
+        Self(Arc::new(AtomicI64::new(-1)))
+    }
+}
+
+impl Owner {
+    /// Whether the peer was the owner.
+    pub fn is(&self, peer: Peer) -> bool {
+        self.0.load(Ordering::Relaxed) == i64::from(peer.uid)
+    }
+
+    /// Looks it up now and then until `closing` is cancelled. A file system that hangs keeps one thread.
+    pub async fn watch(self, data_directory: PathBuf, closing: CancellationToken) {
+        loop {
+            let directory = data_directory.clone();
+            let uid = tokio::task::spawn_blocking(move || Some(std::fs::metadata(directory).ok()?.uid()));
+            tokio::select! {
+                () = closing.cancelled() => return,
+                looked = uid => {
+                    if let Ok(Some(uid)) = looked {
+                        self.0.store(i64::from(uid), Ordering::Relaxed);
+                    }
+                }
+            }
+            tokio::select! {
+                () = closing.cancelled() => return,
+                () = tokio::time::sleep(OWNER_INTERVAL) => {}
+            }
+        }
     }
 }

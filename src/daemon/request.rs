@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use serde::Deserialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -25,8 +26,8 @@ const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Debug, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case", deny_unknown_fields)]
 enum Admin {
-    /// The snapshot of facts.
-    Status,
+    /// The snapshot of facts. A variant without fields would take unknown ones.
+    Status {},
     /// A base backup of a cluster.
     Backup(backup::BackupRequest),
 }
@@ -100,11 +101,16 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
         Ok(name) => name,
         Err(error) => return failed(error.to_string()),
     };
-    let services = Arc::clone(services);
-    let found = in_file_system(move || {
-        let data_directory = path.parent().and_then(Path::parent);
-        let data_directory = data_directory.ok_or_else(|| format!("{} does not lie in a pg_wal", path.display()))?;
-        let service = permitted(&cluster, data_directory, peer, &services).map_err(|(_, text)| text)?;
+    let Some(data_directory) = path.parent().and_then(Path::parent) else {
+        return failed(format!("{} does not lie in a pg_wal", path.display()));
+    };
+    let service = match permitted(&cluster, data_directory, peer, services).await {
+        Ok(service) => service,
+        Err((_, text)) => return failed(text),
+    };
+    let service_of_path = Arc::clone(&service);
+    let lies_there = in_file_system(&service.looks, move || {
+        let service = service_of_path;
         // The agent reads with its own rights: only the cluster's own pg_wal, whatever the path says.
         let given = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
         if given.is_none() || given != std::fs::canonicalize(service.archiver.pg_wal()).ok() {
@@ -115,12 +121,11 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
                 service.config.name
             ));
         }
-        Ok(service)
+        Ok(())
     });
-    let service = match found.await {
-        Ok(service) => service,
-        Err(text) => return failed(text),
-    };
+    if let Err(text) = lies_there.await.flatten() {
+        return failed(text);
+    }
     match service.archiver.push(name).await {
         Ok(_) => Some(Reply::Done { code: 0, text: String::new() }),
         Err(error) if matches!(*error, PushError::Stopping(_)) => None,
@@ -137,14 +142,9 @@ async fn fetch(
     services: &Arc<Services>,
 ) -> Result<Fetched, Refused> {
     let name: WalFileName = name.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| error.to_string())?;
-    let services = Arc::clone(services);
-    let (service, lineage) = in_file_system(move || {
-        let data_directory = destination.parent().and_then(Path::parent);
-        let data_directory = data_directory.unwrap_or_else(|| Path::new("/"));
-        let service = permitted(&cluster, data_directory, peer, &services).map_err(|(_, text)| text)?;
-        Ok((service, lineage_of(data_directory)?))
-    })
-    .await?;
+    let data_directory = destination.parent().and_then(Path::parent).unwrap_or_else(|| Path::new("/")).to_path_buf();
+    let service = permitted(&cluster, &data_directory, peer, services).await.map_err(|(_, text)| text)?;
+    let lineage = in_file_system(&service.looks, move || lineage_of(&data_directory)).await.flatten()?;
     service.fetcher.fetch(lineage, name, at_hole).await.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
         FetchError::Hole { .. } => Refused::Hole(describe(&error)),
@@ -165,12 +165,19 @@ fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
     ControlFile::read(data_directory).map(|control| Some(control.lineage())).map_err(|error| unknown(&error))
 }
 
-/// Runs `work`, which blocks in file systems that may hang, off the runtime and within a deadline.
+/// Runs `work`, which blocks in file systems that may hang, off the runtime and within a deadline. One that hangs takes the
+/// threads of `looks` with it, and no others.
 async fn in_file_system<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    looks: &Arc<Semaphore>,
+    work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
-    match tokio::time::timeout(FILE_SYSTEM_DEADLINE, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(result)) => result,
+    let looked = async {
+        let place = Arc::clone(looks).acquire_owned().await;
+        // The place is given back when the file system has answered, not when nobody waits for it any more.
+        tokio::task::spawn_blocking(move || (work(), place)).await.map(|(found, _place)| found)
+    };
+    match tokio::time::timeout(FILE_SYSTEM_DEADLINE, looked).await {
+        Ok(Ok(found)) => Ok(found),
         Ok(Err(_)) => Err("the agent could not look at the data directory; its log says why".to_owned()),
         Err(_) => {
             Err(format!("the file system of a data directory did not answer in {} s", FILE_SYSTEM_DEADLINE.as_secs()))
@@ -179,14 +186,20 @@ async fn in_file_system<T: Send + 'static>(
 }
 
 /// The service, if this peer may use it; else an exit code of the command line and a text.
-pub fn permitted(
+pub async fn permitted(
     cluster: &str,
     data_directory: &Path,
     peer: Peer,
-    services: &Services,
+    services: &Arc<Services>,
 ) -> Result<Arc<Service>, (Exit, String)> {
-    let service = services.find(cluster, data_directory).map_err(|text| (Exit::NotFound, text))?;
-    if peer.may_use(&service.config.data_directory) {
+    let found = if let Some(found) = services.known(cluster, data_directory) {
+        found
+    } else {
+        let (all, wanted) = (Arc::clone(services), data_directory.to_path_buf());
+        in_file_system(&services.looks, move || all.find(&wanted)).await.flatten()
+    };
+    let service = found.map_err(|text| (Exit::NotFound, text))?;
+    if may_use(peer, &service).await.map_err(|text| (Exit::Unreachable, text))? {
         Ok(service)
     } else {
         warn!(uid = peer.uid, cluster = service.config.name, "a user who may not use the cluster was refused");
@@ -200,6 +213,14 @@ pub fn permitted(
             ),
         ))
     }
+}
+
+async fn may_use(peer: Peer, service: &Service) -> Result<bool, String> {
+    if peer.is_trusted() {
+        return Ok(true);
+    }
+    let directory = service.config.data_directory.clone();
+    in_file_system(&service.looks, move || peer.may_use(&directory)).await
 }
 
 /// The file for the client. An agent that runs as root gives it to the client's user, who will own it.
@@ -222,15 +243,18 @@ async fn admin(
     gone: CancellationToken,
 ) -> Reply {
     match serde_json::from_str(json) {
-        Ok(Admin::Status) => {
-            let mut snapshot = status::snapshot(services).await;
-            snapshot.clusters.retain(|cluster| peer.may_use(&cluster.data_directory));
+        Ok(Admin::Status {}) => {
+            // Nothing is asked on behalf of who may not know it.
+            let all = services.clusters.values();
+            let allowed = join_all(all.map(|service| may_use(peer, service))).await;
+            let seen = services.clusters.values().zip(allowed).filter(|(_, allowed)| *allowed == Ok(true));
+            let snapshot = status::snapshot(seen.map(|(service, _)| service)).await;
             match serde_json::to_string(&snapshot) {
                 Ok(json) => Reply::Result { code: 0, json },
                 Err(error) => Reply::Done { code: Exit::Failed.code(), text: error.to_string() },
             }
         }
-        Ok(Admin::Backup(request)) => match permitted(&request.cluster, Path::new("/"), peer, services) {
+        Ok(Admin::Backup(request)) => match permitted(&request.cluster, Path::new("/"), peer, services).await {
             Ok(service) => backup::run(request, &service, services, replies, gone).await,
             Err((exit, text)) => Reply::Done { code: exit.code(), text },
         },

@@ -1,23 +1,22 @@
-//! Connections: bounded in number, each with one request that must come soon, answered with signs of life.
+//! Connections: bounded for every user apart, each with one request that must come soon, answered with signs of life.
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
+use tracing::{debug, error, warn};
 
+use super::doors::{Doors, Place, Visitor};
 use super::peer::Peer;
 use super::request;
 use super::services::Services;
 use crate::wire::{FrameHeader, HEADER_BYTES, REQUEST_BYTES_MAX, Reply, Request};
 
-/// Connections at the same time; more wait in the socket's backlog.
-const CONNECTIONS_MAX: usize = 256;
 /// How long a client may take to say what it wants.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a client may take to read an answer.
@@ -28,6 +27,8 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const PLACING_DEADLINE: Duration = Duration::from_mins(10);
 /// Replies that wait for a slow client.
 const REPLIES_WAITING: usize = 16;
+/// How often the log is told that connections are turned away.
+const TURNED_AWAY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Answers connections until `closing`; what is being answered then goes on in `tracker`.
 pub async fn serve(
@@ -36,25 +37,32 @@ pub async fn serve(
     tracker: TaskTracker,
     closing: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let doors = Doors::default();
+    let mut told: Option<Instant> = None;
     loop {
-        let place = tokio::select! {
-            () = closing.cancelled() => return,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
         let accepted = tokio::select! {
             () = closing.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => {
+        match accepted.and_then(|(stream, _)| Ok((Peer { uid: stream.peer_cred()?.uid() }, stream))) {
+            Ok((peer, stream)) => {
                 let services = Arc::clone(&services.borrow());
+                let is_known = peer.is_trusted() || services.has_owner(peer);
+                let visitor = if is_known { Visitor::Known(peer.uid) } else { Visitor::Stranger };
+                let Some(place) = doors.enter(visitor) else {
+                    if told.is_none_or(|at| at.elapsed() >= TURNED_AWAY_INTERVAL) {
+                        told = Some(Instant::now());
+                        warn!(uid = peer.uid, "a user has too many requests under way; connections are turned away");
+                    }
+                    continue;
+                };
                 tracker.spawn(async move {
-                    let _place = place;
-                    if let Err(error) = answer(stream, services).await {
+                    if let Err(error) = answer(stream, peer, &place, services).await {
                         debug!(%error, "a connection ended early");
                     }
                 });
+                // Those that were shown out shall be gone before more come in.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 // Out of file descriptors, mostly: wait for some to come back.
@@ -65,9 +73,15 @@ pub async fn serve(
     }
 }
 
-async fn answer(mut stream: UnixStream, services: Arc<Services>) -> io::Result<()> {
-    let peer = Peer { uid: stream.peer_cred()?.uid() };
-    let request = tokio::time::timeout(REQUEST_DEADLINE, read_request(&mut stream)).await??;
+async fn answer(mut stream: UnixStream, peer: Peer, place: &Place, services: Arc<Services>) -> io::Result<()> {
+    let shown_out = || io::Error::other("it was idle, and others came");
+    let request = tokio::select! {
+        request = tokio::time::timeout(REQUEST_DEADLINE, read_request(&mut stream)) => request??,
+        () = place.shown_out() => return Err(shown_out()),
+    };
+    if !place.begins_work() {
+        return Err(shown_out());
+    }
     let (mut reader, mut writer) = stream.into_split();
     let (replies, mut waiting) = mpsc::channel(REPLIES_WAITING);
     let gone = CancellationToken::new();
@@ -109,7 +123,11 @@ async fn read_request(stream: &mut UnixStream) -> io::Result<Request> {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await?;
     let header = FrameHeader::parse(header, REQUEST_BYTES_MAX).map_err(invalid)?;
-    let mut payload = vec![0; usize::try_from(header.length).map_err(io::Error::other)?];
-    stream.read_exact(&mut payload).await?;
+    // Memory comes with the bytes, not with the promise of them.
+    let mut payload = Vec::new();
+    stream.take(u64::from(header.length)).read_to_end(&mut payload).await?;
+    if payload.len() as u64 != u64::from(header.length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
     Request::decode(header.kind, &payload).map_err(invalid)
 }

@@ -10,6 +10,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::peer::{Owner, Peer};
+use super::status::Standing;
 use super::watch::watch;
 use crate::archive::{ArchiveOptions, Archiver, FetchOptions, Fetcher};
 use crate::config::{ClusterConfig, Config};
@@ -17,6 +19,9 @@ use crate::health::{ArchiveStats, FetchStats};
 use crate::repo::LazyRepository;
 use crate::sys;
 use crate::sys::cpu::CpuPool;
+
+/// Threads that may look at one data directory (or for one) on behalf of requests at the same time.
+const LOOKS_MAX: usize = 4;
 
 /// Everything that the agent does for one cluster.
 pub struct Service {
@@ -36,12 +41,20 @@ pub struct Service {
     pub fetch_stats: Arc<FetchStats>,
     /// The backup that is running, if any.
     pub backup: super::backup::Slot,
+    /// The owner of the data directory when it was looked at last.
+    owner: Owner,
+    /// Threads that may look at the data directory for requests at the same time: a file system that hangs keeps them.
+    pub looks: Arc<Semaphore>,
+    /// What `status` and metrics found out last.
+    pub standing: Standing,
 }
 
 /// The services of one configuration.
 pub struct Services {
     /// By the cluster's name.
     pub clusters: BTreeMap<String, Arc<Service>>,
+    /// Threads that may look for the cluster of a path at the same time.
+    pub looks: Arc<Semaphore>,
     /// Cancelled: no new work of its own accord.
     pub closing: CancellationToken,
     /// Cancelled: work under way is given up.
@@ -100,6 +113,8 @@ impl Services {
             tasks.spawn(watch(archiver.clone(), closing.clone()));
             let (look_ahead, until) = (archiver.clone(), closing.clone());
             tasks.spawn(async move { look_ahead.look_ahead(until).await });
+            let owner = Owner::default();
+            tasks.spawn(owner.clone().watch(cluster.data_directory.clone(), closing.clone()));
             let backup_levels = configured().map(|repository| repository.backup_level).collect();
             let service = Service {
                 config: cluster.clone(),
@@ -110,22 +125,36 @@ impl Services {
                 archive_stats,
                 fetch_stats,
                 backup: super::backup::Slot::default(),
+                owner,
+                looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+                standing: Standing::default(),
             };
             clusters.insert(name.clone(), Arc::new(service));
         }
         unfinished.disarm();
-        Ok(Arc::new(Self { clusters, closing, stop }))
+        Ok(Arc::new(Self { clusters, looks: Arc::new(Semaphore::new(LOOKS_MAX)), closing, stop }))
     }
 
-    /// The service that a request is for: by name, else by the data directory that its path lies in. The error says what
-    /// to do.
-    pub fn find(&self, cluster: &str, data_directory: &Path) -> Result<Arc<Service>, String> {
+    /// Whether the peer was the owner of a cluster's data directory when it was looked at last.
+    pub fn has_owner(&self, peer: Peer) -> bool {
+        self.clusters.values().any(|service| service.owner.is(peer))
+    }
+
+    /// The service that a request is for, by name, else by the data directory as it is configured; `None` when the path may be
+    /// spelled in another way. Touches no file system: one of another cluster may hang.
+    pub fn known(&self, cluster: &str, data_directory: &Path) -> Option<Result<Arc<Service>, String>> {
         if !cluster.is_empty() {
-            return self.clusters.get(cluster).cloned().ok_or_else(|| {
+            return Some(self.clusters.get(cluster).cloned().ok_or_else(|| {
                 let known: Vec<&str> = self.clusters.keys().map(String::as_str).collect();
                 format!("no cluster {cluster:?} in the configuration (there is: {})", known.join(", "))
-            });
+            }));
         }
+        let found = self.clusters.values().find(|service| service.config.data_directory == data_directory);
+        found.map(|service| Ok(Arc::clone(service)))
+    }
+
+    /// The service with this data directory, links followed. The error says what to do. Blocking.
+    pub fn find(&self, data_directory: &Path) -> Result<Arc<Service>, String> {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
         let wanted = real(data_directory);
         let found = self.clusters.values().find(|service| real(&service.config.data_directory) == wanted);

@@ -1,26 +1,34 @@
 //! Gathers the snapshot of facts.
 
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
 
-use super::services::{Service, Services};
+use super::kept::Kept;
+use super::services::Service;
 use crate::base::describe;
 use crate::health::{ClusterSnapshot, RepositorySnapshot, Snapshot};
 use crate::pg::archive_status::{list_ready, ready_path};
+use crate::repo::LazyRepository;
 use crate::sys;
 
-/// How long `status` waits for a repository that is slow to answer.
+/// How long a repository may take to answer.
 const REPOSITORY_DEADLINE: Duration = Duration::from_secs(5);
+/// How long a snapshot waits for what is asked of others.
+const DEADLINE: Duration = Duration::from_secs(6);
+/// How old the standing of the repositories may be.
+const REPOSITORIES_AGE: Duration = Duration::from_secs(3);
+/// How old the count of waiting files may be.
+const READY_AGE: Duration = Duration::from_secs(1);
 
 /// When this process started; touched first thing.
 pub static STARTED: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
 
-/// The facts of this moment.
-pub async fn snapshot(services: &Services) -> Snapshot {
-    let clusters = futures::future::join_all(services.clusters.values().map(|service| cluster(service))).await;
+/// The facts of this moment about `services` of the agent.
+pub async fn snapshot(services: impl Iterator<Item = &Arc<Service>>) -> Snapshot {
+    let clusters = futures::future::join_all(services.map(|service| cluster(service))).await;
     Snapshot {
         schema: "walward.status/1".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -33,19 +41,16 @@ pub async fn snapshot(services: &Services) -> Snapshot {
     }
 }
 
+/// What is asked of others for a snapshot, however often snapshots are wanted.
+#[derive(Debug, Default)]
+pub struct Standing {
+    repositories: Kept<Vec<RepositorySnapshot>>,
+    /// Files that wait, and how long the first of them has, in seconds.
+    ready: Kept<Option<(u64, f64)>>,
+}
+
 async fn cluster(service: &Service) -> ClusterSnapshot {
-    let repositories = futures::future::join_all(service.repositories.iter().map(async |lazy| {
-        let alive = tokio::time::timeout(REPOSITORY_DEADLINE, async { lazy.get().await?.confirm_alive().await }).await;
-        let error = match alive {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(describe(&error)),
-            Err(_) => Some(format!("no answer within {} s", REPOSITORY_DEADLINE.as_secs())),
-        };
-        RepositorySnapshot { name: lazy.name().to_owned(), url: lazy.url(), reachable: error.is_none(), error }
-    }))
-    .await;
-    let pg_wal = service.archiver.pg_wal().to_path_buf();
-    let ready = tokio::task::spawn_blocking(move || waiting(&pg_wal)).await.ok().flatten();
+    let (repositories, ready) = tokio::join!(repositories(service), ready(service));
     let (uploaded_ahead, in_flight) = service.archiver.counts();
     let (prefetched, spool_bytes, spool_bytes_max) = service.fetcher.counts();
     ClusterSnapshot {
@@ -65,7 +70,41 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
     }
 }
 
-/// How many files wait in archive_status, and how long the first in the archiver's order has.
+async fn repositories(service: &Service) -> Vec<RepositorySnapshot> {
+    let all = service.repositories.clone();
+    let found = service.standing.repositories.get(REPOSITORIES_AGE, DEADLINE, async move {
+        futures::future::join_all(all.iter().map(async |lazy| {
+            // Answers before whoever asked gives up, so that one that is slow does not hide the others.
+            let alive = async { lazy.get().await?.confirm_alive().await };
+            match tokio::time::timeout(REPOSITORY_DEADLINE, alive).await {
+                Ok(Ok(())) => standing(lazy, None),
+                Ok(Err(error)) => standing(lazy, Some(describe(&error))),
+                Err(_) => standing(lazy, Some(no_answer())),
+            }
+        }))
+        .await
+    });
+    match found.await {
+        Some(found) => found,
+        None => service.repositories.iter().map(|lazy| standing(lazy, Some(no_answer()))).collect(),
+    }
+}
+
+fn standing(lazy: &LazyRepository, error: Option<String>) -> RepositorySnapshot {
+    RepositorySnapshot { name: lazy.name().to_owned(), url: lazy.url(), reachable: error.is_none(), error }
+}
+
+fn no_answer() -> String {
+    format!("no answer within {} s", REPOSITORY_DEADLINE.as_secs())
+}
+
+async fn ready(service: &Service) -> Option<(u64, f64)> {
+    let pg_wal = service.archiver.pg_wal().to_path_buf();
+    let looked = async move { tokio::task::spawn_blocking(move || waiting(&pg_wal)).await.ok().flatten() };
+    service.standing.ready.get(READY_AGE, DEADLINE, looked).await.flatten()
+}
+
+/// How many files wait in archive_status, and how long the first in the archiver's order has. Blocking.
 fn waiting(pg_wal: &Path) -> Option<(u64, f64)> {
     let ready = list_ready(pg_wal).ok()?;
     let oldest = ready.first().and_then(|name| std::fs::metadata(ready_path(pg_wal, *name)).ok()?.modified().ok());

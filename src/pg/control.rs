@@ -245,11 +245,19 @@ pub fn read_major(data_directory: &Path) -> Result<u16, ControlError> {
 
 fn read_bounded(path: &Path) -> Result<Vec<u8>, ControlError> {
     use io::Read;
-    let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(FILE_BYTES_MAX).read_to_end(&mut bytes))
-        .map_err(|source| ControlError::Io { path: path.to_owned(), source })?;
-    Ok(bytes)
+    use std::os::unix::fs::OpenOptionsExt;
+    let read = || {
+        // A pipe in the file's place must not hold whoever opens it.
+        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
+        if !file.metadata()?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        }
+        let mut bytes = Vec::new();
+        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|source| ControlError::Io { path: path.to_owned(), source })
 }
 
 fn state(number: u32) -> Result<ClusterState, ControlError> {

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Moves `source` to `destination` (same file system), or copies it there under a temporary name first.
@@ -34,7 +35,8 @@ pub fn place(source: &Path, destination: &Path) -> io::Result<()> {
 fn copy(source: &Path, temporary: &Path) -> io::Result<()> {
     let mut from = File::open(source)?;
     let expected = from.metadata()?.len();
-    let mut to = File::create(temporary)?;
+    // As PostgreSQL makes its own.
+    let mut to = File::options().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
     let copied = io::copy(&mut from, &mut to)?;
     if copied == expected { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

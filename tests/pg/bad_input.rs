@@ -1,8 +1,9 @@
 //! What wrong input gets: an exit code from the documented list, and a message that says what to do.
 
 use std::fs;
+use std::time::Duration;
 
-use crate::support::{Site, SiteOptions, StoreKind};
+use crate::support::{Cluster, Ended, Site, SiteOptions, StoreKind};
 
 /// A site with one backup.
 fn site_with_backup() -> Site {
@@ -121,6 +122,41 @@ fn a_folder_with_something_in_it_and_a_running_server_are_left_alone() {
     let below_a_file = file.join("data");
     let outcome = restore(&below_a_file);
     assert!(outcome.code != 0 && outcome.stderr.contains("precious"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_half_restored_cluster_does_not_start_and_the_restore_goes_on_later() {
+    let site = site_with_backup();
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    let backup = fs::read_dir(site.repository_folder().join("main/backup")).unwrap().next().unwrap().unwrap().path();
+    let last = fs::read_dir(backup.join("pack")).unwrap().map(|entry| entry.unwrap().path()).max().unwrap();
+    let away = site.room.join("pack.away");
+    fs::rename(&last, &away).unwrap();
+    let target = site.room.join("half");
+    let arguments = [
+        "--cluster",
+        "main",
+        "restore",
+        "--yes",
+        "--archive-mode",
+        "off",
+        "--target-directory",
+        target.to_str().unwrap(),
+    ];
+    let outcome = site.walward(&arguments);
+    assert_ne!(outcome.code, 0, "{}", outcome.stderr);
+    assert!(fs::read_dir(&target).unwrap().count() > 3, "nothing was restored, which proves nothing");
+    assert!(!target.join("global/pg_control").exists());
+    let mut half = Cluster::adopt(&site.room, "half", &site.cluster.version, target.clone());
+    assert_eq!(half.start_and_see(&site.room, Duration::from_mins(1)), Ended::Stopped, "{}", half.log_text());
+
+    fs::rename(&away, &last).unwrap();
+    site.walward(&arguments).expect(0);
+    half.start(&site.room);
+    site.wait_promoted(&half);
+    assert_eq!(half.fingerprint(&site.room, &["t"]), expected);
 }
 
 #[test]

@@ -21,6 +21,7 @@
 mod agent;
 mod archiving;
 mod bad_input;
+mod closed_doors;
 mod faults;
 mod flipped_bytes;
 mod harness;
