@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::look_ahead::{QUEUE_FILES_MAX, choose, places};
+use super::queue_limit::QueueLimit;
 use super::source::FileStamp;
 use super::upload::{PushError, archive_file};
 use crate::base::describe;
@@ -48,6 +49,8 @@ pub enum Pushed {
     Ahead,
     /// It was uploaded now, or was on its way.
     Now,
+    /// It is in no repository that lacks it: more WAL waited than `archive.queue_limit` allows. The gap is noted durably.
+    LetGo,
 }
 
 type Outcome = Result<FileStamp, Arc<PushError>>;
@@ -70,6 +73,7 @@ struct Inner {
     stop: CancellationToken,
     changed: Notify,
     state: Mutex<State>,
+    queue_limit: OnceLock<QueueLimit>,
 }
 
 #[derive(Default)]
@@ -113,7 +117,29 @@ impl Archiver {
             stop,
             changed: Notify::new(),
             state: Mutex::default(),
+            queue_limit: OnceLock::new(),
         }))
+    }
+
+    /// Lets WAL go beyond `limit` bytes (see `queue_limit.rs`); `notes` is a folder that outlives the agent. To be called before
+    /// the first push.
+    pub fn limit_queue(&self, limit: Option<u64>, notes: PathBuf) {
+        let inner = &self.0;
+        let (cluster, pg_wal, host) = (&inner.cluster, &inner.pg_wal, inner.options.writer.clone());
+        inner.queue_limit.get_or_init(|| QueueLimit::new(cluster, limit, pg_wal, notes, host));
+    }
+
+    /// Notes of gaps that some repository was not told of yet.
+    pub fn unrecorded_gaps(&self) -> u64 {
+        self.queue_limit().map_or(0, |limit| limit.notes.count())
+    }
+
+    pub(super) fn queue_limit(&self) -> Option<&QueueLimit> {
+        self.0.queue_limit.get()
+    }
+
+    pub(super) fn repositories(&self) -> &[Arc<LazyRepository>] {
+        &self.0.repositories
     }
 
     /// Where this cluster's WAL lies.
@@ -139,6 +165,7 @@ impl Archiver {
             Err(_) => Err(Arc::new(PushError::Deadline { name, after })),
         };
         match &result {
+            Ok(Pushed::LetGo) => self.0.stats.let_go(name),
             Ok(how) => {
                 self.0.stats.acknowledged(name, *how == Pushed::Ahead);
                 debug!(cluster = self.0.cluster, file = %name, ahead = *how == Pushed::Ahead, milliseconds = begun.elapsed().as_millis(), "acknowledged");
@@ -160,6 +187,13 @@ impl Archiver {
         if self.acknowledge(name, stamp) {
             return Ok(Pushed::Ahead);
         }
+        match self.queue_limit() {
+            Some(limit) => limit.around(name, self.push_now(name, stamp)).await,
+            None => self.push_now(name, stamp).await,
+        }
+    }
+
+    async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
         let after = self.0.options.deadline;
         let Ok(outcome) = tokio::time::timeout(after, self.start(name)).await else {
             return Err(Arc::new(PushError::Deadline { name, after }));
@@ -174,6 +208,11 @@ impl Archiver {
             Ok(outcome) => outcome.map(|_| Pushed::Now),
             Err(_) => Err(Arc::new(PushError::Deadline { name, after })),
         }
+    }
+
+    /// Archives a file that PostgreSQL no longer asks for.
+    pub(super) async fn archive_again(&self, name: WalFileName) -> Result<(), Arc<PushError>> {
+        self.start(name).await.map(drop)
     }
 
     /// Uploads ready files until `closing` is cancelled: woken by [`Archiver::wake`], and by the clock so that a lost event

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, SegmentName, SegmentSize, WalFileName};
-use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, layout, stored};
+use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use crate::storage::ObjectKey;
 
 /// The first pause between rounds over the repositories; doubled each time up to [`PAUSE_MAX`].
@@ -99,6 +99,16 @@ pub enum FetchError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// It is missing, and known to be: the end of the archive is elsewhere.
+    #[error(
+        "{name} was let go before it was archived (queue_limit; `walward wal gaps` tells when), so that repository {repository:?} lacks it: recovery cannot go on here, and what lies behind needs a backup that began behind it"
+    )]
+    LetGo {
+        /// The file.
+        name: WalFileName,
+        /// The repository's name.
+        repository: String,
+    },
     /// The file could not be written here.
     #[error("cannot write {path}")]
     Write {
@@ -125,9 +135,11 @@ impl FetchError {
                 class => class,
             },
             Self::Rejected { .. } => ErrorClass::Corrupt,
-            Self::UnknownLineage { .. } | Self::NoLineage { .. } | Self::Hole { .. } | Self::NoRepository => {
-                ErrorClass::Permanent
-            }
+            Self::UnknownLineage { .. }
+            | Self::NoLineage { .. }
+            | Self::Hole { .. }
+            | Self::LetGo { .. }
+            | Self::NoRepository => ErrorClass::Permanent,
             Self::TooSlow { .. } => ErrorClass::Transient,
             Self::Write { source, .. } => match ErrorClass::of_io(source) {
                 ErrorClass::NotFound => ErrorClass::Permanent,
@@ -152,6 +164,8 @@ enum Answer {
     File(u64),
     /// It has no such file; of a segment, the first one behind it on its timeline, if there is one.
     Absent(Option<SegmentName>),
+    /// It has no such file, and a record that it was let go.
+    LetGo,
 }
 
 /// Brings `name` to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
@@ -180,6 +194,9 @@ pub async fn retrieve(
                 Ok(Answer::Absent(Some(next))) => {
                     hole.get_or_insert(FetchError::Hole { name, next, repository: repository.name().to_owned() });
                 }
+                Ok(Answer::LetGo) => {
+                    hole = Some(FetchError::LetGo { name, repository: repository.name().to_owned() });
+                }
                 Err(error) => {
                     warn!(file = %name, repository = repository.name(), class = %error.class(), error = describe(&error), "cannot fetch");
                     failure.get_or_insert(error);
@@ -187,7 +204,9 @@ pub async fn retrieve(
             }
         }
         // One repository that could not be asked makes "absent" a guess, whatever the others say.
-        let told = failure.is_none() && at_hole == AtHole::Tell;
+        // And what was let go does not come by itself.
+        let is_lost = matches!(hole, Some(FetchError::LetGo { .. }));
+        let told = failure.is_none() && (is_lost || at_hole == AtHole::Tell);
         let Some(error) = failure.or(hole) else { return Ok(Retrieved::Absent) };
         if told || begun.elapsed() + pause > deadline {
             return Err(error);
@@ -276,6 +295,11 @@ async fn one(
         Err(error) if error.class() == ErrorClass::NotFound => {
             // An unmounted disk and an emptied bucket have no such object either.
             repository.confirm_alive().await.map_err(failed)?;
+            // "Absent" would end a recovery in the middle of the archive.
+            let let_go = gap::list(&repository, lineage).await.map_err(failed)?;
+            if let_go.iter().any(|range| gap::covers(*range, name)) {
+                return Ok(Answer::LetGo);
+            }
             let behind = match (name, entry) {
                 (WalFileName::Segment(segment), Some(entry)) => {
                     next_behind(&repository, lineage, segment, entry.segment_bytes).await.map_err(failed)?

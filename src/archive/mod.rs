@@ -5,7 +5,8 @@
 //!
 //! Invariants: "durable" is said of a file only after every repository acknowledged it; what is remembered of it is a
 //! shortcut that the repositories can confirm again. "Absent" is said only when every repository said so and proved to be
-//! the repository that it should be. A crash leaves nothing that matters: the next push meets its own objects and finds
+//! the repository that it should be. WAL is let go only beyond `archive.queue_limit`, and noted durably before. A crash leaves nothing
+//! else that matters: the next push meets its own objects and finds
 //! them equal; the spool is emptied at the next start.
 
 mod accept;
@@ -13,6 +14,8 @@ mod archiver;
 mod fetch;
 mod fetcher;
 mod look_ahead;
+mod queue_limit;
+mod settle;
 mod source;
 mod spool;
 #[cfg(test)]

@@ -6,10 +6,11 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use futures::stream;
 
-use super::coverage::{BackupSpan, Reach, TimelineWal, reach};
+use super::coverage::{BackupSpan, Range, Reach, TimelineWal, explains, gaps, reach};
 use super::failure::Failure;
 use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use crate::repo::gap::{self, Gap};
 use crate::repo::manifest::Manifest;
 use crate::repo::{Repository, layout, stored};
 
@@ -30,6 +31,8 @@ pub(super) struct Catalogue {
     pub(super) wal: BTreeMap<Timeline, TimelineWal>,
     /// Where each timeline comes from.
     pub(super) histories: BTreeMap<Timeline, TimelineHistory>,
+    /// Records of WAL that was let go.
+    pub(super) let_go: Vec<Gap>,
     /// What could not be read and was left out.
     pub(super) warnings: Vec<String>,
 }
@@ -43,10 +46,14 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
         backups: Vec::new(),
         wal: BTreeMap::new(),
         histories: BTreeMap::new(),
+        let_go: Vec::new(),
         warnings: Vec::new(),
     };
     catalogue.read_backups(repository).await?;
     catalogue.read_wal(repository).await?;
+    let records = gap::read_all(repository, catalogue.lineage).await.context("cannot read the records of gaps")?;
+    catalogue.let_go = records.0;
+    catalogue.warnings.extend(records.1.iter().map(|error| describe(error)));
     Ok(Some(catalogue))
 }
 
@@ -98,6 +105,16 @@ impl Catalogue {
     /// Where `timeline` comes from; without a history file it is taken for a first one.
     pub(super) fn history(&self, timeline: Timeline) -> TimelineHistory {
         self.histories.get(&timeline).cloned().unwrap_or_else(|| TimelineHistory::root(timeline))
+    }
+
+    /// What is missing.
+    pub(super) fn gaps(&self) -> Vec<Range> {
+        gaps(&self.wal, &self.histories, &self.let_go, self.segment_size)
+    }
+
+    /// The records that tell why `range` is missing.
+    pub(super) fn let_go_in(&self, range: &Range) -> Vec<&Gap> {
+        self.let_go.iter().filter(|gap| explains(gap, range)).collect()
     }
 
     /// How far recovery from `backup` goes; none for a backup of an earlier lineage, whose WAL is not read here.

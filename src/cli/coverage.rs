@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use crate::repo::gap::Gap;
 
 /// The segments of one timeline, by their numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -95,10 +96,12 @@ pub(super) fn ranges(wal: &BTreeMap<Timeline, TimelineWal>, size: SegmentSize) -
 }
 
 /// What is missing: between two ranges of a timeline, and anywhere on the way to a timeline that has WAL, from the first
-/// segment that is there on that way. The segment of a switch belongs to the newer timeline.
+/// segment that is there on that way. The segment of a switch belongs to the newer timeline. What was let go is missing even where
+/// nothing lies behind it.
 pub(super) fn gaps(
     wal: &BTreeMap<Timeline, TimelineWal>,
     histories: &BTreeMap<Timeline, TimelineHistory>,
+    let_go: &[Gap],
     size: SegmentSize,
 ) -> Vec<Range> {
     let none = BTreeSet::new();
@@ -123,6 +126,11 @@ pub(super) fn gaps(
             gaps.extend(missing(of(timeline), begin, end).map(|(first, last)| (timeline, first, last)));
         }
     }
+    for gap in let_go {
+        if let Some((timeline, first, last)) = let_go_numbers(gap, size) {
+            gaps.extend(missing(of(timeline), first, last + 1).map(|(first, last)| (timeline, first, last)));
+        }
+    }
     let mut merged: Vec<(Timeline, u64, u64)> = Vec::new();
     for (timeline, first, last) in gaps {
         match merged.last_mut() {
@@ -131,6 +139,24 @@ pub(super) fn gaps(
         }
     }
     merged.into_iter().filter_map(|(timeline, first, last)| range(timeline, (first, last), size)).collect()
+}
+
+/// The segments of a record.
+fn let_go_numbers(gap: &Gap, size: SegmentSize) -> Option<(Timeline, u64, u64)> {
+    match (gap.first, gap.last) {
+        (WalFileName::Segment(first), WalFileName::Segment(last)) => {
+            Some((first.timeline, first.number(size)?, last.number(size)?))
+        }
+        _ => None,
+    }
+}
+
+/// Whether some of what is missing in `range` is missing because it was let go as `gap` tells.
+pub(super) fn explains(gap: &Gap, range: &Range) -> bool {
+    match (gap.first, gap.last) {
+        (WalFileName::Segment(first), WalFileName::Segment(last)) => first <= range.last && range.first <= last,
+        _ => false,
+    }
 }
 
 /// The numbers from `begin` to before `end` that are there.
@@ -221,23 +247,23 @@ mod tests {
     fn ranges_and_gaps_of_one_timeline() {
         let wal = wal(&[(1, &[3, 4, 5, 8, 9, 11])]);
         assert_eq!(numbers(&ranges(&wal, SIZE)), [(1, 3, 5), (1, 8, 9), (1, 11, 11)]);
-        assert_eq!(numbers(&gaps(&wal, &BTreeMap::new(), SIZE)), [(1, 6, 7), (1, 10, 10)]);
+        assert_eq!(numbers(&gaps(&wal, &BTreeMap::new(), &[], SIZE)), [(1, 6, 7), (1, 10, 10)]);
     }
 
     #[test]
     fn a_switch_is_no_gap_and_what_is_missing_around_it_is_one() {
         let histories = BTreeMap::from([(Timeline(2), history(2, &[(1, 5)]))]);
-        assert_eq!(gaps(&wal(&[(1, &[3, 4]), (2, &[5, 6])]), &histories, SIZE), []);
-        assert_eq!(numbers(&gaps(&wal(&[(1, &[2, 3]), (2, &[5, 6])]), &histories, SIZE)), [(1, 4, 4)]);
-        assert_eq!(numbers(&gaps(&wal(&[(1, &[3, 4]), (2, &[6])]), &histories, SIZE)), [(2, 5, 5)]);
+        assert_eq!(gaps(&wal(&[(1, &[3, 4]), (2, &[5, 6])]), &histories, &[], SIZE), []);
+        assert_eq!(numbers(&gaps(&wal(&[(1, &[2, 3]), (2, &[5, 6])]), &histories, &[], SIZE)), [(1, 4, 4)]);
+        assert_eq!(numbers(&gaps(&wal(&[(1, &[3, 4]), (2, &[6])]), &histories, &[], SIZE)), [(2, 5, 5)]);
         // The old timeline went on by itself for a while.
-        assert_eq!(gaps(&wal(&[(1, &[3, 4, 5, 6]), (2, &[5, 6])]), &histories, SIZE), []);
+        assert_eq!(gaps(&wal(&[(1, &[3, 4, 5, 6]), (2, &[5, 6])]), &histories, &[], SIZE), []);
     }
 
     #[test]
     fn a_timeline_that_is_missing_on_the_way_is_a_gap() {
         let histories = BTreeMap::from([(Timeline(3), history(3, &[(1, 5), (2, 9)]))]);
-        let all = |wal: &BTreeMap<Timeline, TimelineWal>| numbers(&gaps(wal, &histories, SIZE));
+        let all = |wal: &BTreeMap<Timeline, TimelineWal>| numbers(&gaps(wal, &histories, &[], SIZE));
         assert_eq!(all(&wal(&[(1, &[3, 4]), (3, &[9, 10])])), [(2, 5, 8)]);
         // An ancestor's end, and a hole behind the switch of one that went on.
         assert_eq!(all(&wal(&[(1, &[3]), (2, &[5, 6, 7, 8]), (3, &[9])])), [(1, 4, 4)]);
@@ -246,6 +272,29 @@ mod tests {
         assert_eq!(all(&wal(&[(2, &[7, 8]), (3, &[9, 10])])), []);
         // Whose switch lies behind all of its own WAL.
         assert_eq!(all(&wal(&[(3, &[2])])), []);
+    }
+
+    #[test]
+    fn what_was_let_go_is_a_gap_even_at_the_end() {
+        let gap = |first: u64, last: u64| Gap {
+            format: 1,
+            lineage: crate::pg::Lineage { major: 15, system_identifier: 7 },
+            first: WalFileName::Segment(SegmentName::from_number(Timeline(1), first, SIZE).unwrap()),
+            last: WalFileName::Segment(SegmentName::from_number(Timeline(1), last, SIZE).unwrap()),
+            since: jiff::Timestamp::UNIX_EPOCH,
+            until: jiff::Timestamp::UNIX_EPOCH,
+            host: String::new(),
+            queue_limit: 1,
+            waiting: 2,
+            reason: String::new(),
+        };
+        let found = |let_go: &[Gap]| gaps(&wal(&[(1, &[3, 4, 9])]), &BTreeMap::new(), let_go, SIZE);
+        assert_eq!(numbers(&found(&[gap(5, 8)])), [(1, 5, 8)]);
+        let two = found(&[gap(10, 12), gap(12, 14)]);
+        assert_eq!(numbers(&two), [(1, 5, 8), (1, 10, 14)]);
+        assert!(explains(&gap(12, 14), &two[1]) && !explains(&gap(12, 14), &two[0]));
+        // Archived after all.
+        assert_eq!(numbers(&found(&[gap(3, 4)])), [(1, 5, 8)]);
     }
 
     #[test]
@@ -292,7 +341,7 @@ mod tests {
         fn ranges_and_gaps_tile_what_lies_between_the_ends(segments in proptest::collection::btree_set(0u64..200, 1..60)) {
             let list: Vec<u64> = segments.iter().copied().collect();
             let wal = wal(&[(1, &list)]);
-            let (there, missing) = (ranges(&wal, SIZE), gaps(&wal, &BTreeMap::new(), SIZE));
+            let (there, missing) = (ranges(&wal, SIZE), gaps(&wal, &BTreeMap::new(), &[], SIZE));
             let count = |ranges: &[Range]| ranges.iter().map(|range| range.segments).sum::<u64>();
             prop_assert_eq!(count(&there), list.len() as u64);
             prop_assert_eq!(count(&there) + count(&missing), list.last().unwrap() - list[0] + 1);

@@ -310,6 +310,12 @@ const CLUSTER: &[Key] = &[
         "How often `archive_status` is read anew, in case an event was lost.",
     ),
     key(
+        "archive.queue_limit",
+        Kind::Size(MIB, 1024 * TIB),
+        Default::Absent("no limit: WAL waits until it is archived"),
+        "How much WAL may wait in `pg_wal` while no store can be reached, before the oldest is let go to keep the disk from filling. WAL that is let go is lost: the gap is recorded, and a restore across it is refused until there is a new backup.",
+    ),
+    key(
         "fetch.deadline",
         Kind::Duration(SECOND, HOUR),
         Default::Is("\"60s\""),

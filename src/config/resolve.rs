@@ -346,6 +346,7 @@ fn cluster(
             look_ahead: scope.number("archive.look_ahead"),
             deadline: scope.duration("archive.deadline"),
             rescan_interval: scope.duration("archive.rescan_interval"),
+            queue_limit: scope.optional_size("archive.queue_limit"),
         },
         fetch: FetchConfig {
             deadline: scope.duration("fetch.deadline"),

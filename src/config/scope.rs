@@ -175,6 +175,11 @@ impl<'a> Scope<'a> {
 
     /// A size in bytes within the key's range.
     pub(super) fn size(&mut self, name: &'static str) -> u64 {
+        self.optional_size(name).unwrap_or_default()
+    }
+
+    /// As [`Scope::size`], of a key that has no default.
+    pub(super) fn optional_size(&mut self, name: &'static str) -> Option<u64> {
         let (least, most) = match self.section.key(name).map(|key| key.kind) {
             Some(Kind::Size(least, most)) => (least, most),
             _ => (0, u64::MAX),
@@ -198,7 +203,6 @@ impl<'a> Scope<'a> {
                 }
             },
         )
-        .unwrap_or_default()
     }
 
     /// A duration within the key's range.

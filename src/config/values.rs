@@ -145,6 +145,8 @@ pub struct ArchiveConfig {
     pub deadline: Duration,
     /// How often archive_status is read without an event.
     pub rescan_interval: Duration,
+    /// Bytes of WAL that may wait before the oldest is let go; none when all of it waits.
+    pub queue_limit: Option<u64>,
 }
 
 /// WAL out.

@@ -13,7 +13,7 @@ use tracing::warn;
 use super::peer::Peer;
 use super::services::{Service, Services};
 use super::{backup, status};
-use crate::archive::{AtHole, FetchError, Fetched, Place, PushError};
+use crate::archive::{AtHole, FetchError, Fetched, Place, PushError, Pushed};
 use crate::base::describe;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
@@ -127,7 +127,13 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
         return failed(text);
     }
     match service.archiver.push(name).await {
-        Ok(_) => Some(Reply::Done { code: 0, text: String::new() }),
+        Ok(Pushed::LetGo) => {
+            let text = format!(
+                "{name} was LET GO, not archived: more WAL waits than archive.queue_limit allows and the store fails; take a new backup when it is back"
+            );
+            Some(Reply::Done { code: 0, text })
+        }
+        Ok(Pushed::Ahead | Pushed::Now) => Some(Reply::Done { code: 0, text: String::new() }),
         Err(error) if matches!(*error, PushError::Stopping(_)) => None,
         Err(error) => failed(describe(error.as_ref())),
     }
@@ -147,7 +153,7 @@ async fn fetch(
     let lineage = in_file_system(&service.looks, move || lineage_of(&data_directory)).await.flatten()?;
     service.fetcher.fetch(lineage, name, at_hole).await.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
-        FetchError::Hole { .. } => Refused::Hole(describe(&error)),
+        FetchError::Hole { .. } | FetchError::LetGo { .. } => Refused::Hole(describe(&error)),
         error => Refused::Because(describe(&error)),
     })
 }

@@ -100,6 +100,9 @@ impl Services {
                 Arc::clone(&archive_stats),
                 stop.clone(),
             );
+            // Beside the spools, which are cleared at every start; this is not.
+            let notes = spool_folder(&config.agent.spool_directory, name).join("let-go");
+            archiver.limit_queue(cluster.archive.queue_limit, notes);
             let spool = spool_folder(&config.agent.spool_directory, name).join(spool.to_string());
             let fetcher = Fetcher::new(
                 name,
@@ -113,6 +116,8 @@ impl Services {
             tasks.spawn(watch(archiver.clone(), closing.clone()));
             let (look_ahead, until) = (archiver.clone(), closing.clone());
             tasks.spawn(async move { look_ahead.look_ahead(until).await });
+            let (settle, until) = (archiver.clone(), closing.clone());
+            tasks.spawn(async move { settle.settle_gaps(until).await });
             let owner = Owner::default();
             tasks.spawn(owner.clone().watch(cluster.data_directory.clone(), closing.clone()));
             let backup_levels = configured().map(|repository| repository.backup_level).collect();

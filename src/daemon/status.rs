@@ -61,6 +61,7 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
         oldest_ready_seconds: ready.map(|(_, seconds)| seconds),
         uploaded_ahead: uploaded_ahead as u64,
         uploads_in_flight: in_flight as u64,
+        unrecorded_gaps: service.archiver.unrecorded_gaps(),
         fetch: service.fetch_stats.facts(),
         prefetched: prefetched as u64,
         spool_bytes,

@@ -47,6 +47,20 @@ pub fn render(snapshot: &Snapshot) -> String {
         "How long the oldest waiting file has waited.",
         |c| c.oldest_ready_seconds,
     );
+    page.each(
+        clusters,
+        "walward_archive_let_go_total",
+        "counter",
+        "Files that were let go because more waited than queue_limit allows: the archive lacks them.",
+        |c| Some(c.archive.let_go_total),
+    );
+    page.each(
+        clusters,
+        "walward_archive_unrecorded_gaps",
+        "gauge",
+        "Gaps that some repository was not told of yet.",
+        |c| Some(c.unrecorded_gaps),
+    );
     page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
     page.each(clusters, "walward_fetch_files_total", "counter", "Files given to servers in recovery.", |c| {
         Some(c.fetch.served_total)

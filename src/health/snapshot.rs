@@ -45,6 +45,8 @@ pub struct ClusterSnapshot {
     pub uploaded_ahead: u64,
     /// Files on their way.
     pub uploads_in_flight: u64,
+    /// Gaps (WAL that was let go) that some repository was not told of yet.
+    pub unrecorded_gaps: u64,
     /// WAL out.
     pub fetch: FetchFacts,
     /// Segments in the spool or on their way there.

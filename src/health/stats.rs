@@ -42,6 +42,10 @@ pub struct ArchiveFacts {
     pub last_error: Option<LastError>,
     /// Files marked ready when archive_status was read last.
     pub ready_files: u64,
+    /// Files that were let go: PostgreSQL was told to forget them, and the archive lacks them.
+    pub let_go_total: u64,
+    /// The newest of them.
+    pub last_let_go: Option<LastError>,
 }
 
 /// What is known about fetching, at one moment.
@@ -87,6 +91,13 @@ impl ArchiveStats {
         let mut facts = self.lock();
         *facts.failed_total.entry(class.to_string()).or_default() += 1;
         facts.last_error = Some(LastError { at: Timestamp::now(), text: text.to_owned() });
+    }
+
+    /// A file was let go.
+    pub fn let_go(&self, name: impl Display) {
+        let mut facts = self.lock();
+        facts.let_go_total += 1;
+        facts.last_let_go = Some(LastError { at: Timestamp::now(), text: name.to_string() });
     }
 
     /// An upload ended well.

@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use super::format::{FRAME_BYTES, Kind, Spec};
+use super::gap::{self, Gap};
 use super::keys::{KeySource, SlotKind};
 use super::lease::{Lease, LeaseError, Work};
 use super::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest};
@@ -76,6 +77,21 @@ fn manifest() -> (Manifest, Entry) {
     (head, Entry { path: "PG_VERSION".to_owned(), mode: 0o600, mtime: 1, what })
 }
 
+fn gap() -> Gap {
+    Gap {
+        format: 1,
+        lineage: LINEAGE,
+        first: segment(5),
+        last: segment(9),
+        since: now(),
+        until: "2026-11-21T07:00:00Z".parse().expect("a time"),
+        host: "db1".to_owned(),
+        queue_limit: 1 << 30,
+        waiting: (1 << 30) + (16 << 20),
+        reason: "cannot reach the store".to_owned(),
+    }
+}
+
 fn key_file() -> (tempfile::NamedTempFile, Encryption) {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(KEY.as_bytes()).expect("written");
@@ -114,6 +130,7 @@ async fn write(folder: &Path, encryption: &Encryption) {
     let spec = Spec { kind: Kind::Manifest, level: 3, writer: "db1".to_owned() };
     let content = stream::iter([Ok(Bytes::from(lines))]).boxed();
     repository.upload(&layout::manifest(&label()), spec, content, 1000).await.expect("uploaded");
+    gap::record(&repository, &gap()).await.expect("recorded");
     let lease = Lease::take(&repository, Work::Backup, "db1", Duration::from_hours(1), now()).await;
     lease.expect("taken").release(now()).await.expect("released");
 }
@@ -167,6 +184,9 @@ async fn repositories_of_version_1_are_read() {
         let (head, entry) = manifest();
         assert_eq!(stored::head(&repository, &label()).await.expect("read"), head);
         assert_eq!(stored::manifest(&repository, &label()).await.expect("read"), (head, vec![entry]));
+        assert_eq!(gap::list(&repository, LINEAGE).await.expect("listed"), [(segment(5), segment(9))]);
+        let (gaps, damaged) = gap::read_all(&repository, LINEAGE).await.expect("read");
+        assert_eq!((gaps, damaged.len()), (vec![gap()], 0));
         if let Encryption::Key(source) = &encryption {
             let keys = repository.open_keys(source).await.expect("opens");
             let kinds: Vec<_> = keys.slots().iter().map(|slot| slot.kind).collect();

@@ -9,6 +9,7 @@
 //! backup/<label>/pack/<nnnnn>                      tar streams
 //! backup/<label>/manifest                          written last
 //! backup/<label>/hold                              pinned
+//! gap/<lineage>/<first>-<last>.json                WAL that was let go
 //! lease/<work>/<fencing>.json                      who is at work
 //! ```
 //!
@@ -129,6 +130,22 @@ pub fn hold(label: &BackupLabel) -> ObjectKey {
     key(format!("backup/{label}/hold"))
 }
 
+/// The folder of the records of WAL of `lineage` that was let go.
+pub fn gaps(lineage: Lineage) -> ObjectKey {
+    key(format!("gap/{lineage}"))
+}
+
+/// The record of the files from `first` to `last`, which were let go.
+pub fn gap(lineage: Lineage, first: WalFileName, last: WalFileName) -> ObjectKey {
+    key(format!("gap/{lineage}/{first}-{last}.json"))
+}
+
+/// The first and last file in the name of a gap's record, or `None` when the name is of none.
+pub fn parse_gap(file_name: &str) -> Option<(WalFileName, WalFileName)> {
+    let (first, last) = file_name.strip_suffix(".json")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse().ok()?))
+}
+
 /// The folder of the leases on one kind of work.
 pub fn leases(work: super::lease::Work) -> ObjectKey {
     key(format!("lease/{}", work.as_str()))
@@ -171,6 +188,10 @@ mod tests {
         assert_eq!(pack(&label, 7).as_str(), "backup/20261121T064158Z-full/pack/00007");
         assert_eq!(manifest(&label).as_str(), "backup/20261121T064158Z-full/manifest");
         assert_eq!(identity(3).as_str(), "cluster/00000003.json");
+        let (first, last) = (name("0000000A000000010000002B"), name("0000000A0000000100000030"));
+        let gap = gap(LINEAGE, first, last);
+        assert_eq!(gap.as_str(), "gap/15-7437223446531284312/0000000A000000010000002B-0000000A0000000100000030.json");
+        assert_eq!(parse_gap(gap.file_name()), Some((first, last)));
         assert_eq!(lease(crate::repo::lease::Work::Backup, 12).as_str(), "lease/backup/00000000000000000012.json");
     }
 
@@ -194,7 +215,7 @@ mod tests {
 
         #[test]
         fn arbitrary_text_never_panics(text: String) {
-            let _ = (parse_generation(&text), parse_fencing(&text), parse_word(&text));
+            let _ = (parse_generation(&text), parse_fencing(&text), parse_word(&text), parse_gap(&text));
         }
     }
 }

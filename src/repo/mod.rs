@@ -4,6 +4,7 @@
 mod checked_json;
 mod error;
 pub mod format;
+pub mod gap;
 mod generations;
 #[cfg(test)]
 mod golden;

@@ -191,6 +191,16 @@ impl<'a> Archive<'a> {
             };
             set.extend(name.number(size).map(|number| (name.timeline, number)));
         }
+        // Without the records the refusal has no reason, and is the same.
+        let records = ask(self.repositories, "read the records of gaps", warnings, |repository| {
+            crate::repo::gap::read_all(repository, lineage)
+        });
+        if let Ok(records) = records.await {
+            for (gaps, damaged) in records.into_iter().map(|(_, found)| found) {
+                inventory.let_go.extend(gaps);
+                warnings.extend(damaged.iter().map(|error| chain(error)));
+            }
+        }
         Ok(inventory)
     }
 

@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use super::request::{RestoreRequest, Target};
 use super::settings::{self, Setting};
 use super::wal::WalNeed;
-use crate::pg::{Lineage, Timeline};
+use crate::pg::{Lineage, SegmentName, Timeline, WalFileName};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, Manifest};
 use crate::sys::disk;
@@ -132,7 +132,8 @@ pub async fn plan(
             None => "there is no partial segment at the end of the archive on this timeline; none is used".to_owned(),
         });
     }
-    let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment)).await?;
+    let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment)).await;
+    let route = route.map_err(|error| with_later_backups(error, &backups, lineage))?;
     warnings.extend(route.warnings);
 
     let (manifest, entries, copies) = archive.contents(&choice.backup.label, &mut warnings).await?;
@@ -184,6 +185,25 @@ pub async fn plan(
         warnings,
         work: Work { lineage, places, contents, copies },
     })
+}
+
+/// Names the backups that began behind WAL that was let go, the oldest first.
+fn with_later_backups(error: RestoreError, backups: &[BackupFacts], lineage: Lineage) -> RestoreError {
+    match error {
+        RestoreError::Refused(Refusal::LetGo(mut let_go)) => {
+            let last = let_go.gap.last;
+            let began_behind = |backup: &&BackupFacts| {
+                let number = backup.start_lsn.segment_number(backup.segment_bytes);
+                let name = SegmentName::from_number(last.timeline(), number, backup.segment_bytes);
+                backup.lineage == lineage && name.is_some_and(|name| WalFileName::Segment(name) > last)
+            };
+            let mut behind: Vec<&BackupFacts> = backups.iter().filter(began_behind).collect();
+            behind.sort_by_key(|backup| backup.stopped);
+            let_go.later = behind.into_iter().map(|backup| backup.label.to_string()).collect();
+            Refusal::LetGo(let_go).into()
+        }
+        other => other,
+    }
 }
 
 /// Runs `work` where it may block.

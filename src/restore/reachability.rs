@@ -6,11 +6,12 @@ use jiff::Timestamp;
 
 use super::choose::Choice;
 use super::horizon::{LastCommit, first_passing, last_commit};
-use super::refusal::Refusal;
+use super::refusal::{LetGo, Refusal};
 use super::request::{RestoreRequest, Target};
 use super::time::format_microseconds;
 use super::wal::{Inventory, Reach, WalNeed, reach, segment_before};
-use crate::pg::{Lsn, SegmentName};
+use crate::pg::{Lsn, SegmentName, WalFileName};
+use crate::repo::gap::Gap;
 
 /// The WAL of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +43,8 @@ where
         let missing = survey.reach.missing;
         if let Some(missing) = missing {
             if !request.standby || request.primary_conninfo.is_none() {
-                return Err(Refusal::BackupWithoutWal { label: choice.backup.label.to_string(), missing }.into());
+                let refusal = Refusal::BackupWithoutWal { label: choice.backup.label.to_string(), missing };
+                return Err(survey.explained(refusal).into());
             }
             warnings
                 .push(format!("segment {missing} is not in the archive; the standby depends on its primary for it"));
@@ -98,21 +100,36 @@ struct Survey<'a, F> {
     choice: &'a Choice,
     request: &'a RestoreRequest,
     reach: Reach,
+    /// Why the first segment that is missing is.
+    let_go: Option<&'a Gap>,
     read: F,
 }
 
 impl<'a, F> Survey<'a, F> {
-    fn new(choice: &'a Choice, request: &'a RestoreRequest, inventory: &Inventory, read: F) -> Self {
+    fn new(choice: &'a Choice, request: &'a RestoreRequest, inventory: &'a Inventory, read: F) -> Self {
         let reach = reach(&choice.way, choice.backup.start_lsn, choice.backup.segment_bytes, inventory);
-        Self { choice, request, reach, read }
+        let missing = reach.missing.map(WalFileName::Segment);
+        let let_go = inventory.let_go.iter().find(|gap| missing.is_some_and(|name| gap.covers(name)));
+        Self { choice, request, reach, let_go, read }
+    }
+
+    /// The refusal, with its reason where WAL was let go.
+    fn explained(&self, refusal: Refusal) -> Refusal {
+        match self.let_go {
+            None => refusal,
+            Some(gap) => Refusal::LetGo(Box::new(LetGo { gap: gap.clone(), later: Vec::new(), refusal })),
+        }
     }
 
     fn need(&self, end: u64) -> Option<WalNeed> {
         WalNeed::new(&self.choice.way, &(self.reach.present.start..end), self.choice.backup.segment_bytes)
     }
 
-    /// Whether the WAL ends before it should: at a hole, or before the target timeline begins.
+    /// Whether the WAL ends before it should: at a hole, at what was let go, or before the target timeline begins.
     fn is_cut_short(&self) -> bool {
+        if self.let_go.is_some() {
+            return true;
+        }
         let begin = self.choice.way.target_begin().segment_number(self.choice.backup.segment_bytes);
         self.reach.behind_hole.is_some() || (self.reach.present.end <= begin && self.choice.way.spans().len() > 1)
     }
@@ -163,6 +180,14 @@ impl<'a, F> Survey<'a, F> {
 
     /// Why the target, which lies behind the WAL that is there, cannot be reached.
     async fn beyond<E, R>(&self) -> Result<Refusal, E>
+    where
+        F: Fn(SegmentName) -> R,
+        R: Future<Output = Result<Option<(i64, i64)>, E>>,
+    {
+        Ok(self.explained(self.end_of_wal().await?))
+    }
+
+    async fn end_of_wal<E, R>(&self) -> Result<Refusal, E>
     where
         F: Fn(SegmentName) -> R,
         R: Future<Output = Result<Option<(i64, i64)>, E>>,
@@ -325,6 +350,43 @@ mod tests {
         }
         let named = run(&choice(2), &request(Target::Name("before".to_owned())), &holed).expect("cannot be known");
         assert_eq!(named.warnings.len(), 2);
+    }
+
+    #[test]
+    fn wal_that_was_let_go_is_the_reason_also_at_the_end_of_the_archive() {
+        let name =
+            |number: u64| WalFileName::Segment(SegmentName::from_number(Timeline(1), number, SIZE).expect("a name"));
+        let gap = Gap {
+            format: 1,
+            lineage: lineage(),
+            first: name(4),
+            last: name(5),
+            since: Timestamp::UNIX_EPOCH,
+            until: Timestamp::UNIX_EPOCH,
+            host: "db1".to_owned(),
+            queue_limit: 1,
+            waiting: 2,
+            reason: "gone".to_owned(),
+        };
+        let none = |_| async { Ok::<_, Error>(None) };
+        for (held, target, refused) in [
+            (vec![2, 3, 6], Target::Latest, true),
+            (vec![2, 3], Target::Latest, true),
+            (vec![2, 3], Target::Lsn(Lsn(5 * SIZE.bytes())), true),
+            (vec![2, 3], Target::Immediate, false),
+            // Archived after all.
+            (vec![2, 3, 4, 5], Target::Latest, false),
+        ] {
+            let segments = held.iter().map(|number| (Timeline(1), *number)).collect();
+            let inventory = Inventory { segments, let_go: vec![gap.clone()], ..Inventory::default() };
+            match block_on(route(&choice(1), &request(target.clone()), &inventory, none)) {
+                Ok(_) => assert!(!refused, "{target} with {held:?}"),
+                Err(Error::Refused(refusal)) => {
+                    assert!(refused && matches!(refusal, Refusal::LetGo(_)), "{target} with {held:?}: {refusal}");
+                    assert!(refusal.to_string().contains("db1") && refusal.to_string().contains("queue_limit"));
+                }
+            }
+        }
     }
 
     #[test]

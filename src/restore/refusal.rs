@@ -1,8 +1,10 @@
 //! Why a restore is not begun, and what to do instead.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::pg::{Lineage, Lsn, SegmentName, Timeline};
+use crate::repo::gap::Gap;
 
 /// A restore that cannot do what was asked. Nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -213,6 +215,9 @@ pub enum Refusal {
         /// How far recovery can go on that one.
         until: String,
     },
+    /// A segment on the way was let go before it was archived.
+    #[error("{0}")]
+    LetGo(Box<LetGo>),
     /// The target lies behind everything that was archived.
     #[error(
         "the target {target} lies behind the end of the archive: {end}; wait until more is archived \
@@ -224,6 +229,33 @@ pub enum Refusal {
         /// The last thing there is.
         end: String,
     },
+}
+
+/// Why WAL is missing: the agent let it go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LetGo {
+    /// The record.
+    pub gap: Gap,
+    /// Backups that began behind it, the oldest first.
+    pub later: Vec<String>,
+    /// What holds without the reason.
+    pub refusal: Refusal,
+}
+
+impl fmt::Display for LetGo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Gap { first, last, host, since, until, .. } = &self.gap;
+        write!(
+            f,
+            "{first} to {last} was let go on host {host} between {since} and {until}, because more WAL waited than \
+             archive.queue_limit allows: it is lost, and no recovery leads across it; "
+        )?;
+        match self.later.first() {
+            None => f.write_str("no backup began behind it: take one now with `walward backup`")?,
+            Some(label) => write!(f, "restore a backup that began behind it, the first of them {label} (--backup)")?,
+        }
+        write!(f, ", or choose a target before it ({})", self.refusal)
+    }
 }
 
 impl Refusal {

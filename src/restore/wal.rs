@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::timelines::Way;
 use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
+use crate::repo::gap::Gap;
 
 /// The whole segments that any of the repositories has, by timeline and number; and the partial ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Inventory {
     pub segments: BTreeSet<(Timeline, u64)>,
     /// Last, unfinished segments of timelines that were left.
     pub partial: BTreeSet<(Timeline, u64)>,
+    /// Records of WAL that was let go. They explain what is missing.
+    pub let_go: Vec<Gap>,
 }
 
 impl Inventory {
@@ -122,7 +125,7 @@ mod tests {
 
     fn inventory(segments: &[(u32, u64)]) -> Inventory {
         let segments = segments.iter().map(|(timeline, number)| (Timeline(*timeline), *number)).collect();
-        Inventory { segments, partial: BTreeSet::from([(Timeline(1), 5)]) }
+        Inventory { segments, partial: BTreeSet::from([(Timeline(1), 5)]), ..Inventory::default() }
     }
 
     #[test]

@@ -27,6 +27,7 @@ mod flipped_bytes;
 mod harness;
 mod least_privilege;
 mod main_job;
+mod queue_limit;
 mod recovery_end;
 mod setup;
 mod support;

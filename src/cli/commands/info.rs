@@ -9,7 +9,7 @@ use super::text::{moment, moment_after, table};
 use crate::base::{format_bytes, format_duration};
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
-use crate::cli::coverage::{Range, Reach, gaps, ranges};
+use crate::cli::coverage::{Range, Reach, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
@@ -115,7 +115,7 @@ fn print(
     windows: &[Window],
     printer: &Printer,
 ) -> Result<(), Failure> {
-    let holes = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
+    let holes = catalogue.map(Catalogue::gaps).unwrap_or_default();
     let tone = match (windows.is_empty(), holes.is_empty()) {
         (true, _) => Tone::Bad,
         (false, false) => Tone::Warning,
@@ -173,7 +173,7 @@ fn took(backup: &Manifest) -> Duration {
 }
 
 fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>, windows: &[Window]) -> Value {
-    let holes = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
+    let holes = catalogue.map(Catalogue::gaps).unwrap_or_default();
     let backups: Vec<Value> = catalogue
         .iter()
         .flat_map(|catalogue| catalogue.backups.iter().map(move |backup| (backup, catalogue.reach(backup))))

@@ -64,6 +64,19 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     if let (Some(file), Some(at)) = (&archive.last_file, archive.last_acknowledged) {
         printer.line(&format!("  last in     {file} at {}", moment(at)))?;
     }
+    if let Some(last) = &archive.last_let_go {
+        let text = format!(
+            "  LET GO      {} file(s), the last {} at {}: the archive lacks them, take a backup",
+            archive.let_go_total,
+            last.text,
+            moment(last.at)
+        );
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
+    if cluster.unrecorded_gaps > 0 {
+        let text = format!("  LET GO      {} gap(s) that a repository was not told of yet", cluster.unrecorded_gaps);
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     // A failure that was followed by a success is history.
     if let Some(error) =
         archive.last_error.as_ref().filter(|error| archive.last_acknowledged.is_none_or(|at| error.at > at))

@@ -71,7 +71,7 @@ pub(in crate::cli) async fn fetch(
             .map(|()| Exit::Done)
             .map_err(Failure::from),
         Ok(Retrieved::Absent) => Ok(Exit::Absent),
-        Err(error @ FetchError::Hole { .. }) if at_hole == AtHole::Tell => {
+        Err(error @ (FetchError::Hole { .. } | FetchError::LetGo { .. })) if at_hole == AtHole::Tell => {
             printer.warning(&error.to_string());
             Ok(Exit::Absent)
         }

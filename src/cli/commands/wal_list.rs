@@ -2,14 +2,16 @@
 
 use serde_json::json;
 
-use super::text::table;
+use super::text::{moment, table};
+use crate::base::format_bytes;
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
-use crate::cli::coverage::{Range, gaps, ranges};
+use crate::cli::coverage::{Range, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
 use crate::pg::SegmentName;
+use crate::repo::gap::Gap;
 
 pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
@@ -56,15 +58,28 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
     for configured in context.repositories_of(cluster)? {
         let repository = context.open_one_of(cluster, configured).await?;
         let catalogue = catalogue::read(&repository).await?;
-        let gaps = catalogue.map(|c| gaps(&c.wal, &c.histories, c.segment_size)).unwrap_or_default();
+        let gaps = catalogue.as_ref().map(Catalogue::gaps).unwrap_or_default();
+        let let_go: Vec<&Gap> = catalogue.iter().flat_map(|c| gaps.iter().flat_map(|gap| c.let_go_in(gap))).collect();
         found |= !gaps.is_empty();
         if printer.is_json() {
-            answers.push(json!({ "repository": repository.name(), "gaps": gaps }));
+            answers.push(json!({ "repository": repository.name(), "gaps": gaps, "let_go": let_go }));
         } else if gaps.is_empty() {
             printer.line(&format!("{}: no gaps", repository.name()))?;
         } else {
             printer.line(&format!("{}: {} gap(s)", printer.tone(repository.name(), Tone::Bad), gaps.len()))?;
             printer.raw(rows(&gaps).as_bytes())?;
+            for gap in let_go {
+                printer.line(&format!(
+                    "  {} to {} was let go on {} (queue_limit {}) from {} to {}: {}",
+                    gap.first,
+                    gap.last,
+                    gap.host,
+                    format_bytes(gap.queue_limit),
+                    moment(gap.since),
+                    moment(gap.until),
+                    gap.reason
+                ))?;
+            }
         }
     }
     if printer.is_json() {

@@ -8,9 +8,10 @@ use super::finding::Findings;
 use crate::base::format_duration;
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::commands::text::moment;
-use crate::cli::coverage::{gaps, without_history};
+use crate::cli::coverage::without_history;
 use crate::config::ClusterConfig;
 use crate::repo::Repository;
+use crate::repo::gap::Gap;
 
 /// How the last backup stands.
 #[derive(Debug, Clone)]
@@ -78,8 +79,23 @@ fn judge_wal(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings
         let advice = "push the .history file of that timeline from pg_wal, or take a new backup";
         findings.warning("wal", about, text, Some(advice));
     }
-    let gaps = gaps(&catalogue.wal, &catalogue.histories, catalogue.segment_size);
-    if !gaps.is_empty() {
+    let gaps = catalogue.gaps();
+    // A backup that began behind the gap makes up for it.
+    let newest = catalogue.backups.iter().rfind(|backup| catalogue.reach(backup).is_some_and(|reach| reach.consistent));
+    let begins = newest.map_or(0, |backup| backup.start_lsn.segment_number(catalogue.segment_size));
+    let open = gaps.iter().filter(|gap| gap.last.number(catalogue.segment_size).is_none_or(|last| last >= begins));
+    let let_go: Vec<&Gap> = open.flat_map(|gap| catalogue.let_go_in(gap)).collect();
+    if let (Some(first), Some(last)) = (let_go.first(), let_go.last()) {
+        let text = format!(
+            "WAL was let go on {} (queue_limit) from {} on: {} to {} is missing, and no backup began behind it",
+            first.host,
+            moment(first.since),
+            first.first,
+            last.last
+        );
+        let advice = "take a backup now: `walward backup`; until then nothing behind the gap can be recovered";
+        findings.failed("wal", about, text, Some(advice));
+    } else if !gaps.is_empty() {
         let text = format!("{} gap(s) in the archived WAL", gaps.len());
         findings.warning("wal", about, text, Some("`walward wal gaps` lists them; take a new backup behind them"));
     } else if unknown.is_empty() {

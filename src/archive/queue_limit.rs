@@ -1,0 +1,437 @@
+//! `archive.queue_limit`: the one way to let WAL go rather than fill the disk. Off by default.
+//!
+//! When more WAL waits than the limit and the store is what keeps it from being archived, PostgreSQL is told to forget the oldest
+//! file, and no more than brings the rest within the limit: what still waits is archived later without another gap. Before
+//! PostgreSQL is told, the gap is noted durably in the agent's spool directory ([`Notes`]); a crash in between leaves a note of a
+//! file that is asked for again. `settle.rs` brings the notes to the repositories.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use tracing::error;
+
+use super::archiver::Pushed;
+use super::upload::PushError;
+use crate::base::{describe, format_bytes};
+use crate::pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
+use crate::repo::gap::Gap;
+use crate::sys::durable;
+
+/// How long a failure of the store is believed without trying again. Files that are let go meanwhile cost no deadline each:
+/// PostgreSQL may write faster than deadlines pass.
+const FAILURE_BELIEVED: Duration = Duration::from_mins(1);
+
+/// What is known when a file could not be archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// `archive.queue_limit`, bytes; none when it is off.
+    pub limit: Option<u64>,
+    /// WAL that waits, bytes.
+    pub waiting: u64,
+    /// How long ago the store failed last, and nothing was archived since; none when it works, or was not tried.
+    pub failed: Option<Duration>,
+}
+
+/// What to do with a file that was not archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It waits, because of this.
+    Keep(&'static str),
+    /// PostgreSQL is told to forget it, because of this.
+    LetGo(&'static str),
+}
+
+/// Decides. Pure.
+pub fn judge(facts: &Facts) -> Verdict {
+    let Some(limit) = facts.limit else { return Verdict::Keep("there is no queue_limit") };
+    match facts.failed {
+        None => Verdict::Keep("the store has not failed"),
+        Some(since) if since > FAILURE_BELIEVED => Verdict::Keep("the store was not tried lately"),
+        Some(_) if facts.waiting <= limit => Verdict::Keep("no more waits than queue_limit allows"),
+        Some(_) => Verdict::LetGo("more waits than queue_limit allows, and the store fails"),
+    }
+}
+
+/// One cluster's limit, and the gaps that it made.
+#[derive(Debug)]
+pub struct QueueLimit {
+    cluster: String,
+    limit: Option<u64>,
+    pg_wal: PathBuf,
+    host: String,
+    pub(super) notes: Notes,
+    /// When the store failed last, and how; none when something was archived since.
+    failed: Mutex<Option<(Instant, String)>>,
+}
+
+/// What waits, and whose it is.
+struct Queue {
+    lineage: Lineage,
+    segment_size: SegmentSize,
+    waiting: u64,
+}
+
+impl QueueLimit {
+    /// `folder` keeps the notes; it is made when it is needed.
+    pub fn new(cluster: &str, limit: Option<u64>, pg_wal: &Path, folder: PathBuf, host: String) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            limit,
+            pg_wal: pg_wal.to_path_buf(),
+            host,
+            notes: Notes::new(folder),
+            failed: Mutex::default(),
+        }
+    }
+
+    /// The result of `attempt` to archive `name`, or, beyond the limit, that it was let go.
+    pub async fn around(
+        &self,
+        name: WalFileName,
+        attempt: impl Future<Output = Result<Pushed, Arc<PushError>>>,
+    ) -> Result<Pushed, Arc<PushError>> {
+        if self.limit.is_none() {
+            return attempt.await;
+        }
+        if self.failure().is_some() && self.let_go(name).await {
+            return Ok(Pushed::LetGo);
+        }
+        let result = attempt.await;
+        match &result {
+            Ok(_) => *self.failure() = None,
+            Err(error) if is_the_stores(error) => *self.failure() = Some((Instant::now(), describe(error.as_ref()))),
+            // A file that is refused wants a person, however much waits behind it.
+            Err(_) => return result,
+        }
+        if result.is_err() && self.let_go(name).await { Ok(Pushed::LetGo) } else { result }
+    }
+
+    /// Lets `name` go if that is the verdict; `true` when it is noted, and only then.
+    async fn let_go(&self, name: WalFileName) -> bool {
+        let Some((at, reason)) = self.failure().clone() else { return false };
+        let pg_wal = self.pg_wal.clone();
+        let queue = match tokio::task::spawn_blocking(move || queue(&pg_wal)).await {
+            Ok(Ok(queue)) => queue,
+            Ok(Err(reason)) => {
+                error!(cluster = self.cluster, reason, "cannot tell how much WAL waits, so that none is let go");
+                return false;
+            }
+            Err(_) => return false,
+        };
+        let facts = Facts { limit: self.limit, waiting: queue.waiting, failed: Some(at.elapsed()) };
+        let (Verdict::LetGo(why), Some(limit)) = (judge(&facts), self.limit) else { return false };
+        let now = Timestamp::now();
+        let gap = Gap {
+            format: crate::repo::gap::FORMAT,
+            lineage: queue.lineage,
+            first: name,
+            last: name,
+            since: now,
+            until: now,
+            host: self.host.clone(),
+            queue_limit: limit,
+            waiting: queue.waiting,
+            reason,
+        };
+        let (waiting, limit) = (format_bytes(queue.waiting), format_bytes(limit));
+        match self.notes.add(gap, queue.segment_size).await {
+            Ok(()) => {
+                error!(
+                    cluster = self.cluster, file = %name, waiting, limit, why,
+                    "WAL was let go: the archive has a gap, take a new backup as soon as the store is back"
+                );
+                true
+            }
+            Err(error) => {
+                error!(cluster = self.cluster, file = %name, error = %error, "cannot note a gap, so that the file is kept");
+                false
+            }
+        }
+    }
+
+    fn failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the store kept the file from being archived, and not the file itself.
+pub(super) fn is_the_stores(error: &PushError) -> bool {
+    matches!(error, PushError::Repository { .. } | PushError::Deadline { .. })
+}
+
+/// Blocking.
+fn queue(pg_wal: &Path) -> Result<Queue, String> {
+    let data_directory = pg_wal.parent().unwrap_or(pg_wal);
+    let control = ControlFile::read(data_directory).map_err(|error| describe(&error))?;
+    let ready = list_ready(pg_wal).map_err(|error| describe(&error))?;
+    let segments =
+        ready.iter().filter(|name| matches!(name, WalFileName::Segment(_) | WalFileName::Partial(_))).count();
+    Ok(Queue {
+        lineage: control.lineage(),
+        segment_size: control.segment_size,
+        waiting: control.segment_size.bytes().saturating_mul(segments as u64),
+    })
+}
+
+/// The gaps that some repository was not told of yet: one small file each, which survives everything that the disk does.
+#[derive(Debug)]
+pub struct Notes {
+    folder: PathBuf,
+    /// As they lie in the folder; none before it was read.
+    known: tokio::sync::Mutex<Option<Vec<Gap>>>,
+    files: AtomicU64,
+}
+
+impl Notes {
+    fn new(folder: PathBuf) -> Self {
+        Self { folder, known: tokio::sync::Mutex::default(), files: AtomicU64::new(0) }
+    }
+
+    /// How many notes there are. None is known before the folder was read.
+    pub fn count(&self) -> u64 {
+        self.files.load(Ordering::Relaxed)
+    }
+
+    /// The notes.
+    pub async fn all(&self) -> std::io::Result<Vec<Gap>> {
+        let mut known = self.known.lock().await;
+        Ok(self.read(&mut known).await?.clone())
+    }
+
+    /// Notes `gap`, which is of one file: as the end of a gap that it continues, or by itself. Durable when it returns.
+    async fn add(&self, gap: Gap, size: SegmentSize) -> std::io::Result<()> {
+        let mut known = self.known.lock().await;
+        let notes = self.read(&mut known).await?;
+        // Asked for again after a crash between the note and the answer.
+        if notes.iter().any(|note| note.lineage == gap.lineage && note.covers(gap.first)) {
+            return Ok(());
+        }
+        let continued = notes.iter().position(|note| continues(note, &gap, size));
+        let note = match continued.and_then(|at| notes.get(at)) {
+            Some(note) => Gap {
+                last: gap.last,
+                until: gap.until,
+                waiting: gap.waiting.max(note.waiting),
+                queue_limit: gap.queue_limit,
+                ..note.clone()
+            },
+            None => gap,
+        };
+        let bytes = note.encode().map_err(std::io::Error::other)?;
+        let (folder, path) = (self.folder.clone(), self.path(&note));
+        blocking(move || {
+            durable::create_dir_all_durable(&folder, 0o700)?;
+            durable::replace(&path, &bytes, 0o600)
+        })
+        .await?;
+        match continued.and_then(|at| notes.get_mut(at)) {
+            Some(place) => *place = note,
+            None => notes.push(note),
+        }
+        self.files.store(notes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Forgets a note that every repository was told of, unless it has grown meanwhile.
+    pub async fn settled(&self, gap: &Gap) -> std::io::Result<()> {
+        let mut known = self.known.lock().await;
+        let notes = self.read(&mut known).await?;
+        let Some(at) = notes.iter().position(|note| note == gap) else { return Ok(()) };
+        let path = self.path(gap);
+        blocking(move || durable::remove_file(&path)).await?;
+        notes.remove(at);
+        self.files.store(notes.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn path(&self, gap: &Gap) -> PathBuf {
+        self.folder.join(format!("{}.json", gap.first))
+    }
+
+    async fn read<'a>(&self, known: &'a mut Option<Vec<Gap>>) -> std::io::Result<&'a mut Vec<Gap>> {
+        if known.is_none() {
+            let folder = self.folder.clone();
+            let notes = blocking(move || read_folder(&folder)).await?;
+            self.files.store(notes.len() as u64, Ordering::Relaxed);
+            *known = Some(notes);
+        }
+        Ok(known.get_or_insert_default())
+    }
+}
+
+/// Whether `next` is the segment behind the last of `note`.
+fn continues(note: &Gap, next: &Gap, size: SegmentSize) -> bool {
+    match (note.last, next.first) {
+        (WalFileName::Segment(last), WalFileName::Segment(first)) => {
+            note.lineage == next.lineage && last.next(size) == Some(first)
+        }
+        _ => false,
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
+}
+
+fn read_folder(folder: &Path) -> std::io::Result<Vec<Gap>> {
+    let entries = match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut notes = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if durable::is_temporary_name(name) {
+            continue;
+        }
+        match Gap::decode(&std::fs::read(&path)?) {
+            Ok(gap) => notes.push(gap),
+            // It stays where it is, for a person.
+            Err(error) => error!(note = %path.display(), %error, "the note of a gap cannot be read and is left out"),
+        }
+    }
+    notes.sort_by_key(|note| note.since);
+    Ok(notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SIZE: u64 = 1 << 20;
+
+    fn facts() -> impl Strategy<Value = Facts> {
+        let failed = proptest::option::of((0u64..200).prop_map(Duration::from_secs));
+        (proptest::option::of(0u64..100), 0u64..200, failed).prop_map(|(limit, waiting, failed)| Facts {
+            limit: limit.map(|limit| limit * SIZE),
+            waiting: waiting * SIZE,
+            failed,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_let_go_but_beyond_a_limit_while_the_store_fails(facts in facts()) {
+            if let Verdict::LetGo(_) = judge(&facts) {
+                prop_assert!(facts.limit.is_some_and(|limit| facts.waiting > limit));
+                prop_assert!(facts.failed.is_some_and(|since| since <= FAILURE_BELIEVED));
+            }
+        }
+
+        /// More waiting, a lower limit or a younger failure never turn "let go" into "keep".
+        #[test]
+        fn the_verdict_is_monotone(facts in facts(), more in 0u64..50) {
+            if let Verdict::LetGo(_) = judge(&facts) {
+                let worse = Facts {
+                    limit: facts.limit.map(|limit| limit.saturating_sub(more * SIZE)),
+                    waiting: facts.waiting + more * SIZE,
+                    failed: facts.failed.map(|since| since.saturating_sub(Duration::from_secs(more))),
+                };
+                prop_assert!(matches!(judge(&worse), Verdict::LetGo(_)));
+            }
+        }
+
+        /// PostgreSQL's archiver over a store that comes and goes: the queue never stays beyond the limit while the store is
+        /// away, what is let go is the oldest and no more than needed, and nothing is while the store works.
+        #[test]
+        fn a_queue_stays_within_its_limit_and_loses_no_more_than_that(
+            limit in 0u64..20,
+            steps in proptest::collection::vec((0u64..6, any::<bool>()), 1..200),
+        ) {
+            let (mut next, mut written) = (0u64, 0u64);
+            let mut failed = false;
+            for (arrive, works) in steps {
+                written += arrive;
+                let before = written - next;
+                let mut gone = 0;
+                loop {
+                    let waiting = (written - next) * SIZE;
+                    let known = failed.then_some(Duration::ZERO);
+                    let verdict = judge(&Facts { limit: Some(limit * SIZE), waiting, failed: known });
+                    if next < written && matches!(verdict, Verdict::LetGo(_)) {
+                        prop_assert!(!works || failed);
+                        gone += 1;
+                    } else if next < written && works {
+                        failed = false;
+                    } else {
+                        failed |= next < written;
+                        if next == written || written - next <= limit {
+                            break;
+                        }
+                        continue;
+                    }
+                    next += 1;
+                }
+                prop_assert!(gone <= before.saturating_sub(limit));
+                prop_assert!(works || written - next <= limit);
+            }
+        }
+    }
+
+    fn gap(name: &str) -> Gap {
+        Gap {
+            format: 1,
+            lineage: Lineage { major: 15, system_identifier: 7 },
+            first: name.parse().unwrap(),
+            last: name.parse().unwrap(),
+            since: "2026-11-21T06:41:58Z".parse().unwrap(),
+            until: "2026-11-21T06:41:58Z".parse().unwrap(),
+            host: "db1".to_owned(),
+            queue_limit: 1,
+            waiting: 2,
+            reason: "gone".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn notes_grow_are_kept_over_a_restart_and_settled_only_as_they_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes::new(folder.path().join("let-go"));
+        assert_eq!(notes.all().await.unwrap(), []);
+        for name in ["0000000100000000000000FE", "0000000100000000000000FF", "000000010000000100000000"] {
+            notes.add(gap(name), SegmentSize::DEFAULT).await.unwrap();
+        }
+        notes.add(gap("00000002.history"), SegmentSize::DEFAULT).await.unwrap();
+        notes.add(gap("000000010000000100000007"), SegmentSize::DEFAULT).await.unwrap();
+        let ranges = |all: &[Gap]| all.iter().map(|gap| format!("{}-{}", gap.first, gap.last)).collect::<Vec<_>>();
+        let mut wanted = ranges(&notes.all().await.unwrap());
+        wanted.sort();
+        assert_eq!(
+            wanted,
+            [
+                "0000000100000000000000FE-000000010000000100000000",
+                "000000010000000100000007-000000010000000100000007",
+                "00000002.history-00000002.history"
+            ]
+        );
+        // A crash leaves half a note at most, under a name that nobody reads.
+        std::fs::copy(
+            folder.path().join("let-go/00000002.history.json"),
+            folder.path().join("let-go/.walward-1-0.tmp"),
+        )
+        .unwrap();
+        let again = Notes::new(folder.path().join("let-go"));
+        let mut found = ranges(&again.all().await.unwrap());
+        found.sort();
+        assert_eq!((found, again.count()), (wanted, 3));
+        // Asked for again: nothing new.
+        again.add(gap("0000000100000000000000FF"), SegmentSize::DEFAULT).await.unwrap();
+        assert_eq!(again.count(), 3);
+
+        let old =
+            again.all().await.unwrap().into_iter().find(|gap| gap.covers("0000000100000000000000FE".parse().unwrap()));
+        again.add(gap("000000010000000100000001"), SegmentSize::DEFAULT).await.unwrap();
+        again.settled(&old.unwrap()).await.unwrap();
+        assert_eq!(again.count(), 3, "it has grown since the repositories were told");
+        for note in again.all().await.unwrap() {
+            again.settled(&note).await.unwrap();
+        }
+        assert_eq!((again.count(), Notes::new(folder.path().join("let-go")).all().await.unwrap().len()), (0, 0));
+    }
+}

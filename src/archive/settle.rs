@@ -1,0 +1,136 @@
+//! Brings the notes of WAL that was let go to the repositories, as soon as they can be reached.
+//!
+//! What still lies in pg_wal is archived after all, so that the gap is no larger than it must be. Then each repository is told
+//! which of the files it lacks, and the note is forgotten. A crash anywhere leaves the note, and everything is done again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+
+use super::archiver::Archiver;
+use super::queue_limit::{QueueLimit, is_the_stores};
+use crate::base::describe;
+use crate::pg::{SegmentSize, WalFileName};
+use crate::repo::gap::{self, Gap};
+use crate::repo::{LazyRepository, RepoError, layout, stored};
+
+/// How often the repositories are tried while there are notes.
+const PAUSE: Duration = Duration::from_secs(5);
+
+impl Archiver {
+    /// Settles notes until `closing` is cancelled.
+    pub async fn settle_gaps(&self, closing: CancellationToken) {
+        let Some(limit) = self.queue_limit() else { return };
+        loop {
+            match limit.notes.all().await {
+                Ok(notes) => {
+                    for note in notes {
+                        tokio::select! {
+                            () = closing.cancelled() => return,
+                            () = self.settle(limit, &note) => {}
+                        }
+                    }
+                }
+                Err(error) => debug!(%error, "cannot read the notes of gaps"),
+            }
+            tokio::select! {
+                () = closing.cancelled() => return,
+                () = tokio::time::sleep(PAUSE) => {}
+            }
+        }
+    }
+
+    async fn settle(&self, limit: &QueueLimit, note: &Gap) {
+        self.archive_late(note).await;
+        for repository in self.repositories() {
+            if let Err(error) = tell(repository, note).await {
+                let error = describe(&error);
+                debug!(repository = repository.name(), error, "cannot tell a repository of a gap yet");
+                return;
+            }
+        }
+        match limit.notes.settled(note).await {
+            Ok(()) => info!(first = %note.first, last = %note.last, "a gap is recorded in every repository"),
+            Err(error) => debug!(%error, "cannot forget the note of a gap"),
+        }
+    }
+
+    /// What was let go and still lies in pg_wal under its name.
+    async fn archive_late(&self, note: &Gap) {
+        let (pg_wal, range) = (self.pg_wal().to_path_buf(), (note.first, note.last));
+        let left = tokio::task::spawn_blocking(move || {
+            let names = std::fs::read_dir(pg_wal)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            Ok::<BTreeSet<WalFileName>, std::io::Error>(names.filter(|name| gap::covers(range, *name)).collect())
+        });
+        for name in left.await.ok().and_then(Result::ok).unwrap_or_default() {
+            match self.archive_again(name).await {
+                Ok(()) => info!(file = %name, "archived after all: it had been let go and still lay in pg_wal"),
+                // The next would meet the same store.
+                Err(error) if is_the_stores(&error) => return,
+                Err(error) => debug!(file = %name, error = describe(error.as_ref()), "cannot be archived after all"),
+            }
+        }
+    }
+}
+
+/// Tells one repository which of the files it lacks. Writes nothing when it lacks none.
+async fn tell(lazy: &Arc<LazyRepository>, note: &Gap) -> Result<(), RepoError> {
+    let repository = lazy.with_lineage(note.lineage).await?;
+    // Neither an unmounted disk nor an emptied bucket is told.
+    repository.confirm_alive().await?;
+    let size = repository.identity().find(note.lineage).map_or(SegmentSize::DEFAULT, |entry| entry.segment_bytes);
+    let missing = match (note.first, note.last) {
+        (WalFileName::Segment(first), WalFileName::Segment(last)) => {
+            let from = first.number(size).unwrap_or(0);
+            let held: BTreeSet<WalFileName> =
+                stored::wal(&repository, note.lineage, first.timeline, from, size).await?.into_iter().collect();
+            let range = std::iter::successors(Some(first), |name| name.next(size)).take_while(|name| *name <= last);
+            runs(range.map(WalFileName::Segment), &held)
+        }
+        (first, _) => {
+            let is_held = repository.exists(&layout::wal_file(note.lineage, first)).await?;
+            if is_held { Vec::new() } else { vec![(first, first)] }
+        }
+    };
+    for (first, last) in missing {
+        gap::record(&repository, &Gap { first, last, ..note.clone() }).await?;
+    }
+    repository.confirm_alive().await
+}
+
+/// The first and last of each run of `names` that is not `held`.
+fn runs(names: impl Iterator<Item = WalFileName>, held: &BTreeSet<WalFileName>) -> Vec<(WalFileName, WalFileName)> {
+    let mut runs: Vec<(WalFileName, WalFileName)> = Vec::new();
+    let mut open = false;
+    for name in names {
+        match runs.last_mut() {
+            _ if held.contains(&name) => open = false,
+            Some((_, last)) if open => *last = name,
+            _ => {
+                runs.push((name, name));
+                open = true;
+            }
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_missing_is_told() {
+        let name = |n: u32| -> WalFileName { format!("0000000100000000000000{n:02X}").parse().unwrap() };
+        let told = |held: &[u32]| {
+            let held = held.iter().map(|n| name(*n)).collect();
+            runs((3..=9).map(name), &held)
+        };
+        assert_eq!(told(&[]), [(name(3), name(9))]);
+        assert_eq!(told(&[3, 5, 6, 9]), [(name(4), name(4)), (name(7), name(8))]);
+        assert_eq!(told(&[3, 4, 5, 6, 7, 8, 9]), []);
+    }
+}
