@@ -35,7 +35,8 @@ seeds() {
     case $1 in
         object) find "$fixtures"/repo-v1/plain -type f ! -name '*.json' ;;
         manifest) find "$fixtures"/repo-v1/plain -name manifest ;;
-        repository_files) find "$fixtures"/repo-v1 -name '*.json' ! -path '*/lease/*' ;;
+        repository_files) find "$fixtures"/repo-v1 -name '*.json' ! -path '*/gap/*' ;;
+        gap_record) find "$fixtures"/repo-v1 -path '*/gap/*' -type f ;;
         pg_control) find "$fixtures"/pg -name pg_control ;;
         wal_page | wal_record) find "$fixtures"/pg -name '*.head' ;;
         config) printf '%s\n' "$here/config/walward.toml" ;;

@@ -122,4 +122,26 @@ pub fn names(data: &[u8]) {
     let _ = walward::restore::parse_time(text);
     let _ = walward::repo::layout::parse_generation(text);
     let _ = walward::repo::layout::parse_fencing(text);
+    let _ = walward::repo::layout::parse_gap(text);
+    let _ = walward::pg::RelationFile::parse(text);
+}
+
+/// postgresql.conf and its like, read and rewritten.
+pub fn settings(data: &[u8]) {
+    use walward::pg::settings::{setting, with_settings, without_settings};
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let value = "walward-wal fetch %f '%p' \\ # no comment";
+    let written = with_settings(text, &[("restore_command", value)]);
+    assert_eq!(setting(&written, "RESTORE_COMMAND").as_deref(), Some(value));
+    assert_eq!(setting(&without_settings(&written, &["restore_command"]), "restore_command"), None);
+    let _ = setting(text, "archive_command");
+}
+
+/// The record of WAL that was let go, as it lies in a repository and in the spool folder.
+pub fn gap_record(data: &[u8]) {
+    use walward::repo::gap::Gap;
+    if let Ok(gap) = Gap::decode(data) {
+        assert!(gap.covers(gap.first) && gap.covers(gap.last));
+        assert_eq!(gap.encode().ok().and_then(|bytes| Gap::decode(&bytes).ok()), Some(gap));
+    }
 }

@@ -8,6 +8,7 @@ use futures::StreamExt;
 use futures::stream;
 use walward::repo::format::{Kind, Spec};
 use walward::repo::keys::KeysFile;
+use walward::repo::lease::{Lease, Work};
 use walward::repo::manifest::BackupLabel;
 use walward::repo::{Encryption, Repository, layout, stored};
 use walward::storage::{ObjectKey, Store, memory};
@@ -80,7 +81,7 @@ pub fn manifest(data: &[u8]) {
     });
 }
 
-/// `cluster/1.json` and `keys/1.json`.
+/// `cluster/1.json`, `keys/1.json` and a lease that somebody holds.
 pub fn repository_files(data: &[u8]) {
     with(|fixture| {
         fixture.runtime.block_on(async {
@@ -91,6 +92,15 @@ pub fn repository_files(data: &[u8]) {
             if let Ok(Some(keys)) = KeysFile::load(&*store).await {
                 let _ = keys.slots();
             }
+            let (repository, key) = (&fixture.repository, layout::lease(Work::Backup, 1));
+            put(repository.store(), &key, data).await;
+            let minute = std::time::Duration::from_mins(1);
+            if let Ok(lease) = Lease::take(repository, Work::Backup, "fuzz", minute, jiff::Timestamp::UNIX_EPOCH).await
+            {
+                let mine = layout::lease(Work::Backup, lease.fencing());
+                repository.store().delete(&mine).await.expect("a deletion in memory");
+            }
+            repository.store().delete(&key).await.expect("a deletion in memory");
         });
     });
 }

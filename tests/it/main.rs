@@ -15,4 +15,5 @@
 mod client;
 mod doors;
 mod house;
+mod parsers;
 mod units;
