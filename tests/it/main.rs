@@ -16,4 +16,5 @@ mod client;
 mod doors;
 mod house;
 mod parsers;
+mod promises;
 mod units;
