@@ -19,6 +19,9 @@ use super::{DEFAULT_SOCKET, EXIT_FETCH_FAILED, place};
 /// How long the agent may be silent before the client gives up, when nothing else is said.
 pub const SILENCE_MAX: Duration = Duration::from_mins(1);
 
+/// The longest silence that may be asked for: beyond a day somebody mistyped, and the clock must not overflow.
+const TIMEOUT_SECONDS_MAX: u64 = 86_400;
+
 /// How long `fetch` waits for an agent that is not there (it may be restarting) before it stops the recovery.
 const FETCH_CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -170,7 +173,7 @@ Hands WAL files to the agent (walwardd) and takes them from it. In postgresql.co
 options:
   --socket PATH      where the agent listens (default: $WALWARD_SOCKET, else /run/walward/walward.sock)
   --cluster NAME     the cluster's name in walward.toml (default: known by the data directory)
-  --timeout SECONDS  how long the agent may be silent (default: 60)
+  --timeout SECONDS  how long the agent may be silent (default: 60, at most 86400)
   --on-error=abort   fetch: when it cannot be found out whether the file exists, exit 255: PostgreSQL stops (default)
   --on-error=retry   fetch: exit 1 instead, after the agent's deadline; only for a standby, which asks again
   --on-error=target  fetch: as abort, but exit 1 where a segment is missing and later ones are there; only for a recovery
@@ -213,8 +216,10 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
                 cluster = value()?.into_string().map_err(|_| "the cluster's name is not UTF-8".to_owned())?;
             }
             "--timeout" => {
-                let seconds = value()?.to_str().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
-                silence_max = Duration::from_secs(seconds.ok_or("--timeout needs a whole number of seconds above 0")?);
+                let seconds = value()?.to_str().and_then(|text| text.parse().ok());
+                let seconds = seconds.filter(|seconds| (1..=TIMEOUT_SECONDS_MAX).contains(seconds));
+                silence_max =
+                    Duration::from_secs(seconds.ok_or("--timeout needs a number of seconds from 1 to 86400")?);
             }
             "--on-error" => {
                 on_error = match value()?.to_str() {
@@ -410,6 +415,7 @@ mod tests {
             "--socket",
             "push a --wrong",
             "push a --timeout 0",
+            "push a --timeout 18446744073709551615",
             "fetch a b --on-error=ignore",
             "push a --use-partial",
         ] {
