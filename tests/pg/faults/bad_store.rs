@@ -22,7 +22,16 @@ fn archive_through(modes: &[(Mode, &[&str])]) {
         proxy.set(*mode);
         write_segments(&site, 3);
         wait_failed(&site, before);
-        // The agent answers whatever the store does, and in time.
+        // The agent answers whatever the store does, and in time: push and fetch have deadlines of 3 and 4 s.
+        let begun = Instant::now();
+        let waiting = site.cluster.wal(&site.cluster.archive_status("ready")[0]);
+        site.client(&["push", waiting.to_str().unwrap()]).expect(1);
+        assert!(begun.elapsed() < Duration::from_secs(15), "{mode:?}: push took {:?}", begun.elapsed());
+        let (begun, nowhere) = (Instant::now(), site.room.join("nowhere"));
+        let name = "0000000100000000000000FE";
+        site.client(&["--cluster", "main", "fetch", name, nowhere.to_str().unwrap()]).expect(255);
+        assert!(!nowhere.exists(), "{mode:?}: a file was placed");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{mode:?}: fetch took {:?}", begun.elapsed());
         let begun = Instant::now();
         let mut said = status(&site).says("repository  store").says("failing");
         for word in *words {
@@ -47,6 +56,17 @@ fn a_store_that_refuses_for_a_while_loses_nothing_and_the_backlog_drains() {
         (Mode::Answer(503, "SlowDown"), &["503", "SlowDown"]),
         (Mode::Answer(429, "TooManyRequests"), &["429"]),
         (Mode::Answer(500, "InternalError"), &["500"]),
+    ]);
+}
+
+#[test]
+fn something_else_that_answers_for_the_store_is_not_believed() {
+    archive_through(&[
+        // A portal that wants a login and says 200 to everything; a wrong address; an emptied bucket.
+        (Mode::Answer(200, "OK"), &["cannot"]),
+        (Mode::Answer(404, "NotFound"), &["404"]),
+        (Mode::Answer(404, "NoSuchKey"), &["NoSuchKey"]),
+        (Mode::Answer(404, "NoSuchBucket"), &["NoSuchBucket"]),
     ]);
 }
 
@@ -146,6 +166,8 @@ fn a_recovery_through_a_store_that_fails_stops_and_goes_on_when_it_heals() {
         Mode::Answer(403, "ExpiredToken"),
         // A proxy on the way that answers for the store.
         Mode::Answer(404, "NotFound"),
+        // An emptied bucket.
+        Mode::Answer(404, "NoSuchKey"),
         Mode::Reset,
         Mode::BlackHole,
         Mode::Truncate,

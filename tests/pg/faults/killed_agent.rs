@@ -31,7 +31,7 @@ fn killed_under_load(store: StoreKind) {
         site.start_agent();
         assert!(load.ended().is_none(), "pgbench ended in round {round}\n{}", load.log());
     }
-    load.signal(Signal::INT);
+    load.signal(Signal::TERM);
     load.wait(Duration::from_secs(30));
     drain(&site, &site.cluster, Duration::from_mins(2));
     let archived = assert_archived(&site, &site.cluster);
