@@ -91,13 +91,18 @@ fn drain(site: &Site, cluster: &Cluster, patience: Duration) {
 fn assert_archived(site: &Site, cluster: &Cluster) -> usize {
     let folder = site.room.make_folder("compared");
     let done = cluster.archive_status("done");
-    for name in &done {
+    let compare = |name: &String| {
         let copy = folder.join(name);
         site.client(&["--cluster", "main", "fetch", name, copy.to_str().unwrap()]).expect(0);
         let (archived, original) = (fs::read(&copy).unwrap(), fs::read(cluster.wal(name)).unwrap());
         assert!(archived == original, "{name} in the repository is not what PostgreSQL wrote");
         fs::remove_file(copy).unwrap();
-    }
+    };
+    std::thread::scope(|scope| {
+        for part in done.chunks(done.len().div_ceil(4).max(1)) {
+            scope.spawn(|| part.iter().for_each(compare));
+        }
+    });
     assert!(!done.is_empty(), "nothing was archived at all");
     done.len()
 }
