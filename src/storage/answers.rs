@@ -1,163 +1,14 @@
-//! An HTTP server that answers as told, and what the S3 client makes of its answers.
+//! What the S3 client makes of a server's answers.
 
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinHandle;
+use tokio::net::TcpListener;
 
+use super::server::*;
 use super::*;
 use crate::base::{ErrorClass, Secret};
-
-/// One request as it came.
-#[derive(Debug, Clone)]
-struct Request {
-    method: String,
-    /// Path and query.
-    target: String,
-    head: String,
-    body: Vec<u8>,
-}
-
-/// What to send back.
-enum Answer {
-    /// A status and a body, with further header lines.
-    Say(u16, Vec<String>, Vec<u8>),
-    /// An announced length, and fewer bytes.
-    BreakOff(u64, Vec<u8>),
-    /// Nothing, for ever.
-    Silence,
-}
-
-fn say(status: u16, body: &str) -> Answer {
-    Answer::Say(status, Vec::new(), body.as_bytes().to_vec())
-}
-
-fn refuse(status: u16, code: &str) -> Answer {
-    say(status, &format!("<Error><Code>{code}</Code><Message>because</Message></Error>"))
-}
-
-/// A server on a free port of this machine. It ends when dropped.
-struct Server {
-    address: String,
-    seen: Arc<Mutex<Vec<Request>>>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn read_request(stream: &mut TcpStream) -> Option<Request> {
-    let mut bytes = Vec::new();
-    let end = loop {
-        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
-        }
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-    };
-    let head = String::from_utf8(bytes[..end].to_vec()).ok()?.to_ascii_lowercase();
-    let mut line = head.split_whitespace();
-    let (method, target) = (line.next()?.to_uppercase(), String::from_utf8(bytes[..end].to_vec()).ok()?);
-    let target = target.split_whitespace().nth(1)?.to_owned();
-    let length =
-        head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok()).unwrap_or(0);
-    while bytes.len() < end + length {
-        if stream.read_buf(&mut bytes).await.ok()? == 0 {
-            return None;
-        }
-    }
-    Some(Request { method, target, head, body: bytes[end..end + length].to_vec() })
-}
-
-impl Server {
-    /// Answers request number `n` (from 0) with `answer(n, request)`.
-    async fn start(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let (requests, answer) = (Arc::clone(&seen), Arc::new(answer));
-        let task = tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let (requests, answer) = (Arc::clone(&requests), Arc::clone(&answer));
-                tokio::spawn(async move {
-                    let Some(request) = read_request(&mut stream).await else { return };
-                    let number = {
-                        let mut requests = requests.lock().unwrap();
-                        requests.push(request.clone());
-                        requests.len() - 1
-                    };
-                    let (status, headers, length, body) = match answer(number, &request) {
-                        Answer::Say(status, headers, body) => (status, headers, body.len() as u64, body),
-                        Answer::BreakOff(length, body) => (200, dated(), length, body),
-                        Answer::Silence => return std::future::pending().await,
-                    };
-                    let mut head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n");
-                    for line in headers {
-                        head.push_str(&line);
-                        head.push_str("\r\n");
-                    }
-                    head.push_str("\r\n");
-                    let _ = stream.write_all(head.as_bytes()).await;
-                    if request.method != "HEAD" {
-                        let _ = stream.write_all(&body).await;
-                    }
-                    let _ = stream.shutdown().await;
-                });
-            }
-        });
-        Self { address, seen, task }
-    }
-
-    fn store(&self) -> Arc<dyn Store> {
-        store_at(&self.address, PATIENT, PATIENT)
-    }
-
-    fn requests(&self) -> Vec<Request> {
-        self.seen.lock().unwrap().clone()
-    }
-}
-
-fn dated() -> Vec<String> {
-    vec!["last-modified: Sat, 21 Nov 2026 06:41:58 GMT".to_owned(), "etag: \"x\"".to_owned()]
-}
-
-/// For what shall succeed, on however busy a machine.
-const PATIENT: Duration = Duration::from_secs(30);
-/// For what shall fail in the end.
-const HASTY: Duration = Duration::from_millis(200);
-
-fn store_at(address: &str, request_timeout: Duration, retry_deadline: Duration) -> Arc<dyn Store> {
-    let options = StoreOptions {
-        endpoint: Some(format!("http://{address}")),
-        allow_http: true,
-        credentials: Credentials::Keys {
-            access_key_id: "AK".to_owned(),
-            secret_access_key: Secret::new("SK"),
-            session_token: None,
-        },
-        limits: Limits {
-            request_timeout,
-            retry_deadline,
-            retry_first_backoff: Duration::from_millis(1),
-            retry_max_backoff: Duration::from_millis(20),
-            part_bytes: 5 << 20,
-            ..Limits::default()
-        },
-        ..StoreOptions::new("s3://bucket/prefix")
-    };
-    open(&options, "main").unwrap()
-}
-
-fn key() -> ObjectKey {
-    ObjectKey::new("wal/object").unwrap()
-}
 
 /// The class that a read gets when the server always answers so, and the cause in words.
 async fn read_class(answer: impl Fn() -> Answer + Send + Sync + 'static) -> (ErrorClass, String) {
@@ -278,24 +129,6 @@ async fn a_name_is_taken_when_the_store_says_so_and_not_at_any_conflict() {
     assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap_err().class, ErrorClass::Permanent);
     let server = Server::start(|_, _| refuse(404, "NoSuchBucket")).await;
     assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap_err().class, ErrorClass::Permanent);
-}
-
-#[tokio::test]
-async fn a_store_without_conditions_is_looked_at_first_and_says_so() {
-    let server = Server::start(|_, request| match request.method.as_str() {
-        "PUT" if request.head.contains("if-none-match") => refuse(501, "NotImplemented"),
-        "PUT" => Answer::Say(200, dated(), Vec::new()),
-        _ if request.target.ends_with("/there") => Answer::Say(200, dated(), b"x".to_vec()),
-        _ => refuse(404, "NoSuchKey"),
-    })
-    .await;
-    let store = server.store();
-    assert!(store.conditional_create());
-    assert_eq!(store.put_new(&key(), vec![1].into()).await.unwrap(), Put::Created);
-    assert!(!store.conditional_create());
-    assert_eq!(store.put_new(&ObjectKey::new("there").unwrap(), vec![1].into()).await.unwrap(), Put::Exists);
-    let conditional = server.requests().iter().filter(|request| request.head.contains("if-none-match")).count();
-    assert_eq!(conditional, 1);
 }
 
 #[tokio::test]

@@ -60,7 +60,6 @@ async fn what_was_put_comes_back(store: &Arc<dyn Store>) {
 
 async fn nothing_is_overwritten(store: &Arc<dyn Store>) {
     let path = key("once/object");
-    assert!(store.conditional_create());
     assert_eq!(store.put_new(&path, Bytes::from_static(b"first").into()).await.unwrap(), Put::Created);
     assert_eq!(store.put_new(&path, Bytes::from_static(b"second").into()).await.unwrap(), Put::Exists);
     assert_eq!(read(store, "once/object").await, "first");

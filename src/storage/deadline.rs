@@ -12,7 +12,7 @@ use futures::StreamExt;
 
 use super::error::shown;
 use super::upload::part_bytes;
-use super::{Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::{ErrorClass, format_duration};
 
 /// Waits for `call` for no longer than `limit`; then it is [`ErrorClass::Transient`], and whether it had an effect is unknown.
@@ -52,8 +52,8 @@ impl Store for WithDeadlines {
         self.inner.url()
     }
 
-    fn conditional_create(&self) -> bool {
-        self.inner.conditional_create()
+    fn creates(&self) -> Creates {
+        self.inner.creates()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

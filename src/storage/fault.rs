@@ -12,7 +12,7 @@ use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::ErrorClass;
 
 /// What goes wrong with one call.
@@ -158,8 +158,8 @@ impl Store for Faulty {
         self.inner.url()
     }
 
-    fn conditional_create(&self) -> bool {
-        self.inner.conditional_create()
+    fn creates(&self) -> Creates {
+        self.inner.creates()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

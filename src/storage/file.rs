@@ -22,7 +22,7 @@ use futures::StreamExt;
 use jiff::Timestamp;
 
 use super::error::shown;
-use super::{Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::ErrorClass;
 use crate::sys::durable::{self, NewFile};
 
@@ -272,8 +272,8 @@ impl Store for FileStore {
         &self.0.url
     }
 
-    fn conditional_create(&self) -> bool {
-        true
+    fn creates(&self) -> Creates {
+        Creates::Once
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

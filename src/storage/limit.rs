@@ -11,7 +11,7 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::shown;
-use super::{Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::{ErrorClass, format_duration};
 
 /// The places at one store; clones share them.
@@ -65,8 +65,8 @@ impl Store for Limited {
         self.inner.url()
     }
 
-    fn conditional_create(&self) -> bool {
-        self.inner.conditional_create()
+    fn creates(&self) -> Creates {
+        self.inner.creates()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

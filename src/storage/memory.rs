@@ -6,10 +6,11 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use super::object::ObjectStoreBacked;
-use super::{Calls, Limits, Store};
+use super::{Calls, Creates, Limits, Store};
 
 /// A new, empty store that is gone with its last handle. It behaves as the cloud's do, conditional creation included.
 pub fn memory() -> Arc<dyn Store> {
     let client = Box::new(InMemory::new());
-    Arc::new(ObjectStoreBacked::new(client, "memory:".to_owned(), Path::default(), Calls::new(Limits::default())))
+    let calls = Calls::new(Limits::default());
+    Arc::new(ObjectStoreBacked::known(client, "memory:".to_owned(), Path::default(), calls, Creates::Once))
 }

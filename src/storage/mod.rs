@@ -11,6 +11,7 @@ mod answers;
 mod classify;
 #[cfg(test)]
 mod conformance;
+mod create;
 mod deadline;
 mod error;
 #[doc(hidden)]
@@ -18,6 +19,8 @@ pub mod fault;
 mod file;
 mod http;
 mod key;
+#[cfg(test)]
+mod liars;
 mod limit;
 mod memory;
 mod object;
@@ -25,9 +28,12 @@ mod open;
 mod options;
 mod probe;
 mod retry;
+#[cfg(test)]
+mod server;
 mod store;
 mod upload;
 
+pub use create::Creates;
 pub use error::StoreError;
 pub use key::{KeyError, ObjectKey};
 pub use memory::memory;

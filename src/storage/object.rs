@@ -3,12 +3,11 @@
 //! Its own retries are off ([`super::retry`] does that, for every store alike), and its errors are judged by
 //! [`super::classify`].
 //!
-//! A crash leaves at most the parts of an unfinished multipart upload, which are not an object; a lifecycle rule of the
-//! bucket removes them.
+//! A crash leaves at most the parts of an unfinished multipart upload, which are not an object (a lifecycle rule of the
+//! bucket removes them), and what [`super::create`] says.
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,11 +16,13 @@ use jiff::Timestamp;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use tokio::sync::OnceCell;
 
 use super::classify::{Verdict, judge};
+use super::create;
 use super::error::shown;
 use super::upload::{MultipartUpload, Parts};
-use super::{Calls, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{Calls, Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::ErrorClass;
 
 /// What this file needs of a client: whole objects and parts.
@@ -30,26 +31,31 @@ impl<T: ObjectStore + MultipartStore> Client for T {}
 
 /// A [`Store`] over a client of `object_store`; clones share it.
 #[derive(Debug, Clone)]
-pub(super) struct ObjectStoreBacked(Arc<Inner>);
+pub(super) struct ObjectStoreBacked(pub(super) Arc<Inner>);
 
 #[derive(Debug)]
-struct Inner {
-    client: Box<dyn Client>,
-    url: String,
+pub(super) struct Inner {
+    pub(super) client: Box<dyn Client>,
+    pub(super) url: String,
     /// In front of every key.
-    prefix: Path,
+    pub(super) prefix: Path,
     calls: Calls,
-    /// Whether the store said that it cannot create conditionally.
-    unconditional: AtomicBool,
+    /// Whether the store keeps writers of one name apart; empty until it was tried.
+    pub(super) creates: OnceCell<Creates>,
 }
 
 impl ObjectStoreBacked {
     /// The store behind `client`, under `prefix`, known as `url`. The parts of its uploads are made under `calls`.
     pub(super) fn new(client: Box<dyn Client>, url: String, prefix: Path, calls: Calls) -> Self {
-        Self(Arc::new(Inner { client, url, prefix, calls, unconditional: AtomicBool::new(false) }))
+        Self(Arc::new(Inner { client, url, prefix, calls, creates: OnceCell::new() }))
     }
 
-    fn path(&self, key: &ObjectKey) -> Path {
+    /// As [`ObjectStoreBacked::new`], for a client of which it is known what it does.
+    pub(super) fn known(client: Box<dyn Client>, url: String, prefix: Path, calls: Calls, creates: Creates) -> Self {
+        Self(Arc::new(Inner { client, url, prefix, calls, creates: OnceCell::new_with(Some(creates)) }))
+    }
+
+    pub(super) fn path(&self, key: &ObjectKey) -> Path {
         key.as_str().split('/').fold(self.0.prefix.clone(), Path::join)
     }
 
@@ -61,9 +67,12 @@ impl ObjectStoreBacked {
         self.failed(verb, key.as_str(), judge(error))
     }
 
-    /// As [`ObjectStoreBacked::error`], where "not found" cannot be about the object: it is about the bucket or the upload.
     fn write_error(&self, key: &ObjectKey, error: &object_store::Error) -> StoreError {
-        let mut verdict = judge(error);
+        self.failed_write(key, judge(error))
+    }
+
+    /// Where "not found" cannot be about the object: it is about the bucket or the upload.
+    pub(super) fn failed_write(&self, key: &ObjectKey, mut verdict: Verdict) -> StoreError {
         if verdict.class == ErrorClass::NotFound {
             verdict.class = ErrorClass::Permanent;
         }
@@ -78,13 +87,13 @@ impl ObjectStoreBacked {
         Ok(ObjectInfo { key, size: meta.size, modified })
     }
 
-    async fn put(&self, path: &Path, payload: &Payload, mode: PutMode) -> object_store::Result<()> {
+    pub(super) async fn put(&self, path: &Path, payload: &Payload, mode: PutMode) -> object_store::Result<()> {
         let payload: PutPayload = payload.0.iter().cloned().collect();
         let options = PutOptions { mode, ..PutOptions::default() };
         self.0.client.put_opts(path, payload, options).await.map(|_| ())
     }
 
-    async fn head_path(&self, path: &Path) -> Result<ObjectMeta, Verdict> {
+    pub(super) async fn head_path(&self, path: &Path) -> Result<ObjectMeta, Verdict> {
         let verdict = match self.0.client.head(path).await {
             Ok(meta) => return Ok(meta),
             Err(error) => judge(&error),
@@ -116,38 +125,12 @@ impl Store for ObjectStoreBacked {
         &self.0.url
     }
 
-    fn conditional_create(&self) -> bool {
-        !self.0.unconditional.load(Ordering::Relaxed)
+    fn creates(&self) -> Creates {
+        self.0.creates.get().copied().unwrap_or(Creates::Untried)
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
-        let path = self.path(key);
-        if self.conditional_create() {
-            let error = match self.put(&path, &payload, PutMode::Create).await {
-                Ok(()) => return Ok(Put::Created),
-                Err(error) => error,
-            };
-            let verdict = judge(&error);
-            if verdict.says_exists() {
-                return Ok(Put::Exists);
-            }
-            if !verdict.says_unsupported() {
-                return Err(self.write_error(key, &error));
-            }
-            tracing::warn!(
-                store = self.0.url,
-                "the store cannot create conditionally: looking first and writing after, which two writers can race"
-            );
-            self.0.unconditional.store(true, Ordering::Relaxed);
-        }
-        match self.head_path(&path).await {
-            Ok(_) => Ok(Put::Exists),
-            Err(verdict) if verdict.class == ErrorClass::NotFound => {
-                let put = self.put(&path, &payload, PutMode::Overwrite).await;
-                put.map(|()| Put::Created).map_err(|error| self.write_error(key, &error))
-            }
-            Err(verdict) => Err(self.failed("write", key.as_str(), verdict)),
-        }
+        self.create(key, &payload).await
     }
 
     async fn get(&self, key: &ObjectKey) -> Result<StoredObject, StoreError> {
@@ -229,9 +212,9 @@ impl Store for ObjectStoreBacked {
             }
             self.failed("list", folder.map_or("", ObjectKey::as_str), verdict)
         })?;
-        // A name that is no key was not written by us.
+        // A name that is no key was not written by us; a temporary one is no object.
         let key = |path: &Path| {
-            let name = path.filename()?;
+            let name = path.filename().filter(|name| !create::is_temporary(name))?;
             match folder {
                 Some(folder) => folder.join(name).ok(),
                 None => ObjectKey::new(name).ok(),

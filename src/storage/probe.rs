@@ -9,7 +9,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::{ObjectKey, Payload, Put, Store, StoreError};
+use super::{Creates, ObjectKey, Payload, Put, Store, StoreError};
 use crate::base::{ErrorClass, format_bytes};
 
 /// How many writers race for one name.
@@ -101,7 +101,7 @@ pub async fn probe(store: &Arc<dyn Store>, scratch: &ObjectKey) -> ProbeReport {
         report.check("list", list(store, scratch)).await;
         let once = report.check("create_only_once", create_only_once(store, scratch, &content)).await;
         let race = report.check("create_race", create_race(store, scratch)).await;
-        report.conditional_create = once && race && store.conditional_create();
+        report.conditional_create = once && race && store.creates() == Creates::Once;
         let mut skew = None;
         report.check("clock", clock(store, scratch, &mut skew)).await;
         report.clock_skew_milliseconds = skew;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::error::shown;
 use super::{
-    Body, Cause, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload,
+    Body, Cause, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload,
 };
 use crate::base::ErrorClass;
 
@@ -78,8 +78,8 @@ impl Store for Retrying {
         self.inner.url()
     }
 
-    fn conditional_create(&self) -> bool {
-        self.inner.conditional_create()
+    fn creates(&self) -> Creates {
+        self.inner.creates()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use super::{ObjectKey, StoreError};
+use super::{Creates, ObjectKey, StoreError};
 
 /// The bytes of an object to be written, in order, as they came from whoever made them (no copy to join them).
 #[derive(Debug, Clone, Default)]
@@ -87,11 +87,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// The store's URL without secrets, for messages.
     fn url(&self) -> &str;
 
-    /// Whether the store itself refuses to overwrite. `false` once it said that it cannot: then [`Store::put_new`] looks
-    /// first and writes after, and two writers at the same moment can overwrite each other.
-    fn conditional_create(&self) -> bool {
-        true
-    }
+    /// Whether the store itself keeps two writers of one name apart, as far as this handle knows: tried with the first
+    /// [`Store::put_new`]. Where it does not, [`super::create`] says what is done instead, and what that cannot promise.
+    fn creates(&self) -> Creates;
 
     /// Writes an object that must not exist yet.
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError>;

@@ -19,7 +19,8 @@ use walward::pg::Lineage;
 use walward::repo::{Encryption, LazyRepository, RepoError, Repository};
 use walward::storage::fault::{Call, Fault, Faulty, Plan};
 use walward::storage::{
-    self, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoreOptions, StoredObject, Upload,
+    self, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoreOptions, StoredObject,
+    Upload,
 };
 use walward::sys::cpu::CpuPool;
 
@@ -337,8 +338,8 @@ impl Store for Between {
         self.inner.url()
     }
 
-    fn conditional_create(&self) -> bool {
-        self.inner.conditional_create()
+    fn creates(&self) -> Creates {
+        self.inner.creates()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

@@ -35,12 +35,27 @@ pub(super) async fn check(
     findings.ok("repository", about, format!("{}, {protection}", repository.url()));
     check_lineage(&repository, lineage, about, findings);
     match refuses_to_overwrite(repository.store()).await {
-        Ok(true) => findings.ok("writing", about, "an object was written and read; a second of its name was refused"),
+        Ok(true) => {
+            let creates = repository.store().creates();
+            if creates.is_unsafe() {
+                findings.warning(
+                    "writing",
+                    about,
+                    format!(
+                        "the store {}; Walward looks before it writes and reads back after, which catches all but writers at the same moment",
+                        creates.words()
+                    ),
+                    Some("let only one server archive each timeline to it, or use another store; `walward repo probe` tries more"),
+                );
+            } else {
+                findings.ok("writing", about, "an object was written and read; a second of its name was refused");
+            }
+        }
         Ok(false) => findings.failed(
             "writing",
             about,
-            "the store overwrites objects that it was told not to",
-            Some("use another store, or see to it that only one server archives; `walward repo probe` tries more"),
+            "an object was overwritten although one of its name was there",
+            Some("use another store; `walward repo probe` tries more"),
         ),
         Err(error) => findings.failed("writing", about, describe(&error), Some(advice(error.class))),
     }
