@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use jiff::Timestamp;
+use tokio::sync::Semaphore;
 
 use super::error::shown;
 use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
@@ -31,6 +32,10 @@ const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 /// A body comes in pieces of this many bytes, and an upload goes to the disk in such.
 const PIECE_BYTES: usize = 1 << 20;
+/// How many threads of a store may be in the kernel at once. A call that hangs there (a hard NFS mount whose server is
+/// gone) cannot be given up: its thread stays. So no more threads than these can be lost to a disk that hangs; further
+/// calls wait for a place, and end by their deadlines.
+const THREADS_MAX: usize = 8;
 /// How many folders are remembered as durable.
 const FOLDERS_MAX: usize = 10_000;
 
@@ -45,6 +50,7 @@ struct Inner {
     /// Folders that this process has synced, with those above them. Folders are made and removed under this lock, so
     /// nobody relies on one that somebody else has made but not synced yet.
     folders: Mutex<HashSet<PathBuf>>,
+    threads: Arc<Semaphore>,
 }
 
 /// Why a blocking call failed, before it is known what it was.
@@ -68,7 +74,8 @@ impl Failure {
 impl FileStore {
     /// The store in `root`, known as `url`. Nothing is touched.
     pub(super) fn new(url: String, root: PathBuf) -> Self {
-        Self(Arc::new(Inner { url, root, folders: Mutex::default() }))
+        let threads = Arc::new(Semaphore::new(THREADS_MAX));
+        Self(Arc::new(Inner { url, root, folders: Mutex::default(), threads }))
     }
 
     /// Makes the root folder. Blocking.
@@ -89,7 +96,7 @@ impl FileStore {
         work: impl FnOnce(&Inner) -> Result<T, Failure> + Send + 'static,
     ) -> Result<T, StoreError> {
         let inner = Arc::clone(&self.0);
-        blocking(move || work(&inner)).await.map_err(|failure| self.error(verb, path, failure))
+        blocking(&self.0.threads, move || work(&inner)).await.map_err(|failure| self.error(verb, path, failure))
     }
 
     fn error(&self, verb: &'static str, path: &str, failure: Failure) -> StoreError {
@@ -97,11 +104,19 @@ impl FileStore {
     }
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> + Send + 'static) -> Result<T, Failure> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(_) => Err(Failure::new(ErrorClass::Cancelled, "the work was given up because the process is stopping")),
-    }
+/// Runs `work` on a thread for blocking work, in a place of `threads` that is free again when the work has ended: not when
+/// its caller has given up.
+async fn blocking<T: Send + 'static>(
+    threads: &Arc<Semaphore>,
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let stopping = || Failure::new(ErrorClass::Cancelled, "the work was given up because the process is stopping");
+    let place = Arc::clone(threads).acquire_owned().await.map_err(|_| stopping())?;
+    let work = move || {
+        let _place = place;
+        work()
+    };
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(stopping()))
 }
 
 impl Inner {
@@ -290,7 +305,8 @@ impl Store for FileStore {
             if offset >= size {
                 return None;
             }
-            let read = blocking(move || {
+            let threads = Arc::clone(&store.0.threads);
+            let read = blocking(&threads, move || {
                 let length = usize::try_from(size - offset).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
                 let mut bytes = vec![0; length];
                 match file.read_exact_at(&mut bytes, offset) {
@@ -369,7 +385,7 @@ impl FileUpload {
         self.waiting_bytes = 0;
         let result = match self.file.take() {
             Some(mut file) => {
-                blocking(move || {
+                blocking(&self.store.0.threads, move || {
                     for bytes in &waiting {
                         file.write_all(bytes)?;
                     }
@@ -381,6 +397,15 @@ impl FileUpload {
         };
         result.map_err(|failure| self.store.error("write", self.key.as_str(), failure))
     }
+}
+
+/// Removes a file that shall not be.
+async fn removed(threads: Arc<Semaphore>, file: NewFile) -> Result<(), Failure> {
+    let remove = move || {
+        drop(file);
+        Ok(())
+    };
+    blocking(&threads, remove).await
 }
 
 #[async_trait]
@@ -401,7 +426,76 @@ impl Upload for FileUpload {
     }
 
     async fn abort(mut self: Box<Self>) {
-        let file = self.file.take();
-        let _ = tokio::task::spawn_blocking(move || drop(file)).await;
+        if let Some(file) = self.file.take() {
+            let _ = removed(Arc::clone(&self.store.0.threads), file).await;
+        }
+    }
+}
+
+impl Drop for FileUpload {
+    fn drop(&mut self) {
+        // The file is removed with its handle, which may hang: not on a thread of the runtime.
+        if let Some(file) = self.file.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            let threads = Arc::clone(&self.store.0.threads);
+            runtime.spawn(removed(threads, file));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const RUNTIME: &str = "hanging-disk";
+
+    /// A FIFO without a writer: opening it for reading hangs in the kernel, as a file on a disk that is gone does.
+    #[test]
+    fn a_disk_that_hangs_costs_a_bounded_number_of_threads_and_every_call_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let fifo = folder.path().join("main").join("hangs");
+        std::fs::create_dir(folder.path().join("main")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).thread_name(RUNTIME).enable_all().build().unwrap();
+        let limits = crate::storage::Limits {
+            request_timeout: Duration::from_millis(100),
+            retry_deadline: Duration::from_millis(200),
+            concurrency: 64,
+            ..crate::storage::Limits::default()
+        };
+        let options = crate::storage::StoreOptions {
+            limits,
+            ..crate::storage::StoreOptions::new(format!("file://{}", folder.path().display()))
+        };
+        let store = crate::storage::open(&options, "main").unwrap();
+        let key = ObjectKey::new("hangs").unwrap();
+        runtime.block_on(async {
+            for _ in 0..4 {
+                let calls = (0..40).map(|_| store.head(&key));
+                for answer in futures::future::join_all(calls).await {
+                    assert_eq!(answer.unwrap_err().class, ErrorClass::Transient);
+                }
+            }
+        });
+        assert_eq!(threads(), 2 + THREADS_MAX);
+        // It heals: every waiting open gets its writer, and the places are free again.
+        let healed = std::thread::spawn(move || std::fs::OpenOptions::new().write(true).open(fifo).unwrap());
+        let file = healed.join().unwrap();
+        let other = ObjectKey::new("other").unwrap();
+        assert_eq!(runtime.block_on(store.put_new(&other, vec![1].into())).unwrap(), Put::Created);
+        drop(file);
+        runtime.shutdown_timeout(Duration::from_secs(10));
+    }
+
+    /// The threads of the test's runtime.
+    fn threads() -> usize {
+        let named = |task: &std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == RUNTIME)
+        };
+        std::fs::read_dir("/proc/self/task").unwrap().filter_map(Result::ok).filter(named).count()
     }
 }
