@@ -183,12 +183,23 @@ const REPOSITORY: &[Key] = &[
         Default::Absent("the system's certificates"),
         "PEM file with the certificates of a private authority, trusted besides the system's.",
     ),
-    key("proxy", Kind::Text, Default::Absent("no proxy"), "URL of an HTTP proxy."),
+    key(
+        "proxy",
+        Kind::Text,
+        Default::Absent("`HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` of the environment"),
+        "URL of an HTTP proxy, through which every request goes; `NO_PROXY` does not count then. Credentials may stand in it: `http://user:password@proxy:3128`.",
+    ),
     key(
         "access_key_id",
         Kind::Text,
         Default::Absent("the cloud's own chain of credentials"),
         "S3 access key. Needs `secret_access_key` or `secret_access_key_file`.",
+    ),
+    key(
+        "access_key_id_file",
+        Kind::Path,
+        Default::Absent("none"),
+        "File whose first line is the S3 access key, for keys that are renewed. This file, `secret_access_key_file` and `session_token_file` are read again whenever they change; no restart is needed.",
     ),
     key(
         "secret_access_key",

@@ -14,7 +14,7 @@ use super::values::{
 };
 use super::{DEFAULT_SOCKET, Loaded};
 use crate::base::Secret;
-use crate::storage::{Credentials, Limits, StoreOptions};
+use crate::storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
 
 /// Checks everything and answers the values, or all problems.
 pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
@@ -218,6 +218,7 @@ fn check_url(text: &str, scope: &mut Scope<'_>) {
 /// The credentials that are set; `None` when they do not hold together (which was reported).
 fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
     let access_key_id = scope.text("access_key_id");
+    let id_file = scope.path("access_key_id_file");
     let secret = scope.text("secret_access_key");
     let secret_file = scope.path("secret_access_key_file");
     let token_file = scope.path("session_token_file");
@@ -225,7 +226,8 @@ fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
     let account = scope.text("account");
     let account_key_file = scope.path("account_key_file");
     let scheme = url.split("://").next().unwrap_or("");
-    let s3 = ["access_key_id", "secret_access_key", "secret_access_key_file", "session_token_file"];
+    let s3 =
+        ["access_key_id", "access_key_id_file", "secret_access_key", "secret_access_key_file", "session_token_file"];
     let others = [("gs", "service_account_file"), ("az", "account"), ("az", "account_key_file")];
     for (of, name) in s3.map(|name| ("s3", name)).into_iter().chain(others) {
         if scope.place(name).is_some() && scheme != of {
@@ -234,29 +236,23 @@ fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
     }
     match scheme {
         "s3" => {
-            let secret = match (secret, secret_file) {
-                (Some(_), Some(_)) => {
-                    scope.problem("secret_access_key", "is set as well as secret_access_key_file; keep one of them");
-                    return None;
+            let id = key_source(("access_key_id", access_key_id), ("access_key_id_file", id_file), scope)?;
+            let secret = key_source(("secret_access_key", secret), ("secret_access_key_file", secret_file), scope)?;
+            let token = key_source(("", None), ("session_token_file", token_file), scope)?;
+            match (id, secret, token) {
+                (None, None, None) => Some(Credentials::Chain),
+                (Some(KeySource::Given(id)), Some(KeySource::Given(secret_access_key)), None) => {
+                    let access_key_id = id.expose().to_owned();
+                    Some(Credentials::Keys { access_key_id, secret_access_key, session_token: None })
                 }
-                (Some(secret), None) => Some(Secret::new(secret)),
-                (None, Some(file)) => Some(first_line("secret_access_key_file", &file, scope)?),
-                (None, None) => None,
-            };
-            match (access_key_id, secret) {
-                (None, None) if token_file.is_none() => Some(Credentials::Chain),
-                (Some(access_key_id), Some(secret_access_key)) => {
-                    let session_token = match token_file {
-                        Some(file) => Some(first_line("session_token_file", &file, scope)?),
-                        None => None,
-                    };
-                    Some(Credentials::Keys { access_key_id, secret_access_key, session_token })
+                (Some(access_key_id), Some(secret_access_key), session_token) => {
+                    Some(Credentials::KeyFiles(KeyFiles { access_key_id, secret_access_key, session_token }))
                 }
-                (Some(_), None) => {
+                (Some(_), None, _) => {
                     scope.problem("access_key_id", "needs secret_access_key_file (or secret_access_key)");
                     None
                 }
-                (None, _) => {
+                (None, _, _) => {
                     scope.problem("access_key_id", "is missing, and a secret or token is set");
                     None
                 }
@@ -278,6 +274,28 @@ fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
             }
         },
         _ => Some(Credentials::Chain),
+    }
+}
+
+/// A key that stands in the configuration, or in a file that can be read now; `None` when they do not hold together
+/// (which was reported).
+#[allow(clippy::option_option, reason = "not set, and set wrongly")]
+fn key_source(
+    (name, given): (&str, Option<String>),
+    (file_name, file): (&str, Option<PathBuf>),
+    scope: &mut Scope<'_>,
+) -> Option<Option<KeySource>> {
+    match (given, file) {
+        (Some(_), Some(_)) => {
+            scope.problem(name, format!("is set as well as {file_name}; keep one of them"));
+            None
+        }
+        (Some(given), None) => Some(Some(KeySource::Given(Secret::new(given)))),
+        (None, Some(file)) => {
+            first_line(file_name, &file, scope)?;
+            Some(Some(KeySource::File(file)))
+        }
+        (None, None) => Some(None),
     }
 }
 

@@ -279,7 +279,7 @@ fn secrets_are_read_from_files_and_never_shown() {
         ),
     );
     let loaded = load(&main).unwrap();
-    let Credentials::Keys { .. } = &loaded.config.repositories["s3"].store.credentials else { panic!("no keys") };
+    let Credentials::KeyFiles(_) = &loaded.config.repositories["s3"].store.credentials else { panic!("no keys") };
     let shown = format!("{:?}", loaded.settings);
     assert!(shown.contains("(hidden)") && !shown.contains("geheim"), "{shown}");
     let debug = format!("{:?}", loaded.config);

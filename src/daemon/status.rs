@@ -11,7 +11,8 @@ use super::services::Service;
 use crate::base::describe;
 use crate::health::{ClusterSnapshot, RepositorySnapshot, Snapshot};
 use crate::pg::archive_status::{list_ready, ready_path};
-use crate::repo::LazyRepository;
+use crate::repo::{LazyRepository, RepoError};
+use crate::storage::Creates;
 use crate::sys;
 
 /// How long a repository may take to answer.
@@ -76,9 +77,13 @@ async fn repositories(service: &Service) -> Vec<RepositorySnapshot> {
     let found = service.standing.repositories.get(REPOSITORIES_AGE, DEADLINE, async move {
         futures::future::join_all(all.iter().map(async |lazy| {
             // Answers before whoever asked gives up, so that one that is slow does not hide the others.
-            let alive = async { lazy.get().await?.confirm_alive().await };
+            let alive = async {
+                let repository = lazy.get().await?;
+                repository.confirm_alive().await?;
+                Ok::<_, RepoError>(repository.store().creates())
+            };
             match tokio::time::timeout(REPOSITORY_DEADLINE, alive).await {
-                Ok(Ok(())) => standing(lazy, None),
+                Ok(Ok(creates)) => RepositorySnapshot { warning: warning(creates), ..standing(lazy, None) },
                 Ok(Err(error)) => standing(lazy, Some(describe(&error))),
                 Err(_) => standing(lazy, Some(no_answer())),
             }
@@ -92,7 +97,13 @@ async fn repositories(service: &Service) -> Vec<RepositorySnapshot> {
 }
 
 fn standing(lazy: &LazyRepository, error: Option<String>) -> RepositorySnapshot {
-    RepositorySnapshot { name: lazy.name().to_owned(), url: lazy.url(), reachable: error.is_none(), error }
+    let reachable = error.is_none();
+    RepositorySnapshot { name: lazy.name().to_owned(), url: lazy.url(), reachable, error, warning: None }
+}
+
+fn warning(creates: Creates) -> Option<String> {
+    let advice = "let only one server archive each timeline to it (see walward check)";
+    creates.is_unsafe().then(|| format!("the store {}: {advice}", creates.words()))
 }
 
 fn no_answer() -> String {

@@ -72,4 +72,7 @@ pub struct RepositorySnapshot {
     pub reachable: bool,
     /// Why not, in one line.
     pub error: Option<String>,
+    /// What somebody should know about it although it works, in one line.
+    #[serde(default)]
+    pub warning: Option<String>,
 }

@@ -19,8 +19,13 @@ pub(super) struct Verdict {
 }
 
 impl Verdict {
-    fn new(class: ErrorClass, cause: impl Into<String>) -> Self {
+    pub(super) fn new(class: ErrorClass, cause: impl Into<String>) -> Self {
         Self { class, cause: cause.into(), status: None, code: None }
+    }
+
+    /// What was not there to be deleted is there to be read: somebody writes it again.
+    pub(super) fn contradiction() -> Self {
+        Self::new(ErrorClass::Transient, "the store said that it is not there, and then that it is")
     }
 
     /// Whether the answer was 404 and nothing else: no store's code says whether the object or the bucket is missing. So
@@ -90,6 +95,10 @@ pub(super) fn judge(error: &object_store::Error) -> Verdict {
             // S3 can answer 200 and put an error into the body when it ends a multipart upload.
             if leaf.starts_with("Server returned error response") {
                 return Verdict::new(ErrorClass::Transient, "the server said 200 and then that it failed inside");
+            }
+            // Swift answers 202 without a tag to a write that a later one has overtaken.
+            if leaf.starts_with("ETag Header missing") {
+                return Verdict::new(ErrorClass::Transient, "the store did not say that it wrote");
             }
             // An I/O error that is not the network's is a local file: credentials, tokens. Missing is not "not found".
             let class = match io {

@@ -161,7 +161,7 @@ pub(super) fn innermost(
 }
 
 /// The text of the first XML element `name` in `page`.
-fn element(page: &str, name: &str) -> Option<String> {
+pub(super) fn element(page: &str, name: &str) -> Option<String> {
     let (_, rest) = page.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
     let text = plain(text);

@@ -26,14 +26,14 @@ async fn server(creates: Creates, slowness: Duration) -> Server {
                 }
                 if creates == Creates::Races {
                     drop(locked);
-                    std::thread::sleep(Duration::from_millis(50));
+                    pause(Duration::from_millis(300));
                     locked = objects.lock().unwrap();
                 }
                 locked.insert(target, request.body.clone());
                 Answer::Say(200, dated(), Vec::new())
             }
             "PUT" => {
-                std::thread::sleep(slowness);
+                pause(slowness);
                 objects.lock().unwrap().insert(target, request.body.clone());
                 Answer::Say(200, dated(), Vec::new())
             }
@@ -48,6 +48,11 @@ async fn server(creates: Creates, slowness: Duration) -> Server {
         }
     })
     .await
+}
+
+/// Sleeps while the server's other answers go on.
+fn pause(time: Duration) {
+    tokio::task::block_in_place(|| std::thread::sleep(time));
 }
 
 /// The bytes that were asked for.
@@ -73,7 +78,7 @@ fn key(path: &str) -> ObjectKey {
 
 const UNSAFE: [Creates; 3] = [Creates::Overwrites, Creates::Races, Creates::Unsupported];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 12)]
 async fn the_first_write_finds_out_what_the_store_does() {
     for creates in [Creates::Once, Creates::Overwrites, Creates::Races, Creates::Unsupported] {
         let server = server(creates, Duration::ZERO).await;
@@ -85,15 +90,16 @@ async fn the_first_write_finds_out_what_the_store_does() {
         store.put_new(&key("b"), vec![2].into()).await.unwrap();
         let after = server.requests().iter().filter(|request| request.is_trial()).count();
         let expected = match creates {
-            Creates::Unsupported => 4,
-            Creates::Once => 5,
-            _ => 6,
+            Creates::Unsupported => 8..=8,
+            Creates::Once => 9..=9,
+            // One more where all of them won at once, which tells a race from a store that always overwrites.
+            _ => 9..=10,
         };
-        assert_eq!((trials, after - trials), (expected, 0), "{creates:?}");
+        assert!(expected.contains(&trials) && after == trials, "{creates:?}: {trials}, then {after}");
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 12)]
 async fn a_name_that_is_taken_stays_what_it_was_on_every_store() {
     for creates in UNSAFE {
         let server = server(creates, Duration::ZERO).await;
@@ -109,7 +115,7 @@ async fn a_name_that_is_taken_stays_what_it_was_on_every_store() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+#[tokio::test(flavor = "multi_thread", worker_threads = 12)]
 async fn of_writers_at_the_same_moment_one_is_told_that_it_wrote_and_what_it_wrote_is_there() {
     for creates in UNSAFE {
         let server = server(creates, Duration::from_millis(20)).await;

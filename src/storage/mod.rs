@@ -8,10 +8,12 @@
 
 #[cfg(test)]
 mod answers;
+mod bucket;
 mod classify;
 #[cfg(test)]
 mod conformance;
 mod create;
+mod credentials;
 mod deadline;
 mod error;
 #[doc(hidden)]
@@ -27,12 +29,15 @@ mod object;
 mod open;
 mod options;
 mod probe;
+#[cfg(test)]
+mod proxies;
 mod retry;
 #[cfg(test)]
 mod server;
 mod store;
 mod upload;
 
+pub use bucket::Property;
 pub use create::Creates;
 pub use error::StoreError;
 pub use key::{KeyError, ObjectKey};
@@ -40,9 +45,10 @@ pub use memory::memory;
 #[doc(hidden)]
 pub use open::{bare_folder, with_layers};
 pub use open::{create_root, install_crypto_provider, open};
-pub use options::{Credentials, Limits, StoreOptions};
+pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Upload};
+pub use upload::PartLimits;
 
 use error::Cause;
 

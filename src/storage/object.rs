@@ -233,12 +233,18 @@ impl Store for ObjectStoreBacked {
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        match self.0.client.delete(&self.path(key)).await {
-            Ok(()) => Ok(()),
-            Err(error) => match self.error("delete", key, &error) {
-                error if error.class == ErrorClass::NotFound => Ok(()),
-                error => Err(error),
+        let path = self.path(key);
+        let Err(error) = self.0.client.delete(&path).await else { return Ok(()) };
+        let verdict = judge(&error);
+        match verdict.class {
+            // Azure deletes in batches, whose lines do not say whether the object or its container is missing.
+            ErrorClass::NotFound if verdict.status.is_none() => match self.head_path(&path).await {
+                Err(verdict) if verdict.class == ErrorClass::NotFound => Ok(()),
+                Err(verdict) => Err(self.failed("delete", key.as_str(), verdict)),
+                Ok(_) => Err(self.failed("delete", key.as_str(), Verdict::contradiction())),
             },
+            ErrorClass::NotFound => Ok(()),
+            _ => Err(self.failed("delete", key.as_str(), verdict)),
         }
     }
 

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 use url::Url;
 
+use super::credentials::FromFiles;
 use super::deadline::WithDeadlines;
 use super::file::FileStore;
 use super::http::Connector;
@@ -157,7 +158,7 @@ impl Place {
 }
 
 /// The HTTP side of the options. Deadlines are [`super::deadline`]'s: a client's own would cut large bodies.
-fn client_options(options: &StoreOptions) -> Result<ClientOptions, String> {
+pub(super) fn client_options(options: &StoreOptions) -> Result<ClientOptions, String> {
     let mut client = ClientOptions::new()
         .with_allow_http(options.allow_http)
         .with_timeout_disabled()
@@ -181,70 +182,104 @@ fn client_options(options: &StoreOptions) -> Result<ClientOptions, String> {
     Ok(client)
 }
 
-fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dyn Client>, String> {
-    if let Some(endpoint) = &options.endpoint {
-        match endpoint.split_once("://").map(|(scheme, _)| scheme) {
-            Some("https") => {}
-            Some("http") if options.allow_http => {}
-            Some("http") => {
-                return Err(format!(
-                    "endpoint {endpoint} is not encrypted: use https, or set allow_http = true if others may read it"
-                ));
-            }
-            _ => return Err(format!("endpoint {endpoint} is no address: write https://host:port")),
-        }
+fn check_endpoint(options: &StoreOptions) -> Result<(), String> {
+    let Some(endpoint) = &options.endpoint else { return Ok(()) };
+    match endpoint.split_once("://").map(|(scheme, _)| scheme) {
+        Some("https") => Ok(()),
+        Some("http") if options.allow_http => Ok(()),
+        Some("http") => Err(format!(
+            "endpoint {endpoint} is not encrypted: use https, or set allow_http = true if others may read it"
+        )),
+        _ => Err(format!("endpoint {endpoint} is no address: write https://host:port")),
     }
-    let http = client_options(options)?;
-    let no_retries = RetryConfig {
-        max_retries: 0,
-        retry_timeout: options.limits.request_timeout,
-        backoff: BackoffConfig::default(),
+}
+
+fn no_retries(options: &StoreOptions) -> RetryConfig {
+    RetryConfig { max_retries: 0, retry_timeout: options.limits.request_timeout, backoff: BackoffConfig::default() }
+}
+
+fn text(error: &object_store::Error) -> String {
+    super::http::innermost(error, |_| {})
+}
+
+/// Where the bucket is at `endpoint`. The client takes an endpoint as it is; the bucket's place in it is ours to choose.
+pub(super) fn bucket_url(endpoint: &str, bucket: &str, virtual_hosted_style: bool) -> String {
+    let endpoint = endpoint.trim_end_matches('/');
+    match endpoint.split_once("://") {
+        Some((scheme, host)) if virtual_hosted_style => format!("{scheme}://{bucket}.{host}"),
+        _ => format!("{endpoint}/{bucket}"),
+    }
+}
+
+/// An S3 client as the options want it, not yet made.
+pub(super) fn s3_builder(options: &StoreOptions, bucket: &str) -> Result<AmazonS3Builder, String> {
+    check_endpoint(options)?;
+    let mut builder = match &options.credentials {
+        Credentials::Chain => AmazonS3Builder::from_env(),
+        Credentials::Keys { access_key_id, secret_access_key, session_token } => {
+            let mut builder = AmazonS3Builder::new()
+                .with_access_key_id(access_key_id)
+                .with_secret_access_key(secret_access_key.expose());
+            if let Some(token) = session_token {
+                builder = builder.with_token(token.expose());
+            }
+            builder
+        }
+        Credentials::KeyFiles(files) => {
+            AmazonS3Builder::new().with_credentials(Arc::new(FromFiles::new(files.clone())))
+        }
+        Credentials::ServiceAccountFile(_) | Credentials::AccountKey { .. } => {
+            return Err(format!("{} do not fit its url", options.credentials.kind()));
+        }
     };
-    let text = |error: object_store::Error| super::http::innermost(&error, |_| {});
+    if let Some(endpoint) = &options.endpoint {
+        let endpoint = endpoint.trim_end_matches('/');
+        builder = builder.with_endpoint(if options.virtual_hosted_style {
+            bucket_url(endpoint, bucket, true)
+        } else {
+            endpoint.to_owned()
+        });
+    }
+    if let Some(region) = &options.region {
+        builder = builder.with_region(region);
+    }
+    Ok(builder
+        .with_bucket_name(bucket)
+        .with_virtual_hosted_style_request(options.virtual_hosted_style)
+        .with_client_options(client_options(options)?)
+        .with_retry(no_retries(options))
+        // Deletes come one by one, and not every store knows the batch.
+        .with_disable_bulk_delete(true)
+        .with_http_connector(Connector::default()))
+}
+
+/// The bucket of an S3 url and a client for it; `None` for any other url.
+pub(super) fn s3_client(options: &StoreOptions) -> Result<Option<(String, AmazonS3)>, String> {
+    let place = Place::of(options, "bucket").map_err(|error| error.source.to_string())?;
+    match place.kind {
+        Kind::Bucket { scheme: Scheme::S3, bucket, .. } => {
+            install_crypto_provider();
+            let client = s3_builder(options, &bucket)?.build().map_err(|error| text(&error))?;
+            Ok(Some((bucket, client)))
+        }
+        Kind::Bucket { .. } | Kind::File { .. } => Ok(None),
+    }
+}
+
+fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dyn Client>, String> {
+    check_endpoint(options)?;
+    let http = client_options(options)?;
     let unfit = || format!("{} do not fit its url", options.credentials.kind());
     match scheme {
-        Scheme::S3 => {
-            let mut builder = match &options.credentials {
-                Credentials::Chain => AmazonS3Builder::from_env(),
-                Credentials::Keys { access_key_id, secret_access_key, session_token } => {
-                    let mut builder = AmazonS3Builder::new()
-                        .with_access_key_id(access_key_id)
-                        .with_secret_access_key(secret_access_key.expose());
-                    if let Some(token) = session_token {
-                        builder = builder.with_token(token.expose());
-                    }
-                    builder
-                }
-                Credentials::ServiceAccountFile(_) | Credentials::AccountKey { .. } => return Err(unfit()),
-            };
-            if let Some(endpoint) = &options.endpoint {
-                // The client takes an endpoint as it is; the bucket's place in it is ours to choose.
-                let endpoint = endpoint.trim_end_matches('/');
-                builder = builder.with_endpoint(match endpoint.split_once("://") {
-                    Some((scheme, host)) if options.virtual_hosted_style => format!("{scheme}://{bucket}.{host}"),
-                    _ => endpoint.to_owned(),
-                });
-            }
-            if let Some(region) = &options.region {
-                builder = builder.with_region(region);
-            }
-            let client = builder
-                .with_bucket_name(bucket)
-                .with_virtual_hosted_style_request(options.virtual_hosted_style)
-                .with_client_options(http)
-                .with_retry(no_retries)
-                // Deletes come one by one, and not every store knows the batch.
-                .with_disable_bulk_delete(true)
-                .with_http_connector(Connector::default())
-                .build();
-            Ok(Box::new(client.map_err(text)?))
-        }
+        Scheme::S3 => Ok(Box::new(s3_builder(options, bucket)?.build().map_err(|error| text(&error))?)),
         Scheme::Google => {
             let mut builder = match &options.credentials {
                 Credentials::Chain => GoogleCloudStorageBuilder::from_env(),
                 Credentials::ServiceAccountFile(file) => GoogleCloudStorageBuilder::new()
                     .with_service_account_path(file.to_str().ok_or("the service account file's path is not UTF-8")?),
-                Credentials::Keys { .. } | Credentials::AccountKey { .. } => return Err(unfit()),
+                Credentials::Keys { .. } | Credentials::KeyFiles(_) | Credentials::AccountKey { .. } => {
+                    return Err(unfit());
+                }
             };
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_base_url(endpoint.trim_end_matches('/'));
@@ -252,10 +287,10 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
             let client = builder
                 .with_bucket_name(bucket)
                 .with_client_options(http)
-                .with_retry(no_retries)
+                .with_retry(no_retries(options))
                 .with_http_connector(Connector::default())
                 .build();
-            Ok(Box::new(client.map_err(text)?))
+            Ok(Box::new(client.map_err(|error| text(&error))?))
         }
         Scheme::Azure => {
             let mut builder = match &options.credentials {
@@ -263,7 +298,9 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
                 Credentials::AccountKey { account, key } => {
                     MicrosoftAzureBuilder::new().with_account(account).with_access_key(key.expose())
                 }
-                Credentials::Keys { .. } | Credentials::ServiceAccountFile(_) => return Err(unfit()),
+                Credentials::Keys { .. } | Credentials::KeyFiles(_) | Credentials::ServiceAccountFile(_) => {
+                    return Err(unfit());
+                }
             };
             if let Some(endpoint) = &options.endpoint {
                 builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
@@ -271,10 +308,10 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
             let client = builder
                 .with_container_name(bucket)
                 .with_client_options(http)
-                .with_retry(no_retries)
+                .with_retry(no_retries(options))
                 .with_http_connector(Connector::default())
                 .build();
-            Ok(Box::new(client.map_err(text)?))
+            Ok(Box::new(client.map_err(|error| text(&error))?))
         }
     }
 }

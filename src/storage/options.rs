@@ -1,6 +1,6 @@
 //! What is needed to reach a store, resolved and checked by `config`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::Secret;
@@ -60,6 +60,8 @@ pub enum Credentials {
         /// For temporary keys.
         session_token: Option<Secret>,
     },
+    /// S3: keys that lie in files, where they may be renewed at any time.
+    KeyFiles(KeyFiles),
     /// Google: the JSON file of a service account.
     ServiceAccountFile(PathBuf),
     /// Azure: a storage account and its key.
@@ -71,12 +73,45 @@ pub enum Credentials {
     },
 }
 
+/// A key, or the file whose first line it is.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// The key itself.
+    Given(Secret),
+    /// A file that is read again whenever it has changed.
+    File(PathBuf),
+}
+
+/// S3 keys of which at least one lies in a file.
+#[derive(Debug, Clone)]
+pub struct KeyFiles {
+    /// The public half.
+    pub access_key_id: KeySource,
+    /// The secret half.
+    pub secret_access_key: KeySource,
+    /// For temporary keys.
+    pub session_token: Option<KeySource>,
+}
+
+impl KeyFiles {
+    /// The files.
+    pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
+        [Some(&self.access_key_id), Some(&self.secret_access_key), self.session_token.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter_map(|source| match source {
+                KeySource::Given(_) => None,
+                KeySource::File(file) => Some(file.as_path()),
+            })
+    }
+}
+
 impl Credentials {
     /// What they are, in words, for messages.
     pub(super) fn kind(&self) -> &'static str {
         match self {
             Self::Chain => "the environment's credentials",
-            Self::Keys { .. } => "S3 access keys",
+            Self::Keys { .. } | Self::KeyFiles(_) => "S3 access keys",
             Self::ServiceAccountFile(_) => "a Google service account file",
             Self::AccountKey { .. } => "an Azure account key",
         }

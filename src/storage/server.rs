@@ -162,7 +162,11 @@ pub(super) const PATIENT: Duration = Duration::from_secs(30);
 pub(super) const HASTY: Duration = Duration::from_millis(200);
 
 pub(super) fn store_at(address: &str, request_timeout: Duration, retry_deadline: Duration) -> Arc<dyn Store> {
-    let options = StoreOptions {
+    open(&options_at(address, request_timeout, retry_deadline), "main").unwrap()
+}
+
+pub(super) fn options_at(address: &str, request_timeout: Duration, retry_deadline: Duration) -> StoreOptions {
+    StoreOptions {
         endpoint: Some(format!("http://{address}")),
         allow_http: true,
         credentials: Credentials::Keys {
@@ -179,8 +183,7 @@ pub(super) fn store_at(address: &str, request_timeout: Duration, retry_deadline:
             ..Limits::default()
         },
         ..StoreOptions::new("s3://bucket/prefix")
-    };
-    open(&options, "main").unwrap()
+    }
 }
 
 pub(super) fn key() -> ObjectKey {

@@ -1,5 +1,5 @@
-//! Tests that need no server: the shape of the source tree, the client at the hands of broken agents, and the agent at the hands
-//! of broken clients.
+//! Tests that need no PostgreSQL: the shape of the source tree, the client at the hands of broken agents, the agent at the hands
+//! of broken clients, and, when `scripts/object-stores.sh` runs them, the programs against object stores.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,4 +17,5 @@ mod doors;
 mod house;
 mod parsers;
 mod promises;
+mod stores;
 mod units;

@@ -26,6 +26,7 @@ mod faults;
 mod flipped_bytes;
 mod harness;
 mod least_privilege;
+mod lying_store;
 mod main_job;
 mod queue_limit;
 mod recovery_end;

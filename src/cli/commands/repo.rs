@@ -1,6 +1,7 @@
 //! `repo info`, `ls`, `cat`, `probe`: a repository's own objects.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use futures::StreamExt;
@@ -14,7 +15,7 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
 use crate::repo::{Repository, layout};
-use crate::storage::{self, ObjectKey};
+use crate::storage::{self, ObjectKey, Store, StoreOptions};
 
 pub(in crate::cli) async fn run(context: &Context, command: &RepoCommand, printer: &Printer) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
@@ -23,7 +24,7 @@ pub(in crate::cli) async fn run(context: &Context, command: &RepoCommand, printe
         // The store alone: it may be the reason why the repository cannot be opened.
         RepoCommand::Probe => {
             let store = store(cluster, configured)?;
-            probe(&store, printer).await
+            probe(&store, &configured.store, printer).await
         }
         RepoCommand::Ls { folder } => {
             let store = store(cluster, configured)?;
@@ -121,8 +122,8 @@ async fn cat(repository: &Repository, key: &ObjectKey, printer: &Printer) -> Res
     Ok(Exit::Done)
 }
 
-async fn probe(store: &std::sync::Arc<dyn storage::Store>, printer: &Printer) -> Result<Exit, Failure> {
-    let report = storage::probe(store, &layout::scratch()).await;
+async fn probe(store: &Arc<dyn Store>, options: &StoreOptions, printer: &Printer) -> Result<Exit, Failure> {
+    let report = storage::probe(store, options, &layout::scratch()).await;
     let exit = if report.ok { Exit::Done } else { Exit::Failed };
     if printer.is_json() {
         printer.json("repo-probe", &report)?;
@@ -134,11 +135,5 @@ async fn probe(store: &std::sync::Arc<dyn storage::Store>, printer: &Printer) ->
         vec![word, check.name.to_owned(), format!("{} ms", check.milliseconds), check.detail.clone()]
     });
     printer.raw(table(&["", "check", "took", "what was seen"], rows).as_bytes())?;
-    if !report.conditional_create {
-        printer.warning(
-            "this store does not refuse to overwrite by itself; Walward reads before it writes, but two writers at the same \
-             moment can both succeed: let only one server archive each timeline",
-        );
-    }
     Ok(exit)
 }

@@ -105,6 +105,9 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
             Some(error) => printer.tone(error, Tone::Bad),
         };
         printer.line(&format!("  repository  {} ({}): {state}", repository.name, repository.url))?;
+        if let Some(warning) = &repository.warning {
+            printer.line(&format!("              {}", printer.tone(warning, Tone::Warning)))?;
+        }
     }
     if let Some(backup) = &cluster.backup {
         let number = |name: &str| backup.get(name).and_then(Value::as_u64).unwrap_or_default();
