@@ -45,6 +45,16 @@ install_packages() {
         die "apt-get could not install $*"
 }
 
+# The mirror that the host itself uses, so that a proxy or a local mirror is honoured.
+debian_mirror() {
+    local mirror
+    mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1 || true)
+    if [ -z "$mirror" ]; then
+        mirror=$(sed -nE 's/^deb +(\[[^]]*\] +)?([^ ]*debian\/?) .*/\2/p' /etc/apt/sources.list 2>/dev/null | head -1 || true)
+    fi
+    printf '%s\n' "$mirror"
+}
+
 # The newest PostgreSQL of the distribution, as its folder of programs; empty if there is none.
 distribution_postgres() {
     local bin newest=

@@ -38,16 +38,6 @@ rm -rf "$tree"
 
 is_elf() { [ "$(head -c 4 "$1" 2>/dev/null | tr -d '\0')" = $'\x7fELF' ]; }
 
-# The mirror that the host itself uses, so that a proxy or a local mirror is honoured.
-debian_mirror() {
-    local mirror
-    mirror=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -1 || true)
-    if [ -z "$mirror" ]; then
-        mirror=$(sed -nE 's/^deb +(\[[^]]*\] +)?([^ ]*debian\/?) .*/\2/p' /etc/apt/sources.list 2>/dev/null | head -1 || true)
-    fi
-    printf '%s\n' "$mirror"
-}
-
 from_debian() {
     local suite=$1 mirror
     mirror=$(debian_mirror)

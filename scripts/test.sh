@@ -3,7 +3,8 @@
 #
 #   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
 #   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
-#   scripts/test.sh --thorough       --all-versions, 200 segments, and every test that repeats or explores does it longer
+#   scripts/test.sh --thorough       --all-versions, 200 segments, every object store that can be had
+#                                    (scripts/object-stores.sh), and every test that repeats or explores does it longer
 #   scripts/test.sh --quick          no PostgreSQL: unit tests, tests/it and tests/sim
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
@@ -60,18 +61,32 @@ else
     [ -n "$default_bin" ] || die "there is no PostgreSQL under /usr/lib/postgresql; run without --offline to install it"
     default_major=$("$default_bin/postgres" --version | sed -E 's/^[^0-9]*([0-9]+).*/\1/')
 
-    # An S3 server that needs no account.
-    moto=$cache/moto/bin/moto_server
-    if [ ! -x "$moto" ] && [ -z "$offline" ]; then
-        /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
-        say "installing an S3 server for tests (moto) under $cache"
-        mkdir -p "$cache"
-        rm -rf "$cache/moto"
-        /usr/bin/python3 -m venv "$cache/moto"
-        "$cache/moto/bin/pip" install -q 'moto[server]==5.*' >&2
-    fi
-    [ -x "$moto" ] || die "there is no S3 server at $moto; run without --offline to install it"
-    export WALWARD_TEST_MOTO=$moto
+    # Object stores: one that is quick and needs no account; in the thorough run all that can be had.
+    fetch_store() {
+        local arguments=(fetch "$1")
+        [ -z "$offline" ] || arguments=(--offline fetch "$1")
+        scripts/object-stores.sh "${arguments[@]}"
+    }
+    fetch_store moto || die "there is no S3 server for tests (moto); run without --offline to install it"
+    export WALWARD_TEST_MOTO=$cache/moto/bin/moto_server
+    stores=moto
+    [ -z "$thorough" ] || stores=$(scripts/object-stores.sh list)
+    for store in $stores; do
+        if fetch_store "$store"; then
+            # What a store does not have cannot be tried on it.
+            case $store in
+                moto) lacking= ;;
+                s3s-fs) lacking="behind_tls conforms bucket_that_a_real_store_does_not_have leaves_no_parts_at_a_real_store" ;;
+                azurite | gcs) lacking="behind_tls leaves_no_parts_at_a_real_store" ;;
+                *) lacking=behind_tls ;;
+            esac
+            run "object store $store" scripts/object-stores.sh run "$store" \
+                cargo test --locked --lib --test it -- --ignored real_store ${lacking:+$(printf -- '--skip %s ' $lacking)}
+            [ -z "$lacking" ] || ignored+=("object store $store: $lacking")
+        else
+            ignored+=("object store $store: it could not be had here")
+        fi
+    done
 
     # Other versions of PostgreSQL. One that cannot be had is reported as ignored.
     case $versions in
