@@ -111,7 +111,10 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
 fn exit_of_repository(error: &RepoError) -> Exit {
     match error {
         RepoError::NoRepository { .. } | RepoError::Replaced { .. } => Exit::NoRepository,
-        RepoError::AlreadyThere { .. } | RepoError::NotEncrypted { .. } | RepoError::Newer { .. } => Exit::Refused,
+        RepoError::AlreadyThere { .. }
+        | RepoError::NotEncrypted { .. }
+        | RepoError::Newer { .. }
+        | RepoError::OtherCluster { .. } => Exit::Refused,
         RepoError::KeyNeeded { .. } | RepoError::UnknownMasterKey { .. } => Exit::Key,
         RepoError::Contended { .. } => Exit::Locked,
         RepoError::ExistingUnreadable { .. } => Exit::Integrity,

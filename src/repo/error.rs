@@ -31,6 +31,14 @@ pub enum RepoError {
         /// The random id of the one that is there.
         cluster_id: String,
     },
+    /// Two repositories were to be brought together that are of different clusters.
+    #[error("the repositories {from} and {to} are of different clusters, or went apart; nothing was copied")]
+    OtherCluster {
+        /// The first: its URL and its lineages.
+        from: String,
+        /// The second, likewise.
+        to: String,
+    },
     /// Another repository lies where the opened one was.
     #[error(
         "the repository at {url} is not the one that was opened: its cluster id is {found}, it was {expected}; was the disk or the bucket replaced?"
@@ -136,6 +144,7 @@ impl RepoError {
             // Not "not found": a repository that is gone must never look like a WAL file that is absent.
             Self::NoRepository { .. }
             | Self::AlreadyThere { .. }
+            | Self::OtherCluster { .. }
             | Self::Replaced { .. }
             | Self::Newer { .. }
             | Self::NotEncrypted { .. }
@@ -162,6 +171,11 @@ impl RepoError {
             FormatError::Newer(version) => Self::Newer { object: object.to_owned(), version },
             source => Self::Damaged { object: object.to_owned(), source },
         }
+    }
+
+    /// The error for `object` when something else about it is wrong.
+    pub fn damaged_text(object: &str, what: &str) -> Self {
+        Self::damaged(object, FormatError::Text(what.to_owned()))
     }
 
     /// The error for `object` when a thread died over it.

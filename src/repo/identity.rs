@@ -63,6 +63,45 @@ impl Identity {
     }
 }
 
+/// The lineages that a repository has once it was brought up to date from another: those of the one that knows more. `None`
+/// when neither knows all that the other does: they are not of one cluster, or went apart. Pure.
+pub fn joined(from: &[LineageEntry], to: &[LineageEntry]) -> Option<Vec<LineageEntry>> {
+    let holds = |all: &[LineageEntry], some: &[LineageEntry]| {
+        let known = |entry: &LineageEntry| {
+            all.iter().any(|other| other.lineage == entry.lineage && other.segment_bytes == entry.segment_bytes)
+        };
+        some.iter().all(known)
+    };
+    if holds(to, from) {
+        Some(to.to_vec())
+    } else if holds(from, to) {
+        // In the order in which they came to be; since when a repository knows one is its own affair.
+        let own =
+            |entry: &LineageEntry| to.iter().find(|other| other.lineage == entry.lineage).unwrap_or(entry).clone();
+        Some(from.iter().map(own).collect())
+    } else {
+        None
+    }
+}
+
+/// Makes the lineages what [`joined`] says, and answers the identity after it.
+pub(super) async fn join(store: &dyn Store, from: &[LineageEntry]) -> Result<Option<Identity>, RepoError> {
+    for _ in 0..generations::ATTEMPTS_MAX {
+        let Some((generation, identity)) = load(store).await? else {
+            return Err(RepoError::NoRepository { url: store.url().to_owned() });
+        };
+        let Some(lineages) = joined(from, &identity.lineages) else { return Ok(None) };
+        if lineages == identity.lineages {
+            return Ok(Some(identity));
+        }
+        let identity = Identity { lineages, ..identity };
+        if put(store, generation.saturating_add(1), &identity).await? {
+            return Ok(Some(identity));
+        }
+    }
+    Err(RepoError::Contended { object: generations::shown(store, &layout::identities()) })
+}
+
 /// The newest generation and its number; `None` when there is no identity.
 pub(super) async fn load(store: &dyn Store) -> Result<Option<(u32, Identity)>, RepoError> {
     let Some(generation) = generations::newest(store, &layout::identities()).await? else { return Ok(None) };
@@ -101,4 +140,35 @@ pub(super) async fn add_lineage(
         }
     }
     Err(RepoError::Contended { object: generations::shown(store, &layout::identities()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(major: u16, since: i64) -> LineageEntry {
+        let lineage = Lineage { major, system_identifier: 7 };
+        let since = Timestamp::from_second(since).expect("a time");
+        LineageEntry { lineage, segment_bytes: SegmentSize::DEFAULT, since }
+    }
+
+    #[test]
+    fn the_newest_lineage_stays_the_last_whoever_knows_more() {
+        let (old, new, told_late) = (entry(14, 1), entry(15, 2), entry(15, 9));
+        let both = [old.clone(), new.clone()];
+        assert_eq!(joined(&both, &[]), Some(both.to_vec()));
+        // A new repository that was told of the newest alone.
+        assert_eq!(joined(&both, std::slice::from_ref(&told_late)), Some(vec![old.clone(), told_late.clone()]));
+        assert_eq!(joined(std::slice::from_ref(&old), &both), Some(both.to_vec()));
+        assert_eq!(joined(&[], &both), Some(both.to_vec()));
+    }
+
+    #[test]
+    fn repositories_of_different_clusters_do_not_fit() {
+        let other = LineageEntry { lineage: Lineage { major: 15, system_identifier: 8 }, ..entry(15, 2) };
+        assert_eq!(joined(&[entry(15, 2)], std::slice::from_ref(&other)), None);
+        assert_eq!(joined(&[entry(14, 1), entry(15, 2)], &[entry(15, 2), other]), None);
+        let segments = SegmentSize::try_from(1 << 20).expect("a size");
+        assert_eq!(joined(&[entry(15, 2)], &[LineageEntry { segment_bytes: segments, ..entry(15, 2) }]), None);
+    }
 }

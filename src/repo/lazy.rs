@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::{Encryption, RepoError, Repository};
+use super::{Encryption, RepoError, Repository, Standing};
 use crate::pg::Lineage;
 use crate::storage::{self, Store, StoreOptions};
 use crate::sys::cpu::CpuPool;
@@ -26,6 +26,7 @@ pub struct LazyRepository {
     encryption: Encryption,
     wal_level: i32,
     pool: CpuPool,
+    standing: Standing,
     opened: Mutex<Option<Repository>>,
 }
 
@@ -49,7 +50,15 @@ impl LazyRepository {
     }
 
     fn of(name: &str, place: Place, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
-        Arc::new(Self { name: name.to_owned(), place, encryption, wal_level, pool, opened: Mutex::new(None) })
+        Arc::new(Self {
+            name: name.to_owned(),
+            place,
+            encryption,
+            wal_level,
+            pool,
+            standing: Standing::default(),
+            opened: Mutex::new(None),
+        })
     }
 
     /// The repository's name in the configuration.
@@ -63,6 +72,11 @@ impl LazyRepository {
             Place::Options(store, cluster) => format!("{}/{cluster}", store.url.trim_end_matches('/')),
             Place::Store(store) => store.url().to_owned(),
         }
+    }
+
+    /// How it has answered lately.
+    pub fn standing(&self) -> &Standing {
+        &self.standing
     }
 
     /// zstd's level for WAL.

@@ -15,8 +15,12 @@ mod lazy;
 pub mod lease;
 pub mod manifest;
 mod repository;
+pub mod several;
+mod standing;
 pub mod stored;
+pub mod transfer;
 
 pub use error::RepoError;
 pub use lazy::LazyRepository;
 pub use repository::{Encryption, ObjectSummary, OpenedObject, PutNew, Repository};
+pub use standing::Standing;

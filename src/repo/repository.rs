@@ -9,14 +9,15 @@ use jiff::Timestamp;
 
 use super::error::RepoError;
 use super::format::{
-    Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Sealer, Spec, Summary, TAIL_BYTES, Tail,
+    Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Spec, Summary, TAIL_BYTES, Tail,
 };
 use super::identity::{self, Identity};
 use super::keys::{KeyError, KeySource, Keyring, KeysFile, OpenKeys, RecoveryKey, Secret};
+use super::several::{self, SealTarget, Sealed};
 use super::{generations, layout};
 use crate::base::ErrorClass;
 use crate::pg::{Lineage, SegmentSize};
-use crate::storage::{ObjectKey, Payload, Put, Store, StoreError};
+use crate::storage::{ObjectKey, Put, Store, StoreError};
 use crate::sys::cpu::CpuPool;
 
 /// How the objects of a repository are protected, as configured.
@@ -214,6 +215,24 @@ impl Repository {
         Ok(())
     }
 
+    /// Tells the repository of the lineages that `from` knows, when the two are of one cluster.
+    ///
+    /// # Errors
+    /// [`RepoError::OtherCluster`] when they are not.
+    pub async fn join_lineages(&mut self, from: &Self) -> Result<(), RepoError> {
+        let shown = |repository: &Self| {
+            let lineages = repository.identity.lineages.iter().map(|entry| entry.lineage.to_string());
+            format!("{} (of {})", repository.url(), lineages.collect::<Vec<_>>().join(", "))
+        };
+        match identity::join(&*self.store, &from.identity.lineages).await? {
+            Some(identity) => {
+                self.identity = identity;
+                Ok(())
+            }
+            None => Err(RepoError::OtherCluster { from: shown(from), to: shown(self) }),
+        }
+    }
+
     /// Reads the identity again: fails when this is not the repository that was opened any more. To be asked before
     /// "the repository has no such file" is believed: an unmounted disk or a replaced bucket is empty, too.
     pub async fn confirm_alive(&self) -> Result<(), RepoError> {
@@ -246,20 +265,28 @@ impl Repository {
         content: BoxStream<'_, std::io::Result<Bytes>>,
         commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
     ) -> Result<PutNew, RepoError> {
-        let kind = spec.kind;
-        let mut sealer = self.sealer(key, spec, content, commit_times);
-        let mut stored = Vec::new();
-        while let Some(bytes) = sealer.next().await? {
-            stored.push(bytes);
+        let target = SealTarget { repository: self, level: spec.level };
+        let sealed = several::seal(&[target], key, spec.kind, &spec.writer, content, commit_times).await?;
+        match sealed.into_iter().next() {
+            Some(sealed) => self.put_sealed(sealed).await,
+            None => Err(self.worker_died(key)),
         }
-        let summary = sealer.summary().ok_or_else(|| self.worker_died(key))?;
-        match self.store.put_new(key, Payload(stored)).await? {
-            Put::Created => Ok(PutNew::Created(summary)),
-            Put::Exists => self
-                .compare(key, kind, &summary)
-                .await
-                .map_err(|source| RepoError::ExistingUnreadable { object: self.shown(key), source: Box::new(source) }),
+    }
+
+    /// Writes an object that was sealed for this repository, under a name that must be new, or hold the same content.
+    pub async fn put_sealed(&self, sealed: Sealed) -> Result<PutNew, RepoError> {
+        let Sealed { key, kind, payload, summary } = sealed;
+        let put = match self.store.put_new(&key, payload).await? {
+            Put::Created => PutNew::Created(summary),
+            Put::Exists => self.compare(&key, kind, &summary).await.map_err(|source| {
+                RepoError::ExistingUnreadable { object: self.shown(&key), source: Box::new(source) }
+            })?,
+        };
+        // What was written, or found, must lie beside the identity.
+        if self.store.can_be_swapped() && !matches!(put, PutNew::Different { .. }) {
+            self.confirm_alive().await?;
         }
+        Ok(put)
     }
 
     /// Whether what is under `key` has the content that `ours` describes.
@@ -279,8 +306,13 @@ impl Repository {
 
     /// The digest of an object's content under the active master key.
     async fn content_digest(&self, key: &ObjectKey) -> Result<[u8; 32], RepoError> {
+        self.content_digest_for(self, key).await
+    }
+
+    /// The digest that the content of an object of this repository has under the active master key of `other`.
+    pub(super) async fn content_digest_for(&self, other: &Self, key: &ObjectKey) -> Result<[u8; 32], RepoError> {
         let died = |source| RepoError::Worker { object: self.shown(key), source };
-        let hasher = ContentDigest::under(self.keyring.as_ref().map(Keyring::active));
+        let hasher = ContentDigest::under(other.keyring.as_ref().map(Keyring::active));
         let mut digest = DigestChain::new(hasher);
         let mut content = self.read(key).await?.content;
         while let Some(chunk) = content.next().await {
@@ -298,28 +330,11 @@ impl Repository {
         content: BoxStream<'_, std::io::Result<Bytes>>,
         expected_bytes: u64,
     ) -> Result<Summary, RepoError> {
-        let mut sealer = self.sealer(key, spec, content, || None);
-        let mut upload = self.store.start_upload(key, expected_bytes).await?;
-        let sent = async {
-            while let Some(bytes) = sealer.next().await? {
-                upload.write(bytes).await?;
-            }
-            sealer.summary().ok_or_else(|| self.worker_died(key))
-        };
-        match sent.await {
-            Ok(summary) => {
-                let stored_bytes = upload.finish().await?;
-                if stored_bytes == summary.stored_bytes {
-                    Ok(summary)
-                } else {
-                    let what = format!("{stored_bytes} bytes were stored of {}", summary.stored_bytes);
-                    Err(RepoError::damaged(&self.shown(key), FormatError::Text(what)))
-                }
-            }
-            Err(error) => {
-                upload.abort().await;
-                Err(error)
-            }
+        let target = SealTarget { repository: self, level: spec.level };
+        let uploaded = several::upload(&[target], key, spec.kind, &spec.writer, content, expected_bytes).await;
+        match uploaded {
+            Ok(summaries) => summaries.into_iter().next().ok_or_else(|| self.worker_died(key)),
+            Err((_, error)) => Err(error),
         }
     }
 
@@ -391,18 +406,12 @@ impl Repository {
         }
     }
 
-    fn sealer<'a, F: FnOnce() -> Option<(i64, i64)>>(
-        &self,
-        key: &ObjectKey,
-        spec: Spec,
-        content: BoxStream<'a, std::io::Result<Bytes>>,
-        commit_times: F,
-    ) -> Sealer<'a, F> {
-        let protection = self.keyring.as_ref().map(|ring| (ring.active(), rand::random()));
-        Sealer::new(self.shown(key), key.as_str(), spec, protection, self.pool.clone(), content, commit_times)
+    /// The threads that compute for it.
+    pub(super) fn pool(&self) -> &CpuPool {
+        &self.pool
     }
 
-    fn worker_died(&self, key: &ObjectKey) -> RepoError {
+    pub(super) fn worker_died(&self, key: &ObjectKey) -> RepoError {
         RepoError::Worker { object: self.shown(key), source: crate::sys::cpu::WorkerDied }
     }
 }

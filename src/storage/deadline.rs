@@ -56,6 +56,10 @@ impl Store for WithDeadlines {
         self.inner.creates()
     }
 
+    fn can_be_swapped(&self) -> bool {
+        self.inner.can_be_swapped()
+    }
+
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
         let limit = self.limits.attempt_timeout(payload.len());
         within(limit, "write", self.key(key), self.inner.put_new(key, payload)).await

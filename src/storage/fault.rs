@@ -111,6 +111,12 @@ impl Faulty {
         Arc::new(Self { inner, plan: Mutex::new(plan), lists: Mutex::default() })
     }
 
+    /// Another plan from now on.
+    #[cfg(test)]
+    pub(crate) fn plan(&self, plan: Plan) {
+        *self.plan.lock().unwrap() = plan;
+    }
+
     /// How many calls of a script are still to come.
     pub fn left(&self) -> usize {
         match &*self.plan.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -160,6 +166,10 @@ impl Store for Faulty {
 
     fn creates(&self) -> Creates {
         self.inner.creates()
+    }
+
+    fn can_be_swapped(&self) -> bool {
+        self.inner.can_be_swapped()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

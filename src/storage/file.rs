@@ -291,6 +291,10 @@ impl Store for FileStore {
         Creates::Once
     }
 
+    fn can_be_swapped(&self) -> bool {
+        true
+    }
+
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
         let name = key.clone();
         self.run("write", key.as_str(), move |inner| inner.put_new(&name, &payload)).await

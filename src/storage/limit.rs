@@ -69,6 +69,10 @@ impl Store for Limited {
         self.inner.creates()
     }
 
+    fn can_be_swapped(&self) -> bool {
+        self.inner.can_be_swapped()
+    }
+
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
         let _place = self.place("write", key).await?;
         self.inner.put_new(key, payload).await

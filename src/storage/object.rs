@@ -129,6 +129,10 @@ impl Store for ObjectStoreBacked {
         self.0.creates.get().copied().unwrap_or(Creates::Untried)
     }
 
+    fn can_be_swapped(&self) -> bool {
+        false
+    }
+
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
         self.create(key, &payload).await
     }

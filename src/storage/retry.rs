@@ -82,6 +82,10 @@ impl Store for Retrying {
         self.inner.creates()
     }
 
+    fn can_be_swapped(&self) -> bool {
+        self.inner.can_be_swapped()
+    }
+
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
         retried(&self.limits, key, || self.inner.put_new(key, payload.clone())).await
     }

@@ -91,6 +91,12 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// [`Store::put_new`]. Where it does not, [`super::create`] says what is done instead, and what that cannot promise.
     fn creates(&self) -> Creates;
 
+    /// Whether something else can stand in the store's place unnoticed: where a disk was unmounted, its empty mount point takes
+    /// files just as well. A write to such a store proves nothing until what it should lie beside was seen there.
+    fn can_be_swapped(&self) -> bool {
+        false
+    }
+
     /// Writes an object that must not exist yet.
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError>;
 

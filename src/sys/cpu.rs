@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, Sender};
 use tokio::sync::{Semaphore, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -73,6 +74,18 @@ impl CpuPool {
             None => work(),
         }
         answered.await.map_err(|_| WorkerDied)
+    }
+
+    /// As [`CpuPool::run`], and the job goes on while nobody polls what is returned. For whoever has several jobs under way and
+    /// looks at one of them at a time: a place that is held by a future that nobody polls is lost to everybody else, for as
+    /// long as a slow store takes. Within a runtime only.
+    pub fn start<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T, WorkerDied>> + Send + 'static {
+        let pool = self.clone();
+        let running = AbortOnDropHandle::new(tokio::spawn(async move { pool.run(job).await }));
+        async move { running.await.unwrap_or(Err(WorkerDied)) }
     }
 }
 
@@ -142,6 +155,17 @@ mod tests {
         first.await.unwrap().unwrap().unwrap();
         assert_eq!(pool.run(|| 1).await, Ok(1));
         assert_eq!(began.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn jobs_that_nobody_looks_at_take_no_place_from_the_others() {
+        let pool = CpuPool::new(1).unwrap();
+        let ignored: Vec<_> = (0..20).map(|number| pool.start(move || number)).collect();
+        // They were all begun; none was polled.
+        for number in 0..20 {
+            assert_eq!(pool.run(move || number).await, Ok(number));
+        }
+        assert_eq!(futures::future::join_all(ignored).await, (0..20).map(Ok).collect::<Vec<_>>());
     }
 
     #[tokio::test]

@@ -24,7 +24,6 @@ pub(super) const TAG_BYTES: usize = 16;
 pub(super) struct ObjectKeys {
     frames: Aes256Gcm,
     trailer: Zeroizing<[u8; 32]>,
-    digest: Zeroizing<[u8; 32]>,
 }
 
 impl ObjectKeys {
@@ -34,7 +33,6 @@ impl ObjectKeys {
         Self {
             frames: Aes256Gcm::new(aes_gcm::Key::<Aes256Gcm>::from_slice(frames.as_slice())),
             trailer: expand(master, Some(salt), &[TRAILER_KEY_INFO, path.as_bytes()]),
-            digest: digest_key(master),
         }
     }
 
@@ -46,11 +44,6 @@ impl ObjectKeys {
     /// Authenticates a frame and decrypts it in place.
     pub(super) fn open(&self, number: u64, associated: &[u8], frame: &mut [u8], tag: &[u8; TAG_BYTES]) -> Option<()> {
         self.frames.decrypt_in_place_detached(&nonce(number), associated, frame, Tag::from_slice(tag)).ok()
-    }
-
-    /// The hasher of the content.
-    pub(super) fn content_hasher(&self) -> Hmac<Sha256> {
-        keyed(&self.digest)
     }
 
     /// The seal of the trailer.

@@ -4,12 +4,12 @@ use std::future::pending;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, select_all};
 use hmac::digest::Update;
 use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 
-use super::crypto::{ObjectKeys, digest_key, keyed};
+use super::crypto::{digest_key, keyed};
 use crate::repo::keys::MasterKey;
 use crate::sys::cpu::{CpuPool, WorkerDied};
 
@@ -22,13 +22,6 @@ pub(in crate::repo) enum ContentDigest {
 }
 
 impl ContentDigest {
-    pub(super) fn new(keys: Option<&ObjectKeys>) -> Self {
-        match keys {
-            None => Self::Plain(Sha256::new()),
-            Some(keys) => Self::Keyed(Box::new(keys.content_hasher())),
-        }
-    }
-
     /// The digest that content would have in an object sealed under `master`.
     pub(in crate::repo) fn under(master: Option<&MasterKey>) -> Self {
         match master {
@@ -91,14 +84,13 @@ impl<H: Update + Send + 'static> DigestChain<H> {
             let Some(mut hasher) = self.hasher.take() else { return Err(WorkerDied) };
             let parts = std::mem::take(&mut self.waiting);
             self.waiting_bytes = 0;
-            let pool = pool.clone();
             let job = move || {
                 for part in &parts {
                     hasher.update(part);
                 }
                 hasher
             };
-            self.running = Some(async move { pool.run(job).await }.boxed());
+            self.running = Some(pool.start(job).boxed());
         }
         match &mut self.running {
             Some(job) => {
@@ -118,4 +110,17 @@ impl<H: Update + Send + 'static> DigestChain<H> {
         }
         self.hasher.ok_or(WorkerDied)
     }
+}
+
+/// Takes a step with one of `chains`, several of which may be at work. Safe to drop and call again. Never ends when there is
+/// nothing to do.
+pub(in crate::repo) async fn turn_any<'c, H: Update + Send + 'static>(
+    chains: impl Iterator<Item = &'c mut DigestChain<H>> + Send,
+    pool: &CpuPool,
+) -> Result<(), WorkerDied> {
+    let turns: Vec<_> = chains.filter(|chain| chain.is_busy()).map(|chain| chain.turn(pool).boxed()).collect();
+    if turns.is_empty() {
+        return pending().await;
+    }
+    select_all(turns).await.0
 }

@@ -37,30 +37,65 @@ pub(super) fn skippable(magic: u32, payload: &[u8]) -> Bytes {
     frame.into()
 }
 
+/// Compressors that a thread keeps, each for one level: WAL's and base backups'.
+const COMPRESSORS_MAX: usize = 2;
+
 /// A thread's zstd contexts and buffers, made once.
 struct Workbench {
-    compressor: Option<(i32, Compressor<'static>)>,
+    compressors: Vec<(i32, Compressor<'static>)>,
     decompressor: Option<Decompressor<'static>>,
     joined: Vec<u8>,
     output: Vec<u8>,
+    sealed: Vec<u8>,
 }
 
 thread_local! {
     static WORKBENCH: RefCell<Workbench> =
-        const { RefCell::new(Workbench { compressor: None, decompressor: None, joined: Vec::new(), output: Vec::new() }) };
+        const {
+            RefCell::new(Workbench {
+                compressors: Vec::new(),
+                decompressor: None,
+                joined: Vec::new(),
+                output: Vec::new(),
+                sealed: Vec::new(),
+            })
+        };
 }
 
-/// Makes content frame `number` of `parts`, which together are at most [`FRAME_BYTES`] long.
-pub(super) fn encode(
-    context: &Arc<FrameContext>,
-    number: u64,
-    last: bool,
-    parts: &[Bytes],
-    level: i32,
-) -> Result<Bytes, FormatError> {
+/// The objects that one content becomes, and how the frames of each are made.
+pub(super) struct Recipes {
+    /// zstd's levels, and which objects have each.
+    by_level: Vec<(i32, Vec<usize>)>,
+    contexts: Vec<FrameContext>,
+}
+
+impl Recipes {
+    /// One object for each context, with its level.
+    pub(super) fn new(objects: Vec<(FrameContext, i32)>) -> Self {
+        let mut by_level: Vec<(i32, Vec<usize>)> = Vec::new();
+        let mut contexts = Vec::with_capacity(objects.len());
+        for (at, (context, level)) in objects.into_iter().enumerate() {
+            match by_level.iter_mut().find(|(known, _)| *known == level) {
+                Some((_, members)) => members.push(at),
+                None => by_level.push((level, vec![at])),
+            }
+            contexts.push(context);
+        }
+        Self { by_level, contexts }
+    }
+
+    /// How the frames of each object are protected.
+    pub(super) fn contexts(&self) -> &[FrameContext] {
+        &self.contexts
+    }
+}
+
+/// Makes content frame `number` of `parts`, which together are at most [`FRAME_BYTES`] long, for each object: compressed once
+/// a level, sealed for each that is sealed. Plain frames of one level are the same bytes in memory.
+pub(super) fn encode(recipes: &Recipes, number: u64, last: bool, parts: &[Bytes]) -> Result<Vec<Bytes>, FormatError> {
     let failed = |what| FormatError::Frame { number, what };
     WORKBENCH.with_borrow_mut(|bench| {
-        let Workbench { compressor, joined, output, .. } = bench;
+        let Workbench { compressors, joined, output, sealed, .. } = bench;
         let plain: &[u8] = if let [one] = parts {
             one
         } else {
@@ -70,28 +105,51 @@ pub(super) fn encode(
             }
             joined
         };
-        let compressor = match compressor {
-            Some((at, compressor)) if *at == level => compressor,
-            other => {
-                let make = || {
-                    let mut compressor = Compressor::new(level)?;
-                    compressor.include_checksum(true)?;
-                    compressor.include_contentsize(true)?;
-                    std::io::Result::Ok(compressor)
+        let mut stored = vec![Bytes::new(); recipes.contexts.len()];
+        for (level, members) in &recipes.by_level {
+            output.clear();
+            output.reserve(compressed_max() + TAG_BYTES);
+            compressor(compressors, *level)
+                .map_err(|_| failed("cannot be compressed: no memory"))?
+                .compress_to_buffer(plain, output)
+                .map_err(|_| failed("cannot be compressed"))?;
+            let mut compressed = None;
+            for at in members {
+                let (Some(context), Some(stored)) = (recipes.contexts.get(*at), stored.get_mut(*at)) else { continue };
+                let Some(keys) = &context.keys else {
+                    *stored = compressed.get_or_insert_with(|| Bytes::copy_from_slice(output)).clone();
+                    continue;
                 };
-                &mut other.insert((level, make().map_err(|_| failed("cannot be compressed: no memory"))?)).1
+                sealed.clear();
+                sealed.extend_from_slice(output);
+                let tag = keys.seal(number, &context.associated(last), sealed);
+                sealed.extend_from_slice(&tag.ok_or_else(|| failed("cannot be encrypted"))?);
+                *stored = skippable(SEALED_MAGIC, sealed);
             }
-        };
-        output.clear();
-        output.reserve(compressed_max() + TAG_BYTES);
-        compressor.compress_to_buffer(plain, output).map_err(|_| failed("cannot be compressed"))?;
-        let Some(keys) = &context.keys else {
-            return Ok(Bytes::copy_from_slice(output));
-        };
-        let tag = keys.seal(number, &context.associated(last), output).ok_or_else(|| failed("cannot be encrypted"))?;
-        output.extend_from_slice(&tag);
-        Ok(skippable(SEALED_MAGIC, output))
+        }
+        Ok(stored)
     })
+}
+
+/// The thread's compressor for `level`.
+fn compressor<'a>(
+    compressors: &'a mut Vec<(i32, Compressor<'static>)>,
+    level: i32,
+) -> std::io::Result<&'a mut Compressor<'static>> {
+    // The one that was used last stands last.
+    let wanted = if let Some(at) = compressors.iter().position(|(at, _)| *at == level) {
+        compressors.remove(at)
+    } else {
+        let mut compressor = Compressor::new(level)?;
+        compressor.include_checksum(true)?;
+        compressor.include_contentsize(true)?;
+        (level, compressor)
+    };
+    if compressors.len() >= COMPRESSORS_MAX {
+        compressors.remove(0);
+    }
+    compressors.push(wanted);
+    compressors.last_mut().map(|(_, compressor)| compressor).ok_or_else(|| std::io::ErrorKind::OutOfMemory.into())
 }
 
 /// Reads content frame `number`, as stored. At most [`FRAME_BYTES`] come out, whatever the frame claims.
@@ -254,7 +312,8 @@ mod tests {
             step in 1usize..100_000,
         ) {
             let content: Vec<u8> = if repeat { content.iter().map(|_| 7).collect() } else { content };
-            let stored = encode(&plain(), 0, true, &[content.clone().into()], 1).expect("a frame");
+            let recipes = Recipes::new(vec![(FrameContext { header_payload: Bytes::new(), keys: None }, 1)]);
+            let stored = encode(&recipes, 0, true, &[content.clone().into()]).expect("a frame").remove(0);
             let mut arrived = 0;
             let mut walk = FrameWalk::default();
             let whole = loop {

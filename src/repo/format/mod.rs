@@ -24,7 +24,7 @@ use bytes::Bytes;
 
 pub(super) use digest::{ContentDigest, DigestChain};
 pub(super) use open::Opener;
-pub(super) use seal::Sealer;
+pub(super) use seal::{Object, Sealer};
 pub(super) use tail::{HEAD_BYTES, TAIL_BYTES, Tail};
 
 /// Version of the object format that is written, and the newest that is read.

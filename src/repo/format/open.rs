@@ -252,10 +252,10 @@ impl Opener {
     }
 
     fn decode(&mut self, stored: Bytes, last: bool) {
-        let (context, number, pool) = (self.context.clone(), self.next_number, self.pool.clone());
+        let (context, number) = (self.context.clone(), self.next_number);
         self.next_number += 1;
         let job = move || decode(&context, number, last, &stored);
-        self.decoding.push_back(async move { pool.run(job).await }.boxed());
+        self.decoding.push_back(self.pool.start(job).boxed());
     }
 
     async fn check_stored_digest(&mut self) -> Result<(), RepoError> {

@@ -4,14 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, try_join_all};
 use futures::stream::{BoxStream, FuturesOrdered};
 use futures::{FutureExt, StreamExt};
 use sha2::{Digest, Sha256};
 
 use super::context::FrameContext;
 use super::crypto::ObjectKeys;
-use super::digest::{ContentDigest, DigestChain};
+use super::digest::{ContentDigest, DigestChain, turn_any};
+use super::frame::Recipes;
 use super::header::{Header, Sealed};
 use super::seek_table::SeekTable;
 use super::trailer::Trailer;
@@ -78,81 +79,120 @@ enum Stage {
     End,
 }
 
-type Encoded = BoxFuture<'static, Result<Result<Bytes, FormatError>, WorkerDied>>;
+type Encoded = BoxFuture<'static, Result<Result<Vec<Bytes>, FormatError>, WorkerDied>>;
 
-/// An object being made, in pieces: first [`Sealer::next`] until there is nothing more, then [`Sealer::summary`].
+/// One of the objects that a content becomes.
+pub(in crate::repo) struct Object<'k> {
+    /// Its name.
+    pub path: &'k str,
+    /// What it is, how it is compressed, who writes it.
+    pub spec: Spec,
+    /// A master key and a fresh random salt: sealed.
+    pub protection: Option<(&'k MasterKey, [u8; 32])>,
+}
+
+/// Content on its way into one or several objects, in pieces: first [`Sealer::next`] until there is nothing more, then
+/// [`Sealer::summaries`]. Digested once a key and compressed once a level, however many objects there are.
 pub(in crate::repo) struct Sealer<'a, F> {
-    object: String,
+    /// The content, as errors show it.
+    shown: String,
     pool: CpuPool,
-    level: i32,
-    context: Arc<FrameContext>,
+    recipes: Arc<Recipes>,
     content: BoxStream<'a, io::Result<Bytes>>,
     commit_times: Option<F>,
     cutter: Cutter,
     frames: FuturesOrdered<Encoded>,
     next_number: u64,
-    content_digest: Option<DigestChain<ContentDigest>>,
-    stored_digest: Option<DigestChain<Sha256>>,
-    table: SeekTable,
-    trailer: Option<Trailer>,
+    /// One for each master key among the objects, and one for all that are plain.
+    content_digests: Vec<DigestChain<ContentDigest>>,
+    objects: Vec<Making>,
     stage: Stage,
 }
 
+/// What is known of an object that is being made.
+struct Making {
+    /// Which of the content's digests is its own.
+    digest: usize,
+    stored_digest: Option<DigestChain<Sha256>>,
+    table: SeekTable,
+    trailer: Option<Trailer>,
+}
+
 impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
-    /// Begins the object at `path`, shown as `object` in errors. `master` and a fresh random salt: sealed.
+    /// Begins `objects` of one content, shown as `shown` in errors.
     pub(in crate::repo) fn new(
-        object: String,
-        path: &str,
-        spec: Spec,
-        protection: Option<(&MasterKey, [u8; 32])>,
+        shown: String,
+        objects: Vec<Object<'_>>,
         pool: CpuPool,
         content: BoxStream<'a, io::Result<Bytes>>,
         commit_times: F,
     ) -> Self {
-        let keys = protection.map(|(master, salt)| ObjectKeys::derive(master, &salt, path));
-        let sealed = protection.map(|(master, salt)| Sealed { key_id: *master.id(), salt });
-        let header = Header { kind: spec.kind, sealed, writer: spec.writer };
-        let content_digest = ContentDigest::new(keys.as_ref());
+        let mut recipes = Vec::with_capacity(objects.len());
+        let mut making = Vec::with_capacity(objects.len());
+        let mut digest_keys = Vec::new();
+        let mut content_digests = Vec::new();
+        for Object { path, spec, protection } in objects {
+            let key_id = protection.map(|(master, _)| *master.id());
+            let digest = digest_keys.iter().position(|known| *known == key_id).unwrap_or_else(|| {
+                digest_keys.push(key_id);
+                content_digests.push(DigestChain::new(ContentDigest::under(protection.map(|(master, _)| master))));
+                content_digests.len() - 1
+            });
+            let keys = protection.map(|(master, salt)| ObjectKeys::derive(master, &salt, path));
+            let sealed = protection.map(|(master, salt)| Sealed { key_id: *master.id(), salt });
+            let header = Header { kind: spec.kind, sealed, writer: spec.writer };
+            recipes.push((FrameContext { header_payload: header.payload().into(), keys }, spec.level.clamp(1, 19)));
+            making.push(Making {
+                digest,
+                stored_digest: Some(DigestChain::new(Sha256::new())),
+                table: SeekTable::default(),
+                trailer: None,
+            });
+        }
         Self {
-            object,
+            shown,
             pool,
-            level: spec.level.clamp(1, 19),
-            context: Arc::new(FrameContext { header_payload: header.payload().into(), keys }),
+            recipes: Arc::new(Recipes::new(recipes)),
             content,
             commit_times: Some(commit_times),
             cutter: Cutter::default(),
             frames: FuturesOrdered::new(),
             next_number: 0,
-            content_digest: Some(DigestChain::new(content_digest)),
-            stored_digest: Some(DigestChain::new(Sha256::new())),
-            table: SeekTable::default(),
-            trailer: None,
+            content_digests,
+            objects: making,
             stage: Stage::Header,
         }
     }
 
-    /// The next stored bytes; `None` when the object is whole.
-    pub(in crate::repo) async fn next(&mut self) -> Result<Option<Bytes>, RepoError> {
+    /// The next stored bytes of each object; `None` when all are whole.
+    pub(in crate::repo) async fn next(&mut self) -> Result<Option<Vec<Bytes>>, RepoError> {
         match self.stage {
             Stage::Header => {
                 self.stage = Stage::Content;
-                Ok(Some(self.emit(Header::frame(&self.context.header_payload))))
+                let headers = self.recipes.contexts().iter().map(|context| Header::frame(&context.header_payload));
+                let headers = headers.collect();
+                Ok(Some(self.emit(headers)))
             }
             Stage::Content => {
                 if let Some(stored) = self.next_content_frame().await? {
                     return Ok(Some(self.emit(stored)));
                 }
-                let trailer = self.make_trailer().await?;
-                let stored = trailer.frame(&self.context);
-                self.trailer = Some(trailer);
+                self.make_trailers().await?;
                 self.stage = Stage::Trailer;
-                self.table.push(stored.len());
+                let mut stored = Vec::with_capacity(self.objects.len());
+                for (object, context) in self.objects.iter_mut().zip(self.recipes.contexts()) {
+                    let frame = object.trailer.as_ref().map(|trailer| trailer.frame(context)).unwrap_or_default();
+                    object.table.push(frame.len());
+                    stored.push(frame);
+                }
                 Ok(Some(stored))
             }
             Stage::Trailer => {
                 self.stage = Stage::SeekTable;
-                let table = self.table.frame(self.cutter.content_bytes);
-                table.map(Some).map_err(|error| RepoError::damaged(&self.object, error))
+                let content_bytes = self.cutter.content_bytes;
+                let tables = self.objects.iter().map(|object| object.table.frame(content_bytes));
+                let tables = tables.collect::<Result<Vec<_>, _>>();
+                tables.map(Some).map_err(|error| RepoError::damaged(&self.shown, error))
             }
             Stage::SeekTable | Stage::End => {
                 self.stage = Stage::End;
@@ -161,89 +201,105 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
         }
     }
 
-    /// What the trailer says. `None` before everything came out of [`Self::next`].
-    pub(in crate::repo) fn summary(&self) -> Option<Summary> {
-        let trailer = self.trailer.as_ref().filter(|_| self.stage == Stage::End)?;
-        Some(Summary {
-            content_bytes: trailer.content_bytes,
-            content_digest: trailer.content_digest,
-            stored_bytes: self.table.stored_bytes() + super::seek_table::table_bytes_for(trailer.content_bytes),
-            stored_digest: trailer.stored_digest,
-            commit_times: trailer.commit_times,
-        })
+    /// What the trailer of each object says. `None` before everything came out of [`Self::next`].
+    pub(in crate::repo) fn summaries(&self) -> Option<Vec<Summary>> {
+        if self.stage != Stage::End {
+            return None;
+        }
+        let summary = |object: &Making| {
+            let trailer = object.trailer.as_ref()?;
+            Some(Summary {
+                content_bytes: trailer.content_bytes,
+                content_digest: trailer.content_digest,
+                stored_bytes: object.table.stored_bytes() + super::seek_table::table_bytes_for(trailer.content_bytes),
+                stored_digest: trailer.stored_digest,
+                commit_times: trailer.commit_times,
+            })
+        };
+        self.objects.iter().map(summary).collect()
     }
 
     /// Bytes in front of the trailer pass through here.
-    fn emit(&mut self, stored: Bytes) -> Bytes {
-        self.table.push(stored.len());
-        if let Some(digest) = &mut self.stored_digest {
-            digest.push(stored.clone());
+    fn emit(&mut self, stored: Vec<Bytes>) -> Vec<Bytes> {
+        for (object, stored) in self.objects.iter_mut().zip(&stored) {
+            object.table.push(stored.len());
+            if let Some(digest) = &mut object.stored_digest {
+                digest.push(stored.clone());
+            }
         }
         stored
     }
 
-    async fn next_content_frame(&mut self) -> Result<Option<Bytes>, RepoError> {
-        let Self { object, pool, content, cutter, frames, content_digest, stored_digest, .. } = self;
-        let (Some(content_digest), Some(stored_digest)) = (content_digest, stored_digest) else { return Ok(None) };
+    async fn next_content_frame(&mut self) -> Result<Option<Vec<Bytes>>, RepoError> {
+        let Self { shown, pool, content, cutter, frames, content_digests, objects, .. } = self;
         let in_work_max = pool.threads() + 1;
         let waiting_max = in_work_max * FRAME_BYTES;
         loop {
-            let has_room = |frames: &FuturesOrdered<Encoded>, digest: &DigestChain<ContentDigest>| {
-                frames.len() < in_work_max && digest.waiting_bytes() < waiting_max
+            let has_room = |frames: &FuturesOrdered<Encoded>, digests: &[DigestChain<ContentDigest>]| {
+                frames.len() < in_work_max && digests.iter().all(|digest| digest.waiting_bytes() < waiting_max)
             };
-            while has_room(frames, content_digest)
+            while has_room(frames, content_digests)
                 && let Some((parts, last)) = cutter.next()
             {
-                for part in &parts {
-                    content_digest.push(part.clone());
+                for digest in &mut *content_digests {
+                    for part in &parts {
+                        digest.push(part.clone());
+                    }
                 }
-                let (context, number, level) = (self.context.clone(), self.next_number, self.level);
+                let (recipes, number) = (Arc::clone(&self.recipes), self.next_number);
                 self.next_number += 1;
-                let pool = pool.clone();
-                let job = move || frame::encode(&context, number, last, &parts, level);
-                frames.push_back(async move { pool.run(job).await }.boxed());
+                let job = move || frame::encode(&recipes, number, last, &parts);
+                frames.push_back(pool.start(job).boxed());
             }
             if cutter.done && frames.is_empty() {
                 return Ok(None);
             }
-            let may_read = !cutter.ended && has_room(frames, content_digest);
+            let may_read = !cutter.ended && has_room(frames, content_digests);
+            let may_emit = objects
+                .iter()
+                .filter_map(|object| object.stored_digest.as_ref())
+                .all(|digest| digest.waiting_bytes() < waiting_max);
             tokio::select! {
                 biased;
-                Some(encoded) = frames.next(), if !frames.is_empty() && stored_digest.waiting_bytes() < waiting_max => {
+                Some(encoded) = frames.next(), if !frames.is_empty() && may_emit => {
                     let stored = encoded
-                        .map_err(|died| RepoError::worker(object, died))?
-                        .map_err(|error| RepoError::damaged(object, error))?;
+                        .map_err(|died| RepoError::worker(shown, died))?
+                        .map_err(|error| RepoError::damaged(shown, error))?;
                     return Ok(Some(stored));
                 }
-                turned = content_digest.turn(pool), if content_digest.is_busy() => {
-                    turned.map_err(|died| RepoError::worker(object, died))?;
+                turned = turn_any(content_digests.iter_mut(), pool) => {
+                    turned.map_err(|died| RepoError::worker(shown, died))?;
                 }
-                turned = stored_digest.turn(pool), if stored_digest.is_busy() => {
-                    turned.map_err(|died| RepoError::worker(object, died))?;
+                turned = turn_any(objects.iter_mut().filter_map(|object| object.stored_digest.as_mut()), pool) => {
+                    turned.map_err(|died| RepoError::worker(shown, died))?;
                 }
                 bytes = content.next(), if may_read => match bytes {
                     Some(Ok(bytes)) => cutter.push(bytes),
-                    Some(Err(source)) => return Err(RepoError::Content { object: object.clone(), source }),
+                    Some(Err(source)) => return Err(RepoError::Content { object: shown.clone(), source }),
                     None => cutter.ended = true,
                 },
             }
         }
     }
 
-    async fn make_trailer(&mut self) -> Result<Trailer, RepoError> {
-        let died = |died| RepoError::worker(&self.object, died);
-        let (Some(content_digest), Some(stored_digest)) = (self.content_digest.take(), self.stored_digest.take())
-        else {
-            return Err(died(WorkerDied));
-        };
-        let (content_digest, stored_digest) =
-            tokio::try_join!(content_digest.finish(&self.pool), stored_digest.finish(&self.pool)).map_err(died)?;
-        Ok(Trailer {
-            content_bytes: self.cutter.content_bytes,
-            content_digest: content_digest.finish(),
-            stored_digest: stored_digest.finalize().into(),
-            commit_times: self.commit_times.take().and_then(|ask| ask()),
-        })
+    async fn make_trailers(&mut self) -> Result<(), RepoError> {
+        let died = |died| RepoError::worker(&self.shown, died);
+        let content = std::mem::take(&mut self.content_digests);
+        let content = try_join_all(content.into_iter().map(|digest| digest.finish(&self.pool)));
+        let stored = self.objects.iter_mut().filter_map(|object| object.stored_digest.take());
+        let stored = try_join_all(stored.map(|digest| digest.finish(&self.pool)));
+        let (content, stored) = tokio::try_join!(content, stored).map_err(died)?;
+        let digests: Vec<_> = content.into_iter().map(ContentDigest::finish).collect();
+        let commit_times = self.commit_times.take().and_then(|ask| ask());
+        for (object, stored_digest) in self.objects.iter_mut().zip(stored) {
+            object.trailer = Some(Trailer {
+                content_bytes: self.cutter.content_bytes,
+                content_digest: digests.get(object.digest).copied().ok_or(WorkerDied).map_err(died)?,
+                stored_digest: stored_digest.finalize().into(),
+                commit_times,
+            });
+        }
+        Ok(())
     }
 }
 

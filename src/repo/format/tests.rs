@@ -34,17 +34,32 @@ fn pieces<E: Send + 'static>(bytes: &Bytes, piece: usize) -> BoxStream<'static, 
 }
 
 async fn seal(content: &Bytes, piece: usize, master: Option<&MasterKey>, pool: &CpuPool) -> (Bytes, Summary) {
-    let spec = Spec { kind: Kind::Segment, level: 1, writer: "db1".to_owned() };
-    let protection = master.map(|master| (master, [9; 32]));
+    seal_all(content, piece, &[(master, 1)], pool).await.remove(0)
+}
+
+/// Seals `content` for several objects, each with a key or none and a level.
+async fn seal_all(
+    content: &Bytes,
+    piece: usize,
+    objects: &[(Option<&MasterKey>, i32)],
+    pool: &CpuPool,
+) -> Vec<(Bytes, Summary)> {
+    let objects = objects.iter().map(|(master, level)| {
+        let spec = Spec { kind: Kind::Segment, level: *level, writer: "db1".to_owned() };
+        Object { path: PATH, spec, protection: master.map(|master| (master, [9; 32])) }
+    });
     let content = pieces(content, piece);
-    let mut sealer = Sealer::new(PATH.to_owned(), PATH, spec, protection, pool.clone(), content, || Some((1, 2)));
+    let mut sealer = Sealer::new(PATH.to_owned(), objects.collect(), pool.clone(), content, || Some((1, 2)));
     let mut stored = Vec::new();
-    while let Some(bytes) = sealer.next().await.expect("sealed") {
-        stored.extend_from_slice(&bytes);
+    while let Some(pieces) = sealer.next().await.expect("sealed") {
+        stored.resize(pieces.len(), Vec::new());
+        for (stored, piece) in stored.iter_mut().zip(pieces) {
+            stored.extend_from_slice(&piece);
+        }
     }
-    let summary = sealer.summary().expect("whole");
-    assert_eq!(summary.stored_bytes, stored.len() as u64);
-    (stored.into(), summary)
+    let summaries = sealer.summaries().expect("whole");
+    let made = stored.into_iter().map(Bytes::from).zip(summaries);
+    made.inspect(|(stored, summary)| assert_eq!(summary.stored_bytes, stored.len() as u64)).collect()
 }
 
 async fn open(stored: &Bytes, piece: usize, ring: Option<&Keyring>, pool: &CpuPool) -> Result<Bytes, RepoError> {
@@ -221,6 +236,23 @@ fn a_panic_or_a_lost_stream_ends_in_an_error() {
             }
         };
         assert_eq!(error.class(), crate::base::ErrorClass::Transient);
+    });
+}
+
+#[test]
+fn each_of_several_objects_is_what_it_would_be_alone() {
+    let (pool, one, other) = (pool(), keyring(1), keyring(2));
+    let content: Bytes =
+        (0..2 * FRAME_BYTES + 77).map(|at| b"WAL of a cluster"[at * at % 16]).collect::<Vec<u8>>().into();
+    let objects =
+        [(None, 1), (Some(one.active()), 1), (None, 7), (Some(other.active()), 7), (Some(one.active()), 1), (None, 1)];
+    runtime().block_on(async {
+        let together = seal_all(&content, 300_000, &objects, &pool).await;
+        assert_eq!(together.len(), objects.len());
+        for (object, together) in objects.iter().zip(&together) {
+            assert!(seal_all(&content, 300_000, &[*object], &pool).await[0] == *together);
+        }
+        assert_ne!(together[0].0, together[2].0, "levels differ");
     });
 }
 

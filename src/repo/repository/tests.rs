@@ -3,7 +3,7 @@ use std::io::Write;
 use futures::TryStreamExt;
 
 use super::*;
-use crate::storage::memory;
+use crate::storage::{Payload, memory};
 
 fn now() -> Timestamp {
     "2026-11-21T06:41:58Z".parse().expect("a time")
