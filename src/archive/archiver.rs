@@ -1,6 +1,6 @@
 //! One cluster's archiver: answers `push`, and uploads ready files ahead of it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -8,28 +8,34 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
+use super::delivery::{Delivery, Outcome};
 use super::look_ahead::{QUEUE_FILES_MAX, choose, places};
+use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::queue_limit::QueueLimit;
 use super::source::FileStamp;
-use super::upload::{PushError, archive_file};
+use super::upload::{LEFTOVER_PATIENCE, PushError, send};
 use crate::base::describe;
-use crate::health::ArchiveStats;
+use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use crate::pg::{WalFileName, list_ready};
 use crate::repo::LazyRepository;
 
 /// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(1);
+/// Archived files that are still on their way to further repositories, at most; what comes on top is owed to them.
+const LEFTOVERS_MAX: usize = 2;
 
 /// How an archiver works.
 #[derive(Debug, Clone)]
 pub struct ArchiveOptions {
+    /// In how many repositories a file must be durable before PostgreSQL is told so.
+    pub acknowledge: Acknowledge,
     /// Files uploaded ahead at the same time.
     pub workers: usize,
     /// How many files in front of what PostgreSQL asked for last may be uploaded.
@@ -53,7 +59,6 @@ pub enum Pushed {
     LetGo,
 }
 
-type Outcome = Result<FileStamp, Arc<PushError>>;
 type InFlight = Shared<BoxFuture<'static, Outcome>>;
 
 /// One cluster's archiver. Clones share it.
@@ -69,6 +74,10 @@ struct Inner {
     memory: Arc<Semaphore>,
     memory_mib: u32,
     stats: Arc<ArchiveStats>,
+    /// What is known of each repository, in their order.
+    repository_stats: Vec<RepositoryStats>,
+    /// Places for archived files that are still on their way to further repositories.
+    leftovers: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
     changed: Notify,
@@ -78,8 +87,8 @@ struct Inner {
 
 #[derive(Default)]
 struct State {
-    /// Durable, and still marked ready when archive_status was read last.
-    durable: HashMap<WalFileName, Durable>,
+    /// What is durable somewhere, and was still marked ready when archive_status was read last.
+    stored: HashMap<WalFileName, Stored>,
     in_flight: HashMap<WalFileName, InFlight>,
     /// Ready files of the last listing that were not looked at yet.
     queue: VecDeque<WalFileName>,
@@ -87,10 +96,19 @@ struct State {
     paused_until: Option<Instant>,
 }
 
-struct Durable {
+struct Stored {
     stamp: FileStamp,
+    /// The repositories that have it.
+    places: BTreeSet<usize>,
     /// PostgreSQL asked for it and was told.
     acknowledged: bool,
+}
+
+impl State {
+    /// Files that are in `needed` repositories and that PostgreSQL did not ask for yet.
+    fn unasked(&self, needed: usize) -> usize {
+        self.stored.values().filter(|stored| stored.places.len() >= needed && !stored.acknowledged).count()
+    }
 }
 
 impl Archiver {
@@ -108,6 +126,8 @@ impl Archiver {
         Self(Arc::new(Inner {
             cluster: cluster.to_owned(),
             pg_wal: data_directory.join("pg_wal"),
+            repository_stats: repositories.iter().map(|_| RepositoryStats::default()).collect(),
+            leftovers: Semaphore::new(LEFTOVERS_MAX),
             repositories,
             options,
             memory,
@@ -152,7 +172,7 @@ impl Archiver {
         self.0.changed.notify_one();
     }
 
-    /// Answers when `name` is durable in every repository.
+    /// Answers when `name` is durable in as many repositories as must acknowledge it.
     ///
     /// # Errors
     /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
@@ -203,7 +223,7 @@ impl Archiver {
             return Ok(Pushed::Now);
         }
         // What was on its way was an older file of this name. Only what was asked for now may be acknowledged.
-        self.state().durable.remove(&name);
+        self.state().stored.remove(&name);
         match tokio::time::timeout(after, self.start(name)).await {
             Ok(outcome) => outcome.map(|_| Pushed::Now),
             Err(_) => Err(Arc::new(PushError::Deadline { name, after })),
@@ -243,8 +263,32 @@ impl Archiver {
     /// Files that are durable before PostgreSQL asked, and files on their way.
     pub fn counts(&self) -> (usize, usize) {
         let state = self.state();
-        let unasked = state.durable.values().filter(|durable| !durable.acknowledged).count();
-        (unasked, state.in_flight.len())
+        (state.unasked(self.needed()), state.in_flight.len())
+    }
+
+    /// The cluster's name.
+    pub(super) fn cluster(&self) -> &str {
+        &self.0.cluster
+    }
+
+    /// What is known of each of them.
+    pub(super) fn stats(&self) -> &[RepositoryStats] {
+        &self.0.repository_stats
+    }
+
+    /// Memory for `bytes`, if nobody else wants it.
+    pub(super) fn try_room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        Arc::clone(&self.0.memory).try_acquire_many_owned(self.mib(bytes))
+    }
+
+    /// Memory for `bytes` in MiB, as far as there is so much.
+    fn mib(&self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(1 << 20)).unwrap_or(u32::MAX).clamp(1, self.0.memory_mib)
+    }
+
+    /// What is owed to each repository, and what contradicts it, in their order.
+    pub fn repository_facts(&self) -> Vec<DebtFacts> {
+        self.0.repository_stats.iter().map(RepositoryStats::facts).collect()
     }
 
     /// Reads archive_status, and forgets what is no longer ready.
@@ -255,9 +299,9 @@ impl Archiver {
             Ok(ready) => {
                 self.0.stats.ready_files(ready.len());
                 let mut state = self.state();
-                if !state.durable.is_empty() {
+                if !state.stored.is_empty() {
                     let ready: HashSet<_> = ready.iter().collect();
-                    state.durable.retain(|name, _| ready.contains(name));
+                    state.stored.retain(|name, _| ready.contains(name));
                 }
                 state.queue = ready.into_iter().take(QUEUE_FILES_MAX).collect();
             }
@@ -273,9 +317,10 @@ impl Archiver {
         let chosen = {
             let mut guard = self.state();
             let state = &mut *guard;
-            let unasked = state.durable.values().filter(|durable| !durable.acknowledged).count();
-            let places = places(options.workers, options.look_ahead, unasked, state.in_flight.len());
-            let known = |name| state.durable.contains_key(&name) || state.in_flight.contains_key(&name);
+            let needed = self.needed();
+            let places = places(options.workers, options.look_ahead, state.unasked(needed), state.in_flight.len());
+            let stored = |name| state.stored.get(&name).is_some_and(|stored| stored.places.len() >= needed);
+            let known = |name| stored(name) || state.in_flight.contains_key(&name);
             choose(&mut state.queue, known, places)
         };
         for name in chosen {
@@ -289,50 +334,163 @@ impl Archiver {
         if let Some(running) = state.in_flight.get(&name) {
             return running.clone();
         }
+        let (decide, decision) = oneshot::channel();
+        let delivery = Arc::new(Delivery::new(self.needed(), decide));
         let this = self.clone();
-        let task = self.0.tasks.spawn(async move {
+        self.0.tasks.spawn(async move {
             // Whatever happens, the name must not stay marked as being on its way.
-            let upload = AssertUnwindSafe(this.upload(name)).catch_unwind().await;
-            let outcome = upload.unwrap_or_else(|_| Err(Arc::new(PushError::Died(name))));
-            this.finished(name, &outcome);
-            outcome
+            let delivered = AssertUnwindSafe(this.deliver(name, &delivery)).catch_unwind().await;
+            let error = match delivered {
+                Ok(Ok(())) => PushError::Stopping(name),
+                Ok(Err(error)) => error,
+                Err(_) => PushError::Died(name),
+            };
+            if delivery.is_decided() {
+                this.leave(name, &delivery);
+            } else {
+                this.decided(name, &delivery, Err(Arc::new(error)));
+            }
         });
-        let running = task
-            .map(move |joined| joined.unwrap_or_else(|_| Err(Arc::new(PushError::Stopping(name)))))
+        let running = decision
+            .map(move |decided| decided.unwrap_or_else(|_| Err(Arc::new(PushError::Stopping(name)))))
             .boxed()
             .shared();
         state.in_flight.insert(name, running.clone());
         running
     }
 
-    async fn upload(&self, name: WalFileName) -> Outcome {
+    /// Sends the file to the repositories that lack it. Decides as soon as the policy allows; the others have a while longer.
+    async fn deliver(&self, name: WalFileName, delivery: &Delivery) -> Result<(), PushError> {
         let inner = &self.0;
-        let path = inner.pg_wal.join(name.to_string());
-        let bytes = tokio::fs::metadata(&path).await.map_or(0, |metadata| metadata.len());
-        // Every repository seals a copy for itself.
-        let bytes_held = bytes.saturating_mul(inner.repositories.len() as u64);
-        let mib = u32::try_from(bytes_held.div_ceil(1 << 20)).unwrap_or(u32::MAX).clamp(1, inner.memory_mib);
         let begun = Instant::now();
-        let work = async {
-            let _room = inner.memory.acquire_many(mib).await.map_err(|_| PushError::Stopping(name))?;
-            archive_file(&inner.repositories, &inner.pg_wal, name, &inner.options.writer).await
+        let path = inner.pg_wal.join(name.to_string());
+        let looked = tokio::task::spawn_blocking(move || FileStamp::of(&path).map_err(|error| (path, error))).await;
+        let stamp = match looked {
+            Ok(Ok(stamp)) => stamp,
+            Ok(Err((path, source))) => return Err(PushError::Read { path, source }),
+            Err(_) => return Err(PushError::Stopping(name)),
         };
-        let outcome = tokio::select! {
+        let answers = policy::begin(&self.places(name, stamp), self.needed());
+        let chosen: Vec<usize> =
+            answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
+        if delivery.begin(answers) == Verdict::Archived {
+            self.decided(name, delivery, Ok(stamp));
+            return Ok(());
+        }
+        // Plain copies of one level share their memory; they are counted as if they did not.
+        let mib = self.mib(stamp.bytes().saturating_mul(chosen.len() as u64));
+        let report = |stamp, at, result| self.answered(name, delivery, stamp, at, result, begun);
+        let work = async {
+            let room = Arc::clone(&inner.memory).acquire_many_owned(mib).await;
+            let room = room.map_err(|_| PushError::Stopping(name))?;
+            let sending = send(&inner.repositories, &chosen, &inner.pg_wal, name, &inner.options.writer, &report);
+            tokio::select! {
+                outcome = sending => outcome.map(|_| ()),
+                () = self.patience(delivery, room, chosen.len()) => Ok(()),
+            }
+        };
+        tokio::select! {
             outcome = work => outcome,
             () = inner.stop.cancelled() => Err(PushError::Stopping(name)),
-        };
-        if outcome.is_ok() {
-            inner.stats.uploaded(bytes, begun.elapsed());
         }
-        outcome.map_err(Arc::new)
+    }
+
+    /// What is known of every repository before `name` is sent.
+    fn places(&self, name: WalFileName, stamp: FileStamp) -> Vec<Place> {
+        let mut state = self.state();
+        if state.stored.get(&name).is_some_and(|stored| stored.stamp != stamp) {
+            state.stored.remove(&name);
+        }
+        let stored = state.stored.get(&name);
+        let now = Instant::now();
+        let place = |(at, lazy): (usize, &Arc<LazyRepository>)| Place {
+            durable: stored.is_some_and(|stored| stored.places.contains(&at)),
+            resting: lazy.standing().is_resting(now),
+        };
+        self.0.repositories.iter().enumerate().map(place).collect()
+    }
+
+    /// Ends when an archived file has had its time to reach the other repositories. `room` holds the memory of `copies`.
+    async fn patience(&self, delivery: &Delivery, mut room: OwnedSemaphorePermit, copies: usize) {
+        delivery.until_decided().await;
+        // What has arrived is in memory no more.
+        let held = room.num_permits();
+        let kept = (held * delivery.waiting()).div_ceil(copies.max(1));
+        drop(room.split(held.saturating_sub(kept)));
+        if let Ok(_place) = self.0.leftovers.try_acquire() {
+            tokio::time::sleep(LEFTOVER_PATIENCE).await;
+        }
+    }
+
+    /// Takes the answer of one repository.
+    fn answered(
+        &self,
+        name: WalFileName,
+        delivery: &Delivery,
+        stamp: FileStamp,
+        at: usize,
+        result: Result<(), PushError>,
+        begun: Instant,
+    ) {
+        let inner = &self.0;
+        match &result {
+            Ok(()) => {
+                let mut state = self.state();
+                let fresh = || Stored { stamp, places: BTreeSet::new(), acknowledged: false };
+                let stored = state.stored.entry(name).or_insert_with(fresh);
+                if stored.stamp != stamp {
+                    *stored = fresh();
+                }
+                stored.places.insert(at);
+            }
+            Err(error) => {
+                let text = describe(error);
+                if let Some(stats) = inner.repository_stats.get(at) {
+                    match error {
+                        PushError::Different { .. } => stats.contradicted(&text),
+                        _ => stats.failed(&text),
+                    }
+                }
+                // The decision is logged by itself; what comes after it would be heard by nobody.
+                if delivery.is_decided() {
+                    warn!(cluster = inner.cluster, file = %name, class = %error.class(), error = text, "cannot archive");
+                }
+            }
+        }
+        if let Some(outcome) = delivery.answered(stamp, at, result) {
+            if outcome.is_ok() {
+                inner.stats.uploaded(stamp.bytes(), begun.elapsed());
+            }
+            self.decided(name, delivery, outcome);
+        }
+    }
+
+    /// Notes what was decided, and tells whoever waits.
+    fn decided(&self, name: WalFileName, delivery: &Delivery, outcome: Outcome) {
+        self.finished(name, &outcome);
+        delivery.decide(outcome);
+    }
+
+    /// An archived file is not sent any further: whoever lacks it is owed it.
+    fn leave(&self, name: WalFileName, delivery: &Delivery) {
+        for at in delivery.owed() {
+            if let (Some(stats), Some(lazy)) = (self.0.repository_stats.get(at), self.0.repositories.get(at)) {
+                stats.owes(&name);
+                debug!(cluster = self.0.cluster, file = %name, repository = lazy.name(), "owed");
+            }
+        }
+    }
+
+    /// In how many repositories a file must be.
+    fn needed(&self) -> usize {
+        self.0.options.acknowledge.needed(self.0.repositories.len())
     }
 
     fn finished(&self, name: WalFileName, outcome: &Outcome) {
         let mut state = self.state();
         state.in_flight.remove(&name);
         match outcome {
-            Ok(stamp) => {
-                state.durable.insert(name, Durable { stamp: *stamp, acknowledged: false });
+            Ok(_) => {
                 if state.failures > 0 {
                     info!(cluster = self.0.cluster, file = %name, "archiving works again");
                 }
@@ -350,12 +508,12 @@ impl Archiver {
         self.wake();
     }
 
-    /// Whether this very file is known to be durable; if so, it counts as acknowledged from now on.
+    /// Whether this very file is known to be archived; if so, it counts as acknowledged from now on.
     fn acknowledge(&self, name: WalFileName, stamp: FileStamp) -> bool {
-        let mut state = self.state();
-        match state.durable.get_mut(&name) {
-            Some(durable) if durable.stamp == stamp => {
-                durable.acknowledged = true;
+        let needed = self.needed();
+        match self.state().stored.get_mut(&name) {
+            Some(stored) if stored.stamp == stamp && stored.places.len() >= needed => {
+                stored.acknowledged = true;
                 true
             }
             _ => false,

@@ -168,9 +168,16 @@ enum Answer {
     LetGo,
 }
 
-/// Brings `name` to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
-/// order, again and again until `deadline` after the first failure (a hole is one, with [`AtHole::Wait`]). `lineage`: of the server that recovers; `None` when it is
-/// not known, then the newest of the repository.
+/// What a repository could not give although it was asked before the one that gave it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PassedOver {
+    /// The class of its failure.
+    pub class: ErrorClass,
+    /// What failed, in one line.
+    pub text: String,
+}
+
+/// As [`retrieve_noting`], for whoever does not ask what failed on the way.
 pub async fn retrieve(
     repositories: &[Arc<LazyRepository>],
     lineage: Option<Lineage>,
@@ -179,6 +186,21 @@ pub async fn retrieve(
     deadline: Duration,
     at_hole: AtHole,
 ) -> Result<Retrieved, FetchError> {
+    retrieve_noting(repositories, lineage, name, path, (deadline, at_hole), &mut Vec::new()).await
+}
+
+/// Brings `name` to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
+/// order, again and again until the deadline after the first failure (a hole is one, with [`AtHole::Wait`]). `lineage`: of the
+/// server that recovers; `None` when it is not known, then the newest of the repository. A repository that failed lately is
+/// asked after the others; `passed_over` takes what failed before the file was there.
+pub async fn retrieve_noting(
+    repositories: &[Arc<LazyRepository>],
+    lineage: Option<Lineage>,
+    name: WalFileName,
+    path: &Path,
+    (deadline, at_hole): (Duration, AtHole),
+    passed_over: &mut Vec<PassedOver>,
+) -> Result<Retrieved, FetchError> {
     let begun = Instant::now();
     let mut pause = PAUSE_FIRST;
     loop {
@@ -186,8 +208,19 @@ pub async fn retrieve(
         if repositories.is_empty() {
             return Err(FetchError::NoRepository);
         }
-        for repository in repositories {
-            match in_time(repository, lineage, name, path).await {
+        let now = Instant::now();
+        let mut in_order: Vec<&Arc<LazyRepository>> = repositories.iter().collect();
+        in_order.sort_by_key(|lazy| lazy.standing().is_resting(now));
+        for repository in in_order {
+            let answer = in_time(repository, lineage, name, path).await;
+            match &answer {
+                Ok(_) => repository.standing().answered(),
+                Err(error @ (FetchError::Repository { .. } | FetchError::TooSlow { .. })) => {
+                    repository.standing().failed(error.class(), Instant::now());
+                }
+                Err(_) => {}
+            }
+            match answer {
                 Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
                 Ok(Answer::Absent(None)) => {}
                 // Not the end of the archive. It may be on its way: several are uploaded at once.
@@ -198,7 +231,9 @@ pub async fn retrieve(
                     hole = Some(FetchError::LetGo { name, repository: repository.name().to_owned() });
                 }
                 Err(error) => {
-                    warn!(file = %name, repository = repository.name(), class = %error.class(), error = describe(&error), "cannot fetch");
+                    let text = describe(&error);
+                    warn!(file = %name, repository = repository.name(), class = %error.class(), error = text, "cannot fetch");
+                    passed_over.push(PassedOver { class: error.class(), text });
                     failure.get_or_insert(error);
                 }
             }

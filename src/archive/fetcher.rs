@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::fetch::{AtHole, FetchError, Retrieved, retrieve};
+use super::fetch::{AtHole, FetchError, Retrieved, retrieve_noting};
 use super::spool::{Place, Spool};
 use super::window::Pace;
-use crate::base::describe;
+use crate::base::{ErrorClass, describe};
 use crate::health::FetchStats;
 use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use crate::repo::LazyRepository;
@@ -150,14 +150,31 @@ impl Fetcher {
             return Err(FetchError::Stopping(name));
         };
         let begun = Instant::now();
-        let deadline = self.0.options.deadline;
-        match retrieve(&self.0.repositories, lineage, name, place.path(), deadline, at_hole).await? {
+        let until = (self.0.options.deadline, at_hole);
+        match self.retrieve(lineage, name, place.path(), until).await? {
             Retrieved::File { .. } => {
                 self.state().pace.downloaded(begun.elapsed());
                 Ok(Fetched::File(Arc::new(place)))
             }
             Retrieved::Absent => Ok(Fetched::Absent),
         }
+    }
+
+    /// Brings a file from the first repository that can give it, and counts what the others could not.
+    async fn retrieve(
+        &self,
+        lineage: Option<Lineage>,
+        name: WalFileName,
+        path: &Path,
+        until: (Duration, AtHole),
+    ) -> Result<Retrieved, FetchError> {
+        let mut passed_over = Vec::new();
+        let retrieved = retrieve_noting(&self.0.repositories, lineage, name, path, until, &mut passed_over).await?;
+        if let (Retrieved::File { .. }, Some(first)) = (&retrieved, passed_over.first()) {
+            let damaged = passed_over.iter().any(|failure| failure.class == ErrorClass::Corrupt);
+            self.0.stats.fell_back(&first.text, damaged);
+        }
+        Ok(retrieved)
     }
 
     /// Removes from the spool what nobody came for. Call now and then.
@@ -206,7 +223,7 @@ impl Fetcher {
         }
         let begun = Instant::now();
         // One round over the repositories: whoever waits for the file tries longer, and says what failed.
-        match retrieve(&inner.repositories, lineage, name, place.path(), Duration::ZERO, AtHole::Tell).await {
+        match self.retrieve(lineage, name, place.path(), (Duration::ZERO, AtHole::Tell)).await {
             Ok(Retrieved::File { .. }) => {
                 self.state().pace.downloaded(begun.elapsed());
                 Some(Arc::new(place))

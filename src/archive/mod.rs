@@ -1,19 +1,25 @@
 //! WAL in and WAL out: from a cluster's pg_wal into its repositories, and back to a server in recovery.
 //!
-//! In: [`Archiver`] answers `push` when a file is durable in every repository, and reads ready files ahead of PostgreSQL's
-//! one-at-a-time archiver. Out: [`Fetcher`] answers `fetch` from a spool of verified segments that it fills ahead.
+//! In: [`Archiver`] answers `push` when a file is durable in every repository, or in as many as [`Acknowledge`] says, and reads
+//! ready files ahead of PostgreSQL's one-at-a-time archiver. Out: [`Fetcher`] answers `fetch` from a spool of verified segments that it fills ahead.
 //!
-//! Invariants: "durable" is said of a file only after every repository acknowledged it; what is remembered of it is a
-//! shortcut that the repositories can confirm again. "Absent" is said only when every repository said so and proved to be
-//! the repository that it should be. WAL is let go only beyond `archive.queue_limit`, and noted durably before. A crash leaves nothing
-//! else that matters: the next push meets its own objects and finds
+//! Invariants: "durable" is said of a file only after as many repositories acknowledged it as must; what is remembered of it is
+//! a shortcut that the repositories can confirm again. What the others still lack is owed to them and told by no note of ours:
+//! the difference between the repositories is the truth. "Absent" is said only when every repository said so and proved to be
+//! the repository that it should be. WAL is let go only beyond `archive.queue_limit`, and noted durably before. A crash leaves
+//! nothing else that matters: the next push meets its own objects and finds
 //! them equal; the spool is emptied at the next start.
 
 mod accept;
 mod archiver;
+mod copy;
+mod debt;
+mod delivery;
 mod fetch;
 mod fetcher;
 mod look_ahead;
+mod owed;
+mod policy;
 mod queue_limit;
 mod settle;
 mod source;
@@ -25,8 +31,11 @@ mod window;
 
 pub use accept::{Rejection, accept};
 pub use archiver::{ArchiveOptions, Archiver, Pushed};
+pub use copy::{CopiedWal, MissingFile, copy_wal, missing_wal};
 pub use fetch::{AtHole, FetchError, Retrieved, retrieve};
 pub use fetcher::{FetchOptions, Fetched, Fetcher};
+pub use owed::{Holding, Owed, may_be_owed, owed};
+pub use policy::Acknowledge;
 pub use source::{FileStamp, WalFile};
 pub use spool::Place;
-pub use upload::{PushError, archive_file};
+pub use upload::{PushError, archive_file, archive_now};

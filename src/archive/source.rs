@@ -36,6 +36,13 @@ impl FileStamp {
     }
 }
 
+impl FileStamp {
+    /// The file's length in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
 impl From<&std::fs::Metadata> for FileStamp {
     fn from(metadata: &std::fs::Metadata) -> Self {
         Self {

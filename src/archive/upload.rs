@@ -1,18 +1,29 @@
-//! One file of pg_wal into every repository.
+//! One file of pg_wal into every repository, in one pass.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::accept::{Rejection, accept};
+use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::{FileStamp, WalFile};
 use crate::base::ErrorClass;
 use crate::pg::{ControlError, ControlFile, Lineage, WalFileName};
-use crate::repo::format::Spec;
-use crate::repo::{LazyRepository, PutNew, RepoError, layout};
+use crate::repo::format::Kind;
+use crate::repo::several::{self, SealTarget};
+use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout};
+
+/// How long the repositories that are open wait for one that is being opened.
+const OPEN_PATIENCE: Duration = Duration::from_millis(500);
+/// How long an archived file may still take on its way to further repositories before it is owed to them.
+pub const LEFTOVER_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Why a file was not archived.
 #[derive(Debug, thiserror::Error)]
@@ -111,43 +122,174 @@ pub async fn archive_file(
     name: WalFileName,
     writer: &str,
 ) -> Result<FileStamp, PushError> {
+    archive_now(repositories, Acknowledge::All, pg_wal, name, writer).await.map(|(stamp, _)| stamp)
+}
+
+/// As [`archive_file`], where `acknowledge` says how many of the repositories are enough. The others have [`LEFTOVER_PATIENCE`]
+/// more before this returns: it is for a process that ends after it. Answers also what failed.
+pub async fn archive_now(
+    repositories: &[Arc<LazyRepository>],
+    acknowledge: Acknowledge,
+    pg_wal: &Path,
+    name: WalFileName,
+    writer: &str,
+) -> Result<(FileStamp, Vec<PushError>), PushError> {
+    let needed = acknowledge.needed(repositories.len());
+    let everybody: Vec<usize> = (0..repositories.len()).collect();
+    let collected = Mutex::new((vec![Answer::Waiting; repositories.len()], Vec::new(), None));
+    let enough = CancellationToken::new();
+    let report = |stamp: FileStamp, at: usize, result: Result<(), PushError>| {
+        let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let (answers, failures, file) = &mut *collected;
+        *file = Some(stamp);
+        if let Some(answer) = answers.get_mut(at) {
+            *answer = answer_of(&result);
+        }
+        failures.extend(result.err());
+        if judge(answers, needed) == Verdict::Archived {
+            enough.cancel();
+        }
+    };
+    let patience = async {
+        enough.cancelled().await;
+        tokio::time::sleep(LEFTOVER_PATIENCE).await;
+    };
+    tokio::select! {
+        sent = send(repositories, &everybody, pg_wal, name, writer, &report) => {
+            sent?;
+        }
+        () = patience => {}
+    }
+    let (answers, mut failures, stamp) = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match judge(&answers, needed) {
+        Verdict::Archived => stamp.map(|stamp| (stamp, failures)).ok_or(PushError::Died(name)),
+        Verdict::Refused => {
+            let refused = failures.iter().position(|error| matches!(error, PushError::Different { .. }));
+            Err(refused.map_or(PushError::Died(name), |at| failures.swap_remove(at)))
+        }
+        Verdict::Failed | Verdict::Wait => Err(failures.into_iter().next().unwrap_or(PushError::Died(name))),
+    }
+}
+
+/// What a repository's result means for the policy.
+pub fn answer_of(result: &Result<(), PushError>) -> Answer {
+    match result {
+        Ok(()) => Answer::Durable,
+        Err(PushError::Different { .. }) => Answer::Different,
+        Err(_) => Answer::Failed,
+    }
+}
+
+/// Sends one file to those of `repositories` that `chosen` numbers: read, digested and compressed once for all that are open.
+/// `report` hears, for each of them and once, what became of it there. Returns when all have answered.
+///
+/// A repository that takes longer than [`OPEN_PATIENCE`] to open does not hold the others up: it gets a reading of its own.
+///
+/// # Errors
+/// The file itself: it cannot be read, or is not acceptable. Then nothing was written that is not whole.
+pub async fn send(
+    repositories: &[Arc<LazyRepository>],
+    chosen: &[usize],
+    pg_wal: &Path,
+    name: WalFileName,
+    writer: &str,
+    report: &(dyn Fn(FileStamp, usize, Result<(), PushError>) + Sync),
+) -> Result<FileStamp, PushError> {
     let (file, lineage) = open(pg_wal, name).await?;
     let kind =
         accept(name, file.head(), file.bytes(), lineage).map_err(|reason| PushError::Rejected { name, reason })?;
-    let key = layout::wal_file(lineage, name);
-    // One repository that fails does not keep the file out of the others.
-    let outcomes = join_all(repositories.iter().map(async |lazy| {
-        let failed = |source| PushError::Repository { name, repository: lazy.name().to_owned(), source };
-        let repository = lazy.with_lineage(lineage).await.map_err(failed)?;
-        if !repository.identity().lineages.iter().any(|entry| entry.lineage == lineage) {
-            let known: Vec<String> =
-                repository.identity().lineages.iter().map(|entry| entry.lineage.to_string()).collect();
-            let reason = Rejection::UnknownLineage {
-                found: lineage,
-                repository: lazy.name().to_owned(),
-                known: if known.is_empty() { "no cluster yet".to_owned() } else { known.join(", ") },
-            };
-            return Err(PushError::Rejected { name, reason });
+    let sending = Sending { file: &file, lineage, kind, writer, report };
+    let mut opening: FuturesUnordered<_> = chosen
+        .iter()
+        .filter_map(|at| Some((*at, repositories.get(*at)?)))
+        .map(|(at, lazy)| async move { (at, lazy, open_repository(lazy, name, lineage).await) })
+        .collect();
+    let mut ready = Vec::new();
+    let patience = tokio::time::sleep(OPEN_PATIENCE);
+    tokio::pin!(patience);
+    loop {
+        tokio::select! {
+            biased;
+            opened = opening.next() => match opened {
+                Some((at, lazy, Ok(repository))) => ready.push((at, &**lazy, repository)),
+                Some((at, lazy, Err(error))) => sending.report(at, lazy, Err(error)),
+                None => break,
+            },
+            () = &mut patience, if !ready.is_empty() => break,
         }
-        let (content, times) = file.content();
-        let spec = Spec { kind, level: lazy.wal_level(), writer: writer.to_owned() };
-        match repository.put_new(&key, spec, content, || times.get()).await.map_err(failed)? {
-            PutNew::Created(_) | PutNew::Same => {
-                // The disk may have gone away meanwhile and its mount point taken the file: what was written must lie
-                // beside the identity.
-                if repository.url().starts_with("file:") {
-                    repository.confirm_alive().await.map_err(failed)?;
-                }
-                Ok(())
-            }
-            PutNew::Different { writer, modified } => {
-                Err(PushError::Different { name, repository: lazy.name().to_owned(), writer, modified })
+    }
+    let late = async {
+        while let Some((at, lazy, opened)) = opening.next().await {
+            match opened {
+                Ok(repository) => sending.pass(vec![(at, &**lazy, repository)]).await?,
+                Err(error) => sending.report(at, lazy, Err(error)),
             }
         }
-    }))
-    .await;
-    outcomes.into_iter().collect::<Result<(), PushError>>()?;
+        Ok(())
+    };
+    tokio::try_join!(sending.pass(ready), late)?;
     Ok(file.stamp())
+}
+
+/// One file on its way.
+struct Sending<'f> {
+    file: &'f WalFile,
+    lineage: Lineage,
+    kind: Kind,
+    writer: &'f str,
+    report: &'f (dyn Fn(FileStamp, usize, Result<(), PushError>) + Sync),
+}
+
+impl Sending<'_> {
+    fn report(&self, at: usize, lazy: &LazyRepository, result: Result<(), PushError>) {
+        match &result {
+            Ok(()) | Err(PushError::Different { .. }) => lazy.standing().answered(),
+            Err(error) => lazy.standing().failed(error.class(), Instant::now()),
+        }
+        (self.report)(self.file.stamp(), at, result);
+    }
+
+    /// Reads the file once and writes it to all of `ready`, each at its own pace.
+    async fn pass(&self, ready: Vec<(usize, &LazyRepository, Repository)>) -> Result<(), PushError> {
+        let (content, times) = self.file.content();
+        let targets: Vec<_> =
+            ready.iter().map(|(_, lazy, repository)| SealTarget { repository, level: lazy.wal_level() }).collect();
+        let key = layout::wal_file(self.lineage, self.file.name());
+        let sealed = several::seal(&targets, &key, self.kind, self.writer, content, || times.get()).await;
+        let sealed = sealed.map_err(|error| match error {
+            RepoError::Content { source, .. } => PushError::Read { path: self.file.path().to_path_buf(), source },
+            _ => PushError::Died(self.file.name()),
+        })?;
+        let name = self.file.name();
+        join_all(ready.iter().zip(sealed).map(|((at, lazy, repository), sealed)| async move {
+            let result = match repository.put_sealed(sealed).await {
+                Ok(PutNew::Created(_) | PutNew::Same) => Ok(()),
+                Ok(PutNew::Different { writer, modified }) => {
+                    Err(PushError::Different { name, repository: lazy.name().to_owned(), writer, modified })
+                }
+                Err(source) => Err(PushError::Repository { name, repository: lazy.name().to_owned(), source }),
+            };
+            self.report(*at, lazy, result);
+        }))
+        .await;
+        Ok(())
+    }
+}
+
+/// The open repository, when it knows the lineage.
+async fn open_repository(lazy: &LazyRepository, name: WalFileName, lineage: Lineage) -> Result<Repository, PushError> {
+    let failed = |source| PushError::Repository { name, repository: lazy.name().to_owned(), source };
+    let repository = lazy.with_lineage(lineage).await.map_err(failed)?;
+    if repository.identity().find(lineage).is_some() {
+        return Ok(repository);
+    }
+    let known: Vec<String> = repository.identity().lineages.iter().map(|entry| entry.lineage.to_string()).collect();
+    let reason = Rejection::UnknownLineage {
+        found: lineage,
+        repository: lazy.name().to_owned(),
+        known: if known.is_empty() { "no cluster yet".to_owned() } else { known.join(", ") },
+    };
+    Err(PushError::Rejected { name, reason })
 }
 
 async fn open(pg_wal: &Path, name: WalFileName) -> Result<(WalFile, Lineage), PushError> {

@@ -116,7 +116,7 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         Command::Wal { command: WalCommand::Gaps } => commands::wal_list::list_gaps(&context, printer).await,
         Command::Wal { command: WalCommand::Push(arguments) }
         | Command::ArchivePush(arguments)
-        | Command::WalPush(arguments) => commands::wal::push(&context, &arguments).await,
+        | Command::WalPush(arguments) => commands::wal::push(&context, &arguments, printer).await,
         Command::Wal { command: WalCommand::Fetch(arguments) }
         | Command::ArchiveGet(arguments)
         | Command::WalFetch(arguments) => commands::wal::fetch(&context, &arguments, printer).await,

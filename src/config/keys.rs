@@ -61,6 +61,8 @@ pub enum Kind {
     Duration(u64, u64),
     /// One of these words.
     Choice(&'static [&'static str]),
+    /// The word `"all"`, or a whole number of this range.
+    AllOrNumber(i64, i64),
     /// Names of repositories.
     Names,
     /// `"none"` or a table with one key.
@@ -294,7 +296,13 @@ const CLUSTER: &[Key] = &[
         "repositories",
         Kind::Names,
         Default::Required("[\"NAME\"]"),
-        "Where its WAL and its backups go, the preferred one first. Every one must have a segment before PostgreSQL is told that it is archived.",
+        "Where its WAL and its backups go, the preferred one first.",
+    ),
+    key(
+        "acknowledge",
+        Kind::AllOrNumber(1, 64),
+        Default::Is("\"all\""),
+        "In how many of the repositories a segment must be before PostgreSQL is told that it is archived, and may remove it. With a number, the agent brings it to the others by itself.",
     ),
     key(
         "archive.workers",
@@ -386,6 +394,7 @@ fn type_name(kind: Kind) -> String {
         Kind::Size(..) => "size".to_owned(),
         Kind::Duration(..) => "duration".to_owned(),
         Kind::Choice(words) => words.iter().map(|word| format!("`\"{word}\"`")).collect::<Vec<_>>().join(", "),
+        Kind::AllOrNumber(least, most) => format!("`\"all\"` or number, {least} to {most}"),
         Kind::Names => "list of names".to_owned(),
         Kind::Encryption => "`\"none\"` or table".to_owned(),
     }

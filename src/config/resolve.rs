@@ -13,6 +13,7 @@ use super::values::{
     RepositoryConfig, RestoreConfig,
 };
 use super::{DEFAULT_SOCKET, Loaded};
+use crate::archive::Acknowledge;
 use crate::base::Secret;
 use crate::storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
 
@@ -354,7 +355,15 @@ fn cluster(
             }
         }
     }
+    let acknowledge = scope.acknowledge("acknowledge");
+    if let Acknowledge::Number(number) = acknowledge
+        && number.get() > repositories.len()
+    {
+        let text = format!("is {number}, and the cluster has {} repositories", repositories.len());
+        scope.problem("acknowledge", text);
+    }
     let config = ClusterConfig {
+        acknowledge,
         name: name.to_owned(),
         data_directory: data_directory.unwrap_or_default(),
         connection: connection.unwrap_or_default(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use super::encryption::{parse_encryption, show_encryption};
 use super::keys::{Default, Kind, Section};
 use super::problem::{Place, Problem};
 use super::secret::{HIDDEN, world_readable};
+use crate::archive::Acknowledge;
 use crate::base::{ByteSize, format_bytes, format_duration, parse_duration};
 use crate::repo::Encryption;
 use crate::repo::keys::KeySource;
@@ -270,6 +272,30 @@ impl<'a> Scope<'a> {
                 }
             },
         )
+        .unwrap_or_default()
+    }
+
+    /// How many repositories must acknowledge.
+    pub(super) fn acknowledge(&mut self, name: &'static str) -> Acknowledge {
+        let most = match self.section.key(name).map(|key| key.kind) {
+            Some(Kind::AllOrNumber(_, most)) => most,
+            _ => i64::MAX,
+        };
+        let shown = |acknowledge: &Acknowledge| match acknowledge {
+            Acknowledge::All => quote("all"),
+            Acknowledge::Number(number) => number.to_string(),
+        };
+        self.read(name, shown, |value| match value {
+            Value::Text(text) if text == "all" => Ok(Acknowledge::All),
+            Value::Integer(number) => usize::try_from(*number)
+                .ok()
+                .filter(|_| *number <= most)
+                .and_then(NonZeroUsize::new)
+                .map(Acknowledge::Number)
+                .ok_or_else(|| format!("{number} is out of range; it goes from 1 to the number of repositories")),
+            Value::Text(text) => Err(format!("{text:?} is neither \"all\" nor a number")),
+            other => Err(format!("should be \"all\" or a number, not {}", other.kind())),
+        })
         .unwrap_or_default()
     }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::*;
+use crate::archive::Acknowledge;
 use crate::repo::Encryption;
 use crate::repo::keys::KeySource;
 use crate::storage::Credentials;
@@ -58,6 +59,24 @@ fn the_least_configuration_has_every_default() {
     assert_eq!(repository.encryption, Encryption::None);
     assert!(matches!(repository.store.credentials, Credentials::Chain));
     assert_eq!(repository.store.limits, crate::storage::Limits::default());
+}
+
+#[test]
+fn a_number_acknowledges_only_as_far_as_there_are_repositories() {
+    let with = |line: &str| {
+        GOOD.replace("repositories = [\"disk\"]", &format!("repositories = [\"disk\", \"other\"]\n{line}"))
+            + "\n[repository.other]\nurl = \"file:///var/lib/other\"\nencryption = \"none\"\n"
+    };
+    let accepted = |line: &str| load_text(&with(line)).unwrap().config.clusters["main"].acknowledge;
+    assert_eq!(accepted(""), Acknowledge::All);
+    assert_eq!(accepted("acknowledge = \"all\""), Acknowledge::All);
+    assert_eq!(accepted("acknowledge = 1").needed(2), 1);
+    assert_eq!(accepted("acknowledge = 2").needed(2), 2);
+    let refused = |line: &str| message(&with(line));
+    assert!(refused("acknowledge = 3").contains("is 3, and the cluster has 2 repositories"));
+    assert!(refused("acknowledge = 0").contains("out of range"));
+    assert!(refused("acknowledge = \"most\"").contains("neither"));
+    assert!(refused("acknowledge = true").contains("should be \"all\" or a number"));
 }
 
 #[test]

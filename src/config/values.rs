@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::archive::Acknowledge;
 use crate::repo::Encryption;
 use crate::storage::StoreOptions;
 
@@ -108,6 +109,8 @@ pub struct ClusterConfig {
     pub connection: String,
     /// Names of repositories, the preferred one first; at least one, all exist.
     pub repositories: Vec<String>,
+    /// In how many of them a file must be to count as archived; not more than there are.
+    pub acknowledge: Acknowledge,
     /// WAL in.
     pub archive: ArchiveConfig,
     /// WAL out.
@@ -120,12 +123,14 @@ pub struct ClusterConfig {
 
 impl fmt::Debug for ClusterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, data_directory, connection, repositories, archive, fetch, backup, restore } = self;
+        let Self { name, data_directory, connection, repositories, acknowledge, archive, fetch, backup, restore } =
+            self;
         f.debug_struct("ClusterConfig")
             .field("name", name)
             .field("data_directory", data_directory)
             .field("connection", &super::redact_connection(connection))
             .field("repositories", repositories)
+            .field("acknowledge", acknowledge)
             .field("archive", archive)
             .field("fetch", fetch)
             .field("backup", backup)

@@ -85,6 +85,7 @@ impl Services {
             let archive_stats = Arc::new(ArchiveStats::default());
             let fetch_stats = Arc::new(FetchStats::default());
             let archive_options = ArchiveOptions {
+                acknowledge: cluster.acknowledge,
                 workers: cluster.archive.workers,
                 look_ahead: cluster.archive.look_ahead,
                 deadline: cluster.archive.deadline,
@@ -120,6 +121,8 @@ impl Services {
             tasks.spawn(async move { settle.settle_gaps(until).await });
             let owner = Owner::default();
             tasks.spawn(owner.clone().watch(cluster.data_directory.clone(), closing.clone()));
+            let (debts, until) = (archiver.clone(), closing.clone());
+            tasks.spawn(async move { debts.work_off(until).await });
             let backup_levels = configured().map(|repository| repository.backup_level).collect();
             let service = Service {
                 config: cluster.clone(),

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::kept::Kept;
 use super::services::Service;
 use crate::base::describe;
-use crate::health::{ClusterSnapshot, RepositorySnapshot, Snapshot};
+use crate::health::{ClusterSnapshot, DebtFacts, RepositorySnapshot, Snapshot};
 use crate::pg::archive_status::{list_ready, ready_path};
 use crate::repo::{LazyRepository, RepoError};
 use crate::storage::Creates;
@@ -51,7 +51,10 @@ pub struct Standing {
 }
 
 async fn cluster(service: &Service) -> ClusterSnapshot {
-    let (repositories, ready) = tokio::join!(repositories(service), ready(service));
+    let (mut repositories, ready) = tokio::join!(repositories(service), ready(service));
+    for (repository, debt) in repositories.iter_mut().zip(service.archiver.repository_facts()) {
+        repository.debt = debt;
+    }
     let (uploaded_ahead, in_flight) = service.archiver.counts();
     let (prefetched, spool_bytes, spool_bytes_max) = service.fetcher.counts();
     ClusterSnapshot {
@@ -97,8 +100,8 @@ async fn repositories(service: &Service) -> Vec<RepositorySnapshot> {
 }
 
 fn standing(lazy: &LazyRepository, error: Option<String>) -> RepositorySnapshot {
-    let reachable = error.is_none();
-    RepositorySnapshot { name: lazy.name().to_owned(), url: lazy.url(), reachable, error, warning: None }
+    let (name, reachable, debt) = (lazy.name().to_owned(), error.is_none(), DebtFacts::default());
+    RepositorySnapshot { name, url: lazy.url(), reachable, error, warning: None, debt }
 }
 
 fn warning(creates: Creates) -> Option<String> {

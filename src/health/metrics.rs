@@ -4,7 +4,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::{ClusterSnapshot, Snapshot};
+use super::{ClusterSnapshot, RepositorySnapshot, Snapshot};
 
 /// The snapshot as a page for Prometheus.
 pub fn render(snapshot: &Snapshot) -> String {
@@ -72,6 +72,20 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Of these, files that were there or on their way before they were asked for.",
         |c| Some(c.fetch.served_prefetched_total),
     );
+    page.each(
+        clusters,
+        "walward_fetch_fallback_files_total",
+        "counter",
+        "Files that came from another repository than the one that was asked first, because that one failed.",
+        |c| Some(c.fetch.fallback_total),
+    );
+    page.each(
+        clusters,
+        "walward_fetch_fallback_damaged_files_total",
+        "counter",
+        "Of these, files whose object was damaged in the repository that was asked first.",
+        |c| Some(c.fetch.fallback_damaged_total),
+    );
     page.each(clusters, "walward_fetch_absent_total", "counter", "Requests answered with absent.", |c| {
         Some(c.fetch.absent_total)
     });
@@ -83,13 +97,41 @@ pub fn render(snapshot: &Snapshot) -> String {
     page.each(clusters, "walward_backup_running", "gauge", "Whether a base backup is running.", |c| {
         Some(u64::from(c.backup.is_some()))
     });
-    page.family("walward_repository_reachable", "gauge", "Whether the repository could be opened.");
-    for cluster in clusters {
-        for repository in &cluster.repositories {
-            let labels = [("cluster", cluster.name.as_str()), ("repository", repository.name.as_str())];
-            page.sample("walward_repository_reachable", &labels, u64::from(repository.reachable));
-        }
-    }
+    page.repositories(
+        clusters,
+        "walward_repository_reachable",
+        "gauge",
+        "Whether the repository could be opened.",
+        |repository| Some(u64::from(repository.reachable)),
+    );
+    page.repositories(
+        clusters,
+        "walward_repository_debt_files",
+        "gauge",
+        "Files that are archived in another repository and not in this one, as far as is known.",
+        |repository| Some(repository.debt.files),
+    );
+    page.repositories(
+        clusters,
+        "walward_repository_debt_oldest_timestamp_seconds",
+        "gauge",
+        "When the oldest of these was archived.",
+        |repository| repository.debt.oldest_since.map(jiff::Timestamp::as_second),
+    );
+    page.repositories(
+        clusters,
+        "walward_repository_debt_paid_files_total",
+        "counter",
+        "Files that were brought to the repository later than to others.",
+        |repository| Some(repository.debt.paid_total),
+    );
+    page.repositories(
+        clusters,
+        "walward_repository_contradictions_total",
+        "counter",
+        "Files that were refused because the repository holds other content under their names.",
+        |repository| Some(repository.debt.contradictions_total),
+    );
     page.0
 }
 
@@ -120,6 +162,24 @@ impl Page {
         for cluster in clusters {
             if let Some(value) = value(cluster) {
                 self.sample(name, &[("cluster", &cluster.name)], value);
+            }
+        }
+    }
+
+    fn repositories<V: Display>(
+        &mut self,
+        clusters: &[ClusterSnapshot],
+        name: &str,
+        kind: &str,
+        help: &str,
+        value: impl Fn(&RepositorySnapshot) -> Option<V>,
+    ) {
+        self.family(name, kind, help);
+        for cluster in clusters {
+            for repository in &cluster.repositories {
+                if let Some(value) = value(repository) {
+                    self.sample(name, &[("cluster", &cluster.name), ("repository", &repository.name)], value);
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ArchiveFacts, FetchFacts};
+use super::{ArchiveFacts, DebtFacts, FetchFacts};
 
 /// Everything that an agent knows about itself at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,4 +75,7 @@ pub struct RepositorySnapshot {
     /// What somebody should know about it although it works, in one line.
     #[serde(default)]
     pub warning: Option<String>,
+    /// What it is owed beside the others.
+    #[serde(default)]
+    pub debt: DebtFacts,
 }

@@ -55,6 +55,15 @@ pub struct FetchFacts {
     pub served_total: u64,
     /// Of these, files that had been prefetched or were on their way.
     pub served_prefetched_total: u64,
+    /// Files that came from a repository because another one, asked before it, failed.
+    #[serde(default)]
+    pub fallback_total: u64,
+    /// Of these, files whose object was damaged there.
+    #[serde(default)]
+    pub fallback_damaged_total: u64,
+    /// What failed in the newest of these.
+    #[serde(default)]
+    pub last_fallback: Option<LastError>,
     /// Times that "absent" was answered.
     pub absent_total: u64,
     /// Fetches that failed, by class.
@@ -139,6 +148,14 @@ impl FetchStats {
     /// The file that is being given was there, or on its way, before it was asked for.
     pub fn prefetched(&self) {
         self.lock().served_prefetched_total += 1;
+    }
+
+    /// A file came from one repository after another one failed.
+    pub fn fell_back(&self, text: &str, damaged: bool) {
+        let mut facts = self.lock();
+        facts.fallback_total += 1;
+        facts.fallback_damaged_total += u64::from(damaged);
+        facts.last_fallback = Some(LastError { at: Timestamp::now(), text: text.to_owned() });
     }
 
     /// "Absent" was answered.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use walward::archive::{ArchiveOptions, Archiver, FetchOptions, Fetcher};
+use walward::archive::{Acknowledge, ArchiveOptions, Archiver, FetchOptions, Fetcher};
 use walward::base::ErrorClass;
 use walward::health::{ArchiveStats, FetchStats};
 use walward::pg::Lineage;
@@ -239,6 +239,7 @@ impl Agent {
         let memory_mib = if shape.mutant == Mutant::UnboundedMemory { 1000 } else { MEMORY_MIB };
         let archiver = |server: &Postgres, who: &str| {
             let options = ArchiveOptions {
+                acknowledge: Acknowledge::All,
                 workers: 4,
                 look_ahead: 8,
                 deadline: PUSH_DEADLINE,
@@ -340,6 +341,10 @@ impl Store for Between {
 
     fn creates(&self) -> Creates {
         self.inner.creates()
+    }
+
+    fn can_be_swapped(&self) -> bool {
+        self.inner.can_be_swapped()
     }
 
     async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {

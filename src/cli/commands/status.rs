@@ -10,7 +10,7 @@ use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
-use crate::health::{ClusterSnapshot, Snapshot};
+use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
 use crate::outcome::Exit;
 
 /// Blocking.
@@ -43,6 +43,27 @@ pub(in crate::cli) fn run(context: &Context, printer: &Printer) -> Result<Exit, 
         print(cluster, printer)?;
     }
     Ok(Exit::Done)
+}
+
+/// What a repository lacks beside the others, and what contradicts it. Nothing where nothing is known to be wrong.
+fn print_debt(debt: &DebtFacts, printer: &Printer) -> Result<(), Failure> {
+    if debt.files > 0 {
+        let oldest = match (&debt.oldest_file, debt.oldest_since) {
+            (Some(file), Some(since)) => format!(", the oldest {file}, archived {}", moment(since)),
+            _ => String::new(),
+        };
+        let least = if debt.compared.is_some() { "" } else { "at least " };
+        let text = format!("              is owed {least}{} file(s){oldest}", debt.files);
+        printer.line(&printer.tone(&text, Tone::Warning))?;
+        if let Some(error) = &debt.last_error {
+            printer.line(&format!("              failed last: {} ({})", error.text, moment(error.at)))?;
+        }
+    }
+    if let Some(last) = &debt.last_contradiction {
+        let text = format!("              contradicts: {} ({})", last.text, moment(last.at));
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
+    Ok(())
 }
 
 fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
@@ -93,6 +114,16 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
             format_bytes(cluster.spool_bytes),
             format_bytes(cluster.spool_bytes_max)
         ))?;
+        if let Some(last) = &fetch.last_fallback {
+            let text = format!(
+                "  fallback    {} file(s) came from another repository ({} damaged in the first); last: {} ({})",
+                fetch.fallback_total,
+                fetch.fallback_damaged_total,
+                last.text,
+                moment(last.at)
+            );
+            printer.line(&printer.tone(&text, Tone::Warning))?;
+        }
         if let Some(error) = fetch.last_error.as_ref().filter(|error| fetch.last_served.is_none_or(|at| error.at > at))
         {
             printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
@@ -108,6 +139,7 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         if let Some(warning) = &repository.warning {
             printer.line(&format!("              {}", printer.tone(warning, Tone::Warning)))?;
         }
+        print_debt(&repository.debt, printer)?;
     }
     if let Some(backup) = &cluster.backup {
         let number = |name: &str| backup.get(name).and_then(Value::as_u64).unwrap_or_default();

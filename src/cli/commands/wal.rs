@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use crate::archive::{AtHole, FetchError, Retrieved, archive_file, retrieve};
+use crate::archive::{AtHole, FetchError, Retrieved, archive_now, retrieve};
+use crate::base::describe;
 use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -17,7 +18,11 @@ use crate::repo::LazyRepository;
 use crate::sys;
 use crate::wire::place;
 
-pub(in crate::cli) async fn push(context: &Context, arguments: &PushArguments) -> Result<Exit, Failure> {
+pub(in crate::cli) async fn push(
+    context: &Context,
+    arguments: &PushArguments,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let path = absolute(&arguments.path)?;
     let name = file_name(&path.file_name().unwrap_or_default().to_string_lossy())?;
     let pg_wal = path.parent().unwrap_or(Path::new("/"));
@@ -26,12 +31,17 @@ pub(in crate::cli) async fn push(context: &Context, arguments: &PushArguments) -
     let repositories = repositories(context, cluster)?;
     let host = sys::host::name();
     let deadline = cluster.archive.deadline;
-    let archived = tokio::time::timeout(deadline, archive_file(&repositories, pg_wal, name, &host)).await;
+    let work = archive_now(&repositories, cluster.acknowledge, pg_wal, name, &host);
+    let archived = tokio::time::timeout(deadline, work).await;
     let Ok(archived) = archived else {
         let text = format!("{name} was not durable after {} s; PostgreSQL will ask again", deadline.as_secs());
         return Err(Failure::new(Exit::Unreachable, text));
     };
-    archived?;
+    let (_, missed) = archived?;
+    for error in missed {
+        // PostgreSQL logs it; the file is archived all the same.
+        printer.warning(&describe(&error));
+    }
     Ok(Exit::Done)
 }
 

@@ -14,7 +14,10 @@ pub(super) fn check(context: &Context, findings: &mut Findings) {
     match asked {
         Ok(Asked::Answered(answer)) => {
             if let Ok(snapshot) = serde_json::from_value::<Snapshot>(answer.json.clone()) {
-                snapshot.clusters.iter().for_each(|cluster| unrecorded(cluster, findings));
+                for cluster in &snapshot.clusters {
+                    unrecorded(cluster, findings);
+                    check_debts(cluster, findings);
+                }
             }
             let version = answer.json.get("version").and_then(serde_json::Value::as_str).unwrap_or("?");
             let text = format!("walwardd {version} answers on {}", socket.display());
@@ -26,6 +29,43 @@ pub(super) fn check(context: &Context, findings: &mut Findings) {
         }
         Ok(Asked::NoAgent(error)) => findings.failed("agent", None, error.to_string(), Some(started)),
         Err(failure) => findings.failed("agent", None, failure.message(), failure.hint.as_deref().or(Some(started))),
+    }
+}
+
+/// Whether every repository has what the others have: one is enough to lose the other to.
+fn check_debts(cluster: &ClusterSnapshot, findings: &mut Findings) {
+    if cluster.repositories.len() < 2 {
+        return;
+    }
+    for repository in &cluster.repositories {
+        let name = format!("{}, {}", cluster.name, repository.name);
+        let (about, debt) = (Some(name.as_str()), &repository.debt);
+        if let Some(last) = &debt.last_contradiction {
+            let advice =
+                "two servers write the same timeline: stop archiving on the wrong one; nothing was overwritten";
+            findings.failed("contradiction", about, &last.text, Some(advice));
+        }
+        if debt.files > 0 {
+            let oldest = debt.oldest_file.as_deref().map(|file| format!(", the oldest {file}")).unwrap_or_default();
+            let failed = debt.last_error.as_ref().map(|error| format!("; it failed last: {}", error.text));
+            let text = format!(
+                "{} file(s) are archived elsewhere and not here{oldest}{}",
+                debt.files,
+                failed.unwrap_or_default()
+            );
+            let advice =
+                "the agent brings them as soon as the repository takes them; `walward status` shows how many are left";
+            findings.warning("debt", about, text, Some(advice));
+        } else if debt.compared.is_some() {
+            findings.ok("debt", about, "has every file that another repository was given");
+        } else {
+            findings.warning(
+                "debt",
+                about,
+                "was not compared with the others since the agent started",
+                Some("the agent does that as soon as the repository answers; `walward status` shows it"),
+            );
+        }
     }
 }
 

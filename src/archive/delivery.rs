@@ -1,0 +1,108 @@
+//! One file on its way from an archiver: what every repository has answered, and when that decides.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::policy::{Answer, Verdict, judge};
+use super::source::FileStamp;
+use super::upload::{PushError, answer_of};
+
+/// What became of a file: archived, or why not.
+pub type Outcome = Result<FileStamp, Arc<PushError>>;
+
+/// A delivery: decided once, as early as the answers allow; it may go on after that.
+pub struct Delivery {
+    needed: usize,
+    /// Cancelled when it is decided.
+    decided: CancellationToken,
+    state: Mutex<State>,
+}
+
+struct State {
+    decide: Option<oneshot::Sender<Outcome>>,
+    answers: Vec<Answer>,
+    failure: Option<Arc<PushError>>,
+    /// What was decided is that it is archived.
+    archived: bool,
+}
+
+impl Delivery {
+    /// One that must reach `needed` repositories. Whoever waits for it hears through `decide`.
+    pub fn new(needed: usize, decide: oneshot::Sender<Outcome>) -> Self {
+        let state = State { decide: Some(decide), answers: Vec::new(), failure: None, archived: false };
+        Self { needed, decided: CancellationToken::new(), state: Mutex::new(state) }
+    }
+
+    /// Says whom the file goes to, and what that means as it stands.
+    pub fn begin(&self, answers: Vec<Answer>) -> Verdict {
+        let verdict = judge(&answers, self.needed);
+        self.state().answers = answers;
+        verdict
+    }
+
+    /// Takes the answer of repository `at`. When that decides, and nothing was decided before, answers the outcome: it is for
+    /// the caller to note it, and then to say [`Delivery::decide`].
+    pub fn answered(&self, stamp: FileStamp, at: usize, result: Result<(), PushError>) -> Option<Outcome> {
+        let mut state = self.state();
+        if let Some(answer) = state.answers.get_mut(at) {
+            *answer = answer_of(&result);
+        }
+        let refused = matches!(result, Err(PushError::Different { .. }));
+        if let Err(error) = result
+            && (refused || state.failure.is_none())
+        {
+            state.failure = Some(Arc::new(error));
+        }
+        state.decide.as_ref()?;
+        match judge(&state.answers, self.needed) {
+            Verdict::Archived => Some(Ok(stamp)),
+            Verdict::Refused | Verdict::Failed => state.failure.clone().map(Err),
+            Verdict::Wait => None,
+        }
+    }
+
+    /// Tells whoever waits, unless it was told before.
+    pub fn decide(&self, outcome: Outcome) {
+        let decide = {
+            let mut state = self.state();
+            let decide = state.decide.take();
+            state.archived |= decide.is_some() && outcome.is_ok();
+            decide
+        };
+        self.decided.cancel();
+        if let Some(decide) = decide {
+            // Nobody may be waiting: the file was uploaded ahead.
+            let _ = decide.send(outcome);
+        }
+    }
+
+    /// Whether it is decided.
+    pub fn is_decided(&self) -> bool {
+        self.decided.is_cancelled()
+    }
+
+    /// Waits until it is decided.
+    pub async fn until_decided(&self) {
+        self.decided.cancelled().await;
+    }
+
+    /// The repositories that have not answered.
+    pub fn waiting(&self) -> usize {
+        self.state().answers.iter().filter(|answer| **answer == Answer::Waiting).count()
+    }
+
+    /// The repositories that the file is owed to now that no more is done about it: none when it is not archived, because then
+    /// PostgreSQL keeps it.
+    pub fn owed(&self) -> Vec<usize> {
+        let owes = |answer: &Answer| matches!(answer, Answer::Waiting | Answer::LeftOut | Answer::Failed);
+        let state = self.state();
+        let answers = if state.archived { state.answers.as_slice() } else { &[] };
+        answers.iter().enumerate().filter(|(_, answer)| owes(answer)).map(|(at, _)| at).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,141 @@
+//! When a file counts as archived, and which repositories are asked to take it. Pure.
+
+use std::num::NonZeroUsize;
+
+/// In how many repositories a file must be durable before PostgreSQL is told so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Acknowledge {
+    /// In all of them.
+    #[default]
+    All,
+    /// In so many.
+    Number(NonZeroUsize),
+}
+
+impl Acknowledge {
+    /// How many of `repositories` that is.
+    pub fn needed(self, repositories: usize) -> usize {
+        match self {
+            Self::All => repositories,
+            Self::Number(number) => number.get().min(repositories),
+        }
+    }
+}
+
+/// What is known of one file at one repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// It is on its way.
+    Waiting,
+    /// It is not sent there this time: the repository rests after failures.
+    LeftOut,
+    /// It is durable there.
+    Durable,
+    /// It could not be written.
+    Failed,
+    /// Other content has its name there.
+    Different,
+}
+
+/// What becomes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It cannot be told yet.
+    Wait,
+    /// It is archived; what other repositories lack is owed to them.
+    Archived,
+    /// It is refused: a repository holds other content under its name. That is so however many others took it.
+    Refused,
+    /// Too few repositories took it.
+    Failed,
+}
+
+/// Judges by what every repository answered so far.
+pub fn judge(answers: &[Answer], needed: usize) -> Verdict {
+    let count = |wanted| answers.iter().filter(|answer| **answer == wanted).count();
+    if count(Answer::Different) > 0 {
+        Verdict::Refused
+    } else if count(Answer::Durable) >= needed {
+        Verdict::Archived
+    } else if count(Answer::Waiting) > 0 {
+        Verdict::Wait
+    } else {
+        Verdict::Failed
+    }
+}
+
+/// Before a file is sent: who gets it. It is durable in those that `durable` says; a repository that rests after failures is
+/// left out where enough others remain, so that it costs them no time and no memory.
+pub fn begin(places: &[Place], needed: usize) -> Vec<Answer> {
+    let within_reach = places.iter().filter(|place| place.durable || !place.resting).count();
+    let leave_out = within_reach >= needed;
+    let answer = |place: &Place| match place {
+        Place { durable: true, .. } => Answer::Durable,
+        Place { resting: true, .. } if leave_out => Answer::LeftOut,
+        Place { .. } => Answer::Waiting,
+    };
+    places.iter().map(answer).collect()
+}
+
+/// What is known of a repository before a file is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// The file is durable there.
+    pub durable: bool,
+    /// It failed lately.
+    pub resting: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn places() -> impl Strategy<Value = Vec<Place>> {
+        let place = any::<(bool, bool)>().prop_map(|(durable, resting)| Place { durable, resting });
+        proptest::collection::vec(place, 1..6)
+    }
+
+    #[test]
+    fn all_is_all_and_a_number_never_more_than_there_are() {
+        let number = |number| Acknowledge::Number(NonZeroUsize::new(number).expect("not zero"));
+        assert_eq!(Acknowledge::All.needed(3), 3);
+        assert_eq!((number(1).needed(3), number(2).needed(3), number(9).needed(3)), (1, 2, 3));
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_needed_is_asked(places in places(), needed in 1usize..6) {
+            let needed = needed.min(places.len());
+            let answers = begin(&places, needed);
+            let in_play = answers.iter().filter(|answer| matches!(answer, Answer::Durable | Answer::Waiting)).count();
+            prop_assert!(in_play >= needed);
+            for (place, answer) in places.iter().zip(&answers) {
+                prop_assert_eq!(place.durable, *answer == Answer::Durable);
+                prop_assert!(place.resting || *answer != Answer::LeftOut);
+            }
+        }
+
+        #[test]
+        fn archived_is_said_only_of_what_enough_repositories_have_and_none_contradicts(
+            places in places(),
+            needed in 1usize..6,
+            ends in proptest::collection::vec(0u8..3, 6),
+        ) {
+            let needed = needed.min(places.len());
+            let mut answers = begin(&places, needed);
+            for (at, end) in ends.iter().enumerate().take(places.len()) {
+                let verdict = judge(&answers, needed);
+                let durable = answers.iter().filter(|answer| **answer == Answer::Durable).count();
+                let different = answers.contains(&Answer::Different);
+                prop_assert_eq!(verdict == Verdict::Archived, durable >= needed && !different);
+                prop_assert_eq!(verdict == Verdict::Refused, different);
+                if answers[at] == Answer::Waiting {
+                    answers[at] = [Answer::Durable, Answer::Failed, Answer::Different][usize::from(*end)];
+                }
+            }
+            // Once everybody has answered, nobody waits for a verdict.
+            prop_assert_ne!(judge(&answers, needed), Verdict::Wait);
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! What is known of one repository of a cluster beside the others: what is owed to it, and what contradicts it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::LastError;
+
+/// What one repository is owed, at one moment: files that were archived elsewhere and that it lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DebtFacts {
+    /// How many, as far as is known: counted when the repositories were compared last, and what was added since.
+    pub files: u64,
+    /// The oldest of them.
+    pub oldest_file: Option<String>,
+    /// When that one was archived.
+    pub oldest_since: Option<Timestamp>,
+    /// When this repository was compared with the others last; `None`: not since the agent started, there may be more.
+    pub compared: Option<Timestamp>,
+    /// Files that were brought to it later than to the others, since the agent started.
+    pub paid_total: u64,
+    /// What failed last at this repository.
+    pub last_error: Option<LastError>,
+    /// Files refused because it holds other content under their names, since the agent started.
+    pub contradictions_total: u64,
+    /// The newest of these.
+    pub last_contradiction: Option<LastError>,
+}
+
+/// The facts of one repository as they come.
+#[derive(Debug, Default)]
+pub struct RepositoryStats(Mutex<DebtFacts>);
+
+impl RepositoryStats {
+    /// As they are.
+    pub fn facts(&self) -> DebtFacts {
+        self.lock().clone()
+    }
+
+    /// A file was archived elsewhere and did not come here.
+    pub fn owes(&self, name: &impl ToString) {
+        let (mut facts, name) = (self.lock(), name.to_string());
+        facts.files = facts.files.saturating_add(1);
+        if facts.oldest_file.as_ref().is_none_or(|oldest| name < *oldest) {
+            facts.oldest_file = Some(name);
+        }
+        facts.oldest_since.get_or_insert_with(Timestamp::now);
+    }
+
+    /// All repositories were compared: this one lacks `files`, the oldest of them that one.
+    pub fn compared(&self, files: u64, oldest: Option<(String, Timestamp)>) {
+        let mut facts = self.lock();
+        facts.files = files;
+        let (file, since) = oldest.unzip();
+        (facts.oldest_file, facts.oldest_since) = (file, since);
+        facts.compared = Some(Timestamp::now());
+    }
+
+    /// An owed file was brought here.
+    pub fn paid(&self) {
+        let mut facts = self.lock();
+        facts.paid_total += 1;
+        facts.files = facts.files.saturating_sub(1);
+        if facts.files == 0 {
+            (facts.oldest_file, facts.oldest_since) = (None, None);
+        }
+    }
+
+    /// Something failed here.
+    pub fn failed(&self, text: &str) {
+        self.lock().last_error = Some(LastError { at: Timestamp::now(), text: text.to_owned() });
+    }
+
+    /// It holds other content under the name of a file.
+    pub fn contradicted(&self, text: &str) {
+        let mut facts = self.lock();
+        facts.contradictions_total += 1;
+        facts.last_contradiction = Some(LastError { at: Timestamp::now(), text: text.to_owned() });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DebtFacts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
