@@ -226,7 +226,7 @@ mod tests {
 
     /// Copies files, and gives back what became of each and the stream. `meddle` hears of every piece that was read.
     async fn copy(root: &Path, paths: &[&str], meddle: impl Fn() + Send + 'static) -> Outcome {
-        let (mut stream, mut contents) = pack_stream(1);
+        let (mut stream, mut content) = pack_stream();
         let (root, paths) = (root.to_owned(), paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>());
         let reader = tokio::task::spawn_blocking(move || {
             let cancel = CancellationToken::new();
@@ -237,7 +237,6 @@ mod tests {
             (outcomes, copier.into_corrupt_pages())
         });
         let mut bytes = Vec::new();
-        let mut content = contents.remove(0);
         while let Some(piece) = content.next().await {
             bytes.extend(piece.unwrap());
         }
@@ -325,11 +324,11 @@ mod tests {
     fn a_cancelled_copy_ends() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "file", &vec![7; 5 << 20]);
-        let (mut stream, contents) = pack_stream(1);
+        let (mut stream, content) = pack_stream();
         let cancel = CancellationToken::new();
         cancel.cancel();
         let outcome = Copier::new(folder.path(), None, &cancel).copy("file", &mut stream, |_| {});
         assert!(matches!(outcome, Err(CopyError::Cancelled)));
-        drop(contents);
+        drop(content);
     }
 }

@@ -223,8 +223,7 @@ pub async fn manifest(
     last: &Arc<LastPack>,
     cancel: &CancellationToken,
 ) -> Result<Summary, BackupError> {
-    let (mut stream, mut contents) = pack_stream(1);
-    let content = contents.pop().ok_or(BackupError::Died)?;
+    let (mut stream, content) = pack_stream();
     let expected_bytes = MANIFEST_LINE_BYTES * (work.tree.file_count() + work.tree.directories().len() as u64);
     let writer = {
         let (work, last) = (Arc::clone(work), Arc::clone(last));
@@ -236,9 +235,10 @@ pub async fn manifest(
     };
     let key = layout::manifest(&work.label);
     let doing = "write the manifest to".to_owned();
+    let targets = std::slice::from_ref(target);
     let (written, uploaded) =
-        tokio::join!(writer, upload(target, doing, &key, Kind::Manifest, content, expected_bytes, cancel));
-    let summary = uploaded?;
+        tokio::join!(writer, upload(targets, doing, &key, Kind::Manifest, content, expected_bytes, cancel));
+    let summary = uploaded?.pop().ok_or(BackupError::Died)?;
     // The upload saw the end, so that everything was written.
     written.map_err(|_| BackupError::Died)?.map_err(|_| BackupError::Died)?;
     Ok(summary)
@@ -326,14 +326,13 @@ mod tests {
     }
 
     async fn streamed<T: Send + 'static>(write: impl FnOnce(&mut PackStream) -> T + Send + 'static) -> (T, Vec<u8>) {
-        let (mut stream, mut contents) = pack_stream(1);
+        let (mut stream, mut content) = pack_stream();
         let writer = tokio::task::spawn_blocking(move || {
             let value = write(&mut stream);
             stream.finish().unwrap();
             value
         });
         let mut bytes = Vec::new();
-        let mut content = contents.remove(0);
         while let Some(piece) = content.next().await {
             bytes.extend(piece.unwrap());
         }

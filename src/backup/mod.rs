@@ -31,6 +31,7 @@
 //! | `leases`, `cleanup` | one backup at a time; removing one that failed |
 //! | `run` | the order of it all |
 //! | `rehearsal` | the same without a server, for tests |
+//! | `transfer` | a finished backup into another repository |
 
 mod cleanup;
 mod copy;
@@ -49,6 +50,7 @@ mod run;
 mod scan;
 mod source;
 mod stream;
+mod transfer;
 mod tree;
 mod wal;
 mod warnings;
@@ -59,3 +61,4 @@ pub use preflight::Refusal;
 pub use rehearsal::rehearse;
 pub use report::{BackupOptions, BackupReport, Phase, Progress};
 pub use run::run;
+pub use transfer::{CopiedBackup, copy_backup, copyable, with_lease};

@@ -1,4 +1,4 @@
-//! Makes packs: a thread reads, one upload for each repository writes, several packs at once.
+//! Makes packs: a thread reads, one upload seals and writes for all repositories, several packs at once.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,8 +6,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt;
-use futures::stream::{BoxStream, FuturesUnordered};
+use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +19,9 @@ use super::plan::PackPlan;
 use super::report::Progress;
 use super::stream::{PackStream, pack_stream};
 use super::tree::Tree;
-use crate::repo::format::{Kind, Spec, Summary};
+use crate::repo::format::{Kind, Summary};
 use crate::repo::manifest::{BackupLabel, Pack};
+use crate::repo::several::{self, SealTarget};
 use crate::repo::{Repository, layout};
 use crate::storage::ObjectKey;
 
@@ -170,7 +170,7 @@ pub async fn make_pack<T: Send + 'static>(
     cancel: &CancellationToken,
     write: impl FnOnce(&mut PackStream) -> Result<T, CopyError> + Send + 'static,
 ) -> Result<(Vec<Pack>, T), BackupError> {
-    let (mut stream, contents) = pack_stream(work.targets.len());
+    let (mut stream, content) = pack_stream();
     let reader = tokio::task::spawn_blocking(move || {
         let value = write(&mut stream)?;
         stream.write(&member::END)?;
@@ -178,12 +178,10 @@ pub async fn make_pack<T: Send + 'static>(
         Ok(value)
     });
     let key = layout::pack(&work.label, number);
-    let uploads = work.targets.iter().zip(contents).map(|(target, content)| {
-        let what = format!("write pack {number} to");
-        upload(target, what, &key, Kind::Pack, content, expected_bytes, cancel)
-    });
-    // An upload that fails drops its end of the queue, which stops the reader, which ends the others.
-    let (read, uploaded) = tokio::join!(reader, all_or_first_failure(uploads));
+    let what = format!("write pack {number} to");
+    // An upload that fails drops its end of the queue, which stops the reader.
+    let upload = upload(&work.targets, what, &key, Kind::Pack, content, expected_bytes, cancel);
+    let (read, uploaded) = tokio::join!(reader, upload);
     let read: Result<T, CopyError> = read.map_err(|_| BackupError::Died)?;
     let (value, summaries) = match (read, uploaded) {
         (Ok(value), Ok(summaries)) => (value, summaries),
@@ -208,45 +206,28 @@ pub async fn make_pack<T: Send + 'static>(
     Ok((stored, value))
 }
 
-/// All results in their order, or the failure that came first: it is the cause, what failed after it only followed.
-async fn all_or_first_failure(
-    uploads: impl Iterator<Item = impl Future<Output = Result<Summary, BackupError>>>,
-) -> Result<Vec<Summary>, BackupError> {
-    let mut running: FuturesUnordered<_> =
-        uploads.enumerate().map(|(at, upload)| async move { (at, upload.await) }).collect();
-    let mut summaries = Vec::new();
-    let mut failure = None;
-    while let Some((at, ended)) = running.next().await {
-        match ended {
-            Ok(summary) => summaries.push((at, summary)),
-            Err(error) => {
-                failure.get_or_insert(error);
-            }
-        }
-    }
-    summaries.sort_unstable_by_key(|(at, _)| *at);
-    failure.map_or_else(|| Ok(summaries.into_iter().map(|(_, summary)| summary).collect()), Err)
-}
-
-/// Uploads one object. When cancelled, the upload has a short time to remove what it has sent.
+/// Uploads one object to all of `targets`, compressed once for those of one level. When cancelled, the upload has a short time
+/// to remove what it has sent.
 pub async fn upload(
-    target: &Target,
+    targets: &[Target],
     doing: String,
     key: &ObjectKey,
     kind: Kind,
     content: BoxStream<'static, std::io::Result<Bytes>>,
     expected_bytes: u64,
     cancel: &CancellationToken,
-) -> Result<Summary, BackupError> {
-    let spec = Spec { kind, level: target.level, writer: target.writer.clone() };
-    let repository = &target.repository;
+) -> Result<Vec<Summary>, BackupError> {
+    let writer = targets.first().map_or("", |target| target.writer.as_str());
+    let seal: Vec<_> =
+        targets.iter().map(|target| SealTarget { repository: &target.repository, level: target.level }).collect();
     let too_long = async {
         cancel.cancelled().await;
         tokio::time::sleep(ABORT_GRACE).await;
     };
     tokio::select! {
-        summary = repository.upload(key, spec, content, expected_bytes) => summary.map_err(|source| {
-            BackupError::Repository { doing, repository: repository.name().to_owned(), source }
+        uploaded = several::upload(&seal, key, kind, writer, content, expected_bytes) => uploaded.map_err(|(at, source)| {
+            let repository = targets.get(at).map(|target| target.repository.name().to_owned()).unwrap_or_default();
+            BackupError::Repository { doing, repository, source }
         }),
         () = too_long => Err(BackupError::Cancelled),
     }

@@ -1,6 +1,6 @@
-//! The way from the thread that reads files to the uploads: one bounded queue for each repository, all fed the same bytes.
+//! The way from the thread that reads files to the upload, which feeds all repositories: a bounded queue.
 //!
-//! The end is said, not implied: a reader that goes away in the middle gives every upload an error, never a short pack.
+//! The end is said, not implied: a reader that goes away in the middle gives the upload an error, never a short pack.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 /// Bytes in a piece, as many as in an object's frame.
 pub const PIECE_BYTES: usize = 1 << 20;
 
-/// Pieces that wait in the queue of one repository; the repositories share their memory.
+/// Pieces that wait in the queue.
 const QUEUE_PIECES_MAX: usize = 4;
 
 enum Piece {
@@ -25,16 +25,15 @@ pub struct Stopped;
 
 /// The writing end. Blocking: for a plain thread.
 pub struct PackStream {
-    outlets: Vec<mpsc::Sender<Piece>>,
+    outlet: mpsc::Sender<Piece>,
     piece: Vec<u8>,
     position: u64,
 }
 
-/// A stream to `outlets` uploads: the writing end, and what each upload reads.
-pub fn pack_stream(outlets: usize) -> (PackStream, Vec<BoxStream<'static, io::Result<Bytes>>>) {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..outlets).map(|_| mpsc::channel(QUEUE_PIECES_MAX)).unzip();
-    let stream = PackStream { outlets: senders, piece: Vec::new(), position: 0 };
-    (stream, receivers.into_iter().map(content).collect())
+/// A stream to an upload: the writing end, and what the upload reads.
+pub fn pack_stream() -> (PackStream, BoxStream<'static, io::Result<Bytes>>) {
+    let (outlet, receiver) = mpsc::channel(QUEUE_PIECES_MAX);
+    (PackStream { outlet, piece: Vec::new(), position: 0 }, content(receiver))
 }
 
 fn content(receiver: mpsc::Receiver<Piece>) -> BoxStream<'static, io::Result<Bytes>> {
@@ -55,7 +54,7 @@ impl PackStream {
         self.position
     }
 
-    /// Writes; waits while the slowest upload is behind.
+    /// Writes; waits while the upload is behind.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Stopped> {
         while !bytes.is_empty() {
             if self.piece.capacity() == 0 {
@@ -77,18 +76,13 @@ impl PackStream {
         if !self.piece.is_empty() {
             self.send()?;
         }
-        for outlet in &self.outlets {
-            outlet.blocking_send(Piece::End).map_err(|_| Stopped)?;
-        }
+        self.outlet.blocking_send(Piece::End).map_err(|_| Stopped)?;
         Ok(self.position)
     }
 
     fn send(&mut self) -> Result<(), Stopped> {
         let bytes = Bytes::from(std::mem::take(&mut self.piece));
-        for outlet in &self.outlets {
-            outlet.blocking_send(Piece::Content(bytes.clone())).map_err(|_| Stopped)?;
-        }
-        Ok(())
+        self.outlet.blocking_send(Piece::Content(bytes)).map_err(|_| Stopped)
     }
 }
 
@@ -109,8 +103,8 @@ mod tests {
     use futures::StreamExt;
 
     #[tokio::test]
-    async fn every_upload_gets_every_byte() {
-        let (mut stream, contents) = pack_stream(3);
+    async fn the_upload_gets_every_byte() {
+        let (mut stream, mut content) = pack_stream();
         let data: Vec<u8> = (0u8..251).cycle().take(3 * PIECE_BYTES + 77).collect();
         let source = data.clone();
         let writer = tokio::task::spawn_blocking(move || {
@@ -119,23 +113,18 @@ mod tests {
             }
             stream.finish()
         });
-        let read = futures::future::join_all(contents.into_iter().map(|mut content| async move {
-            let mut all = Vec::new();
-            while let Some(bytes) = content.next().await {
-                all.extend(bytes.unwrap());
-            }
-            all
-        }))
-        .await;
+        let mut read = Vec::new();
+        while let Some(bytes) = content.next().await {
+            read.extend(bytes.unwrap());
+        }
         assert_eq!(writer.await.unwrap(), Ok(data.len() as u64));
-        assert!(read.iter().all(|all| *all == data));
+        assert!(read == data);
     }
 
     #[tokio::test]
     async fn a_reader_that_goes_away_is_an_error_and_not_an_end() {
-        let (mut stream, mut contents) = pack_stream(1);
+        let (mut stream, mut content) = pack_stream();
         tokio::task::spawn_blocking(move || stream.write(&vec![1; PIECE_BYTES + 1])).await.unwrap().unwrap();
-        let mut content = contents.remove(0);
         assert!(content.next().await.unwrap().is_ok());
         assert!(content.next().await.unwrap().is_err());
         assert!(content.next().await.is_none());
@@ -143,8 +132,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_upload_that_goes_away_stops_the_reader() {
-        let (mut stream, contents) = pack_stream(2);
-        drop(contents);
+        let (mut stream, content) = pack_stream();
+        drop(content);
         let written = tokio::task::spawn_blocking(move || stream.write(&vec![1; PIECE_BYTES])).await.unwrap();
         assert_eq!(written, Err(Stopped));
     }

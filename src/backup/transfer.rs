@@ -1,0 +1,204 @@
+//! Brings one repository's backups into another: packs, sealed anew, then the manifest, which says how they are stored there.
+//!
+//! A copy that is cut leaves packs without a manifest, as a backup does. The next run finds them, and uses those whose content is
+//! right. The lease keeps backups, and other copies, away from the repository that is written.
+
+use futures::StreamExt;
+use futures::stream;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::error::BackupError;
+use super::leases::{Leases, TERMS};
+use crate::base::{ErrorClass, describe, hex};
+use crate::repo::format::{Kind, Spec};
+use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
+use crate::repo::transfer::{TransferError, copy_over, same_content};
+use crate::repo::{RepoError, Repository, layout, stored};
+
+/// Packs that are copied at the same time.
+const PACKS_AT_ONCE: usize = 2;
+/// About how many bytes of a manifest are handed over at once.
+const MANIFEST_CHUNK_BYTES: usize = 1 << 20;
+
+/// What became of one backup.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum CopiedBackup {
+    /// It is there now.
+    Copied {
+        /// Packs that an earlier run had brought.
+        packs_reused: usize,
+        /// Bytes of its packs as they are stored there.
+        stored_bytes: u64,
+    },
+    /// It was there.
+    There,
+    /// Another backup has its label there.
+    Contradiction,
+    /// It is not what was written, where it is.
+    Damaged {
+        /// How it shows.
+        why: String,
+    },
+}
+
+/// The finished backups of `from`, the oldest first. What cannot be read to its first line is among them, and found damaged
+/// when it is copied.
+pub async fn copyable(from: &Repository) -> Result<Vec<(BackupLabel, u64)>, BackupError> {
+    let failed = |source| at(from, "list the backups in", source);
+    let mut found = Vec::new();
+    let mut labels = stored::labels(from).await.map_err(failed)?;
+    labels.sort_unstable();
+    for label in labels {
+        match stored::head(from, &label).await {
+            Ok(head) => found.push((label, head.stored_bytes)),
+            // Begun and not finished.
+            Err(error) if error.class() == ErrorClass::NotFound => {}
+            Err(error) if error.class() == ErrorClass::Corrupt => found.push((label, 0)),
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(found)
+}
+
+/// Holds the lease on `to` while `work` goes on.
+///
+/// # Errors
+/// [`BackupError::Locked`] when a backup, or another copy, is at work there.
+pub async fn with_lease<T>(
+    to: &Repository,
+    host: &str,
+    cancel: &CancellationToken,
+    work: impl AsyncFnOnce(CancellationToken) -> Result<T, BackupError>,
+) -> Result<T, BackupError> {
+    let stop = cancel.child_token();
+    let leases = Leases::take(std::slice::from_ref(to), host, TERMS, stop.clone()).await?;
+    let done = stop.run_until_cancelled(work(stop.clone())).await.unwrap_or(Err(BackupError::Cancelled));
+    let done = done.map_err(|error| leases.lost().unwrap_or(error));
+    leases.release().await;
+    done
+}
+
+/// Copies one backup, unless it is there. Call under [`with_lease`]. `on_pack` hears of the bytes of each pack that is there, as
+/// stored where it comes from.
+pub async fn copy_backup(
+    from: &Repository,
+    to: &Repository,
+    label: &BackupLabel,
+    (level, host): (i32, &str),
+    mut on_pack: impl FnMut(u64),
+) -> Result<CopiedBackup, BackupError> {
+    let (head, entries) = match stored::manifest(from, label).await {
+        Ok(manifest) => manifest,
+        Err(error) if error.class() == ErrorClass::Corrupt => {
+            return Ok(CopiedBackup::Damaged { why: describe(&error) });
+        }
+        Err(error) => return Err(at(from, "read a manifest in", error)),
+    };
+    match stored::head(to, label).await {
+        Ok(there) if is_the_same(&head, &there) => return Ok(CopiedBackup::There),
+        Ok(_) => return Ok(CopiedBackup::Contradiction),
+        Err(error) if error.class() == ErrorClass::NotFound => {}
+        Err(error) => return Err(at(to, "read a manifest in", error)),
+    }
+    let mut copies = stream::iter(&head.packs)
+        .map(|pack| async move { (pack.stored_bytes, copy_pack(from, to, label, level, pack).await) })
+        .buffered(PACKS_AT_ONCE);
+    let mut packs = Vec::new();
+    let mut packs_reused = 0;
+    while let Some((bytes, copied)) = copies.next().await {
+        match copied {
+            Ok((pack, reused)) => {
+                packs.push(pack);
+                packs_reused += usize::from(reused);
+                on_pack(bytes);
+            }
+            Err(error @ TransferError::From { .. }) if error.class() == ErrorClass::Corrupt => {
+                return Ok(CopiedBackup::Damaged { why: describe(&error) });
+            }
+            Err(TransferError::From { source, .. }) => return Err(at(from, "copy a pack from", source)),
+            Err(TransferError::To { source, .. }) => return Err(at(to, "copy a pack to", source)),
+        }
+    }
+    drop(copies);
+    let stored_bytes = packs.iter().map(|pack| pack.stored_bytes).sum();
+    let head = Manifest { stored_bytes, packs, ..head };
+    write_manifest(to, label, level, host, head, entries).await?;
+    Ok(CopiedBackup::Copied { packs_reused, stored_bytes })
+}
+
+/// Whether two manifests are of one backup: everything but how its packs are stored.
+fn is_the_same(one: &Manifest, other: &Manifest) -> bool {
+    let lengths = |manifest: &Manifest| -> Vec<_> {
+        manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).collect()
+    };
+    let facts = |manifest: &Manifest| Manifest { packs: Vec::new(), stored_bytes: 0, ..manifest.clone() };
+    lengths(one) == lengths(other) && facts(one) == facts(other)
+}
+
+/// Copies one pack, or finds it there; how it is stored, and whether it was there.
+async fn copy_pack(
+    from: &Repository,
+    to: &Repository,
+    label: &BackupLabel,
+    level: i32,
+    listed: &Pack,
+) -> Result<(Pack, bool), TransferError> {
+    let key = layout::pack(label, listed.number);
+    let failed = |source| TransferError::From { repository: from.name().to_owned(), source };
+    // Another pack in the place of the one that the manifest names would be verified and wrong.
+    let found = from.read_summary(&key).await.map_err(failed)?;
+    if found.kind != Kind::Pack || hex::encode(&found.summary.stored_digest) != listed.stored_sha256 {
+        return Err(failed(RepoError::damaged_text(&from.shown(&key), "it is not the pack that the manifest lists")));
+    }
+    let (summary, reused) = match same_content(from, to, &key).await? {
+        Some(summary) => (summary, true),
+        None => (copy_over(from, to, level, &key).await?, false),
+    };
+    let pack = Pack {
+        number: listed.number,
+        content_bytes: summary.content_bytes,
+        stored_bytes: summary.stored_bytes,
+        stored_sha256: hex::encode(&summary.stored_digest),
+    };
+    Ok((pack, reused))
+}
+
+async fn write_manifest(
+    to: &Repository,
+    label: &BackupLabel,
+    level: i32,
+    host: &str,
+    head: Manifest,
+    entries: Vec<Entry>,
+) -> Result<(), BackupError> {
+    let expected_bytes = 200 + 130 * entries.len() as u64;
+    let first = std::iter::once_with(move || serde_json::to_vec(&head));
+    let mut lines = first.chain(entries.into_iter().map(|entry| serde_json::to_vec(&entry)));
+    let chunks = std::iter::from_fn(move || {
+        let mut chunk = Vec::new();
+        while chunk.len() < MANIFEST_CHUNK_BYTES {
+            match lines.next() {
+                Some(Ok(line)) => {
+                    chunk.extend(line);
+                    chunk.push(b'\n');
+                }
+                Some(Err(error)) => return Some(Err(error.into())),
+                None => break,
+            }
+        }
+        (!chunk.is_empty()).then_some(Ok(chunk.into()))
+    });
+    let spec = Spec { kind: Kind::Manifest, level, writer: host.to_owned() };
+    let content = stream::iter(chunks).boxed();
+    let written = to.upload(&layout::manifest(label), spec, content, expected_bytes).await;
+    written.map(|_| ()).map_err(|source| at(to, "write a manifest to", source))
+}
+
+fn at(repository: &Repository, doing: &str, source: RepoError) -> BackupError {
+    BackupError::Repository { doing: doing.to_owned(), repository: repository.name().to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests;
