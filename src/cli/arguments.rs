@@ -318,6 +318,26 @@ pub(super) enum RepoCommand {
     },
     /// Try what the store can do: conditional creation, ranges, multipart, its clock
     Probe,
+    /// Bring one repository of the cluster up to date from another: histories, WAL, then backups. Run again, it goes on where
+    /// it stopped. The second one is made by `walward setup`
+    Copy {
+        /// The repository to read
+        from: String,
+        /// The repository to bring up to date
+        to: String,
+        /// Only one of the two
+        #[arg(long, value_enum)]
+        only: Option<CopyOnly>,
+    },
+}
+
+/// What `repo copy` is limited to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum CopyOnly {
+    /// Histories and WAL
+    Wal,
+    /// Base backups. Without their WAL they cannot be restored
+    Backups,
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -33,4 +33,5 @@ mod recovery_end;
 mod setup;
 mod support;
 mod targets;
+mod two_repositories;
 mod without_walward;

@@ -6,6 +6,7 @@ pub(super) mod config;
 pub(super) mod info;
 pub(super) mod keys;
 pub(super) mod repo;
+mod repo_copy;
 pub(super) mod restore;
 pub(super) mod setup;
 pub(super) mod status;

@@ -1,4 +1,4 @@
-//! `repo info`, `ls`, `cat`, `probe`: a repository's own objects.
+//! `repo info`, `ls`, `cat`, `probe`: a repository's own objects. `copy` is next door.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +21,9 @@ pub(in crate::cli) async fn run(context: &Context, command: &RepoCommand, printe
     let cluster = context.cluster()?;
     let configured = context.repository_of(cluster)?;
     match command {
+        RepoCommand::Copy { from, to, only } => {
+            Box::pin(super::repo_copy::run(context, cluster, (from, to), *only, printer)).await
+        }
         // The store alone: it may be the reason why the repository cannot be opened.
         RepoCommand::Probe => {
             let store = store(cluster, configured)?;

@@ -1,0 +1,160 @@
+//! A disk and an object store: one goes away and comes back, is damaged, and is copied to a third.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::{ClusterOptions, Site, SiteOptions};
+
+/// A site with `store` (as `options` say, encrypted) and `disk` (plain, preferred); one of them is enough.
+fn two_repositories(options: SiteOptions) -> Site {
+    let mut site = Site::prepare(options);
+    let disk = site.room.make_folder("disk");
+    let text = site
+        .config_text()
+        .replace("repositories = [\"store\"]", "repositories = [\"disk\", \"store\"]\nacknowledge = 1");
+    site.write_config(&format!(
+        "{text}\n[repository.disk]\nurl = \"file://{}\"\nencryption = \"none\"\n",
+        disk.display()
+    ));
+    site.set_up("main");
+    site.cluster.start(&site.room);
+    site.start_agent();
+    site
+}
+
+fn small_segments() -> ClusterOptions {
+    ClusterOptions { segment_mib: 1, ..ClusterOptions::default() }
+}
+
+fn find<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
+    match value {
+        Value::Object(map) => map.get(key).or_else(|| map.values().find_map(|value| find(value, key))),
+        Value::Array(items) => items.iter().find_map(|value| find(value, key)),
+        _ => None,
+    }
+}
+
+/// The WAL files whose objects lie below `folder`.
+fn names(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            names(&path, found);
+        } else {
+            found.insert(path.file_name().unwrap().to_str().unwrap().to_owned());
+        }
+    }
+}
+
+/// Every WAL file of the disk is in the other repository, byte for byte.
+fn both_hold_the_same(site: &Site, other: &str) -> usize {
+    let mut files = BTreeSet::new();
+    names(&site.room.join("disk/main/wal"), &mut files);
+    let folder = site.room.make_folder("compared");
+    for name in &files {
+        let fetch = |repository: &str| {
+            let place = folder.join(format!("{name}.{repository}"));
+            let arguments = ["--cluster", "main", "--repository", repository, "wal", "fetch", name];
+            let mut command = site.walward_command(&arguments);
+            crate::support::Outcome::of(command.arg(&place)).expect(0);
+            fs::read(place).unwrap()
+        };
+        assert!(fetch("disk") == fetch(other), "{name} differs");
+    }
+    files.len()
+}
+
+#[test]
+fn a_restore_takes_what_is_damaged_in_one_repository_from_the_next_and_says_so() {
+    let mut site = two_repositories(SiteOptions { cluster: small_segments(), ..SiteOptions::default() });
+    site.cluster.sql(&site.room, "create table t as select generate_series(1, 50000) as id");
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let backups = site.room.join("disk/main/backup");
+    let label = fs::read_dir(backups).unwrap().next().unwrap().unwrap().path();
+    let pack = label.join("pack/00000");
+    let mut bytes = fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+
+    site.destroy();
+    let target = site.room.join("restored");
+    let arguments = [
+        "--cluster",
+        "main",
+        "restore",
+        "--yes",
+        "--archive-mode",
+        "off",
+        "--target-directory",
+        target.to_str().unwrap(),
+    ];
+    let outcome =
+        site.walward(&arguments).expect(3).says("pack 0 was restored after a failure").says("repository disk");
+    assert!(outcome.stderr.contains("warning:"), "{}", outcome.stderr);
+    site.verify_backup(&target);
+    let mut restored = crate::support::Cluster::adopt(&site.room, "restored", &site.cluster.version, target);
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
+
+#[test]
+fn a_new_repository_is_brought_up_to_date_and_can_be_restored_from() {
+    let mut site = two_repositories(SiteOptions { cluster: small_segments(), ..SiteOptions::default() });
+    site.cluster.sql(&site.room, "create table t as select generate_series(1, 50000) as id");
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    site.stop_agent();
+
+    let folder = site.room.make_folder("third");
+    let key = site.room.join("third.key");
+    let text = fs::read_to_string(site.room.join("walward.toml")).unwrap();
+    let text = format!(
+        "{text}\n[repository.third]\nurl = \"file://{}\"\nencryption = {{ key_file = {key:?} }}\n",
+        folder.display()
+    );
+    site.write_config(&text);
+    // Nobody made it yet.
+    fs::copy(site.key_file(), &key).unwrap();
+    site.room.give_away(&key);
+    site.walward(&["--cluster", "main", "repo", "copy", "disk", "third"]).expect(10).says("walward setup");
+    fs::remove_file(&key).unwrap();
+    site.write_config(&text.replace("[\"disk\", \"store\"]", "[\"disk\", \"store\", \"third\"]"));
+    site.set_up("main");
+
+    let copy = |arguments: &[&str]| {
+        let mut all = vec!["--cluster", "main", "--json", "repo", "copy"];
+        all.extend(arguments);
+        let outcome = site.walward(&all).expect(0);
+        let last: Value = serde_json::from_str(outcome.stdout.lines().last().unwrap()).unwrap();
+        (find(&last, "copied").unwrap().as_u64().unwrap(), find(&last, "state").cloned())
+    };
+    let (files, backup) = copy(&["disk", "third", "--only", "wal"]);
+    assert!(files > 2 && backup.is_none());
+    let (again, backup) = copy(&["disk", "third"]);
+    assert_eq!((again, backup.unwrap()), (0, Value::from("copied")));
+    let (again, backup) = copy(&["disk", "third"]);
+    assert_eq!((again, backup.unwrap()), (0, Value::from("there")));
+    assert!(both_hold_the_same(&site, "third") > 2);
+    site.walward(&["--cluster", "main", "repo", "copy", "disk", "disk"]).expect(2);
+
+    // The others are gone for good.
+    fs::remove_dir_all(site.room.join("disk")).unwrap();
+    fs::remove_dir_all(site.repository_folder()).unwrap();
+    site.write_config(&text.replace("[\"disk\", \"store\"]\nacknowledge = 1", "[\"third\"]"));
+    site.start_agent();
+    site.destroy();
+    let mut restored = site.restore("restored", &[]);
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
