@@ -3,10 +3,14 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{ClusterOptions, Site, SiteOptions};
+use crate::support::{ClusterOptions, Mode, Site, SiteOptions, StoreKind, eventually};
+
+/// Segments that are archived while the store is away.
+const SEGMENTS: usize = 6;
 
 /// A site with `store` (as `options` say, encrypted) and `disk` (plain, preferred); one of them is enough.
 fn two_repositories(options: SiteOptions) -> Site {
@@ -27,6 +31,14 @@ fn two_repositories(options: SiteOptions) -> Site {
 
 fn small_segments() -> ClusterOptions {
     ClusterOptions { segment_mib: 1, ..ClusterOptions::default() }
+}
+
+/// What `status` says of a repository's debt.
+fn debt(site: &Site, repository: &str) -> Value {
+    let status = site.walward(&["--json", "status"]).expect(0).json();
+    let repositories = find(&status, "repositories").expect("repositories").as_array().expect("a list").clone();
+    let one = repositories.into_iter().find(|one| one["name"] == repository);
+    one.expect("the repository")["debt"].clone()
 }
 
 fn find<'v>(value: &'v Value, key: &str) -> Option<&'v Value> {
@@ -65,6 +77,50 @@ fn both_hold_the_same(site: &Site, other: &str) -> usize {
         assert!(fetch("disk") == fetch(other), "{name} differs");
     }
     files.len()
+}
+
+#[test]
+fn one_repository_goes_away_and_what_it_missed_is_brought_to_it() {
+    let mut site = two_repositories(SiteOptions {
+        store: StoreKind::S3,
+        proxied: true,
+        cluster: small_segments(),
+        repository_settings: "limits.request_timeout = \"2s\"\nlimits.retry_deadline = \"2s\"\n".to_owned(),
+        ..SiteOptions::default()
+    });
+    site.cluster.pgbench(&site.room, &["-i", "-q", "-s", "1"]);
+    let load = site.cluster.pgbench_in_background(&site.room, &["-n", "-c", "1", "-T", "600", "-R", "50"]);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+
+    // Nothing of what is sent arrives, not even later.
+    site.proxy.as_ref().unwrap().set(Mode::BlackHole);
+    for number in 0..SEGMENTS {
+        let segment = site.cluster.switch_wal(&site.room);
+        site.cluster.wait_archived(&site.room, &segment);
+        if number == SEGMENTS / 2 {
+            eventually("the debt is seen", Duration::from_mins(1), || {
+                (debt(&site, "store")["files"].as_u64().unwrap() > 0).then_some(())
+            });
+            site.walward(&["check"]).says("archived elsewhere and not here");
+            // What it remembers is gone with it.
+            site.stop_agent();
+            site.start_agent();
+        }
+    }
+    drop(load);
+    // PostgreSQL recycles what it was told is archived; the debt does not depend on it.
+    site.cluster.sql(&site.room, "checkpoint");
+
+    site.proxy.as_ref().unwrap().set(Mode::Pass);
+    let paid = eventually("the debt is paid", Duration::from_mins(3), || {
+        let (store, disk) = (debt(&site, "store"), debt(&site, "disk"));
+        let even = |debt: &Value| debt["files"] == 0 && debt["compared"].is_string();
+        (even(&store) && even(&disk)).then(|| store["paid_total"].as_u64().unwrap())
+    });
+    assert!(paid >= SEGMENTS as u64, "only {paid} files were brought");
+    assert!(both_hold_the_same(&site, "store") > SEGMENTS);
+    site.walward(&["check"]).expect(0);
 }
 
 #[test]
