@@ -90,7 +90,7 @@ impl LazyRepository {
         if let Some(repository) = opened.as_ref() {
             return Ok(repository.clone());
         }
-        let repository = self.open().await?;
+        let repository = self.open(None).await?;
         *opened = Some(repository.clone());
         Ok(repository)
     }
@@ -105,17 +105,20 @@ impl LazyRepository {
         self.reopen().await
     }
 
-    /// Opens it anew, whatever was known: identity and keys as they are now.
+    /// Opens it anew, whatever was known: identity and keys as they are now. The store stays, with its bounds and with what it
+    /// was found to do with two writers of one name.
     pub async fn reopen(&self) -> Result<Repository, RepoError> {
-        let repository = self.open().await?;
+        let store = self.opened.lock().await.as_ref().map(|repository| Arc::clone(repository.store()));
+        let repository = self.open(store).await?;
         *self.opened.lock().await = Some(repository.clone());
         Ok(repository)
     }
 
-    async fn open(&self) -> Result<Repository, RepoError> {
-        let store = match &self.place {
-            Place::Options(store, cluster) => storage::open(store, cluster)?,
-            Place::Store(store) => Arc::clone(store),
+    async fn open(&self, store: Option<Arc<dyn Store>>) -> Result<Repository, RepoError> {
+        let store = match (store, &self.place) {
+            (Some(store), _) => store,
+            (None, Place::Options(store, cluster)) => storage::open(store, cluster)?,
+            (None, Place::Store(store)) => Arc::clone(store),
         };
         Repository::open(&self.name, store, &self.encryption, self.pool.clone()).await
     }

@@ -4,8 +4,9 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write, copy};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
 
-use crate::support::{Site, SiteOptions, StoreKind};
+use crate::support::{Site, SiteOptions, StoreKind, eventually};
 
 /// Forwards every request to `server` without its conditions; answers the URL to use instead.
 fn without_conditions(server: &str) -> String {
@@ -75,7 +76,11 @@ fn a_store_that_overwrites_what_it_was_told_not_to_is_survived_and_named() {
     assert!(copy("second") == bytes, "the archive was changed");
 
     let advice = "let only one server archive each timeline";
-    site.walward(&["status"]).expect(0).says("and overwrites all the same").says(advice);
+    // The agent keeps what it found for some seconds, and before its first write it had nothing to say.
+    eventually("status names the store", Duration::from_secs(30), || {
+        let said = site.walward(&["status"]).expect(0).stdout;
+        (said.contains("and overwrites all the same") && said.contains(advice)).then_some(())
+    });
     site.walward(&["check"]).says("WARNING  writing").says("and overwrites all the same").says(advice);
     let probe = site.walward(&["--json", "repo", "probe"]).expect(1).json();
     assert_eq!((&probe["creates"], &probe["conditional_create"]), (&"overwrites".into(), &false.into()), "{probe}");
