@@ -226,22 +226,25 @@ impl MultipartUpload {
         Ok(())
     }
 
-    /// Stops what is under way and hands over the id of what there is to throw away.
-    fn give_up(&mut self) -> Option<Arc<str>> {
-        self.sending.abort_all();
+    /// Stops what is under way. The answer throws away what the store has of it, if it has anything: once, for what fails
+    /// there is left to the bucket's lifecycle rules.
+    fn give_up(&mut self) -> Option<impl Future<Output = ()> + Send + 'static> {
         self.waiting = Vec::new();
         self.waiting_bytes = 0;
         self.broken = true;
-        self.id.take()
-    }
-}
-
-/// Throws the parts away, once: what fails here is left to the bucket's lifecycle rules.
-async fn throw_away(store: Arc<dyn Parts>, key: ObjectKey, calls: Calls, id: Arc<str>) {
-    let name = shown(store.store_url(), key.as_str());
-    if let Err(error) = within(calls.limits.request_timeout, "clean up", &name, store.abort(&key, &id)).await {
-        let cause = error.source.to_string();
-        tracing::debug!(name, cause, "the store may keep parts of an abandoned upload");
+        let mut sending = std::mem::take(&mut self.sending);
+        sending.abort_all();
+        let id = self.id.take()?;
+        let (store, key, calls) = (Arc::clone(&self.store), self.key.clone(), self.calls.clone());
+        Some(async move {
+            // A part that arrives after the end of its upload may stay at the store, and be paid for.
+            sending.shutdown().await;
+            let name = shown(store.store_url(), key.as_str());
+            if let Err(error) = within(calls.limits.request_timeout, "clean up", &name, store.abort(&key, &id)).await {
+                let cause = error.source.to_string();
+                tracing::debug!(name, cause, "the store may keep parts of an abandoned upload");
+            }
+        })
     }
 }
 
@@ -270,19 +273,18 @@ impl Upload for MultipartUpload {
     }
 
     async fn abort(mut self: Box<Self>) {
-        if let Some(id) = self.give_up() {
-            self.sending.shutdown().await;
-            throw_away(Arc::clone(&self.store), self.key.clone(), self.calls.clone(), id).await;
+        if let Some(thrown_away) = self.give_up() {
+            thrown_away.await;
         }
     }
 }
 
 impl Drop for MultipartUpload {
     fn drop(&mut self) {
-        if let Some(id) = self.give_up()
+        if let Some(thrown_away) = self.give_up()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(throw_away(Arc::clone(&self.store), self.key.clone(), self.calls.clone(), id));
+            runtime.spawn(thrown_away);
         }
     }
 }
