@@ -248,7 +248,7 @@ impl Notes {
     }
 
     fn path(&self, gap: &Gap) -> PathBuf {
-        self.folder.join(format!("{}.json", gap.first))
+        self.folder.join(format!("{}-{}.json", gap.lineage, gap.first))
     }
 
     async fn read<'a>(&self, known: &'a mut Option<Vec<Gap>>) -> std::io::Result<&'a mut Vec<Gap>> {
@@ -411,11 +411,7 @@ mod tests {
             ]
         );
         // A crash leaves half a note at most, under a name that nobody reads.
-        std::fs::copy(
-            folder.path().join("let-go/00000002.history.json"),
-            folder.path().join("let-go/.walward-1-0.tmp"),
-        )
-        .unwrap();
+        std::fs::copy(notes.path(&gap("00000002.history")), folder.path().join("let-go/.walward-1-0.tmp")).unwrap();
         let again = Notes::new(folder.path().join("let-go"));
         let mut found = ranges(&again.all().await.unwrap());
         found.sort();
@@ -433,5 +429,18 @@ mod tests {
             again.settled(&note).await.unwrap();
         }
         assert_eq!((again.count(), Notes::new(folder.path().join("let-go")).all().await.unwrap().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn the_same_name_of_another_lineage_is_another_gap() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes::new(folder.path().to_path_buf());
+        let first = gap("000000010000000000000001");
+        let second = Gap { lineage: Lineage { major: 16, system_identifier: 7 }, ..first.clone() };
+        for gap in [&first, &second] {
+            notes.add(gap.clone(), SegmentSize::DEFAULT).await.unwrap();
+        }
+        notes.settled(&first).await.unwrap();
+        assert_eq!(Notes::new(folder.path().to_path_buf()).all().await.unwrap(), [second]);
     }
 }
