@@ -86,8 +86,9 @@ fetch_crate() {
     online
     try ensure_toolchain
     say "building $crate $version under $cache (once, some minutes)"
-    # Not into the folder that the tests build in.
-    try env CARGO_TARGET_DIR="$cache/$crate-build" cargo install --quiet --locked "$crate" --version "$version" \
+    # Not into the folder that the tests build in; and soon rather than fast.
+    try env CARGO_TARGET_DIR="$cache/$crate-build" CARGO_PROFILE_RELEASE_OPT_LEVEL=1 CARGO_PROFILE_RELEASE_LTO=off \
+        CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16 cargo install --quiet --locked "$crate" --version "$version" \
         --root "$cache/$crate" "$@"
     rm -rf "$cache/$crate-build"
 }
