@@ -100,6 +100,12 @@ pub(super) enum Command {
         /// The shell
         shell: Shell,
     },
+    // For packages.
+    #[command(hide = true)]
+    Manual {
+        /// The folder that the manual pages are written to; must be there
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Clone, Args)]

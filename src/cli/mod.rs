@@ -9,6 +9,7 @@
 //! | `context` | the configuration, the cluster and the repositories that a command is about |
 //! | `agent` | questions to the agent |
 //! | `catalogue`, `coverage` | what a repository holds; what that covers |
+//! | `manual` | the manual pages |
 //! | `commands` | one file a command |
 
 mod agent;
@@ -20,6 +21,7 @@ mod context;
 mod coverage;
 mod failure;
 mod interrupt;
+mod manual;
 mod meter;
 mod printer;
 mod shell;
@@ -37,6 +39,7 @@ use failure::Failure;
 use printer::Printer;
 
 use crate::outcome::Exit;
+use crate::sys::durable;
 
 /// Threads of the runtime. They only wait for input and output; computing is done elsewhere.
 const RUNTIME_THREADS: usize = 2;
@@ -79,6 +82,13 @@ fn execute(arguments: Arguments, printer: &Printer) -> Result<Exit, Failure> {
             printer.raw(&script)?;
             Ok(Exit::Done)
         }
+        Command::Manual { folder } => {
+            for (name, text) in manual::pages(Arguments::command()).context("cannot make the manual pages")? {
+                let path = folder.join(name);
+                durable::replace(&path, &text, 0o644).with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            Ok(Exit::Done)
+        }
         Command::Config { command } => commands::config::run(&global, &command, printer),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -104,7 +114,9 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         _ => Context::load(global, printer)?,
     };
     match command {
-        Command::Setup(_) | Command::Config { .. } | Command::Completions { .. } => Ok(Exit::Done),
+        Command::Setup(_) | Command::Config { .. } | Command::Completions { .. } | Command::Manual { .. } => {
+            Ok(Exit::Done)
+        }
         Command::Check(arguments) => Box::pin(commands::check::run(&context, &arguments, printer)).await,
         Command::Status => tokio::task::block_in_place(|| commands::status::run(&context, printer)),
         Command::Info => commands::info::run(&context, printer).await,

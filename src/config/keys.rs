@@ -384,7 +384,8 @@ pub fn reference(section: Section) -> String {
     text
 }
 
-fn type_name(kind: Kind) -> String {
+/// What may stand behind a key of this kind, in Markdown.
+pub fn type_name(kind: Kind) -> String {
     match kind {
         Kind::Text | Kind::Secret => "text".to_owned(),
         Kind::Path | Kind::SecretPath => "absolute path".to_owned(),

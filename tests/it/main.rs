@@ -15,6 +15,7 @@
 mod client;
 mod doors;
 mod house;
+mod manual;
 mod parsers;
 mod promises;
 mod stores;
