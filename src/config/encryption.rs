@@ -1,7 +1,7 @@
 //! `encryption = …`: how a repository is protected, read and shown.
 
 use super::document::Value;
-use super::scope::{absolute, quote, suggest, texts};
+use super::scope::{quote, secret_path, suggest, texts};
 use super::secret::HIDDEN;
 use crate::repo::Encryption;
 use crate::repo::keys::KeySource;
@@ -34,8 +34,8 @@ pub(super) fn parse_encryption(value: &Value) -> Result<Encryption, String> {
             KeySource::Command(command)
         }
         ("command", other) => return Err(format!("command should be a list of texts, not {}", other.kind())),
-        ("key_file", Value::Text(text)) => KeySource::KeyFile(absolute(text)?),
-        ("passphrase_file", Value::Text(text)) => KeySource::PassphraseFile(absolute(text)?),
+        ("key_file", Value::Text(text)) => KeySource::KeyFile(secret_path(text)?),
+        ("passphrase_file", Value::Text(text)) => KeySource::PassphraseFile(secret_path(text)?),
         (_, other) => return Err(format!("{name} should be an absolute path, not {}", other.kind())),
     };
     Ok(Encryption::Key(source))

@@ -47,7 +47,7 @@ pub enum Kind {
     Secret,
     /// An absolute path.
     Path,
-    /// An absolute path to a file with a secret.
+    /// An absolute path to a file with a secret, or `credential:NAME`.
     SecretPath,
     /// An address and port.
     Address,
@@ -151,7 +151,7 @@ const REPOSITORY: &[Key] = &[
         "encryption",
         Kind::Encryption,
         Default::Required("{ key_file = \"/etc/walward/NAME.key\" }"),
-        "`{ key_file = \"…\" }`, `{ passphrase_file = \"…\" }`, `{ command = [\"program\", \"argument\"] }` (prints the secret) or `\"none\"`. There is no default, so that nobody stores a readable copy of a database without having said so.",
+        "`{ key_file = \"…\" }`, `{ passphrase_file = \"…\" }`, `{ command = [\"program\", \"argument\"] }` (prints the secret) or `\"none\"`. A file may be `\"credential:NAME\"`. There is no default, so that nobody stores a readable copy of a database without having said so.",
     ),
     key(
         "compression.wal",
@@ -388,7 +388,8 @@ pub fn reference(section: Section) -> String {
 pub fn type_name(kind: Kind) -> String {
     match kind {
         Kind::Text | Kind::Secret => "text".to_owned(),
-        Kind::Path | Kind::SecretPath => "absolute path".to_owned(),
+        Kind::Path => "absolute path".to_owned(),
+        Kind::SecretPath => "absolute path or `\"credential:NAME\"`".to_owned(),
         Kind::Address => "address:port".to_owned(),
         Kind::Boolean => "true or false".to_owned(),
         Kind::Number(least, most) => format!("number, {least} to {most}"),

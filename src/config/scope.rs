@@ -7,6 +7,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::credential;
 use super::document::{Located, Table, Value};
 use super::encryption::{parse_encryption, show_encryption};
 use super::keys::{Default, Kind, Section};
@@ -122,15 +123,17 @@ impl<'a> Scope<'a> {
 
     /// An absolute path.
     pub(super) fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        let secret = self.section.key(name).is_some_and(|key| key.kind == Kind::SecretPath);
         let path = self.read(
             name,
             |path: &PathBuf| quote(&path.to_string_lossy()),
             |value| match value {
+                Value::Text(text) if secret => secret_path(text),
                 Value::Text(text) => absolute(text),
                 other => Err(format!("should be an absolute path, not {}", other.kind())),
             },
         )?;
-        if self.section.key(name).is_some_and(|key| key.kind == Kind::SecretPath) {
+        if secret {
             self.check_secret_file(name, &path);
         }
         Some(path)
@@ -440,6 +443,11 @@ pub(super) fn suggest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>)
         .filter(|(likeness, _)| *likeness >= 0.6)
         .max_by(|(a, _), (b, _)| a.total_cmp(b))
         .map(|(_, candidate)| candidate)
+}
+
+/// A path to a secret, or the name of a credential.
+pub(super) fn secret_path(text: &str) -> Result<PathBuf, String> {
+    if credential::is_credential(text) { credential::path(text) } else { absolute(text) }
 }
 
 pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {

@@ -129,6 +129,17 @@ Under systemd the log goes to the journal, elsewhere to standard error:
 const WALWARD_WAL: Sections = &[("ENVIRONMENT", "- WALWARD_SOCKET: Where the agent listens.")];
 
 const WALWARD_TOML: Sections = &[(
+    "CREDENTIALS",
+    "\
+A key, passphrase or secret may be a file that only root can read: systemd hands it to the agent, and `\"credential:NAME\"` stands for \
+it in place of a path. walward.service takes `walward.key`, `walward.passphrase`, `walward.secret-access-key`, \
+`walward.service-account` and `walward.account-key` from `/run/credstore` or `/etc/credstore` where they are there (systemd 252 or \
+later); others need `LoadCredential=` in a drop-in of the unit (`systemctl edit walward`; systemd.exec(5)). systemd reads them when it starts the \
+agent: after a change, `systemctl restart walward`.
+
+A person's walward finds them in `$CREDENTIALS_DIRECTORY`, else where the running agent has them, else, as root, in `/run/credstore` and \
+`/etc/credstore`.",
+), (
     "EXAMPLE",
     "\
     [repository.s3]
