@@ -109,6 +109,10 @@ fn one_repository_goes_away_and_what_it_missed_is_brought_to_it() {
         }
     }
     drop(load);
+    // Otherwise the last of them arrives by itself when the store is back.
+    eventually("what was archived since is owed", Duration::from_mins(1), || {
+        (debt(&site, "store")["files"].as_u64().unwrap() >= (SEGMENTS - SEGMENTS / 2 - 1) as u64).then_some(())
+    });
     // PostgreSQL recycles what it was told is archived; the debt does not depend on it.
     site.cluster.sql(&site.room, "checkpoint");
 
