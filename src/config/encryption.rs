@@ -2,7 +2,6 @@
 
 use super::document::Value;
 use super::scope::{quote, secret_path, suggest, texts};
-use super::secret::HIDDEN;
 use crate::repo::Encryption;
 use crate::repo::keys::KeySource;
 
@@ -52,6 +51,5 @@ pub(super) fn show_encryption(encryption: &Encryption) -> String {
             let words: Vec<String> = command.iter().map(|word| quote(word)).collect();
             format!("{{ command = [{}] }}", words.join(", "))
         }
-        Encryption::Key(KeySource::RecoveryKey(_)) => HIDDEN.to_owned(),
     }
 }

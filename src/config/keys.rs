@@ -151,7 +151,7 @@ const REPOSITORY: &[Key] = &[
         "encryption",
         Kind::Encryption,
         Default::Required("{ key_file = \"/etc/walward/NAME.key\" }"),
-        "`{ key_file = \"…\" }`, `{ passphrase_file = \"…\" }`, `{ command = [\"program\", \"argument\"] }` (prints the secret) or `\"none\"`. A file may be `\"credential:NAME\"`. There is no default, so that nobody stores a readable copy of a database without having said so.",
+        "`{ key_file = \"…\" }`, `{ passphrase_file = \"…\" }`, `{ command = [\"program\", \"argument\"] }` (prints the secret) or `\"none\"`. A file may be `\"credential:NAME\"`; a key file may hold the recovery key instead. There is no default, so that nobody stores a readable copy of a database without having said so.",
     ),
     key(
         "compression.wal",

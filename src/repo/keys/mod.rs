@@ -29,14 +29,12 @@ use crate::base::ErrorClass;
 /// Where the secret that opens a slot comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeySource {
-    /// A file with a generated key (`walward-key-1:<64 hex digits>`).
+    /// A file with a generated key (`walward-key-1:<64 hex digits>`), or with the recovery key that `setup` printed once.
     KeyFile(PathBuf),
     /// A file whose first line is a passphrase (Argon2id).
     PassphraseFile(PathBuf),
     /// A command (program and arguments, no shell) that prints the secret on its standard output: KMS, Vault.
     Command(Vec<String>),
-    /// The recovery key that `setup` printed once.
-    RecoveryKey(String),
 }
 
 /// One master key.

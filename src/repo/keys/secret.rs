@@ -52,8 +52,14 @@ impl Secret {
                 let text = read_file(path).await?;
                 let syntax = || KeyError::Syntax {
                     from: path.display().to_string(),
-                    expected: "a walward key (walward-key-1: and 64 hexadecimal digits)",
+                    expected: "a walward key (walward-key-1: and 64 hexadecimal digits) or a recovery key \
+                               (14 groups of four letters and digits, the last of which checks the others)",
                 };
+                if let Some(key) = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok()) {
+                    let mut secret = Self::recovery(&key);
+                    secret.from = format!("the recovery key in {}", path.display());
+                    return Ok(secret);
+                }
                 let digits = text.trim_ascii().strip_prefix(KEY_FILE_PREFIX.as_bytes()).ok_or_else(syntax)?;
                 let digits = std::str::from_utf8(digits).map_err(|_| syntax())?;
                 let bytes = Zeroizing::new(hex::decode_array::<32>(digits).ok_or_else(syntax)?);
@@ -78,13 +84,6 @@ impl Secret {
                 })
             }
             KeySource::Command(words) => run_command(words).await,
-            KeySource::RecoveryKey(text) => {
-                let key: RecoveryKey = text.parse().map_err(|_| KeyError::Syntax {
-                    from: "the recovery key".to_owned(),
-                    expected: "14 groups of four letters and digits, the last of which checks the others",
-                })?;
-                Ok(Self::recovery(&key))
-            }
         }
     }
 

@@ -213,7 +213,10 @@ async fn the_recovery_key_opens_what_setup_made() {
     let (_file, source) = key_file();
     let made = Repository::create("r", store.clone(), "main", &Encryption::Key(source), &[], pool(), now()).await;
     let recovery = made.expect("made").1.expect("a recovery key").to_text().to_string();
-    let source = KeySource::RecoveryKey(recovery);
+    // Typed in from paper, as the only thing that is left.
+    let mut written = tempfile::NamedTempFile::new().expect("a file");
+    written.write_all(format!("{}\n", recovery.to_lowercase()).as_bytes()).expect("written");
+    let source = KeySource::KeyFile(written.path().to_owned());
     Repository::open("r", store, &Encryption::Key(source), pool()).await.expect("opens");
 }
 
