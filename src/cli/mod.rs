@@ -68,6 +68,11 @@ pub fn run(arguments: &[OsString]) -> u8 {
     }
 }
 
+/// The whole command line, for what describes it.
+pub fn command_line() -> clap::Command {
+    Arguments::command()
+}
+
 /// The exit code of a panic: safe for the verb.
 pub fn panic_code(arguments: &[OsString]) -> u8 {
     arguments::wal_verb(arguments).code(Exit::Failed)

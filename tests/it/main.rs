@@ -1,5 +1,5 @@
 //! Tests that need no PostgreSQL: the shape of the source tree, the client at the hands of broken agents, the agent at the hands
-//! of broken clients, and, when `scripts/object-stores.sh` runs them, the programs against object stores.
+//! of broken clients, what the documents say, and, when `scripts/object-stores.sh` runs them, the programs against object stores.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -13,6 +13,7 @@
 )]
 
 mod client;
+mod docs;
 mod doors;
 mod house;
 mod manual;

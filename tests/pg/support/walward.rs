@@ -49,7 +49,39 @@ impl Outcome {
     /// Standard output as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.stdout)
-            .unwrap_or_else(|error| panic!("{}\nprinted no JSON: {error}\n{}", self.command, self.stdout))
+        let value = serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{}\nprinted no JSON: {error}\n{}", self.command, self.stdout));
+        assert_documented(&value);
+        value
+    }
+}
+
+/// Every member of an answer stands in its schema's section of docs/json.md.
+#[track_caller]
+fn assert_documented(value: &serde_json::Value) {
+    let Some(schema) = value.get("schema").and_then(serde_json::Value::as_str) else { return };
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/json.md")).unwrap();
+    let section = page.split("\n## ").find(|section| section.starts_with(&format!("`{schema}`\n")));
+    let section = section.unwrap_or_else(|| panic!("docs/json.md has no {schema}"));
+    let mut names = Vec::new();
+    members(value, &mut names);
+    for name in names {
+        assert!(name == "schema" || section.contains(&format!("`{name}`")), "docs/json.md: {schema} has no {name}");
+    }
+}
+
+/// The names of all members, but for those of a table by error class.
+fn members(value: &serde_json::Value, names: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (name, inner) in object {
+                names.push(name.clone());
+                if name != "failed_total" {
+                    members(inner, names);
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| members(item, names)),
+        _ => {}
     }
 }
