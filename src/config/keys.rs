@@ -407,16 +407,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reference_says_what_the_code_does() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/configuration.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        for section in [Section::Agent, Section::Repository, Section::Cluster] {
-            let table = reference(section);
-            assert!(text.contains(&table), "docs/configuration.md should contain this:\n\n{table}");
-        }
-    }
-
-    #[test]
     fn no_key_is_declared_twice() {
         for section in [Section::Agent, Section::Repository, Section::Cluster] {
             for key in section.keys() {

@@ -82,3 +82,17 @@ fn every_page_can_be_reached_from_the_readme() {
         assert!(contents || reached.contains(&document.path), "no page leads to {}", document.path.display());
     }
 }
+
+#[test]
+fn every_page_stands_in_the_table_of_contents() {
+    let documents = documents();
+    let contents = documents.iter().find(|document| document.path == Path::new("docs/SUMMARY.md")).unwrap();
+    let named: BTreeSet<_> = contents.links.iter().filter_map(|(_, target)| aim(contents, target).0).collect();
+    for document in documents.iter().filter(|document| document.path.starts_with("docs")) {
+        assert!(
+            document.path == contents.path || named.contains(&document.path),
+            "docs/SUMMARY.md does not name {}",
+            document.path.display()
+        );
+    }
+}

@@ -1,4 +1,4 @@
-//! Pages that are made from the programs: the commands, the metrics. And that every JSON schema has its section.
+//! What is made from the programs: the page of commands, that of metrics, the tables of the configuration. And that every JSON schema has its section.
 //!
 //! `WALWARD_WRITE_DOCS=1 cargo test --test it docs::reference` writes them anew.
 
@@ -10,6 +10,7 @@ use std::path::Path;
 
 use clap::{Arg, Command, CommandFactory};
 use serde_json::json;
+use walward::config::keys::{Section, reference};
 
 use super::markdown::{read, root};
 
@@ -112,6 +113,20 @@ fn the_page_of_commands_is_what_the_programs_take() {
         walward::wire::client::USAGE
     );
     hold("docs/commands.md", &page);
+}
+
+#[test]
+fn the_page_of_the_configuration_has_every_key_as_it_is() {
+    let mut page = fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    for section in [Section::Agent, Section::Repository, Section::Cluster] {
+        let heading =
+            page.lines().find(|line| line.starts_with(&format!("## `[{}", section.name()))).expect("a heading");
+        let at = page.find(heading).unwrap();
+        let begin = at + page[at..].find("\n| ").expect("a table") + 1;
+        let end = begin + page[begin..].find("\n\n").map_or(page.len() - begin, |end| end + 1);
+        page.replace_range(begin..end, &reference(section));
+    }
+    hold("docs/configuration.md", &page);
 }
 
 #[test]
