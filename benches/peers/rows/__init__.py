@@ -1,0 +1,35 @@
+"""A row of the comparison is a file here. Each has:
+
+- `TITLE`, and `TEXT`: what is done and how it is checked;
+- `AIMS`: what Walward must reach: its line, the place, another line, how many times as fast;
+- `variants()`: the `Variant`s that are measured in turn;
+- `measure(stage, variant, room)`: does the work once in `room` and answers its `Cost`; raises when the result is wrong;
+- `FIGURES`: the figures that its table shows, by name, of `report.py`.
+"""
+
+from dataclasses import dataclass
+
+from tools import DISK, Place
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One tool, one place, encrypted or not: a line of a table."""
+
+    tool: type
+    place: Place = DISK
+    encrypted: bool = False
+    # Other words for the line, where a tool is there twice.
+    note: str = ""
+
+    @property
+    def title(self):
+        words = self.tool.name
+        if self.tool.encrypts:
+            words += ", encrypted" if self.encrypted else ", not encrypted"
+        return words + (f", {self.note}" if self.note else "")
+
+    def set_up(self, room, cluster, store):
+        tool = self.tool(room, cluster, self.place, self.encrypted, store)
+        tool.prepare()
+        return tool

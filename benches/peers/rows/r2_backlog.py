@@ -1,0 +1,51 @@
+import meter
+from rows import Variant
+from rows.check import wal_is_there
+from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Walward
+
+TITLE = "64 segments waiting"
+TEXT = """64 segments of 16 MiB wait in `pg_wal`, and `archive_command` is called for one after the other, as PostgreSQL's archiver does.
+Then all are fetched back and compared. `zstd` is the program alone, level 1 and both cores, over the same bytes to a file."""
+FIGURES = ("seconds", "rate", "cpu", "peak", "requests", "sent")
+AIMS = [
+    ("Walward, encrypted", DISK, "pgBackRest, encrypted", 3.0),
+    ("Walward, encrypted", DISK, "zstd -1 -T2", 0.9),
+]
+
+
+class Zstd:
+    name, encrypts = "zstd -1 -T2", False
+
+
+def variants():
+    yield Variant(Zstd)
+    for place in (DISK, S3, S3_FAR):
+        for tool in (Walward, PgBackRest):
+            for encrypted in (True, False) if place is DISK else (True,):
+                yield Variant(tool, place, encrypted)
+        if place is DISK:
+            yield Variant(PgBackRestSync, place, True)
+        if place is S3:
+            yield Variant(BarmanCloud, place)
+
+
+def measure(stage, variant, room):
+    cluster, names = stage.wal_cluster, stage.segments
+    if variant.tool is Zstd:
+        room.mkdir()
+        cost = meter.measure(meter.shell(stage.zstd(names, room / "out")))
+        cost.more["bytes"] = stage.wal_bytes
+        return cost
+    cluster.only_ready(names)
+    tool = variant.set_up(room, cluster, stage.store)
+    try:
+        # The agent is there before the WAL is: what waits when it starts it would take at once.
+        cluster.only_ready([])
+        daemons = tool.daemons()
+        cluster.only_ready(names)
+        cost = meter.measure(meter.archiver(tool.archive_command(), cluster.data, names), daemons, stage.store_of(variant))
+        cost.more["bytes"] = stage.wal_bytes
+        wal_is_there(stage, tool, room, names)
+        return cost
+    finally:
+        tool.stop()

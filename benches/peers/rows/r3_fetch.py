@@ -1,0 +1,38 @@
+import meter
+from rows import Variant
+from rows.check import wal_is_there
+from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Walward
+
+TITLE = "64 segments fetched"
+TEXT = """`restore_command` is called for 64 segments one after the other, as a recovery does that needs no time for itself, and each is
+compared. Nothing is prefetched when it begins."""
+FIGURES = ("seconds", "rate", "cpu", "peak", "requests")
+AIMS = []
+
+
+def variants():
+    for place in (DISK, S3, S3_FAR):
+        for tool in (Walward, PgBackRest):
+            yield Variant(tool, place, True)
+        if place is DISK:
+            yield Variant(PgBackRestSync, place, True)
+        if place is S3:
+            yield Variant(BarmanCloud, place)
+
+
+def measure(stage, variant, room):
+    cluster, names = stage.wal_cluster, stage.segments
+    cluster.only_ready(names)
+    tool = variant.set_up(room, cluster, stage.store)
+    try:
+        tool.daemons()
+        meter.measure(meter.archiver(tool.archive_command(), cluster.data, names))
+        tool.stop()
+        daemons = tool.daemons()
+        target = cluster.recovering(room / "recovering")
+        cost = meter.measure(meter.recovery(tool.restore_command(), target, names), daemons, stage.store_of(variant))
+        cost.more["bytes"] = stage.wal_bytes
+        wal_is_there(stage, tool, room, names[:4])
+        return cost
+    finally:
+        tool.stop()

@@ -1,0 +1,48 @@
+import meter
+from cluster import SUM
+from rows import Variant
+from rows.check import data_is_there
+from tools import DISK, S3, BarmanCloud, PgBackRest, PgBaseBackup, Walward
+
+TITLE = "Full backup, and restore"
+TEXT = """A full backup of the running, idle database, its restore to an empty folder, and the recovery of that until the server takes
+writes. Its rows are then summed up and compared. Walward and pgBackRest check every page's checksum while they read."""
+FIGURES = ("seconds", "rate", "cpu", "peak", "requests", "stored", "restore", "recovery")
+AIMS = [
+    ("Walward, encrypted", DISK, "pgBackRest, encrypted", 1.5),
+]
+
+
+def variants():
+    for place in (DISK, S3):
+        for tool in (Walward, PgBackRest):
+            for encrypted in (True, False) if place is DISK else (True,):
+                yield Variant(tool, place, encrypted)
+        yield Variant(BarmanCloud if place.s3 else PgBaseBackup, place)
+
+
+def measure(stage, variant, room):
+    cluster = stage.data_cluster
+    tool = variant.set_up(room, cluster, stage.store)
+    try:
+        daemons = tool.daemons()
+        cluster.configure(archive_command=tool.archive_command())
+        cluster.start()
+        cluster.sql("checkpoint")
+        store = stage.store_of(variant)
+        stage.drop_caches()
+        cost = meter.measure(meter.shell(tool.backup()), (*daemons, cluster.pid()), store)
+        cluster.stop()
+        cost.more["bytes"] = stage.data_bytes
+        cost.more["stored"] = tool.stored_bytes() if not variant.place.s3 else cost.sent_bytes
+        target = room / "restored"
+        stage.drop_caches()
+        restored = meter.measure(meter.shell(tool.restore(target)), daemons, store)
+        tool.make_recoverable(target)
+        cost.more["restore"] = restored.seconds
+        cost.more["restore_cpu"] = restored.cpu_seconds
+        cost.more["recovery"] = data_is_there(cluster, target, SUM, stage.sum)
+        return cost
+    finally:
+        cluster.stop("immediate")
+        tool.stop()
