@@ -4,7 +4,8 @@
 #   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
 #   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
 #   scripts/test.sh --thorough       --all-versions, 200 segments, every object store that can be had
-#                                    (scripts/object-stores.sh), and every test that repeats or explores does it longer
+#                                    (scripts/object-stores.sh), the documents as a site, the examples, and every test that
+#                                    repeats or explores does it longer
 #   scripts/test.sh --quick          no PostgreSQL: unit tests, tests/it and tests/sim
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
@@ -123,6 +124,23 @@ else
         run "other versions: ${others[*]}" cargo test --locked --test pg -- --ignored "${others[@]}"
     fi
 fi
+
+# The site and the examples. A script that ends with 2 could not have its tools.
+for check in "scripts/docs.sh test" "scripts/examples.sh"; do
+    if [ -z "$thorough" ]; then
+        ignored+=("$check (--thorough)")
+        continue
+    fi
+    outcome=0
+    read -r -a words <<<"$check${offline:+ --offline}"
+    say "$check"
+    "${words[@]}" || outcome=$?
+    case $outcome in
+        0) ran+=("        $check") ;;
+        2) ignored+=("$check: what it needs could not be had here") ;;
+        *) die "$check failed" ;;
+    esac
+done
 
 printf '\nPassed in %d s:\n' $((SECONDS - began))
 printf '  %s\n' "${ran[@]}"
