@@ -25,6 +25,7 @@ mod closed_doors;
 mod faults;
 mod flipped_bytes;
 mod harness;
+mod json_answers;
 mod least_privilege;
 mod lying_store;
 mod main_job;

@@ -54,6 +54,18 @@ impl Outcome {
         assert_documented(&value);
         value
     }
+
+    /// Standard output as one JSON object a line.
+    #[track_caller]
+    pub fn json_lines(&self) -> Vec<serde_json::Value> {
+        let parse = |line| -> serde_json::Value {
+            serde_json::from_str(line)
+                .unwrap_or_else(|error| panic!("{}\nprinted no JSON: {error}\n{line}", self.command))
+        };
+        let values: Vec<_> = self.stdout.lines().map(parse).collect();
+        values.iter().for_each(assert_documented);
+        values
+    }
 }
 
 /// Every member of an answer stands in its schema's section of docs/json.md.
