@@ -73,19 +73,21 @@ impl Archiver {
         if self.repositories().len() < 2 {
             return;
         }
-        let mut compared = None::<Instant>;
+        let mut last = None::<Comparison>;
         let mut pause = DEBT_INTERVAL;
         loop {
             let owing = self.stats().iter().any(|stats| stats.facts().files > 0);
             let everywhere = self.stats().iter().all(|stats| stats.facts().compared.is_some());
-            let due = compared.is_none_or(|at| at.elapsed() >= COMPARE_INTERVAL);
+            let due = last.as_ref().is_none_or(Comparison::is_old);
             if (due || owing || !everywhere) && self.somebody_can_be_paid(due) {
-                compared = Some(Instant::now());
                 let paid = || self.stats().iter().map(|stats| stats.facts().paid_total).sum::<u64>();
                 let before = paid();
-                let round = async { Round::open(self).await.run(&closing).await };
+                let round = async {
+                    let round = Round::open(self).await;
+                    if round.is_worth_it(last.as_ref()) { round.run(&closing).await } else { None }
+                };
                 tokio::select! {
-                    () = round => {}
+                    compared = round => last = compared.or(last),
                     () = closing.cancelled() => return,
                 }
                 // A debt that cannot be paid is not worth going through the archive again and again.
@@ -108,6 +110,18 @@ impl Archiver {
             let facts = stats.facts();
             due || facts.files > 0 || facts.compared.is_none()
         })
+    }
+}
+
+/// When repositories were compared, and which of them.
+struct Comparison {
+    at: Instant,
+    with: Vec<bool>,
+}
+
+impl Comparison {
+    fn is_old(&self) -> bool {
+        self.at.elapsed() >= COMPARE_INTERVAL
     }
 }
 
@@ -170,26 +184,42 @@ impl<'a> Round<'a> {
         Self { archiver, open: open.await }
     }
 
-    async fn run(mut self, closing: &CancellationToken) {
-        if self.open.iter().flatten().count() < 2 {
-            return;
+    fn with(&self) -> Vec<bool> {
+        self.open.iter().map(Option::is_some).collect()
+    }
+
+    /// Whether a comparison can find what the last one did not: going through an archive is dear.
+    fn is_worth_it(&self, last: Option<&Comparison>) -> bool {
+        let with = self.with();
+        if with.iter().filter(|open| **open).count() < 2 {
+            return false;
         }
+        let is_new = |last: &Comparison| with.iter().zip(&last.with).any(|(now, then)| *now && !*then);
+        let owing = || self.archiver.stats().iter().zip(&with).any(|(stats, open)| *open && stats.facts().files > 0);
+        last.is_none_or(|last| last.is_old() || is_new(last)) || owing()
+    }
+
+    async fn run(mut self, closing: &CancellationToken) -> Option<Comparison> {
+        let at = Instant::now();
         let found = self.compare().await;
+        let with = self.with();
+        // One that was left out, or failed on the way, may hold what the others lack.
+        let all = with.iter().all(|open| *open);
         for (at, stats) in self.archiver.stats().iter().enumerate() {
-            // One that failed on the way was not compared.
-            if self.open.get(at).is_some_and(Option::is_some) {
+            if with.get(at).is_some_and(|open| *open) {
                 let (count, oldest) = found.counts.get(&at).cloned().unwrap_or_default();
-                stats.compared(count, oldest);
+                if all { stats.compared(count, oldest) } else { stats.compared_with_some(count, oldest) }
             }
         }
+        let comparison = Some(Comparison { at, with });
         let total: u64 = found.counts.values().map(|(count, _)| count).sum();
         if total == 0 {
-            return;
+            return comparison;
         }
         info!(cluster = self.archiver.cluster(), files = total, "bringing repositories what they are owed");
         for folder in found.folders {
             if closing.is_cancelled() {
-                return;
+                return comparison;
             }
             let holdings = self.holdings(folder).await;
             let payments = owed(&holdings).into_iter().flat_map(|debt| {
@@ -200,6 +230,7 @@ impl<'a> Round<'a> {
                 .for_each_concurrent(COPIES_AT_ONCE, |(name, from, to)| self.pay(folder.lineage(), name, from, to))
                 .await;
         }
+        comparison
     }
 
     /// Goes through all folders and counts.
@@ -337,5 +368,13 @@ impl Archiver {
                 Err(tokio::sync::TryAcquireError::NoPermits) => tokio::time::sleep(ROOM_INTERVAL).await,
             }
         }
+    }
+}
+
+#[cfg(test)]
+impl Archiver {
+    /// One comparison of the repositories that do not rest, and what follows from it.
+    pub(super) async fn compare_once(&self) {
+        Round::open(self).await.run(&CancellationToken::new()).await;
     }
 }

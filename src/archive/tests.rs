@@ -402,8 +402,7 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
         room.write(*file, &segment(*file, room.lineage.system_identifier, 1));
     }
     // Away while these are archived.
-    let (mounted, away) = (room.folder.path().join("late"), room.folder.path().join("away"));
-    crate::sys::durable::rename(&mounted, &away).expect("moved away");
+    let away = Away::take(&room, "late");
     let before = archiver(&room, vec![Arc::clone(&good), Arc::clone(&late)], ONE);
     for file in files {
         before.push(file).await.expect("one is enough");
@@ -411,7 +410,7 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
     before.drain().await;
     assert_eq!(before.repository_facts()[1].files, 3);
     assert!(before.repository_facts()[1].compared.is_none());
-    crate::sys::durable::rename(&away, &mounted).expect("moved back");
+    away.back(&late);
     // PostgreSQL has recycled them, and the agent is another.
     for file in files {
         std::fs::remove_file(room.pg_wal().join(file.to_string())).expect("removed");
@@ -443,6 +442,47 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
     }
     assert!(std::fs::read(room.destination()).expect("the file").starts_with(b"1\t0/3000000"));
     assert!(!room.object("late", old).exists(), "what is older than the repository is not brought unasked");
+}
+
+/// Takes a repository's folder away, and brings it back.
+struct Away(PathBuf, PathBuf);
+
+impl Away {
+    fn take(room: &Room, repository: &str) -> Self {
+        let away = Self(room.folder.path().join(repository), room.folder.path().join(format!("{repository}-away")));
+        crate::sys::durable::rename(&away.0, &away.1).expect("moved away");
+        away
+    }
+
+    fn back(self, lazy: &LazyRepository) {
+        crate::sys::durable::rename(&self.1, &self.0).expect("moved back");
+        lazy.standing().answered();
+    }
+}
+
+#[tokio::test]
+async fn a_debt_is_not_forgotten_because_the_repositories_that_lack_the_file_agree() {
+    let room = Room::new();
+    let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    let archiver = archiver(&room, all.clone(), ONE);
+    archiver.compare_once().await;
+    let (two, three) = (Away::take(&room, "two"), Away::take(&room, "three"));
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archiver.push(file).await.expect("one is enough");
+    archiver.drain().await;
+    let owed = || archiver.repository_facts().iter().map(|facts| facts.files).collect::<Vec<_>>();
+    assert_eq!(owed(), [0, 1, 1]);
+    // The only one that has it goes as the others come back.
+    let one = Away::take(&room, "one");
+    two.back(&all[1]);
+    three.back(&all[2]);
+    archiver.compare_once().await;
+    assert_eq!(owed(), [0, 1, 1], "nobody asked the one that has it");
+    one.back(&all[0]);
+    archiver.compare_once().await;
+    assert_eq!(owed(), [0, 0, 0]);
+    assert!(room.object("two", file).exists() && room.object("three", file).exists());
 }
 
 #[tokio::test]

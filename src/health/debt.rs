@@ -17,7 +17,7 @@ pub struct DebtFacts {
     pub oldest_file: Option<String>,
     /// When that one was archived.
     pub oldest_since: Option<Timestamp>,
-    /// When this repository was compared with the others last; `None`: not since the agent started, there may be more.
+    /// When this repository was compared with all others last; `None`: not since the agent started, there may be more.
     pub compared: Option<Timestamp>,
     /// Files that were brought to it later than to the others, since the agent started.
     pub paid_total: u64,
@@ -56,6 +56,18 @@ impl RepositoryStats {
         let (file, since) = oldest.unzip();
         (facts.oldest_file, facts.oldest_since) = (file, since);
         facts.compared = Some(Timestamp::now());
+    }
+
+    /// It was compared with some of the others, and lacks `files` of theirs. What was known to be owed before is not
+    /// forgotten: the rest may hold it.
+    pub fn compared_with_some(&self, files: u64, oldest: Option<(String, Timestamp)>) {
+        let mut facts = self.lock();
+        facts.files = facts.files.max(files);
+        if let Some((file, since)) = oldest
+            && facts.oldest_since.is_none_or(|known| since < known)
+        {
+            (facts.oldest_file, facts.oldest_since) = (Some(file), Some(since));
+        }
     }
 
     /// An owed file was brought here.
