@@ -1,8 +1,8 @@
-//! Small stored shapes as JSON that people can read: `{"content":{…},"sha256":"…"}`, and a `mac` where there is a key.
+//! Small stored shapes as JSON that people can read: `{"content":{…},"sha256":"…"}`, and a `mac` in those that are sealed.
 //!
 //! The digest is over the content's text exactly as it stands in the object, so that damage shows wherever it falls. What is
-//! around the text has one spelling, down to the line break at the end. Every content has a field `format`, which is looked
-//! at before anything else in it.
+//! around the text has one spelling, down to the line break at the end; one with a seal is no text without one, and the other
+//! way round. Every content has a field `format`, counted from 1, which is looked at before anything else in it.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
@@ -31,15 +31,15 @@ struct Probe {
 /// Computes a MAC over a content's text.
 pub(super) type Seal<'a> = &'a dyn Fn(&[u8]) -> [u8; 32];
 
-/// A content that is what was written. Whether its author had a key is for the caller to check.
+/// A content that is what was written, and its seal. Whether its author had the key is for the caller to check.
 #[derive(Debug, Clone)]
-pub(super) struct Checked<T> {
+pub(super) struct Sealed<T> {
     /// The content.
     pub value: T,
     /// Its text.
     pub text: String,
-    /// The seal, if any.
-    pub mac: Option<[u8; 32]>,
+    /// The seal.
+    pub mac: [u8; 32],
 }
 
 /// The object's bytes; `seal` computes the MAC over the content's text.
@@ -59,21 +59,42 @@ pub(super) fn encode<T: Serialize>(content: &T, seal: Option<Seal<'_>>) -> Resul
     Ok(object.into())
 }
 
-/// Reads an object whose content has format `known` at most.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<Checked<T>, FormatError> {
-    let wrong = |what: &str| FormatError::Text(what.to_owned());
-    let json = |error: serde_json::Error| FormatError::Text(format!("it is not valid JSON of its kind: {error}"));
+/// Reads an object without a seal, whose content has format `known` at most.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<T, FormatError> {
+    let Parts { text, mac, .. } = verified(bytes)?;
+    match mac {
+        None => content(text, known),
+        Some(_) => Err(wrong("it has a seal, and nobody seals its kind")),
+    }
+}
+
+/// Reads an object with a seal, whose content has format `known` at most.
+pub(super) fn decode_sealed<T: DeserializeOwned>(bytes: &[u8], known: u32) -> Result<Sealed<T>, FormatError> {
+    let Parts { text, mac, .. } = verified(bytes)?;
+    let mac = mac.ok_or_else(|| wrong("it has no seal"))?;
+    Ok(Sealed { value: content(text, known)?, text: text.to_owned(), mac })
+}
+
+fn wrong(what: &str) -> FormatError {
+    FormatError::Text(what.to_owned())
+}
+
+/// The parts of an object whose digest is right.
+fn verified(bytes: &[u8]) -> Result<Parts<'_>, FormatError> {
     let object = std::str::from_utf8(bytes).map_err(|_| wrong("it is not UTF-8"))?;
-    let Parts { text, digest, mac } = take_apart(object).ok_or_else(|| wrong("it is not a content with its sha256"))?;
-    if <[u8; 32]>::from(Sha256::digest(text)) != digest {
-        return Err(wrong("its content does not match its sha256"));
-    }
+    let parts = take_apart(object).ok_or_else(|| wrong("it is not a content with its sha256"))?;
+    let right = <[u8; 32]>::from(Sha256::digest(parts.text)) == parts.digest;
+    if right { Ok(parts) } else { Err(wrong("its content does not match its sha256")) }
+}
+
+fn content<T: DeserializeOwned>(text: &str, known: u32) -> Result<T, FormatError> {
+    let json = |error: serde_json::Error| FormatError::Text(format!("it is not valid JSON of its kind: {error}"));
     let probe: Probe = serde_json::from_str(text).map_err(json)?;
-    if probe.format > known {
-        return Err(FormatError::Newer(probe.format));
+    match probe.format {
+        0 => Err(wrong("its format is 0, which there is not")),
+        format if format > known => Err(FormatError::Newer(format)),
+        _ => serde_json::from_str(text).map_err(json),
     }
-    let value = serde_json::from_str(text).map_err(json)?;
-    Ok(Checked { value, text: text.to_owned(), mac })
 }
 
 struct Parts<'a> {
@@ -94,10 +115,11 @@ fn take_apart(object: &str) -> Option<Parts<'_>> {
     }
 }
 
-/// What is before the last 32 bytes in hexadecimal, and those.
+/// What is before the last 32 bytes in lower-case hexadecimal, and those.
 fn split_digits(text: &str) -> Option<(&str, [u8; 32])> {
     let (rest, digits) = text.split_at_checked(text.len().checked_sub(DIGITS)?)?;
-    Some((rest, hex::decode_array(digits)?))
+    let spelt = !digits.bytes().any(|digit| digit.is_ascii_uppercase());
+    Some((rest, hex::decode_array(digits).filter(|_| spelt)?))
 }
 
 #[cfg(test)]
@@ -125,32 +147,44 @@ mod tests {
         assert_eq!(decode::<Thing>(&bytes, 1).expect_err("newer"), FormatError::Newer(2));
     }
 
+    #[test]
+    fn a_format_that_there_is_not_and_another_spelling_are_refused() {
+        let thing = |format| Thing { format, name: "n".to_owned(), number: 1 };
+        let bytes = encode(&thing(0), None).expect("JSON");
+        let error = decode::<Thing>(&bytes, 1).expect_err("format 0");
+        assert!(error.to_string().contains("its format is 0"), "{error}");
+        let text = String::from_utf8(encode(&thing(1), None).expect("JSON").to_vec()).expect("text");
+        let (content, digits) = text.split_at(text.len() - END.len() - DIGITS);
+        let shouted = format!("{content}{}{END}", digits.trim_end_matches(END).to_uppercase());
+        assert_ne!(shouted, text);
+        assert!(decode::<Thing>(text.as_bytes(), 1).is_ok() && decode::<Thing>(shouted.as_bytes(), 1).is_err());
+    }
+
     proptest! {
         #[test]
         fn what_was_written_is_read(name: String, number: i64, mac: Option<[u8; 32]>) {
             let thing = Thing { format: 1, name, number };
             let seal = |_: &[u8]| mac.unwrap_or_default();
             let bytes = encode(&thing, mac.is_some().then_some(&seal)).expect("JSON");
-            let read = decode::<Thing>(&bytes, 1).expect("what was written");
-            prop_assert_eq!(read.value, thing);
-            prop_assert_eq!(read.mac, mac);
+            // What is sealed is not read as if it were not, nor the other way round.
+            let (plain, sealed) = (decode::<Thing>(&bytes, 1), decode_sealed::<Thing>(&bytes, 1));
+            prop_assert_eq!(plain.ok(), mac.is_none().then(|| thing.clone()));
+            prop_assert_eq!(sealed.ok().map(|read| (read.value, read.mac)), mac.map(|mac| (thing, mac)));
         }
 
         #[test]
-        fn a_flipped_bit_is_noticed_or_changes_nothing(name in "[a-z]{0,9}", number: i64, at: prop::sample::Index, bit in 0u32..8) {
+        fn a_flipped_bit_is_noticed(name in "[a-z]{0,9}", number: i64, at: prop::sample::Index, bit in 0u32..8) {
             let thing = Thing { format: 1, name, number };
             let mut bytes = encode(&thing, None).expect("JSON").to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            if let Ok(read) = decode::<Thing>(&bytes, 1) {
-                prop_assert_eq!(read.value, thing);
-            }
+            prop_assert!(decode::<Thing>(&bytes, 1).is_err());
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, text: String) {
             let _ = decode::<Thing>(&bytes, 1);
-            let _ = decode::<Thing>(text.as_bytes(), 1);
+            let _ = decode_sealed::<Thing>(text.as_bytes(), 1);
         }
     }
 }

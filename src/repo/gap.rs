@@ -56,7 +56,7 @@ impl Gap {
 
     /// Reads a record.
     pub fn decode(bytes: &[u8]) -> Result<Self, FormatError> {
-        let gap: Self = checked_json::decode(bytes, FORMAT)?.value;
+        let gap: Self = checked_json::decode(bytes, FORMAT)?;
         if gap.first.timeline() == gap.last.timeline() && gap.first <= gap.last {
             Ok(gap)
         } else {

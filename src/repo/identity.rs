@@ -109,7 +109,7 @@ pub(super) async fn load(store: &dyn Store) -> Result<Option<(u32, Identity)>, R
     let bytes = generations::fetch(store, &key).await?;
     let identity = checked_json::decode(&bytes, FORMAT)
         .map_err(|error| RepoError::damaged(&generations::shown(store, &key), error))?;
-    Ok(Some((generation, identity.value)))
+    Ok(Some((generation, identity)))
 }
 
 /// Writes a generation; `false` when another's is there.

@@ -219,7 +219,7 @@ async fn newest(store: &dyn Store, work: Work) -> Result<Option<(State, ObjectIn
             Err(error) => return Err(error),
         };
         let damaged = |error| RepoError::damaged(&generations::shown(store, &info.key), error);
-        let state: State = checked_json::decode(&bytes, FORMAT).map_err(damaged)?.value;
+        let state: State = checked_json::decode(&bytes, FORMAT).map_err(damaged)?;
         if state.fencing != fencing || state.work != work {
             let what = "it is the state of another lease".to_owned();
             return Err(damaged(super::format::FormatError::Text(what)));

@@ -231,6 +231,7 @@ pub(super) enum Walked {
 }
 
 impl FrameWalk {
+    const CHECKSUM_BYTES: usize = 4;
     const CHECKSUM_FLAG: u8 = 1 << 2;
     const RESERVED_FLAG: u8 = 1 << 3;
     const SINGLE_SEGMENT_FLAG: u8 = 1 << 5;
@@ -272,12 +273,14 @@ impl FrameWalk {
                 _ => usize::try_from(block >> 3).unwrap_or(usize::MAX),
             };
             self.at += 3 + size;
-            if self.at > compressed_max() {
+            // Behind the last block comes the checksum, behind any other at least another block.
+            let needed = self.at + Self::CHECKSUM_BYTES;
+            if needed > compressed_max() {
                 return Err("is longer than 1 MiB can become");
             }
             if block & 1 != 0 {
-                self.whole = Some(self.at + 4);
-                return Ok(Walked::Whole(self.at + 4));
+                self.whole = Some(needed);
+                return Ok(Walked::Whole(needed));
             }
         }
     }
@@ -300,6 +303,22 @@ mod tests {
         let stored = compressor.compress(&vec![0; FRAME_BYTES + 1]).expect("a frame");
         let error = decode(&plain(), 0, true, &stored).expect_err("too long");
         assert_eq!(error, FormatError::Frame { number: 0, what: "is longer than 1 MiB" });
+    }
+
+    #[test]
+    fn a_frame_is_as_long_as_1_mib_can_become_and_no_byte_longer() {
+        // A header of 14 bytes, and one block that fills the frame up.
+        let walked = |length: usize| {
+            let mut frame = ZSTD_MAGIC.to_le_bytes().to_vec();
+            frame.push(0b1100_0000 | FrameWalk::CHECKSUM_FLAG);
+            frame.extend([0; 9]);
+            let size = u32::try_from(length - frame.len() - 3 - 4).expect("short");
+            frame.extend_from_slice(&((size << 3) | 1).to_le_bytes()[..3]);
+            frame.resize(length, 0);
+            FrameWalk::default().advance(&|at| peek(&frame, at))
+        };
+        assert_eq!(walked(compressed_max()), Ok(Walked::Whole(compressed_max())));
+        assert_eq!(walked(compressed_max() + 1), Err("is longer than 1 MiB can become"));
     }
 
     proptest! {

@@ -56,6 +56,7 @@ pub(in crate::repo) struct Opener {
     stored_digest: Option<DigestChain<Sha256>>,
     table: SeekTable,
     trailer: Option<Trailer>,
+    content_bytes: u64,
 }
 
 impl Opener {
@@ -112,6 +113,7 @@ impl Opener {
             stored_digest,
             table,
             trailer: None,
+            content_bytes: 0,
         })
     }
 
@@ -135,10 +137,10 @@ impl Opener {
                 return Err(RepoError::damaged(&self.object, FormatError::CutShort(self.missing())));
             }
             if ended && self.body_ended && self.decoding.is_empty() {
-                self.check_stored_digest().await?;
+                self.check_against_trailer().await?;
                 return Ok(None);
             }
-            let Self { object, pool, body, incoming, decoding, stored_digest, .. } = self;
+            let Self { object, pool, body, incoming, decoding, stored_digest, content_bytes, .. } = self;
             let digesting = stored_digest.as_ref().is_some_and(DigestChain::is_busy);
             let turn = async {
                 match stored_digest {
@@ -152,6 +154,7 @@ impl Opener {
                     let content = decoded
                         .map_err(|died| RepoError::worker(object, died))?
                         .map_err(|error| RepoError::damaged(object, error))?;
+                    *content_bytes += content.len() as u64;
                     if !content.is_empty() {
                         return Ok(Some(content));
                     }
@@ -258,8 +261,14 @@ impl Opener {
         self.decoding.push_back(self.pool.start(job).boxed());
     }
 
-    async fn check_stored_digest(&mut self) -> Result<(), RepoError> {
-        let (Some(digest), Some(trailer)) = (self.stored_digest.take(), &self.trailer) else { return Ok(()) };
+    /// At the end: what the trailer says of the whole must be what came.
+    async fn check_against_trailer(&mut self) -> Result<(), RepoError> {
+        let Some(trailer) = &self.trailer else { return Ok(()) };
+        if trailer.content_bytes != self.content_bytes {
+            let error = FormatError::Trailer("the content has another length");
+            return Err(RepoError::damaged(&self.object, error));
+        }
+        let Some(digest) = self.stored_digest.take() else { return Ok(()) };
         let found = digest.finish(&self.pool).await.map_err(|died| RepoError::worker(&self.object, died))?;
         if <[u8; 32]>::from(found.finalize()) == trailer.stored_digest {
             Ok(())

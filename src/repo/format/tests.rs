@@ -179,6 +179,35 @@ fn frames_are_not_swapped_dropped_repeated_or_cut_off() {
 }
 
 #[test]
+fn a_trailer_that_tells_another_length_is_refused_although_it_is_sealed() {
+    let (pool, ring) = (pool(), keyring(1));
+    let bytes = Bytes::from(vec![7; FRAME_BYTES + 100]);
+    runtime().block_on(async {
+        for ring in [None, Some(&ring)] {
+            let (stored, _) = seal(&bytes, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
+            let all = frames(&stored, ring.is_some());
+            let [header_frame, one, two, trailer_frame, _] = all.as_slice() else { panic!("five frames") };
+            let (header, payload, _) = header::Header::parse_frame(header_frame).expect("a header");
+            let context = context::FrameContext::of(&header, payload, ring, PATH, PATH).expect("a context");
+            let told = trailer::Trailer::parse(trailer_frame, &context).expect("a trailer");
+            for (content_bytes, holds) in [(0, true), (1, false), (-1, false)] {
+                let content_bytes = told.content_bytes.checked_add_signed(content_bytes).expect("a length");
+                let trailer = trailer::Trailer { content_bytes, ..told.clone() }.frame(&context);
+                let mut table = seek_table::SeekTable::default();
+                for frame in [header_frame, one, two, &trailer] {
+                    table.push(frame.len());
+                }
+                let table = table.frame(content_bytes).expect("as many frames");
+                let opened = open(&join(&[header_frame, one, two, &trailer, &table]), 5000, ring, &pool).await;
+                assert_eq!(opened.is_ok(), holds);
+                let error = opened.err().map(|error| crate::base::describe(&error)).unwrap_or_default();
+                assert!(holds || error.contains("the content has another length"), "{error}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_sealed_object_opens_at_its_own_path_under_its_own_key_only() {
     let (pool, ring) = (pool(), keyring(1));
     runtime().block_on(async {

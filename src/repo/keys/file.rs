@@ -53,7 +53,7 @@ pub struct SlotInfo {
 #[derive(Debug, Clone)]
 pub struct KeysFile {
     object: String,
-    checked: checked_json::Checked<Content>,
+    checked: checked_json::Sealed<Content>,
 }
 
 /// Opened key slots: the ring, and the power to change the slots.
@@ -80,8 +80,8 @@ impl KeysFile {
     }
 
     fn parse(object: String, generation: u32, bytes: &[u8]) -> Result<Self, RepoError> {
-        let checked: checked_json::Checked<Content> =
-            checked_json::decode(bytes, FORMAT).map_err(|error| RepoError::damaged(&object, error))?;
+        let checked: checked_json::Sealed<Content> =
+            checked_json::decode_sealed(bytes, FORMAT).map_err(|error| RepoError::damaged(&object, error))?;
         // An old generation under a new name would bring removed slots back.
         if checked.value.generation != generation {
             return Err(KeyError::Tampered { object, what: "they are of another generation" }.into());
@@ -234,9 +234,9 @@ fn mac(root: &[u8; 32], text: &[u8]) -> [u8; 32] {
     hasher(root).chain_update(text).finalize().into_bytes().into()
 }
 
-fn verify_mac(root: &[u8; 32], text: &[u8], found: Option<[u8; 32]>) -> bool {
+fn verify_mac(root: &[u8; 32], text: &[u8], found: [u8; 32]) -> bool {
     use hmac::Mac;
-    found.is_some_and(|found| hasher(root).chain_update(text).verify_slice(&found).is_ok())
+    hasher(root).chain_update(text).verify_slice(&found).is_ok()
 }
 
 fn hasher(root: &[u8; 32]) -> hmac::Hmac<sha2::Sha256> {
