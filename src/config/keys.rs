@@ -225,7 +225,7 @@ const REPOSITORY: &[Key] = &[
         "service_account_file",
         Kind::SecretPath,
         Default::Absent("the cloud's own chain of credentials"),
-        "Google service account, JSON.",
+        "Google service account, JSON. It is read when the agent starts or is reloaded.",
     ),
     key(
         "account",
@@ -237,7 +237,7 @@ const REPOSITORY: &[Key] = &[
         "account_key_file",
         Kind::SecretPath,
         Default::Absent("none"),
-        "File whose first line is the Azure account key.",
+        "File whose first line is the Azure account key. It is read again whenever it changes; no restart is needed.",
     ),
     key(
         "limits.connect_timeout",

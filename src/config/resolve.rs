@@ -263,7 +263,8 @@ fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
         "az" => match (account, account_key_file) {
             (None, None) => Some(Credentials::Chain),
             (Some(account), Some(file)) => {
-                Some(Credentials::AccountKey { account, key: first_line("account_key_file", &file, scope)? })
+                first_line("account_key_file", &file, scope)?;
+                Some(Credentials::AccountKey { account, key: KeySource::File(file) })
             }
             (Some(_), None) => {
                 scope.problem("account", "needs account_key_file; without both the environment's credentials are used");

@@ -219,7 +219,7 @@ pub(super) fn real_store() -> (StoreOptions, Creates) {
     let (url, key, secret) = (variable("URL"), variable("KEY"), Secret::new(variable("SECRET")));
     let credentials = match url.split("://").next().unwrap() {
         "s3" => Credentials::Keys { access_key_id: key, secret_access_key: secret, session_token: None },
-        "az" => Credentials::AccountKey { account: key, key: secret },
+        "az" => Credentials::AccountKey { account: key, key: KeySource::Given(secret) },
         "gs" => Credentials::ServiceAccountFile(variable("SERVICE_ACCOUNT").into()),
         other => panic!("{other}"),
     };

@@ -1,16 +1,17 @@
-//! S3 keys that lie in files and are renewed there while we run: a sidecar, Vault, a cron job.
+//! Keys for S3 and Azure that lie in files and are renewed there while we run: a sidecar, Vault, a cron job.
 //!
 //! Before every request the files are looked at, and read when they are others than before, so that what was renewed is
 //! used with the next request. A file that is missing or empty in the middle of its renewal leaves the last keys in force.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
+use object_store::azure::{AzureAccessKey, AzureCredential};
 
 use super::Cause;
 use super::options::{KeyFiles, KeySource};
@@ -21,19 +22,50 @@ const SETTLED: Duration = Duration::from_secs(2);
 /// Device, inode, length, times of modification and change.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
-/// The last keys that were read, with the stamps of the files that they came from.
-type Last = Mutex<Option<(Vec<Stamp>, Arc<AwsCredential>)>>;
-
 /// Gives the keys as they stand in their files.
-#[derive(Debug)]
-pub(super) struct FromFiles {
-    files: Arc<KeyFiles>,
-    last: Arc<Last>,
+pub(super) struct FromFiles<K>(Arc<Inner<K>>);
+
+struct Inner<K> {
+    files: Vec<PathBuf>,
+    /// Makes the keys of what stands in the files now.
+    read: Box<dyn Fn() -> Result<K, String> + Send + Sync>,
+    /// The last keys that were read, with the stamps of the files that they came from.
+    last: Mutex<Option<(Vec<Stamp>, Arc<K>)>>,
 }
 
-impl FromFiles {
-    pub(super) fn new(files: KeyFiles) -> Self {
-        Self { files: Arc::new(files), last: Arc::default() }
+impl<K> std::fmt::Debug for FromFiles<K> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FromFiles({:?})", self.0.files)
+    }
+}
+
+impl<K> FromFiles<K> {
+    fn new(files: Vec<PathBuf>, read: impl Fn() -> Result<K, String> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(Inner { files, read: Box::new(read), last: Mutex::default() }))
+    }
+}
+
+impl FromFiles<AwsCredential> {
+    pub(super) fn s3(keys: KeyFiles) -> Self {
+        let files = keys.paths().map(Path::to_owned).collect();
+        Self::new(files, move || {
+            Ok(AwsCredential {
+                key_id: text(&keys.access_key_id)?,
+                secret_key: text(&keys.secret_access_key)?,
+                token: keys.session_token.as_ref().map(text).transpose()?,
+            })
+        })
+    }
+}
+
+impl FromFiles<AzureCredential> {
+    pub(super) fn azure(key: KeySource) -> Self {
+        let files = key.path().map(Path::to_owned).into_iter().collect();
+        Self::new(files, move || {
+            let key = AzureAccessKey::try_new(&text(&key)?);
+            // The cause would show a part of the key.
+            Ok(AzureCredential::AccessKey(key.map_err(|_| "the Azure account key is not base64".to_owned())?))
+        })
     }
 }
 
@@ -67,12 +99,13 @@ fn text(source: &KeySource) -> Result<String, String> {
 }
 
 /// The keys of this moment. Blocking.
-fn current(files: &KeyFiles, last: &Last) -> Result<Arc<AwsCredential>, String> {
+fn current<K>(inner: &Inner<K>) -> Result<Arc<K>, String> {
+    let Inner { files, read, last } = inner;
     let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let read = || {
+    let look = || {
         let mut stamps = Vec::new();
         let mut settled = true;
-        for file in files.paths() {
+        for file in files {
             let (stamp, old) = stamp(file)?;
             stamps.push(stamp);
             settled &= old;
@@ -83,14 +116,9 @@ fn current(files: &KeyFiles, last: &Last) -> Result<Arc<AwsCredential>, String> 
         {
             return Ok((stamps, Arc::clone(keys)));
         }
-        let keys = AwsCredential {
-            key_id: text(&files.access_key_id)?,
-            secret_key: text(&files.secret_access_key)?,
-            token: files.session_token.as_ref().map(text).transpose()?,
-        };
-        Ok((stamps, Arc::new(keys)))
+        Ok((stamps, Arc::new(read()?)))
     };
-    match read() {
+    match look() {
         Ok((stamps, keys)) => {
             *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamps, Arc::clone(&keys)));
             Ok(keys)
@@ -106,12 +134,12 @@ fn current(files: &KeyFiles, last: &Last) -> Result<Arc<AwsCredential>, String> 
 }
 
 #[async_trait]
-impl CredentialProvider for FromFiles {
-    type Credential = AwsCredential;
+impl<K: std::fmt::Debug + Send + Sync + 'static> CredentialProvider for FromFiles<K> {
+    type Credential = K;
 
-    async fn get_credential(&self) -> object_store::Result<Arc<AwsCredential>> {
-        let (files, last) = (Arc::clone(&self.files), Arc::clone(&self.last));
-        let keys = tokio::task::spawn_blocking(move || current(&files, &last)).await;
+    async fn get_credential(&self) -> object_store::Result<Arc<K>> {
+        let inner = Arc::clone(&self.0);
+        let keys = tokio::task::spawn_blocking(move || current(&inner)).await;
         let cause = match keys {
             Ok(Ok(keys)) => return Ok(keys),
             Ok(Err(cause)) => cause,
@@ -177,6 +205,39 @@ mod tests {
         store.head(&key()).await.unwrap();
         let keys: Vec<_> = server.requests().iter().map(key_of).collect();
         assert_eq!(keys, ["akfirst", "aksecond", "aksecond", "aksecond"]);
+    }
+
+    #[tokio::test]
+    async fn an_azure_account_key_that_is_renewed_in_its_file_is_used_without_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        let keys = FromFiles::azure(KeySource::File(file.clone()));
+        let key = |text: &str| AzureCredential::AccessKey(AzureAccessKey::try_new(text).unwrap());
+        for text in ["Zmlyc3Q=", "c2Vjb25k"] {
+            write(&file, &format!("{text}\n"));
+            assert_eq!(*keys.get_credential().await.unwrap(), key(text));
+        }
+        // What is no key changes nothing, and is shown nowhere.
+        write(&file, "hunter2!\n");
+        assert_eq!(*keys.get_credential().await.unwrap(), key("c2Vjb25k"));
+        let error = FromFiles::azure(KeySource::File(file)).get_credential().await.unwrap_err();
+        let text = format!("{error:?} {keys:?}");
+        assert!(text.contains("is not base64") && !text.contains("hunter2") && !text.contains("c2Vjb25k"), "{text}");
+
+        let server = Server::start(|_, _| say(500, "")).await;
+        let options = StoreOptions {
+            url: "az://container/prefix".to_owned(),
+            endpoint: Some(format!("http://{}", server.address)),
+            credentials: Credentials::AccountKey {
+                account: "acme".to_owned(),
+                key: KeySource::File(folder.path().join("none")),
+            },
+            ..options_at(&server.address, PATIENT, PATIENT)
+        };
+        let error = open(&options, "main").unwrap().head(&crate::storage::server::key()).await.unwrap_err();
+        assert_eq!(error.class, crate::base::ErrorClass::Denied);
+        assert!(error.source.to_string().contains("cannot read"), "{}", error.source);
+        assert!(server.requests().is_empty());
     }
 
     #[tokio::test]

@@ -69,7 +69,7 @@ pub enum Credentials {
         /// The account's name.
         account: String,
         /// The key, base64 as Azure shows it.
-        key: Secret,
+        key: KeySource,
     },
 }
 
@@ -93,16 +93,21 @@ pub struct KeyFiles {
     pub session_token: Option<KeySource>,
 }
 
+impl KeySource {
+    /// The file, if it is one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Given(_) => None,
+            Self::File(file) => Some(file),
+        }
+    }
+}
+
 impl KeyFiles {
     /// The files.
     pub(super) fn paths(&self) -> impl Iterator<Item = &Path> {
-        [Some(&self.access_key_id), Some(&self.secret_access_key), self.session_token.as_ref()]
-            .into_iter()
-            .flatten()
-            .filter_map(|source| match source {
-                KeySource::Given(_) => None,
-                KeySource::File(file) => Some(file.as_path()),
-            })
+        let sources = [Some(&self.access_key_id), Some(&self.secret_access_key), self.session_token.as_ref()];
+        sources.into_iter().flatten().filter_map(KeySource::path)
     }
 }
 
