@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::base::ErrorClass;
 use crate::pg::{Lineage, SegmentName, SegmentSize, WalFileName, magic_of_major};
+use crate::repo::keys::KeySource;
 use crate::repo::{Encryption, LazyRepository, Repository, layout};
 use crate::storage::fault::{Fault, Faulty, Plan};
 use crate::storage::{self, StoreOptions};
@@ -483,6 +484,38 @@ async fn a_debt_is_not_forgotten_because_the_repositories_that_lack_the_file_agr
     archiver.compare_once().await;
     assert_eq!(owed(), [0, 0, 0]);
     assert!(room.object("two", file).exists() && room.object("three", file).exists());
+}
+
+#[tokio::test]
+async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
+    let room = Room::new();
+    let key_file = room.folder.path().join("key");
+    crate::sys::durable::create(&key_file, crate::repo::keys::key_file_text().as_bytes(), 0o600).expect("a key");
+    let key = KeySource::KeyFile(key_file);
+    let encryption = Encryption::Key(key.clone());
+    let (options, pool, now) = (room.options("sealed"), CpuPool::new(1).expect("a thread"), Timestamp::now());
+    storage::create_root(&options, "main").expect("a root");
+    let store = storage::open(&options, "main").expect("a store");
+    let made = Repository::create("sealed", store, "main", &encryption, &[], pool.clone(), now).await;
+    let (mut made, _) = made.expect("a repository");
+    let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
+    made.add_lineage(room.lineage, size, now).await.expect("a lineage");
+    let server =
+        || LazyRepository::new("sealed", "main", options.clone(), encryption.clone(), 1, pool.clone());
+    // Opened before the rotation, and not since.
+    let primary = server();
+    primary.get().await.expect("opened");
+    let mut keys = made.open_keys(&key).await.expect("opened");
+    keys.rotate(now);
+    keys.store(&**made.store()).await.expect("stored");
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archive_file(&[server()], &room.pg_wal(), file, "standby").await.expect("archived");
+    archive_file(&[Arc::clone(&primary)], &room.pg_wal(), file, "primary").await.expect("the same content");
+    // Other content is refused all the same.
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    let error = archive_file(&[server()], &room.pg_wal(), file, "primary").await.expect_err("other content");
+    assert!(matches!(error, PushError::Different { .. }), "{error:?}");
 }
 
 #[tokio::test]

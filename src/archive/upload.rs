@@ -16,9 +16,10 @@ use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::{FileStamp, WalFile};
 use crate::base::ErrorClass;
 use crate::pg::{ControlError, ControlFile, Lineage, WalFileName};
-use crate::repo::format::Kind;
+use crate::repo::format::{Kind, Spec};
 use crate::repo::several::{self, SealTarget};
 use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout};
+use crate::storage::ObjectKey;
 
 /// How long the repositories that are open wait for one that is being opened.
 const OPEN_PATIENCE: Duration = Duration::from_millis(500);
@@ -254,15 +255,19 @@ impl Sending<'_> {
         let (content, times) = self.file.content();
         let targets: Vec<_> =
             ready.iter().map(|(_, lazy, repository)| SealTarget { repository, level: lazy.wal_level() }).collect();
-        let key = layout::wal_file(self.lineage, self.file.name());
-        let sealed = several::seal(&targets, &key, self.kind, self.writer, content, || times.get()).await;
+        let key = &layout::wal_file(self.lineage, self.file.name());
+        let sealed = several::seal(&targets, key, self.kind, self.writer, content, || times.get()).await;
         let sealed = sealed.map_err(|error| match error {
             RepoError::Content { source, .. } => PushError::Read { path: self.file.path().to_path_buf(), source },
             _ => PushError::Died(self.file.name()),
         })?;
         let name = self.file.name();
         join_all(ready.iter().zip(sealed).map(|((at, lazy, repository), sealed)| async move {
-            let result = match repository.put_sealed(sealed).await {
+            let put = match repository.put_sealed(sealed).await {
+                Err(error) if error.is_newer_key() => self.under_newer_key(lazy, key).await,
+                other => other,
+            };
+            let result = match put {
                 Ok(PutNew::Created(_) | PutNew::Same) => Ok(()),
                 Ok(PutNew::Different { writer, modified }) => {
                     Err(PushError::Different { name, repository: lazy.name().to_owned(), writer, modified })
@@ -273,6 +278,16 @@ impl Sending<'_> {
         }))
         .await;
         Ok(())
+    }
+}
+
+impl Sending<'_> {
+    /// Another server has written it under a master key that came after this repository was opened: the keys are read again.
+    async fn under_newer_key(&self, lazy: &LazyRepository, key: &ObjectKey) -> Result<PutNew, RepoError> {
+        let repository = lazy.reopen().await?;
+        let spec = Spec { kind: self.kind, level: lazy.wal_level(), writer: self.writer.to_owned() };
+        let (content, times) = self.file.content();
+        repository.put_new(key, spec, content, || times.get()).await
     }
 }
 

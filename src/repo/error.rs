@@ -165,6 +165,15 @@ impl RepoError {
         }
     }
 
+    /// Whether what is there was sealed under a master key that this repository's keys, as they were read, do not hold.
+    pub fn is_newer_key(&self) -> bool {
+        match self {
+            Self::ExistingUnreadable { source, .. } => source.is_newer_key(),
+            Self::UnknownMasterKey { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The error for `object` when its bytes are wrong.
     pub(crate) fn damaged(object: &str, source: FormatError) -> Self {
         match source {
