@@ -154,6 +154,11 @@ impl Archiver {
         self.queue_limit().map_or(0, |limit| limit.notes.count())
     }
 
+    /// Notes of gaps that cannot be read, so that no repository will be told of these gaps.
+    pub fn unreadable_gaps(&self) -> u64 {
+        self.queue_limit().map_or(0, |limit| limit.notes.unreadable())
+    }
+
     pub(super) fn queue_limit(&self) -> Option<&QueueLimit> {
         self.0.queue_limit.get()
     }
@@ -496,6 +501,9 @@ impl Archiver {
                 }
                 state.failures = 0;
                 state.paused_until = None;
+                if let Some(limit) = self.queue_limit() {
+                    limit.worked();
+                }
             }
             Err(error) => {
                 let pause = PAUSE_FIRST.saturating_mul(1 << state.failures.min(10)).min(PAUSE_MAX);

@@ -49,9 +49,14 @@ impl Delivery {
         if let Some(answer) = state.answers.get_mut(at) {
             *answer = answer_of(&result);
         }
-        let refused = matches!(result, Err(PushError::Different { .. }));
+        // What a person has to put right is told before a store that is away.
+        let weightier = |known: &PushError, error: &PushError| match (known, error) {
+            (PushError::Different { .. }, _) => false,
+            (_, PushError::Different { .. }) => true,
+            (known, error) => known.is_the_stores() && !error.is_the_stores(),
+        };
         if let Err(error) = result
-            && (refused || state.failure.is_none())
+            && state.failure.as_ref().is_none_or(|known| weightier(known, &error))
         {
             state.failure = Some(Arc::new(error));
         }

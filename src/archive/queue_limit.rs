@@ -1,7 +1,9 @@
 //! `archive.queue_limit`: the one way to let WAL go rather than fill the disk. Off by default.
 //!
 //! When more WAL waits than the limit and the store is what keeps it from being archived, PostgreSQL is told to forget the oldest
-//! file, and no more than brings the rest within the limit: what still waits is archived later without another gap. Before
+//! file, and no more than brings the rest within the limit: what still waits is archived later without another gap. A wrong
+//! key, a damaged object or another cluster's repository are not the store's doing: no time heals them, and whoever puts them
+//! right needs the WAL. Before
 //! PostgreSQL is told, the gap is noted durably in the agent's spool directory ([`Notes`]); a crash in between leaves a note of a
 //! file that is asked for again. `settle.rs` brings the notes to the repositories.
 
@@ -11,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+use tokio::sync::Notify;
 use tracing::error;
 
 use super::archiver::Pushed;
@@ -65,6 +68,8 @@ pub struct QueueLimit {
     pub(super) notes: Notes,
     /// When the store failed last, and how; none when something was archived since.
     failed: Mutex<Option<(Instant, String)>>,
+    /// Told when something was archived after a failure.
+    pub(super) healed: Notify,
 }
 
 /// What waits, and whose it is.
@@ -84,6 +89,14 @@ impl QueueLimit {
             host,
             notes: Notes::new(folder),
             failed: Mutex::default(),
+            healed: Notify::new(),
+        }
+    }
+
+    /// A file was archived, whether or not PostgreSQL has asked for it: the store works.
+    pub fn worked(&self) {
+        if self.failure().take().is_some() {
+            self.healed.notify_one();
         }
     }
 
@@ -101,8 +114,8 @@ impl QueueLimit {
         }
         let result = attempt.await;
         match &result {
-            Ok(_) => *self.failure() = None,
-            Err(error) if is_the_stores(error) => *self.failure() = Some((Instant::now(), describe(error.as_ref()))),
+            Ok(_) => self.worked(),
+            Err(error) if error.is_the_stores() => *self.failure() = Some((Instant::now(), describe(error.as_ref()))),
             // A file that is refused wants a person, however much waits behind it.
             Err(_) => return result,
         }
@@ -157,11 +170,6 @@ impl QueueLimit {
     }
 }
 
-/// Whether the store kept the file from being archived, and not the file itself.
-pub(super) fn is_the_stores(error: &PushError) -> bool {
-    matches!(error, PushError::Repository { .. } | PushError::Deadline { .. })
-}
-
 /// Blocking.
 fn queue(pg_wal: &Path) -> Result<Queue, String> {
     let data_directory = pg_wal.parent().unwrap_or(pg_wal);
@@ -183,16 +191,23 @@ pub struct Notes {
     /// As they lie in the folder; none before it was read.
     known: tokio::sync::Mutex<Option<Vec<Gap>>>,
     files: AtomicU64,
+    unreadable: AtomicU64,
 }
 
 impl Notes {
     fn new(folder: PathBuf) -> Self {
-        Self { folder, known: tokio::sync::Mutex::default(), files: AtomicU64::new(0) }
+        let (files, unreadable) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { folder, known: tokio::sync::Mutex::default(), files, unreadable }
     }
 
     /// How many notes there are. None is known before the folder was read.
     pub fn count(&self) -> u64 {
         self.files.load(Ordering::Relaxed)
+    }
+
+    /// How many of them cannot be read: of these gaps the repositories will not be told. One, when the folder cannot be.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::Relaxed)
     }
 
     /// The notes.
@@ -254,7 +269,9 @@ impl Notes {
     async fn read<'a>(&self, known: &'a mut Option<Vec<Gap>>) -> std::io::Result<&'a mut Vec<Gap>> {
         if known.is_none() {
             let folder = self.folder.clone();
-            let notes = blocking(move || read_folder(&folder)).await?;
+            let read = blocking(move || read_folder(&folder)).await;
+            self.unreadable.store(read.as_ref().map_or(1, |(_, unreadable)| *unreadable), Ordering::Relaxed);
+            let (notes, _) = read?;
             self.files.store(notes.len() as u64, Ordering::Relaxed);
             *known = Some(notes);
         }
@@ -276,12 +293,13 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> +
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
 }
 
-fn read_folder(folder: &Path) -> std::io::Result<Vec<Gap>> {
+/// The notes, and how many cannot be read.
+fn read_folder(folder: &Path) -> std::io::Result<(Vec<Gap>, u64)> {
     let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok((Vec::new(), 0)),
         other => other?,
     };
-    let mut notes = Vec::new();
+    let (mut notes, mut unreadable) = (Vec::new(), 0);
     for entry in entries {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -291,11 +309,14 @@ fn read_folder(folder: &Path) -> std::io::Result<Vec<Gap>> {
         match Gap::decode(&std::fs::read(&path)?) {
             Ok(gap) => notes.push(gap),
             // It stays where it is, for a person.
-            Err(error) => error!(note = %path.display(), %error, "the note of a gap cannot be read and is left out"),
+            Err(error) => {
+                unreadable += 1;
+                error!(note = %path.display(), %error, "the note of a gap cannot be read and is left out");
+            }
         }
     }
     notes.sort_by_key(|note| note.since);
-    Ok(notes)
+    Ok((notes, unreadable))
 }
 
 #[cfg(test)]
@@ -429,6 +450,24 @@ mod tests {
             again.settled(&note).await.unwrap();
         }
         assert_eq!((again.count(), Notes::new(folder.path().join("let-go")).all().await.unwrap().len()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_note_that_cannot_be_read_is_counted_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let notes = Notes::new(folder.path().to_path_buf());
+        notes.add(gap("000000010000000000000001"), SegmentSize::DEFAULT).await.unwrap();
+        let damaged = notes.path(&gap("000000010000000000000009"));
+        durable::create(&damaged, b"{}\n", 0o600).unwrap();
+        let again = Notes::new(folder.path().to_path_buf());
+        assert_eq!(again.all().await.unwrap().len(), 1);
+        assert_eq!((again.count(), again.unreadable()), (1, 1));
+        assert!(damaged.exists());
+        // Nor is a folder that cannot be read one without notes.
+        let file = Notes::new(damaged);
+        assert_eq!(file.all().await.unwrap_err().kind(), std::io::ErrorKind::NotADirectory);
+        assert_eq!((file.count(), file.unreadable()), (0, 1));
+        assert!(file.add(gap("000000010000000000000001"), SegmentSize::DEFAULT).await.is_err());
     }
 
     #[tokio::test]

@@ -8,53 +8,73 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
 use super::archiver::Archiver;
-use super::queue_limit::{QueueLimit, is_the_stores};
+use super::queue_limit::QueueLimit;
 use crate::base::describe;
 use crate::pg::{SegmentSize, WalFileName};
 use crate::repo::gap::{self, Gap};
 use crate::repo::{LazyRepository, RepoError, layout, stored};
 
-/// How often the repositories are tried while there are notes.
+/// How often the repositories are tried while there are notes; doubled up to [`PAUSE_MAX`] while that leads to nothing.
 const PAUSE: Duration = Duration::from_secs(5);
+const PAUSE_MAX: Duration = Duration::from_mins(2);
 
 impl Archiver {
     /// Settles notes until `closing` is cancelled.
     pub async fn settle_gaps(&self, closing: CancellationToken) {
         let Some(limit) = self.queue_limit() else { return };
+        let mut pause = PAUSE;
         loop {
-            match limit.notes.all().await {
-                Ok(notes) => {
-                    for note in notes {
-                        tokio::select! {
-                            () = closing.cancelled() => return,
-                            () = self.settle(limit, &note) => {}
-                        }
-                    }
-                }
-                Err(error) => debug!(%error, "cannot read the notes of gaps"),
-            }
+            let left = tokio::select! {
+                () = closing.cancelled() => return,
+                left = self.settle_all(limit) => left,
+            };
+            pause = if left { pause.saturating_mul(2).min(PAUSE_MAX) } else { PAUSE };
             tokio::select! {
                 () = closing.cancelled() => return,
-                () = tokio::time::sleep(PAUSE) => {}
+                () = limit.healed.notified() => pause = PAUSE,
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    async fn settle(&self, limit: &QueueLimit, note: &Gap) {
+    /// Tries every note once; whether any is left.
+    pub(super) async fn settle_all(&self, limit: &QueueLimit) -> bool {
+        let notes = match limit.notes.all().await {
+            Ok(notes) => notes,
+            Err(error) => {
+                error!(%error, "cannot read the notes of gaps");
+                return true;
+            }
+        };
+        let mut left = false;
+        for note in notes {
+            left |= !self.settle(limit, &note).await;
+        }
+        left
+    }
+
+    /// Whether every repository was told of `note`, which is forgotten then.
+    async fn settle(&self, limit: &QueueLimit, note: &Gap) -> bool {
         self.archive_late(note).await;
         for repository in self.repositories() {
             if let Err(error) = tell(repository, note).await {
                 let error = describe(&error);
                 debug!(repository = repository.name(), error, "cannot tell a repository of a gap yet");
-                return;
+                return false;
             }
         }
         match limit.notes.settled(note).await {
-            Ok(()) => info!(first = %note.first, last = %note.last, "a gap is recorded in every repository"),
-            Err(error) => debug!(%error, "cannot forget the note of a gap"),
+            Ok(()) => {
+                info!(first = %note.first, last = %note.last, "a gap is recorded in every repository");
+                true
+            }
+            Err(error) => {
+                debug!(%error, "cannot forget the note of a gap");
+                false
+            }
         }
     }
 
@@ -69,7 +89,7 @@ impl Archiver {
             match self.archive_again(name).await {
                 Ok(()) => info!(file = %name, "archived after all: it had been let go and still lay in pg_wal"),
                 // The next would meet the same store.
-                Err(error) if is_the_stores(&error) => return,
+                Err(error) if error.is_the_stores() => return,
                 Err(error) => debug!(file = %name, error = describe(error.as_ref()), "cannot be archived after all"),
             }
         }

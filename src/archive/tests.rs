@@ -445,6 +445,106 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
     assert!(!room.object("late", old).exists(), "what is older than the repository is not brought unasked");
 }
 
+/// An archiver that lets WAL go as soon as more than one segment waits.
+fn limited(room: &Room, repositories: Vec<Arc<LazyRepository>>, acknowledge: Acknowledge) -> Archiver {
+    let archiver = archiver(room, repositories, acknowledge);
+    archiver.limit_queue(Some(SEGMENT_BYTES), room.folder.path().join("let-go"));
+    archiver
+}
+
+/// So many segments that wait to be archived.
+fn waiting(room: &Room, count: u32) -> Vec<WalFileName> {
+    let file = |number| {
+        let file = name(&format!("0000000100000000000000{number:02X}"));
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        room_ready(room, file);
+        file
+    };
+    (1..=count).map(file).collect()
+}
+
+#[tokio::test]
+async fn wal_is_let_go_only_when_fewer_repositories_than_must_can_take_it_and_all_are_told() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let archiver = limited(&room, vec![Arc::clone(&one), Arc::clone(&two)], ONE);
+    let files = waiting(&room, 4);
+    let second = Away::take(&room, "two");
+    assert!(matches!(archiver.push(files[0]).await, Ok(Pushed::Now)), "one is enough, whatever waits");
+    let first = Away::take(&room, "one");
+    for file in &files[1..3] {
+        assert!(matches!(archiver.push(*file).await, Ok(Pushed::LetGo)), "{file}");
+    }
+    // PostgreSQL has recycled the first of them by the time the first repository is back.
+    std::fs::remove_file(room.pg_wal().join(files[1].to_string())).expect("removed");
+    let limit = archiver.queue_limit().expect("a limit");
+    first.back(&one);
+    assert!(archiver.settle_all(limit).await, "the second cannot be told yet");
+    assert_eq!(archiver.unrecorded_gaps(), 1);
+    archiver.drain().await;
+    assert!(!room.object("one", files[1]).exists() && room.object("one", files[2]).exists());
+    second.back(&two);
+    assert!(!archiver.settle_all(limit).await);
+    assert_eq!(archiver.unrecorded_gaps(), 0);
+    archiver.compare_once().await;
+    for (repository, lazy) in [("one", one), ("two", two)] {
+        assert!(room.object(repository, files[0]).exists(), "owed, and paid");
+        let ask = async |file| {
+            let from = std::slice::from_ref(&lazy);
+            retrieve(from, Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await
+        };
+        let lost = ask(files[1]).await;
+        assert!(matches!(lost, Err(FetchError::LetGo { .. })), "{repository}: {lost:?}");
+        // The second was told that it lacked this one, and has it since.
+        assert!(matches!(ask(files[2]).await, Ok(Retrieved::File { .. })), "{repository}");
+    }
+}
+
+#[tokio::test]
+async fn no_wal_is_let_go_once_anything_was_archived_since_the_failure() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let archiver = limited(&room, vec![Arc::clone(&one)], Acknowledge::All);
+    let files = waiting(&room, 4);
+    let away = Away::take(&room, "one");
+    assert!(matches!(archiver.push(files[0]).await, Ok(Pushed::LetGo)));
+    away.back(&one);
+    // Ahead of PostgreSQL.
+    archiver.archive_again(files[1]).await.expect("archived");
+    assert!(matches!(archiver.push(files[2]).await, Ok(Pushed::Now)), "more waits than the limit, and the store works");
+}
+
+#[tokio::test]
+async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
+    let room = Room::new();
+    let files = waiting(&room, 4);
+    let key = |name: &str| {
+        let path = room.folder.path().join(name);
+        crate::sys::durable::create(&path, crate::repo::keys::key_file_text().as_bytes(), 0o600).expect("a key");
+        Encryption::Key(KeySource::KeyFile(path))
+    };
+    let (options, pool, now) = (room.options("sealed"), CpuPool::new(1).expect("a thread"), Timestamp::now());
+    storage::create_root(&options, "main").expect("a root");
+    let store = storage::open(&options, "main").expect("a store");
+    let made = Repository::create("sealed", store, "main", &key("right"), &[], pool.clone(), now).await;
+    made.expect("a repository");
+    let lost = key("wrong");
+    let sealed = LazyRepository::new("sealed", "main", options, lost, 1, pool);
+    let error = limited(&room, vec![sealed], Acknowledge::All).push(files[0]).await.expect_err("the key is wrong");
+    assert!(!error.is_the_stores(), "{error:?}");
+
+    let damaged = room.repository("damaged").await;
+    archive_file(std::slice::from_ref(&damaged), &room.pg_wal(), files[0], "host").await.expect("archived");
+    crate::sys::durable::replace(&room.object("damaged", files[0]), b"nonsense", 0o600).expect("damaged");
+    // Beside a store that is away, whichever answers first.
+    let gone = room.repository("gone").await;
+    let _away = Away::take(&room, "gone");
+    let both = limited(&room, vec![Arc::clone(&gone), damaged], Acknowledge::All);
+    let error = both.push(files[0]).await.expect_err("what is there cannot be verified");
+    assert_eq!(error.class(), ErrorClass::Corrupt, "{error:?}");
+    assert_eq!(both.unrecorded_gaps(), 0);
+}
+
 /// Takes a repository's folder away, and brings it back.
 struct Away(PathBuf, PathBuf);
 
@@ -500,8 +600,7 @@ async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
     let (mut made, _) = made.expect("a repository");
     let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
     made.add_lineage(room.lineage, size, now).await.expect("a lineage");
-    let server =
-        || LazyRepository::new("sealed", "main", options.clone(), encryption.clone(), 1, pool.clone());
+    let server = || LazyRepository::new("sealed", "main", options.clone(), encryption.clone(), 1, pool.clone());
     // Opened before the rotation, and not since.
     let primary = server();
     primary.get().await.expect("opened");

@@ -115,6 +115,22 @@ impl PushError {
     }
 }
 
+impl PushError {
+    /// Whether a store that fails, or is away, kept the file from being archived.
+    pub(super) fn is_the_stores(&self) -> bool {
+        match self {
+            Self::Repository { source, .. } => source.is_the_stores(),
+            Self::Deadline { .. } => true,
+            Self::Read { .. }
+            | Self::Control { .. }
+            | Self::Rejected { .. }
+            | Self::Different { .. }
+            | Self::Died(_)
+            | Self::Stopping(_) => false,
+        }
+    }
+}
+
 /// Reads, judges, seals and writes `name` (which lies in `pg_wal`, whose parent is the data directory) into every one of
 /// `repositories`. Returns when it is durable in all of them, with the file that it was.
 pub async fn archive_file(

@@ -332,7 +332,7 @@ const CLUSTER: &[Key] = &[
         "archive.queue_limit",
         Kind::Size(MIB, 1024 * TIB),
         Default::Absent("no limit: WAL waits until it is archived"),
-        "How much WAL may wait in `pg_wal` while no store can be reached, before the oldest is let go to keep the disk from filling. WAL that is let go is lost: the gap is recorded, and a restore across it is refused until there is a new backup.",
+        "How much WAL may wait in `pg_wal` while stores fail or cannot be reached (a wrong key or a damaged repository does not count), before the oldest is let go to keep the disk from filling. WAL that is let go is lost: the gap is recorded, and a restore across it is refused until there is a new backup.",
     ),
     key(
         "fetch.deadline",

@@ -66,6 +66,7 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
         uploaded_ahead: uploaded_ahead as u64,
         uploads_in_flight: in_flight as u64,
         unrecorded_gaps: service.archiver.unrecorded_gaps(),
+        unreadable_gaps: service.archiver.unreadable_gaps(),
         fetch: service.fetch_stats.facts(),
         prefetched: prefetched as u64,
         spool_bytes,

@@ -61,6 +61,13 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Gaps that some repository was not told of yet.",
         |c| Some(c.unrecorded_gaps),
     );
+    page.each(
+        clusters,
+        "walward_archive_unreadable_gaps",
+        "gauge",
+        "Notes of gaps in the spool directory that cannot be read.",
+        |c| Some(c.unreadable_gaps),
+    );
     page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
     page.each(clusters, "walward_fetch_files_total", "counter", "Files given to servers in recovery.", |c| {
         Some(c.fetch.served_total)

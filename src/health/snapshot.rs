@@ -47,6 +47,9 @@ pub struct ClusterSnapshot {
     pub uploads_in_flight: u64,
     /// Gaps (WAL that was let go) that some repository was not told of yet.
     pub unrecorded_gaps: u64,
+    /// Notes of such gaps that cannot be read: no repository will be told of these.
+    #[serde(default)]
+    pub unreadable_gaps: u64,
     /// WAL out.
     pub fetch: FetchFacts,
     /// Segments in the spool or on their way there.

@@ -165,6 +165,33 @@ impl RepoError {
         }
     }
 
+    /// Whether it is the store that fails or is away, and nothing that a person has to put right at the repository: a wrong key,
+    /// a damaged object, another cluster's repository.
+    pub fn is_the_stores(&self) -> bool {
+        match self {
+            Self::Store(error) => match error.class {
+                ErrorClass::Transient | ErrorClass::Permanent | ErrorClass::Denied | ErrorClass::NoSpace => true,
+                ErrorClass::NotFound | ErrorClass::Corrupt | ErrorClass::Cancelled => false,
+            },
+            // What an unmounted disk leaves is an empty folder.
+            Self::NoRepository { .. } => true,
+            Self::ExistingUnreadable { source, .. } => source.is_the_stores(),
+            Self::Keys(_)
+            | Self::AlreadyThere { .. }
+            | Self::OtherCluster { .. }
+            | Self::Replaced { .. }
+            | Self::Newer { .. }
+            | Self::Damaged { .. }
+            | Self::KeyNeeded { .. }
+            | Self::NotEncrypted { .. }
+            | Self::ForeignProtection { .. }
+            | Self::UnknownMasterKey { .. }
+            | Self::Content { .. }
+            | Self::Worker { .. }
+            | Self::Contended { .. } => false,
+        }
+    }
+
     /// Whether what is there was sealed under a master key that this repository's keys, as they were read, do not hold.
     pub fn is_newer_key(&self) -> bool {
         match self {

@@ -225,9 +225,7 @@ pub(super) fn s3_builder(options: &StoreOptions, bucket: &str) -> Result<AmazonS
             }
             builder
         }
-        Credentials::KeyFiles(files) => {
-            AmazonS3Builder::new().with_credentials(Arc::new(FromFiles::s3(files.clone())))
-        }
+        Credentials::KeyFiles(files) => AmazonS3Builder::new().with_credentials(Arc::new(FromFiles::s3(files.clone()))),
         Credentials::ServiceAccountFile(_) | Credentials::AccountKey { .. } => {
             return Err(format!("{} do not fit its url", options.credentials.kind()));
         }
@@ -295,11 +293,9 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
         Scheme::Azure => {
             let mut builder = match &options.credentials {
                 Credentials::Chain => MicrosoftAzureBuilder::from_env(),
-                Credentials::AccountKey { account, key } => {
-                    MicrosoftAzureBuilder::new()
-                        .with_account(account)
-                        .with_credentials(Arc::new(FromFiles::azure(key.clone())))
-                }
+                Credentials::AccountKey { account, key } => MicrosoftAzureBuilder::new()
+                    .with_account(account)
+                    .with_credentials(Arc::new(FromFiles::azure(key.clone()))),
                 Credentials::Keys { .. } | Credentials::KeyFiles(_) | Credentials::ServiceAccountFile(_) => {
                     return Err(unfit());
                 }
@@ -383,7 +379,8 @@ mod tests {
         let account = folder.path().join("account.json");
         let json = r#"{"disable_oauth":true,"client_email":"","private_key":"","private_key_id":""}"#;
         crate::sys::durable::create(&account, json.as_bytes(), 0o600).unwrap();
-        let azure = Credentials::AccountKey { account: "acme".to_owned(), key: KeySource::Given(Secret::new("aHVudGVyMg==")) };
+        let azure =
+            Credentials::AccountKey { account: "acme".to_owned(), key: KeySource::Given(Secret::new("aHVudGVyMg==")) };
         let all = [keys(), Credentials::ServiceAccountFile(account), azure];
         for (url, fit) in [("s3://bucket/a/b", 0), ("gs://bucket/a/b", 1), ("az://container/a/b", 2)] {
             for (number, credentials) in all.iter().enumerate() {

@@ -98,6 +98,13 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         let text = format!("  LET GO      {} gap(s) that a repository was not told of yet", cluster.unrecorded_gaps);
         printer.line(&printer.tone(&text, Tone::Bad))?;
     }
+    if cluster.unreadable_gaps > 0 {
+        let text = format!(
+            "  LET GO      {} note(s) of gaps cannot be read; the agent's log names them",
+            cluster.unreadable_gaps
+        );
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     // A failure that was followed by a success is history.
     if let Some(error) =
         archive.last_error.as_ref().filter(|error| archive.last_acknowledged.is_none_or(|at| error.at > at))

@@ -79,4 +79,12 @@ fn unrecorded(cluster: &ClusterSnapshot, findings: &mut Findings) {
         let advice = "bring the repository back, then take a backup: `walward backup`";
         findings.failed("wal", Some(&cluster.name), text, Some(advice));
     }
+    if cluster.unreadable_gaps > 0 {
+        let text = format!(
+            "WAL was let go (queue_limit), and {} note(s) of it in the agent's spool directory cannot be read, so that no repository is told",
+            cluster.unreadable_gaps
+        );
+        let advice = "the agent's log names them; take a backup, then remove them and reload the agent";
+        findings.failed("wal", Some(&cluster.name), text, Some(advice));
+    }
 }
