@@ -89,7 +89,7 @@ struct Inner {
 struct State {
     /// What is durable somewhere, and was still marked ready when archive_status was read last.
     stored: HashMap<WalFileName, Stored>,
-    in_flight: HashMap<WalFileName, InFlight>,
+    in_flight: HashMap<WalFileName, (InFlight, Arc<Delivery>)>,
     /// Ready files of the last listing that were not looked at yet.
     queue: VecDeque<WalFileName>,
     failures: u32,
@@ -187,7 +187,7 @@ impl Archiver {
         let after = self.0.options.deadline.saturating_mul(3);
         let result = match tokio::time::timeout(after, self.push_uncounted(name)).await {
             Ok(result) => result,
-            Err(_) => Err(Arc::new(PushError::Deadline { name, after })),
+            Err(_) => Err(self.late(name, after)),
         };
         match &result {
             Ok(Pushed::LetGo) => self.0.stats.let_go(name),
@@ -221,7 +221,7 @@ impl Archiver {
     async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
         let after = self.0.options.deadline;
         let Ok(outcome) = tokio::time::timeout(after, self.start(name)).await else {
-            return Err(Arc::new(PushError::Deadline { name, after }));
+            return Err(self.late(name, after));
         };
         if outcome? == stamp {
             self.acknowledge(name, stamp);
@@ -231,8 +231,18 @@ impl Archiver {
         self.state().stored.remove(&name);
         match tokio::time::timeout(after, self.start(name)).await {
             Ok(outcome) => outcome.map(|_| Pushed::Now),
-            Err(_) => Err(Arc::new(PushError::Deadline { name, after })),
+            Err(_) => Err(self.late(name, after)),
         }
+    }
+
+    /// It took too long, and whom it was waited for.
+    fn late(&self, name: WalFileName, after: Duration) -> Arc<PushError> {
+        let state = self.state();
+        let waiting = state.in_flight.get(&name).map(|(_, delivery)| delivery.waiting()).unwrap_or_default();
+        let repositories = &self.0.repositories;
+        let waiting =
+            waiting.into_iter().filter_map(|at| repositories.get(at)).map(|lazy| lazy.name().to_owned()).collect();
+        Arc::new(PushError::Deadline { name, after, waiting })
     }
 
     /// Archives a file that PostgreSQL no longer asks for.
@@ -336,12 +346,12 @@ impl Archiver {
     /// Joins the upload of `name` that is on its way, or starts one, which goes on whether or not anybody waits for it.
     fn start(&self, name: WalFileName) -> InFlight {
         let mut state = self.state();
-        if let Some(running) = state.in_flight.get(&name) {
+        if let Some((running, _)) = state.in_flight.get(&name) {
             return running.clone();
         }
         let (decide, decision) = oneshot::channel();
         let delivery = Arc::new(Delivery::new(self.needed(), decide));
-        let this = self.clone();
+        let (this, followed) = (self.clone(), Arc::clone(&delivery));
         self.0.tasks.spawn(async move {
             // Whatever happens, the name must not stay marked as being on its way.
             let delivered = AssertUnwindSafe(this.deliver(name, &delivery)).catch_unwind().await;
@@ -360,7 +370,7 @@ impl Archiver {
             .map(move |decided| decided.unwrap_or_else(|_| Err(Arc::new(PushError::Stopping(name)))))
             .boxed()
             .shared();
-        state.in_flight.insert(name, running.clone());
+        state.in_flight.insert(name, (running.clone(), followed));
         running
     }
 
@@ -420,7 +430,7 @@ impl Archiver {
         delivery.until_decided().await;
         // What has arrived is in memory no more.
         let held = room.num_permits();
-        let kept = (held * delivery.waiting()).div_ceil(copies.max(1));
+        let kept = (held * delivery.waiting().len()).div_ceil(copies.max(1));
         drop(room.split(held.saturating_sub(kept)));
         if let Ok(_place) = self.0.leftovers.try_acquire() {
             tokio::time::sleep(LEFTOVER_PATIENCE).await;

@@ -94,8 +94,10 @@ impl Delivery {
     }
 
     /// The repositories that have not answered.
-    pub fn waiting(&self) -> usize {
-        self.state().answers.iter().filter(|answer| **answer == Answer::Waiting).count()
+    pub fn waiting(&self) -> Vec<usize> {
+        let state = self.state();
+        let answers = state.answers.iter().enumerate();
+        answers.filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect()
     }
 
     /// The repositories that the file is owed to now that no more is done about it: none when it is not archived, because then

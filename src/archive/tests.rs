@@ -290,11 +290,20 @@ async fn over(room: &Room, name: &str, inner: Arc<dyn storage::Store>, plan: Pla
 }
 
 fn archiver(room: &Room, repositories: Vec<Arc<LazyRepository>>, acknowledge: Acknowledge) -> Archiver {
+    archiver_within(room, repositories, acknowledge, Duration::from_secs(20))
+}
+
+fn archiver_within(
+    room: &Room,
+    repositories: Vec<Arc<LazyRepository>>,
+    acknowledge: Acknowledge,
+    deadline: Duration,
+) -> Archiver {
     let options = ArchiveOptions {
         acknowledge,
         workers: 2,
         look_ahead: 8,
-        deadline: Duration::from_secs(20),
+        deadline,
         rescan_interval: Duration::from_millis(50),
         writer: "host".to_owned(),
     };
@@ -346,6 +355,22 @@ async fn a_repository_that_hangs_holds_nobody_up_where_enough_others_have_the_fi
     }
     // Two are still on their way there; the others are owed.
     assert!(archiver.repository_facts()[0].files >= 10);
+}
+
+#[tokio::test]
+async fn a_push_that_takes_too_long_names_the_repository_that_did_not_answer() {
+    let room = Room::new();
+    let good = room.repository("good").await;
+    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let archiver = archiver_within(&room, vec![good, hanging], Acknowledge::All, Duration::from_millis(500));
+    let file = waiting(&room, 1)[0];
+    let error = archiver.push(file).await.expect_err("one hangs");
+    let text = error.to_string();
+    assert_eq!(
+        text,
+        format!("{file} was not durable after 0 s: no answer from repository \"hanging\"; PostgreSQL will ask again")
+    );
+    assert_eq!(error.class(), ErrorClass::Transient);
 }
 
 #[tokio::test]

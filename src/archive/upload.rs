@@ -81,12 +81,14 @@ pub enum PushError {
         modified: jiff::Timestamp,
     },
     /// It took too long; it may still go on, and the next try will find out.
-    #[error("{name} was not durable after {} s; PostgreSQL will ask again", .after.as_secs())]
+    #[error("{name} was not durable after {} s{}; PostgreSQL will ask again", .after.as_secs(), unanswered(.waiting))]
     Deadline {
         /// The file.
         name: WalFileName,
         /// How long it was waited for.
         after: Duration,
+        /// The repositories that had not answered.
+        waiting: Vec<String>,
     },
     /// A bug: the upload panicked. The log says where.
     #[error("the upload of {0} died of an internal error; the log says where")]
@@ -94,6 +96,11 @@ pub enum PushError {
     /// The agent is stopping.
     #[error("{0} was given up because the agent is stopping; PostgreSQL will ask again")]
     Stopping(WalFileName),
+}
+
+fn unanswered(waiting: &[String]) -> String {
+    let names: Vec<String> = waiting.iter().map(|name| format!("{name:?}")).collect();
+    if names.is_empty() { String::new() } else { format!(": no answer from repository {}", names.join(", ")) }
 }
 
 impl PushError {
