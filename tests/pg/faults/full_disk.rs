@@ -30,7 +30,7 @@ fn archive_without_repository(site: &Site, words: &[&str], break_it: impl FnOnce
     heal();
     drain(site, &site.cluster, Duration::from_mins(1));
     assert_archived(site, &site.cluster);
-    site.walward(&["check"]).expect(0);
+    site.walward(&["check"]).expect(3).says("there is none yet");
 }
 
 #[test]

@@ -18,6 +18,9 @@ use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use finding::{Finding, Findings, Level};
 
+/// How long a file system may take to say what is asked of it.
+const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(10);
+
 /// How old things may be.
 #[derive(Debug, Clone, Copy)]
 struct Ages {
@@ -62,7 +65,17 @@ pub(in crate::cli) async fn run(
             }
         }
     }
-    Ok(if worst == Level::Failed { Exit::Failed } else { Exit::Done })
+    Ok(match worst {
+        Level::Ok => Exit::Done,
+        Level::Warning => Exit::Warnings,
+        Level::Failed => Exit::Failed,
+    })
+}
+
+/// What `work` finds out, which blocks in a file system; `None` when that has not answered within `deadline`: a mount whose
+/// server is gone holds whoever looks at it, and a check must say so instead of hanging with it.
+async fn answered<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await.ok()?.ok()
 }
 
 fn configuration(context: &Context, no_cluster: bool, findings: &mut Findings) {
@@ -85,7 +98,7 @@ async fn check_cluster(
     findings: &mut Findings,
 ) -> Result<(), Failure> {
     let server = postgres::check(cluster, findings).await;
-    postgres::check_waiting(cluster, ages.ready, findings);
+    postgres::check_waiting(cluster, ages.ready, findings).await;
     let mut opened = Vec::new();
     for configured in context.repositories_of(cluster)? {
         let lineage = server.as_ref().map(|server| server.facts.lineage());
@@ -116,4 +129,20 @@ fn nagios(findings: &[Finding], worst: Level, printer: &Printer) -> Result<Exit,
     // A bar would begin the performance data.
     printer.line(&format!("WALWARD {word} - {}", text.replace('|', "/").replace('\n', " ")))?;
     Ok(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_system_that_hangs_does_not_hold_the_check() {
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+        let begun = std::time::Instant::now();
+        let found = answered(Duration::from_millis(50), move || held.recv().is_ok()).await;
+        assert_eq!(found, None);
+        assert!(begun.elapsed() < Duration::from_secs(10));
+        drop(release);
+        assert_eq!(answered(Duration::from_secs(10), || 7).await, Some(7));
+    }
 }

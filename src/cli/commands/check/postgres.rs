@@ -1,8 +1,10 @@
 //! The server: reachable, archiving, by us, into the right repository, without a backlog.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::finding::Findings;
+use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::base::{describe, format_duration};
 use crate::config::ClusterConfig;
 use crate::pg::archive_status::{list_ready, ready_path};
@@ -41,7 +43,7 @@ pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> O
     };
     let role = if facts.in_recovery { ", a standby" } else { "" };
     findings.ok("postgresql", about, format!("version {}{role}", facts.server_version));
-    check_directory(cluster, &facts, findings);
+    check_directory(cluster, &facts, findings).await;
     check_settings(&facts, about, findings);
     match session.archiver_stats().await {
         Ok(stats) => {
@@ -63,11 +65,14 @@ pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> O
     Some(Server { session, facts })
 }
 
-fn check_directory(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
+async fn check_directory(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
     let about = Some(cluster.name.as_str());
-    let real = |path: &std::path::Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let configured = real(&cluster.data_directory);
-    if configured == real(std::path::Path::new(&facts.data_directory)) {
+    let paths = (cluster.data_directory.clone(), PathBuf::from(&facts.data_directory));
+    let real = |path: PathBuf| std::fs::canonicalize(&path).unwrap_or(path);
+    let Some((configured, its)) = answered(FILE_SYSTEM_DEADLINE, move || (real(paths.0), real(paths.1))).await else {
+        return findings.failed("data_directory", about, hangs(&cluster.data_directory), None);
+    };
+    if configured == its {
         findings.ok("data_directory", about, facts.data_directory.clone());
     } else {
         let text = format!("the server's is {}, the configuration's {}", facts.data_directory, configured.display());
@@ -102,26 +107,34 @@ fn check_settings(facts: &ServerFacts, about: Option<&str>, findings: &mut Findi
     }
 }
 
+fn hangs(path: &Path) -> String {
+    format!("the file system of {} did not answer in {} s", path.display(), FILE_SYSTEM_DEADLINE.as_secs())
+}
+
+/// How many files wait to be archived, and how long the oldest has. Blocking.
+fn waiting(pg_wal: &Path) -> std::io::Result<(usize, Duration)> {
+    let ready = list_ready(pg_wal)?;
+    let since = ready.iter().filter_map(|name| std::fs::metadata(ready_path(pg_wal, *name)).ok()?.modified().ok());
+    let age = since.filter_map(|since| SystemTime::now().duration_since(since).ok()).max();
+    Ok((ready.len(), age.unwrap_or_default()))
+}
+
 /// How long the oldest file has waited to be archived.
-pub(super) fn check_waiting(cluster: &ClusterConfig, age_max: Duration, findings: &mut Findings) {
+pub(super) async fn check_waiting(cluster: &ClusterConfig, age_max: Duration, findings: &mut Findings) {
     let about = Some(cluster.name.as_str());
     let pg_wal = cluster.data_directory.join("pg_wal");
-    let ready = match list_ready(&pg_wal) {
-        Ok(ready) => ready,
-        Err(error) => {
+    let looked = pg_wal.clone();
+    let (files, age) = match answered(FILE_SYSTEM_DEADLINE, move || waiting(&looked)).await {
+        Some(Ok(waiting)) => waiting,
+        Some(Err(error)) => {
             let text = format!("cannot read {}/archive_status: {error}", pg_wal.display());
             let advice = "run this as the owner of the data directory, or as root";
             return findings.warning("backlog", about, text, Some(advice));
         }
+        None => return findings.failed("backlog", about, hangs(&pg_wal), None),
     };
-    let age = ready
-        .iter()
-        .filter_map(|name| std::fs::metadata(ready_path(&pg_wal, *name)).ok()?.modified().ok())
-        .filter_map(|since| SystemTime::now().duration_since(since).ok())
-        .max()
-        .unwrap_or_default();
-    let text = format!("{} file(s) wait, the oldest for {}", ready.len(), format_duration(age));
-    if ready.is_empty() {
+    let text = format!("{files} file(s) wait, the oldest for {}", format_duration(age));
+    if files == 0 {
         findings.ok("backlog", about, "nothing waits");
     } else if age > age_max {
         findings.warning("backlog", about, text, Some("PostgreSQL's log and `walward status` say what holds it up"));

@@ -1,11 +1,12 @@
 //! A repository: reachable, ours, opened by our key, safe against overwriting, not full.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::finding::Findings;
+use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::base::{ErrorClass, describe, format_bytes};
-use crate::cli::context::Context;
+use crate::cli::context::{Context, file_root};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::pg::Lineage;
 use crate::repo::{Repository, layout};
@@ -59,8 +60,8 @@ pub(super) async fn check(
         ),
         Err(error) => findings.failed("writing", about, describe(&error), Some(advice(error.class))),
     }
-    if let Some(path) = configured.store.url.strip_prefix("file://") {
-        check_space(Path::new(path), about, findings);
+    if let Some(root) = file_root(configured, cluster) {
+        check_space(root, about, findings).await;
     }
     Some(repository)
 }
@@ -115,9 +116,19 @@ async fn refuses_to_overwrite(store: &Arc<dyn Store>) -> Result<bool, StoreError
     Ok(matches!(second.transpose()?, Some(Put::Exists)))
 }
 
-fn check_space(path: &Path, about: Option<&str>, findings: &mut Findings) {
-    match disk::space(path) {
-        Ok(space) => {
+async fn check_space(path: PathBuf, about: Option<&str>, findings: &mut Findings) {
+    let shown = path.display().to_string();
+    match answered(FILE_SYSTEM_DEADLINE, move || disk::space(&path)).await {
+        None => {
+            let text = format!("the file system of {shown} did not answer in {} s", FILE_SYSTEM_DEADLINE.as_secs());
+            findings.failed(
+                "space",
+                about,
+                text,
+                Some("is what it is mounted from there? WAL stays in pg_wal meanwhile"),
+            );
+        }
+        Some(Ok(space)) => {
             let text = format!("{} free of {}", format_bytes(space.free), format_bytes(space.total));
             if space.free < space.total / FREE_PART_MIN {
                 findings.warning("space", about, text, Some("make room; when it is full, WAL stays in pg_wal"));
@@ -125,6 +136,6 @@ fn check_space(path: &Path, about: Option<&str>, findings: &mut Findings) {
                 findings.ok("space", about, text);
             }
         }
-        Err(error) => findings.warning("space", about, format!("cannot ask {}: {error}", path.display()), None),
+        Some(Err(error)) => findings.warning("space", about, format!("cannot ask {shown}: {error}"), None),
     }
 }
