@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use futures::future::join_all;
 
 use super::arguments::Global;
 use super::failure::Failure;
@@ -89,6 +90,31 @@ impl Context {
             opened.push(self.open_one_of(cluster, repository).await?);
         }
         Ok(opened)
+    }
+
+    /// As [`Context::open_all`], for a command that can do with fewer. What cannot be opened is left out, with a line for each, where
+    /// the others hold every file that PostgreSQL was told is archived; where they may not, that is for a person to decide.
+    pub(super) async fn open_enough(&self, cluster: &ClusterConfig) -> Result<(Vec<Repository>, Vec<String>), Failure> {
+        let configured = self.repositories_of(cluster)?;
+        let opening = join_all(configured.iter().map(|repository| self.open_one_of(cluster, repository)));
+        let opened = opening.await;
+        let failed = opened.iter().filter(|opened| opened.is_err()).count();
+        let needed = cluster.acknowledge.needed(configured.len());
+        let (mut repositories, mut left_out) = (Vec::new(), Vec::new());
+        for (opened, configured) in opened.into_iter().zip(&configured) {
+            match opened {
+                Ok(repository) => repositories.push(repository),
+                Err(failure) if failed >= needed => return Err(failure),
+                Err(failure) => left_out.push(format!(
+                    "repository \"{}\" is left out: {}. The others have all WAL that was acknowledged, but a backup that only this \
+                     one holds is not considered. Before the server is started, take it out of `repositories` and reload the agent, or bring \
+                     it back: a recovery asks every repository before it ends",
+                    configured.name,
+                    failure.message()
+                )),
+            }
+        }
+        Ok((repositories, left_out))
     }
 
     /// As [`Context::open`], for a command that goes through several: a failure says how to go on with the others.

@@ -168,6 +168,52 @@ fn a_restore_takes_what_is_damaged_in_one_repository_from_the_next_and_says_so()
 }
 
 #[test]
+fn a_restore_leaves_out_a_repository_that_is_away_only_where_the_others_must_have_everything() {
+    let mut site = two_repositories(SiteOptions { cluster: small_segments(), ..SiteOptions::default() });
+    site.cluster.sql(&site.room, "create table t as select generate_series(1, 1000) as id");
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let held = |folder: std::path::PathBuf| {
+        let mut found = BTreeSet::new();
+        names(&folder.join("main/wal"), &mut found);
+        found
+    };
+    eventually("both have it", Duration::from_mins(1), || {
+        let (disk, store) = (held(site.room.join("disk")), held(site.repository_folder()));
+        (disk == store && disk.contains(&segment)).then_some(())
+    });
+    site.destroy();
+    let disk = site.room.join("disk");
+    fs::rename(&disk, site.room.join("away")).unwrap();
+    let target = site.room.join("restored");
+    let arguments = [
+        "--cluster",
+        "main",
+        "restore",
+        "--yes",
+        "--archive-mode",
+        "off",
+        "--target-directory",
+        target.to_str().unwrap(),
+    ];
+    // One was enough: what it has, the other may lack.
+    site.walward(&arguments).expect(10).says("to go on without it, name another one with --repository: store");
+    assert!(!target.exists());
+    let text = fs::read_to_string(site.room.join("walward.toml")).unwrap();
+    site.write_config(&text.replace("\nacknowledge = 1", ""));
+    site.walward(&arguments).expect(3).says("repository \"disk\" is left out").says("take it out of `repositories`");
+    site.write_config(&text.replace("[\"disk\", \"store\"]\nacknowledge = 1", "[\"store\"]"));
+    site.stop_agent();
+    site.start_agent();
+    let mut restored = crate::support::Cluster::adopt(&site.room, "restored", &site.cluster.version, target);
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
+
+#[test]
 fn a_new_repository_is_brought_up_to_date_and_can_be_restored_from() {
     let mut site = two_repositories(SiteOptions { cluster: small_segments(), ..SiteOptions::default() });
     site.cluster.sql(&site.room, "create table t as select generate_series(1, 50000) as id");

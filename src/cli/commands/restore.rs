@@ -32,8 +32,9 @@ pub(in crate::cli) async fn run(
     let mut request = request(arguments, String::new())?;
     request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
     let directory = arguments.target_directory.as_ref().unwrap_or(&cluster.data_directory);
-    let repositories = context.open_all(cluster).await?;
-    let plan = restore::plan(&repositories, directory, &request).await?;
+    let (repositories, left_out) = context.open_enough(cluster).await?;
+    let mut plan = restore::plan(&repositories, directory, &request).await?;
+    plan.warnings.splice(0..0, left_out);
     for warning in &plan.warnings {
         printer.warning(warning);
     }
