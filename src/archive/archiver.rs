@@ -223,11 +223,11 @@ impl Archiver {
         let Ok(outcome) = tokio::time::timeout(after, self.start(name)).await else {
             return Err(self.late(name, after));
         };
-        if outcome? == stamp {
-            self.acknowledge(name, stamp);
+        if outcome? == stamp && self.acknowledge(name, stamp) {
             return Ok(Pushed::Now);
         }
-        // What was on its way was an older file of this name. Only what was asked for now may be acknowledged.
+        // What was on its way, or lies in some of the repositories, was an older file of this name. Only what was asked for
+        // now may be acknowledged.
         self.state().stored.remove(&name);
         match tokio::time::timeout(after, self.start(name)).await {
             Ok(outcome) => outcome.map(|_| Pushed::Now),

@@ -374,6 +374,48 @@ async fn a_push_that_takes_too_long_names_the_repository_that_did_not_answer() {
 }
 
 #[tokio::test]
+async fn without_an_agent_one_that_hangs_fails_no_push_that_enough_others_have() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let both = [room.repository("good").await, hanging];
+    let push =
+        async |acknowledge| archive_now(&both, acknowledge, &room.pg_wal(), file, "host", Duration::from_secs(2)).await;
+    let begun = std::time::Instant::now();
+    push(ONE).await.expect("one is enough");
+    let error = push(Acknowledge::All).await.expect_err("one hangs");
+    assert!(error.to_string().contains("no answer from repository \"hanging\""), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "it was waited for longer than the deadline");
+}
+
+#[tokio::test]
+async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_the_other() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
+    let healing = over(&room, "healing", storage::memory(), plan).await;
+    let archiver = archiver(&room, vec![room.repository("good").await, healing], Acknowledge::All);
+    archiver.push(file).await.expect_err("the second one fails");
+    // Looked at, and waiting for memory, when another file takes its place and is asked for.
+    let memory = archiver.try_room(64 << 20).expect("all of it");
+    let ahead = tokio::spawn({
+        let archiver = archiver.clone();
+        async move { archiver.archive_again(file).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    let asked = tokio::spawn({
+        let archiver = archiver.clone();
+        async move { archiver.push(file).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(memory);
+    let error = asked.await.expect("asked").expect_err("the first repository has the other file");
+    assert!(matches!(*error, PushError::Different { .. }), "{error:?}");
+    let _ = ahead.await;
+}
+
+#[tokio::test]
 async fn a_second_push_sends_the_file_only_where_it_is_missing() {
     let room = Room::new();
     let file = name("000000010000000000000003");

@@ -146,17 +146,18 @@ pub async fn archive_file(
     name: WalFileName,
     writer: &str,
 ) -> Result<FileStamp, PushError> {
-    archive_now(repositories, Acknowledge::All, pg_wal, name, writer).await.map(|(stamp, _)| stamp)
+    archive_now(repositories, Acknowledge::All, pg_wal, name, writer, Duration::MAX).await.map(|(stamp, _)| stamp)
 }
 
 /// As [`archive_file`], where `acknowledge` says how many of the repositories are enough. The others have [`LEFTOVER_PATIENCE`]
-/// more before this returns: it is for a process that ends after it. Answers also what failed.
+/// more, within `deadline`, before this returns: it is for a process that ends after it. Answers also what failed.
 pub async fn archive_now(
     repositories: &[Arc<LazyRepository>],
     acknowledge: Acknowledge,
     pg_wal: &Path,
     name: WalFileName,
     writer: &str,
+    deadline: Duration,
 ) -> Result<(FileStamp, Vec<PushError>), PushError> {
     let needed = acknowledge.needed(repositories.len());
     let everybody: Vec<usize> = (0..repositories.len()).collect();
@@ -183,6 +184,8 @@ pub async fn archive_now(
             sent?;
         }
         () = patience => {}
+        // Whether enough have it is judged below: one that does not answer is no reason to fail then.
+        () = tokio::time::sleep(deadline) => {}
     }
     let (answers, mut failures, stamp) = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
     match judge(&answers, needed) {
@@ -191,7 +194,11 @@ pub async fn archive_now(
             let refused = failures.iter().position(|error| matches!(error, PushError::Different { .. }));
             Err(refused.map_or(PushError::Died(name), |at| failures.swap_remove(at)))
         }
-        Verdict::Failed | Verdict::Wait => Err(failures.into_iter().next().unwrap_or(PushError::Died(name))),
+        Verdict::Failed | Verdict::Wait => Err(failures.into_iter().next().unwrap_or_else(|| {
+            let waiting = answers.iter().zip(repositories).filter(|(answer, _)| **answer == Answer::Waiting);
+            let waiting = waiting.map(|(_, lazy)| lazy.name().to_owned()).collect();
+            PushError::Deadline { name, after: deadline, waiting }
+        })),
     }
 }
 

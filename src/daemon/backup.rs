@@ -86,7 +86,12 @@ pub async fn run(
         match lazy.reopen().await {
             Ok(repository) => repositories.push(repository),
             Err(error) => {
-                let text = format!("cannot open repository {:?}: {}", lazy.name(), describe(&error));
+                let mut text = format!("cannot open repository {:?}: {}", lazy.name(), describe(&error));
+                let others = service.repositories.iter().map(|other| other.name()).filter(|name| *name != lazy.name());
+                let others = others.collect::<Vec<_>>().join(", ");
+                if request.repository.is_none() && !others.is_empty() {
+                    text = format!("{text}; to back up without it, name another one with --repository: {others}");
+                }
                 return failed(judge(&error).0, text);
             }
         }

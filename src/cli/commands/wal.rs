@@ -31,13 +31,7 @@ pub(in crate::cli) async fn push(
     let repositories = repositories(context, cluster)?;
     let host = sys::host::name();
     let deadline = cluster.archive.deadline;
-    let work = archive_now(&repositories, cluster.acknowledge, pg_wal, name, &host);
-    let archived = tokio::time::timeout(deadline, work).await;
-    let Ok(archived) = archived else {
-        let text = format!("{name} was not durable after {} s; PostgreSQL will ask again", deadline.as_secs());
-        return Err(Failure::new(Exit::Unreachable, text));
-    };
-    let (_, missed) = archived?;
+    let (_, missed) = archive_now(&repositories, cluster.acknowledge, pg_wal, name, &host, deadline).await?;
     for error in missed {
         // PostgreSQL logs it; the file is archived all the same.
         printer.warning(&describe(&error));
