@@ -6,7 +6,8 @@
 //! Invariants: the root folder is made by [`FileStore::create_root`] alone, so a root that is missing is an error and never
 //! "no such object"; a name appears whole and synced; a folder goes with its last object, as on an object store.
 //!
-//! A crash leaves at most temporary files ([`durable::is_temporary_name`]) and empty folders; neither is an object.
+//! A crash leaves at most temporary files ([`durable::is_temporary_name`]) and empty folders; neither is an object. Those files go
+//! when somebody writes to their folder first, so that an agent that is killed again and again does not fill the disk with them.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -182,6 +183,14 @@ impl Inner {
             return Err(self.missing(io::ErrorKind::NotFound.into()));
         }
         durable::create_dir_all_durable(folder, FOLDER_MODE)?;
+        match durable::remove_abandoned(folder) {
+            Ok(0) => {}
+            Ok(count) => {
+                tracing::info!(folder = %folder.display(), count, "removed unfinished files of killed writers");
+            }
+            // Nothing depends on it.
+            Err(error) => tracing::debug!(folder = %folder.display(), %error, "cannot look for unfinished files"),
+        }
         if folders.len() >= FOLDERS_MAX {
             folders.clear();
         }
@@ -455,6 +464,20 @@ mod tests {
     use super::*;
 
     const RUNTIME: &str = "hanging-disk";
+
+    #[tokio::test]
+    async fn what_a_killed_writer_left_goes_with_the_next_write_to_its_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let (key, folder) = (ObjectKey::new("wal/x").unwrap(), root.path().join("wal"));
+        std::fs::create_dir(&folder).unwrap();
+        let left = File::create(durable::temporary_path(&folder.join("x"))).unwrap();
+        left.set_modified(std::time::SystemTime::now() - Duration::from_hours(1)).unwrap();
+        drop(left);
+        let store = crate::storage::bare_folder(root.path());
+        assert_eq!(store.put_new(&key, vec![1].into()).await.unwrap(), Put::Created);
+        let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["x"]);
+    }
 
     /// A FIFO without a writer: opening it for reading hangs in the kernel, as a file on a disk that is gone does.
     #[test]

@@ -4,7 +4,7 @@
 //! (PostgreSQL's "fsyncgate", 2018: a second fsync may succeed without having written).
 //!
 //! A crash leaves at most a file `.walward-<pid>-<random>.tmp` beside the target ([`is_temporary_name`]); nobody reads it
-//! and anybody may remove it.
+//! and anybody may remove it. Its writer holds a lock on it for as long as it lives: [`remove_abandoned`] takes only the others.
 // The functions that clippy.toml bans elsewhere are banned in favour of this file.
 #![allow(clippy::disallowed_methods)]
 
@@ -12,11 +12,15 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
 use rustix::io::Errno;
 
 use super::steps::{Step, take};
+
+/// A younger unfinished file may not have been locked by its writer yet.
+const ABANDONED_AGE_MIN: Duration = Duration::from_mins(1);
 
 /// Makes `path` with `content`; fails with [`io::ErrorKind::AlreadyExists`] when it is there. Blocking.
 ///
@@ -124,6 +128,30 @@ pub fn is_temporary_name(name: &str) -> bool {
     name.strip_prefix(".walward-").and_then(|rest| rest.strip_suffix(".tmp")).is_some()
 }
 
+/// Removes the unfinished files in `folder` whose writers are gone, and answers how many. Where the file system knows no locks
+/// none is. Need not be durable: they mean nothing. Blocking.
+pub fn remove_abandoned(folder: &Path) -> io::Result<u64> {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(is_temporary_name) {
+            continue;
+        }
+        // Placed or removed by its writer since, or another user's.
+        let Ok(metadata) = entry.metadata() else { continue };
+        let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
+        if !metadata.is_file() || age.is_none_or(|age| age < ABANDONED_AGE_MIN) {
+            continue;
+        }
+        let Ok(file) = OpenOptions::new().write(true).open(entry.path()) else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && std::fs::remove_file(entry.path()).is_ok()
+        {
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 /// A name for an unfinished file beside `path`, that nobody else uses.
 pub fn temporary_path(path: &Path) -> PathBuf {
     let name = format!(".walward-{}-{:016x}.tmp", std::process::id(), rand::random::<u64>());
@@ -153,7 +181,10 @@ impl NewFile {
         let path = temporary_path(target);
         let mut file = None;
         take(Step::Create(&path), || {
-            file = Some(OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?);
+            let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            // Where it fails nobody else gets one either.
+            let _ = flock(&opened, FlockOperation::NonBlockingLockExclusive);
+            file = Some(opened);
             Ok(())
         })?;
         match file {
@@ -270,6 +301,27 @@ mod tests {
         assert_eq!(winners.len(), 1);
         assert_eq!(std::fs::read(&path).unwrap(), vec![winners[0]; 10_000]);
         assert_eq!(names(folder.path()), ["object"]);
+    }
+
+    #[test]
+    fn only_what_a_writer_that_is_gone_left_unfinished_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("object");
+        let (killed, young, other) = (temporary_path(&target), temporary_path(&target), folder.path().join("other"));
+        let mut working = NewFile::begin(&target, 0o600).unwrap();
+        working.write_all(b"half").unwrap();
+        let at_work = working.temporary.clone().unwrap();
+        let an_hour_ago = SystemTime::now() - Duration::from_hours(1);
+        for path in [&killed, &young, &other] {
+            File::create(path).unwrap();
+        }
+        for path in [&killed, &at_work, &other] {
+            File::options().write(true).open(path).unwrap().set_modified(an_hour_ago).unwrap();
+        }
+        assert_eq!(remove_abandoned(folder.path()).unwrap(), 1);
+        assert!(!killed.exists() && young.exists() && at_work.exists() && other.exists());
+        working.place_new().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"half");
     }
 
     #[test]
