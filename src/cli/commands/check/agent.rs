@@ -1,11 +1,18 @@
 //! Is there an agent?
 
+use std::time::Duration;
+
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::finding::Findings;
+use crate::base::format_duration;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::health::{ClusterSnapshot, Snapshot};
+
+/// The agent compares repositories every hour; a comparison that is older has been missed.
+const COMPARED_AGE_MAX: Duration = Duration::from_hours(2);
 
 pub(super) fn check(context: &Context, findings: &mut Findings) {
     let socket = context.socket();
@@ -45,6 +52,7 @@ fn check_debts(cluster: &ClusterSnapshot, findings: &mut Findings) {
                 "two servers write the same timeline: stop archiving on the wrong one; nothing was overwritten";
             findings.failed("contradiction", about, &last.text, Some(advice));
         }
+        let compared = debt.compared.map(|at| age(at, Timestamp::now()));
         if debt.files > 0 {
             let oldest = debt.oldest_file.as_deref().map(|file| format!(", the oldest {file}")).unwrap_or_default();
             let failed = debt.last_error.as_ref().map(|error| format!("; it failed last: {}", error.text));
@@ -56,15 +64,29 @@ fn check_debts(cluster: &ClusterSnapshot, findings: &mut Findings) {
             let advice =
                 "the agent brings them as soon as the repository takes them; `walward status` shows how many are left";
             findings.warning("debt", about, text, Some(advice));
-        } else if debt.compared.is_some() {
-            findings.ok("debt", about, "has every file that another repository was given");
         } else {
-            findings.warning(
-                "debt",
-                about,
-                "was not compared with the others since the agent started",
-                Some("the agent does that as soon as the repository answers; `walward status` shows it"),
-            );
+            judge_comparison(compared, about, findings);
+        }
+    }
+}
+
+fn age(at: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(at)).unwrap_or_default()
+}
+
+/// What is believed of a repository that owes nothing as far as is known: `compared` so long ago with all others.
+fn judge_comparison(compared: Option<Duration>, about: Option<&str>, findings: &mut Findings) {
+    let advice = Some("the agent does that as soon as all of them answer; `walward status` shows which does not");
+    match compared {
+        Some(age) if age <= COMPARED_AGE_MAX => {
+            findings.ok("debt", about, "has every file that another repository was given");
+        }
+        Some(age) => {
+            let text = format!("was compared with all others {} ago and not since", format_duration(age));
+            findings.warning("debt", about, text, advice);
+        }
+        None => {
+            findings.warning("debt", about, "was not compared with all others since the agent started", advice);
         }
     }
 }
@@ -86,5 +108,23 @@ fn unrecorded(cluster: &ClusterSnapshot, findings: &mut Findings) {
         );
         let advice = "the agent's log names them; take a backup, then remove them and reload the agent";
         findings.failed("wal", Some(&cluster.name), text, Some(advice));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Level;
+    use super::*;
+
+    #[test]
+    fn what_nobody_has_compared_lately_is_not_called_complete() {
+        let judged = |compared: Option<Duration>| {
+            let mut findings = Findings::default();
+            judge_comparison(compared, None, &mut findings);
+            findings.0.into_iter().map(|finding| finding.level).collect::<Vec<_>>()
+        };
+        assert_eq!(judged(Some(Duration::from_mins(61))), [Level::Ok]);
+        assert_eq!(judged(Some(Duration::from_hours(3))), [Level::Warning]);
+        assert_eq!(judged(None), [Level::Warning]);
     }
 }
