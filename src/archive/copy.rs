@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, Timeline, WalFileName};
 use crate::repo::transfer::{TransferError, copy_new};
-use crate::repo::{PutNew, RepoError, Repository, layout};
+use crate::repo::{PutNew, RepoError, Repository, gap, layout};
 use crate::storage::{Listing, ObjectKey};
 
 /// Bytes of WAL in memory at once, and files at most.
@@ -103,6 +103,24 @@ pub async fn copy_wal(
         on_file(file);
     }
     Ok(done)
+}
+
+/// Copies the records of WAL that was let go: without them whoever reads the second repository alone would take a gap for the
+/// archive's end. Answers how many there are, and what is wrong with those that cannot be read.
+pub async fn copy_gaps(from: &Repository, to: &Repository) -> Result<(u64, Vec<String>), TransferError> {
+    let (mut copied, mut damaged) = (0, Vec::new());
+    for entry in &from.identity().lineages {
+        let found = gap::read_all(from, entry.lineage).await;
+        let (gaps, unreadable) =
+            found.map_err(|source| TransferError::From { repository: from.name().to_owned(), source })?;
+        damaged.extend(unreadable.iter().map(|error| describe(error)));
+        for record in &gaps {
+            let put = gap::record(to, record).await;
+            put.map_err(|source| TransferError::To { repository: to.name().to_owned(), source })?;
+            copied += 1;
+        }
+    }
+    Ok((copied, damaged))
 }
 
 async fn list(repository: &Repository, folder: &ObjectKey) -> Result<Listing, RepoError> {

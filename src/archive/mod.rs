@@ -31,7 +31,7 @@ mod window;
 
 pub use accept::{Rejection, accept};
 pub use archiver::{ArchiveOptions, Archiver, Pushed};
-pub use copy::{CopiedWal, MissingFile, copy_wal, missing_wal};
+pub use copy::{CopiedWal, MissingFile, copy_gaps, copy_wal, missing_wal};
 pub use fetch::{AtHole, FetchError, Retrieved, retrieve};
 pub use fetcher::{FetchOptions, Fetched, Fetcher};
 pub use owed::{Holding, Owed, may_be_owed, owed};

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::archive::{CopiedWal, copy_wal, missing_wal};
+use crate::archive::{CopiedWal, copy_gaps, copy_wal, missing_wal};
 use crate::backup::{BackupError, CopiedBackup, copy_backup, copyable, with_lease};
 use crate::base::format_bytes;
 use crate::cli::arguments::CopyOnly;
@@ -114,6 +114,10 @@ async fn copy(
         let _ = meter.show(progress.bytes_done, progress.bytes_total, "copying WAL", progress);
     });
     report.wal = cancel.run_until_cancelled(copied).await.ok_or(BackupError::Cancelled)??;
+    if only != Some(CopyOnly::Backups) {
+        let (_, damaged) = cancel.run_until_cancelled(copy_gaps(from, to)).await.ok_or(BackupError::Cancelled)??;
+        report.wal.damaged.extend(damaged);
+    }
     if !backups.is_empty() {
         let host = sys::host::name();
         let made = &mut report.backups;
