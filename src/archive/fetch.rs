@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, SegmentName, SegmentSize, WalFileName};
+use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use crate::storage::ObjectKey;
 
@@ -162,7 +162,7 @@ pub enum AtHole {
 /// What one repository answered.
 enum Answer {
     File(u64),
-    /// It has no such file; of a segment, the first one behind it on its timeline, if there is one.
+    /// It has no such file; of a segment, the first one behind it on its timeline or on one that left that later, if there is one.
     Absent(Option<SegmentName>),
     /// It has no such file, and a record that it was let go.
     LetGo,
@@ -300,6 +300,35 @@ async fn next_behind(
     Ok(segments.filter(|(found, _)| *found > number).min_by_key(|(found, _)| *found).map(|(_, name)| name))
 }
 
+/// Where the archive goes on although the timeline of `segment` has nothing behind it: a later timeline left it behind the end of
+/// this segment, so that it was written, and is missing. What a standby was sent before its primary died is archived by nobody
+/// when it is promoted (`XLogArchiveForceDone` in walreceiver.c, 13 to 18).
+async fn left_behind(
+    repository: &Repository,
+    lineage: Lineage,
+    segment: SegmentName,
+    size: SegmentSize,
+) -> Result<Option<SegmentName>, RepoError> {
+    let Some(number) = segment.number(size) else { return Ok(None) };
+    for timeline in stored::timelines(repository, lineage).await? {
+        if timeline <= segment.timeline {
+            continue;
+        }
+        let text = match stored::history(repository, lineage, timeline).await {
+            Ok(text) => text,
+            // It tells nothing, and whoever wants that timeline meets it by itself.
+            Err(error) if error.class() == ErrorClass::Corrupt => continue,
+            Err(error) => return Err(error),
+        };
+        let Ok(history) = TimelineHistory::parse(timeline, &text) else { continue };
+        let switch = history.switch_of(segment.timeline).map(|switch| switch.segment_number(size));
+        if let Some(switch) = switch.filter(|switch| *switch > number) {
+            return Ok(SegmentName::from_number(history.required_timeline_for_segment(switch, size), switch, size));
+        }
+    }
+    Ok(None)
+}
+
 async fn one(
     lazy: &LazyRepository,
     lineage: Option<Lineage>,
@@ -337,7 +366,11 @@ async fn one(
             }
             let behind = match (name, entry) {
                 (WalFileName::Segment(segment), Some(entry)) => {
-                    next_behind(&repository, lineage, segment, entry.segment_bytes).await.map_err(failed)?
+                    let size = entry.segment_bytes;
+                    match next_behind(&repository, lineage, segment, size).await.map_err(failed)? {
+                        None => left_behind(&repository, lineage, segment, size).await.map_err(failed)?,
+                        found => found,
+                    }
                 }
                 _ => None,
             };

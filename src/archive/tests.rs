@@ -226,6 +226,43 @@ async fn a_segment_with_others_behind_it_is_a_hole_and_not_the_end() {
 }
 
 #[tokio::test]
+async fn a_segment_before_the_switch_to_a_later_timeline_is_a_hole_although_its_own_ends_there() {
+    let room = Room::new();
+    let repositories = [room.repository("one").await];
+    let ask = async |file: &str| {
+        retrieve(&repositories, Some(room.lineage), name(file), &room.destination(), DEADLINE, AtHole::Tell).await
+    };
+    for file in ["000000010000000000000001", "000000020000000000000005"] {
+        let file = name(file);
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        archive_file(&repositories, &room.pg_wal(), file, "host").await.expect("archived");
+    }
+    assert!(matches!(ask("000000010000000000000002").await, Ok(Retrieved::Absent)), "nobody knows of a switch yet");
+    // Timeline 2 left timeline 1 in segment 5, timeline 3 left timeline 2 in segment 9.
+    for (file, text) in [
+        ("00000002.history", "1\t0/00500028\tno recovery target specified\n"),
+        ("00000003.history", "1\t0/00500028\tno recovery target specified\n2\t0/00900028\tat the end\n"),
+    ] {
+        room.write(name(file), text.as_bytes());
+        archive_file(&repositories, &room.pg_wal(), name(file), "host").await.expect("archived");
+    }
+    for (missing, next) in [
+        ("000000010000000000000002", "goes on with 000000020000000000000005"),
+        ("000000010000000000000004", "goes on with 000000020000000000000005"),
+        ("000000020000000000000008", "goes on with 000000030000000000000009"),
+    ] {
+        let error = ask(missing).await.expect_err("a hole");
+        assert!(error.to_string().contains(next), "{missing}: {error}");
+    }
+    // Where a timeline was left, and behind that, is its end; and nobody left the third.
+    for end in
+        ["000000010000000000000005", "000000010000000000000007", "00000002000000000000000A", "000000030000000000000009"]
+    {
+        assert!(matches!(ask(end).await, Ok(Retrieved::Absent)), "{end}");
+    }
+}
+
+#[tokio::test]
 async fn what_was_uploaded_ahead_is_acknowledged_only_while_it_is_the_same_file() {
     let room = Room::new();
     let repository = room.repository("one").await;
@@ -564,6 +601,32 @@ async fn wal_is_let_go_only_when_fewer_repositories_than_must_can_take_it_and_al
         assert!(matches!(lost, Err(FetchError::LetGo { .. })), "{repository}: {lost:?}");
         // The second was told that it lacked this one, and has it since.
         assert!(matches!(ask(files[2]).await, Ok(Retrieved::File { .. })), "{repository}");
+    }
+}
+
+#[tokio::test]
+async fn a_copied_repository_knows_what_was_let_go() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let archiver = limited(&room, vec![Arc::clone(&one)], Acknowledge::All);
+    let files = waiting(&room, 3);
+    archiver.push(files[0]).await.expect("archived");
+    let away = Away::take(&room, "one");
+    assert!(matches!(archiver.push(files[1]).await, Ok(Pushed::LetGo)));
+    std::fs::remove_file(room.pg_wal().join(files[1].to_string())).expect("removed");
+    away.back(&one);
+    assert!(!archiver.settle_all(archiver.queue_limit().expect("a limit")).await);
+    let (from, to) = (one.get().await.expect("open"), two.get().await.expect("open"));
+    let missing = missing_wal(&from, &to).await.expect("compared");
+    copy_wal(&from, &to, 1, &missing, |_| {}).await.expect("copied");
+    let ask = async || {
+        retrieve(&[Arc::clone(&two)], Some(room.lineage), files[1], &room.destination(), DEADLINE, AtHole::Tell).await
+    };
+    assert!(matches!(ask().await, Ok(Retrieved::Absent)), "it looks like the end of the archive");
+    for _ in 0..2 {
+        assert_eq!(copy_gaps(&from, &to).await.expect("copied"), (1, Vec::new()));
+        let lost = ask().await;
+        assert!(matches!(lost, Err(FetchError::LetGo { .. })), "{lost:?}");
     }
 }
 

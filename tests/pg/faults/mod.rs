@@ -110,7 +110,9 @@ fn assert_archived(site: &Site, cluster: &Cluster) -> usize {
 /// As [`assert_archived`], straight from the repository `repository` alone.
 fn assert_archived_in(site: &Site, cluster: &Cluster, repository: &str) {
     let copy = site.room.make_folder("compared").join("copy");
-    for name in cluster.archive_status("done") {
+    let done = cluster.archive_status("done");
+    assert!(!done.is_empty(), "nothing was archived at all");
+    for name in done {
         let place = copy.to_str().unwrap();
         site.walward(&["--cluster", "main", "--repository", repository, "wal", "fetch", &name, place]).expect(0);
         let (archived, original) = (fs::read(&copy).unwrap(), fs::read(cluster.wal(&name)).unwrap());

@@ -65,6 +65,20 @@ fn a_recovery_prefetches_over_a_timeline_switch() {
     // All but the first few come from the spool, on either side of the switch.
     let (served, prefetched) = (after.0 - before.0, after.1 - before.1);
     assert!(served >= 30 && prefetched + 8 >= served, "{prefetched} of {served} were prefetched");
+
+    // The last segment of the old timeline, behind which that has nothing, goes after a recovery over it was planned.
+    let mut holed = site.restore("holed", &[]);
+    let name = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    let old =
+        site.stored_segments().into_iter().filter(|path| name(path).starts_with("00000001") && name(path).len() == 24);
+    let last = old.max_by_key(name).expect("segments of the old timeline");
+    fs::remove_file(&last).unwrap();
+    if holed.start_and_see(&site.room, Duration::from_mins(1)) == crate::support::Ended::Serving {
+        holed.wait_stopped(Duration::from_mins(1));
+    }
+    holed.assert_logged(&name(&last));
+    holed.assert_logged("is missing in the archive, which goes on with 00000002");
+    assert!(!holed.log_text().contains("archive recovery complete"), "it promoted\n{}", holed.log_text());
 }
 
 /// Files served by the agent, and how many of them had been prefetched.
