@@ -1,0 +1,285 @@
+//! Several repositories: one fails, hangs, contradicts, lags behind, comes back.
+
+use super::*;
+
+#[tokio::test]
+async fn one_repository_that_fails_keeps_the_file_out_of_no_other() {
+    let room = Room::new();
+    let good = room.repository("good").await;
+    let broken =
+        over(&room, "broken", storage::memory(), Plan::chance(1, 1, &[Fault::Before(ErrorClass::Denied)])).await;
+    let (one, two) = (name("000000010000000000000003"), name("000000010000000000000004"));
+    for file in [one, two] {
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    }
+    let both = vec![Arc::clone(&broken), Arc::clone(&good)];
+    let all = archiver(&room, both.clone(), Acknowledge::All);
+    let error = all.push(one).await.expect_err("one is missing");
+    assert!(matches!(&*error, PushError::Repository { repository, .. } if repository == "broken"), "{error:?}");
+    assert!(room.object("good", one).exists());
+    // What asks for one is content with one, and the other is owed it.
+    let enough = archiver(&room, both, ONE);
+    assert!(matches!(enough.push(two).await, Ok(Pushed::Now)));
+    enough.drain().await;
+    let facts = enough.repository_facts();
+    assert_eq!((facts[0].files, facts[1].files), (1, 0));
+    assert_eq!(facts[0].oldest_file.as_deref(), Some("000000010000000000000004"));
+    assert!(facts[0].last_error.is_some() || broken.standing().is_resting(tokio::time::Instant::now()));
+}
+
+#[tokio::test]
+async fn a_repository_that_hangs_holds_nobody_up_where_enough_others_have_the_file() {
+    let room = Room::new();
+    let good = room.repository("good").await;
+    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let archiver = archiver(&room, vec![hanging, good], ONE);
+    for number in 1..=12u32 {
+        let file = name(&format!("0000000100000000000000{number:02X}"));
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        let begun = std::time::Instant::now();
+        assert!(matches!(archiver.push(file).await, Ok(Pushed::Now)));
+        assert!(begun.elapsed() < Duration::from_secs(10), "it waited for the one that hangs");
+    }
+    // Two are still on their way there; the others are owed.
+    assert!(archiver.repository_facts()[0].files >= 10);
+}
+
+#[tokio::test]
+async fn a_push_that_takes_too_long_names_the_repository_that_did_not_answer() {
+    let room = Room::new();
+    let good = room.repository("good").await;
+    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let archiver = archiver_within(&room, vec![good, hanging], Acknowledge::All, Duration::from_millis(500));
+    let file = waiting(&room, 1)[0];
+    let error = archiver.push(file).await.expect_err("one hangs");
+    let text = error.to_string();
+    assert_eq!(
+        text,
+        format!("{file} was not durable after 0 s: no answer from repository \"hanging\"; PostgreSQL will ask again")
+    );
+    assert_eq!(error.class(), ErrorClass::Transient);
+}
+
+#[tokio::test]
+async fn without_an_agent_one_that_hangs_fails_no_push_that_enough_others_have() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let both = [room.repository("good").await, hanging];
+    let push =
+        async |acknowledge| archive_now(&both, acknowledge, &room.pg_wal(), file, "host", Duration::from_secs(2)).await;
+    let begun = std::time::Instant::now();
+    push(ONE).await.expect("one is enough");
+    let error = push(Acknowledge::All).await.expect_err("one hangs");
+    assert!(error.to_string().contains("no answer from repository \"hanging\""), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "it was waited for longer than the deadline");
+}
+
+#[tokio::test]
+async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_the_other() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
+    let healing = over(&room, "healing", storage::memory(), plan).await;
+    let archiver = archiver(&room, vec![room.repository("good").await, healing], Acknowledge::All);
+    archiver.push(file).await.expect_err("the second one fails");
+    // Looked at, and waiting for memory, when another file takes its place and is asked for.
+    let memory = archiver.try_room(64 << 20).expect("all of it");
+    let ahead = tokio::spawn({
+        let archiver = archiver.clone();
+        async move { archiver.archive_again(file).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    let asked = tokio::spawn({
+        let archiver = archiver.clone();
+        async move { archiver.push(file).await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    drop(memory);
+    let error = asked.await.expect("asked").expect_err("the first repository has the other file");
+    assert!(matches!(*error, PushError::Different { .. }), "{error:?}");
+    let _ = ahead.await;
+}
+
+#[tokio::test]
+async fn a_second_push_sends_the_file_only_where_it_is_missing() {
+    let room = Room::new();
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    let calls = || Plan::script(std::iter::repeat_n(None, 100));
+    let counted = storage::memory();
+    let good = over(&room, "good", counted, calls()).await;
+    let inner = storage::memory();
+    let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
+    let healing = over(&room, "healing", inner, plan).await;
+    let archiver = archiver(&room, vec![good, healing], Acknowledge::All);
+    archiver.push(file).await.expect_err("the second one fails");
+    assert!(matches!(archiver.push(file).await, Ok(Pushed::Now)));
+    assert!(matches!(archiver.push(file).await, Ok(Pushed::Ahead)));
+    assert_eq!(archiver.repository_facts().iter().map(|facts| facts.files).sum::<u64>(), 0);
+}
+
+#[tokio::test]
+async fn other_content_in_one_repository_refuses_the_file_and_is_an_alarm_not_a_debt() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archive_file(std::slice::from_ref(&one), &room.pg_wal(), file, "first").await.expect("archived");
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    let archiver = archiver(&room, vec![one, two], ONE);
+    // Which of the two answers first is open; once it is told, it stays refused.
+    let _ = archiver.push(file).await;
+    archiver.drain().await;
+    let facts = archiver.repository_facts();
+    assert_eq!((facts[0].contradictions_total, facts[0].files), (1, 0));
+    assert!(facts[0].last_contradiction.as_ref().is_some_and(|last| last.text.contains("other content")));
+    let error = archive_file(&[room.repository("three").await], &room.pg_wal(), file, "host").await;
+    assert!(error.is_ok(), "another repository is not concerned");
+}
+
+#[tokio::test]
+async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() {
+    let room = Room::new();
+    let good = room.repository("good").await;
+    let late = room.repository("late").await;
+    // From before the second repository was made: nobody owes it that.
+    let old = name("000000010000000000000001");
+    let files = ["000000010000000000000003", "000000010000000100000000", "00000002.history"].map(name);
+    room.write(old, &segment(old, room.lineage.system_identifier, 1));
+    archive_file(std::slice::from_ref(&good), &room.pg_wal(), old, "host").await.expect("archived");
+    let hours_ago = std::time::SystemTime::now() - Duration::from_hours(2);
+    let object = std::fs::File::options().write(true).open(room.object("good", old)).expect("the object");
+    object.set_modified(hours_ago).expect("another time");
+    room.write(files[2], b"1\t0/3000000\tno recovery target specified\n");
+    for file in &files[..2] {
+        room.write(*file, &segment(*file, room.lineage.system_identifier, 1));
+    }
+    // Away while these are archived.
+    let away = Away::take(&room, "late");
+    let before = archiver(&room, vec![Arc::clone(&good), Arc::clone(&late)], ONE);
+    for file in files {
+        before.push(file).await.expect("one is enough");
+    }
+    before.drain().await;
+    assert_eq!(before.repository_facts()[1].files, 3);
+    assert!(before.repository_facts()[1].compared.is_none());
+    away.back(&late);
+    // PostgreSQL has recycled them, and the agent is another.
+    for file in files {
+        std::fs::remove_file(room.pg_wal().join(file.to_string())).expect("removed");
+    }
+    let reopened = |name: &str| {
+        LazyRepository::new(name, "main", room.options(name), Encryption::None, 3, CpuPool::new(1).expect("a thread"))
+    };
+    let after = archiver(&room, vec![reopened("good"), reopened("late")], ONE);
+    let closing = tokio_util::sync::CancellationToken::new();
+    let working = tokio::spawn({
+        let (after, closing) = (after.clone(), closing.clone());
+        async move { after.work_off(closing).await }
+    });
+    let mut waited = 0;
+    while after.repository_facts()[1].paid_total < 3 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        waited += 1;
+        assert!(waited < 1500, "nothing is brought: {:?}", after.repository_facts());
+    }
+    closing.cancel();
+    working.await.expect("ended");
+    let facts = &after.repository_facts()[1];
+    assert_eq!((facts.files, facts.oldest_file.clone()), (0, None));
+    assert!(facts.compared.is_some());
+    for file in files {
+        let found =
+            retrieve(&[reopened("late")], Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await;
+        assert!(matches!(found, Ok(Retrieved::File { .. })), "{file}: {found:?}");
+    }
+    assert!(std::fs::read(room.destination()).expect("the file").starts_with(b"1\t0/3000000"));
+    assert!(!room.object("late", old).exists(), "what is older than the repository is not brought unasked");
+}
+
+#[tokio::test]
+async fn a_debt_is_not_forgotten_because_the_repositories_that_lack_the_file_agree() {
+    let room = Room::new();
+    let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    let archiver = archiver(&room, all.clone(), ONE);
+    archiver.compare_once().await;
+    let (two, three) = (Away::take(&room, "two"), Away::take(&room, "three"));
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archiver.push(file).await.expect("one is enough");
+    archiver.drain().await;
+    let owed = || archiver.repository_facts().iter().map(|facts| facts.files).collect::<Vec<_>>();
+    assert_eq!(owed(), [0, 1, 1]);
+    // The only one that has it goes as the others come back.
+    let one = Away::take(&room, "one");
+    two.back(&all[1]);
+    three.back(&all[2]);
+    archiver.compare_once().await;
+    assert_eq!(owed(), [0, 1, 1], "nobody asked the one that has it");
+    one.back(&all[0]);
+    archiver.compare_once().await;
+    assert_eq!(owed(), [0, 0, 0]);
+    assert!(room.object("two", file).exists() && room.object("three", file).exists());
+}
+
+#[tokio::test]
+async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
+    let room = Room::new();
+    let key_file = room.folder.path().join("key");
+    crate::sys::durable::create(&key_file, crate::repo::keys::key_file_text().as_bytes(), 0o600).expect("a key");
+    let key = KeySource::KeyFile(key_file);
+    let encryption = Encryption::Key(key.clone());
+    let (options, pool, now) = (room.options("sealed"), CpuPool::new(1).expect("a thread"), Timestamp::now());
+    storage::create_root(&options, "main").expect("a root");
+    let store = storage::open(&options, "main").expect("a store");
+    let made = Repository::create("sealed", store, "main", &encryption, &[], pool.clone(), now).await;
+    let (mut made, _) = made.expect("a repository");
+    let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
+    made.add_lineage(room.lineage, size, now).await.expect("a lineage");
+    let server = || LazyRepository::new("sealed", "main", options.clone(), encryption.clone(), 1, pool.clone());
+    // Opened before the rotation, and not since.
+    let primary = server();
+    primary.get().await.expect("opened");
+    let mut keys = made.open_keys(&key).await.expect("opened");
+    keys.rotate(now);
+    keys.store(&**made.store()).await.expect("stored");
+    let file = name("000000010000000000000003");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archive_file(&[server()], &room.pg_wal(), file, "standby").await.expect("archived");
+    archive_file(&[Arc::clone(&primary)], &room.pg_wal(), file, "primary").await.expect("the same content");
+    // Other content is refused all the same.
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    let error = archive_file(&[server()], &room.pg_wal(), file, "primary").await.expect_err("other content");
+    assert!(matches!(error, PushError::Different { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn what_one_repository_cannot_give_comes_from_the_next_at_once_and_is_counted() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let file = name("000000010000000000000003");
+    let content = segment(file, room.lineage.system_identifier, 7);
+    room.write(file, &content);
+    let both = vec![one, two];
+    archive_file(&both, &room.pg_wal(), file, "host").await.expect("archived");
+    room.damage("one", file);
+    let stats = Arc::new(crate::health::FetchStats::default());
+    let options = FetchOptions { deadline: Duration::from_mins(1), workers: 1 };
+    let spool = room.folder.path().join("spool");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let fetcher =
+        Fetcher::new("main", both.clone(), options, (&spool, 1 << 24), Arc::clone(&stats), stop).expect("a spool");
+    let begun = std::time::Instant::now();
+    let Ok(Fetched::File(place)) = fetcher.fetch(Some(room.lineage), file, AtHole::Wait).await else {
+        panic!("not fetched")
+    };
+    assert!(begun.elapsed() < Duration::from_secs(10), "it was tried again first");
+    assert!(std::fs::read(place.path()).expect("the file") == content);
+    let facts = stats.facts();
+    assert_eq!((facts.fallback_total, facts.fallback_damaged_total), (1, 1));
+    assert!(facts.last_fallback.is_some_and(|last| last.text.contains("one")));
+    // Damage to one object says nothing about the repository.
+    assert!(!both[0].standing().is_resting(tokio::time::Instant::now()));
+}
