@@ -4,9 +4,10 @@
 #   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
 #   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
 #   scripts/test.sh --thorough       --all-versions, 200 segments, every object store that can be had
-#                                    (scripts/object-stores.sh), the documents as a site, the examples, and every test that
-#                                    repeats or explores does it longer
+#                                    (scripts/object-stores.sh), the documents as a site, the examples, the packages, and
+#                                    every test that repeats or explores does it longer
 #   scripts/test.sh --quick          no PostgreSQL: unit tests, tests/it and tests/sim
+#   scripts/test.sh --packages       only the packages: builds them and tries them on a booted system (scripts/test-packages.sh)
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
 # Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20,
@@ -16,12 +17,13 @@ exec </dev/null
 . "$(dirname "$0")/common.sh"
 cd "$here"
 
-quick= versions=normal offline= thorough=
+quick= versions=normal offline= thorough= packages=
 for argument in "$@"; do
     case $argument in
         --quick) quick=yes ;;
         --all-versions) versions=all ;;
         --thorough) thorough=yes versions=all ;;
+        --packages) packages=yes ;;
         --offline) offline=yes ;;
         *) die "unknown argument $argument; see the head of scripts/test.sh" ;;
     esac
@@ -46,6 +48,34 @@ run() {
     "$@"
     ran+=("$(printf '%4d s  %s' $((SECONDS - began_part)) "$*")")
 }
+
+report() {
+    printf '\nPassed in %d s:\n' $((SECONDS - began))
+    [ ${#ran[@]} = 0 ] || printf '  %s\n' "${ran[@]}"
+    if [ ${#ignored[@]} -gt 0 ]; then
+        printf 'Ignored, not passed:\n'
+        printf '  %s\n' "${ignored[@]}"
+    fi
+}
+
+packages() {
+    local kind outcome began_part
+    for kind in deb rpm; do
+        say "package $kind"
+        began_part=$SECONDS outcome=0
+        scripts/test-packages.sh "$kind" || outcome=$?
+        case $outcome in
+            0) ran+=("$(printf '%4d s  %s' $((SECONDS - began_part)) "scripts/test-packages.sh $kind")") ;;
+            77) ignored+=("the package $kind: it cannot be tried on this machine") ;;
+            *) exit "$outcome" ;;
+        esac
+    done
+}
+if [ -n "$packages" ]; then
+    packages
+    report
+    exit
+fi
 
 run "unit tests, tests without a server" cargo test --locked --lib --bins --test it
 run "faults by seed" cargo test --locked --test sim
@@ -142,9 +172,9 @@ for check in "scripts/docs.sh test" "scripts/examples.sh"; do
     esac
 done
 
-printf '\nPassed in %d s:\n' $((SECONDS - began))
-printf '  %s\n' "${ran[@]}"
-if [ ${#ignored[@]} -gt 0 ]; then
-    printf 'Ignored, not passed:\n'
-    printf '  %s\n' "${ignored[@]}"
+if [ -n "$thorough" ]; then
+    packages
+else
+    ignored+=("the packages (--packages)")
 fi
+report

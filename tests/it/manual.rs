@@ -102,7 +102,9 @@ fn the_commands_that_the_pages_show_exist() {
     for (page, text) in pages() {
         let text = text.replace("\\*(Aq", "'").replace("\\e\n", " ").replace("\\\\\n", " ");
         // What is to be typed is indented.
-        for line in text.lines().filter(|line| line.starts_with("    walward ")) {
+        let typed = text.lines().filter_map(|line| line.strip_prefix("    "));
+        let typed = typed.map(|line| line.strip_prefix("sudo -u postgres ").unwrap_or(line));
+        for line in typed.filter(|line| line.starts_with("walward ") && *line != "walward postgres walward") {
             let line = line.split(" > ").next().unwrap();
             // At `--help`, the last word, it stops before anything is done.
             let shell = format!("set -- {line}; shift; exec \"$0\" \"$@\" --help");

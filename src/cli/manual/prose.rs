@@ -45,24 +45,33 @@ without it the backups cannot be read. In place of `file://…`, `s3://bucket/pr
 
     walward setup --repository-url file:///var/lib/walward
 
-2. Do in PostgreSQL what it printed: the lines for postgresql.conf, the role and its rights; then restart PostgreSQL \
-(archive_mode needs it). Start the agent:
+2. Do in PostgreSQL what it printed: the lines go to the end of postgresql.conf (on Debian \
+`/etc/postgresql/15/main/postgresql.conf`), the statements to `sudo -u postgres psql`, and, where postgres is not let in as the role \
+walward, one line each to the end of pg_ident.conf and to the beginning of pg_hba.conf:
 
+    walward postgres walward
+    local postgres walward peer map=walward
+
+Then restart PostgreSQL (archive_mode needs it), start the agent where it does not run, and let it read the configuration:
+
+    systemctl restart postgresql
     systemctl enable --now walward
+    systemctl reload walward
 
-3. See that all is well, in particular that a segment arrives. Every finding that is not OK says what to do.
+3. See that all is well, in particular that a segment arrives. Every finding that is not OK says what to do. PostgreSQL knows postgres, so \
+this is its command and not root's.
 
-    walward check --switch-wal
+    sudo -u postgres walward check --switch-wal
 
 4. Take a base backup, and see to which moments one can recover.
 
-    walward backup
-    walward info
+    sudo -u postgres walward backup
+    sudo -u postgres walward info
 
 5. Restore: here beside the original, to just before a mistake. As the user postgres start the restored server with the \
 configuration that it shall have; it recovers by itself and asks the agent for WAL.
 
-    walward restore --target-time '2026-11-21 14:03:00+00' \\
+    sudo -u postgres walward restore --target-time '2026-11-21 14:03:00+00' \\
         --target-directory /var/lib/postgresql/15/restored --archive-mode off",
 )];
 
