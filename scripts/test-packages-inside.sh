@@ -75,11 +75,11 @@ restored=/var/lib/postgresql/$major/restored
 # It warns (3) that Debian's configuration is not a part of the backup.
 walward restore --target-time "$marked" --target-directory "$restored" --archive-mode off || [ $? = 3 ] || die "the restore failed"
 expect "the restored cluster is PostgreSQL's own" [ "$(stat -c %U "$restored")" = postgres ]
-cp "/etc/postgresql/$major/main/"{postgresql,pg_hba,pg_ident}.conf "$restored/"
-sed -i -e '/^data_directory\|^hba_file\|^ident_file\|^external_pid_file\|^include_dir/d' "$restored/postgresql.conf"
-chown postgres: "$restored"/*.conf
+# As walward(1) has it.
 run_restored() {
-    runuser -u postgres -- "/usr/lib/postgresql/$major/bin/pg_ctl" -w -D "$restored" -o "-p 5433" -l /tmp/restored.log "$1"
+    runuser -u postgres -- "/usr/lib/postgresql/$major/bin/pg_ctl" "$1" -D "$restored" -l /tmp/restored.log \
+        -o "-c config_file=/etc/postgresql/$major/main/postgresql.conf -c data_directory=$restored \
+            -c external_pid_file= -c port=5433"
 }
 run_restored start || { cat /tmp/restored.log >&2; die "the restored server does not start"; }
 rows=$(port=5433 sql "select count(*) from kept")

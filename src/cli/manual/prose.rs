@@ -68,11 +68,17 @@ this is its command and not root's.
     sudo -u postgres walward backup
     sudo -u postgres walward info
 
-5. Restore: here beside the original, to just before a mistake. As the user postgres start the restored server with the \
-configuration that it shall have; it recovers by itself and asks the agent for WAL.
+5. Restore: here beside the original, to just before a mistake. On Debian it ends with a warning, because the configuration is not in \
+the data directory and so not in the backup. Start the restored server with the one that is there, on another port; it fetches its WAL \
+through the agent and recovers by itself.
 
     sudo -u postgres walward restore --target-time '2026-11-21 14:03:00+00' \\
-        --target-directory /var/lib/postgresql/15/restored --archive-mode off",
+        --target-directory /var/lib/postgresql/15/restored --archive-mode off
+    sudo -u postgres /usr/lib/postgresql/15/bin/pg_ctl start \\
+        -D /var/lib/postgresql/15/restored -l /tmp/restored.log \\
+        -o \"-c config_file=/etc/postgresql/15/main/postgresql.conf \\
+            -c data_directory=/var/lib/postgresql/15/restored \\
+            -c external_pid_file= -c port=5433\"",
 )];
 
 /// The sections of `page` behind its options.
