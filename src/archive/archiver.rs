@@ -12,7 +12,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, ones
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
 use super::look_ahead::{QUEUE_FILES_MAX, choose, places};
@@ -20,7 +20,7 @@ use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::queue_limit::QueueLimit;
 use super::source::FileStamp;
 use super::upload::{LEFTOVER_PATIENCE, PushError, send};
-use crate::base::describe;
+use crate::base::{describe, trace};
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use crate::pg::{WalFileName, list_ready};
 use crate::repo::LazyRepository;
@@ -66,7 +66,8 @@ type InFlight = Shared<BoxFuture<'static, Outcome>>;
 pub struct Archiver(Arc<Inner>);
 
 struct Inner {
-    cluster: String,
+    /// What every line of the log is written in.
+    span: Span,
     pg_wal: PathBuf,
     repositories: Vec<Arc<LazyRepository>>,
     options: ArchiveOptions,
@@ -124,7 +125,7 @@ impl Archiver {
         stop: CancellationToken,
     ) -> Self {
         Self(Arc::new(Inner {
-            cluster: cluster.to_owned(),
+            span: trace::of_cluster(cluster),
             pg_wal: data_directory.join("pg_wal"),
             repository_stats: repositories.iter().map(|_| RepositoryStats::default()).collect(),
             leftovers: Semaphore::new(LEFTOVERS_MAX),
@@ -145,8 +146,8 @@ impl Archiver {
     /// the first push.
     pub fn limit_queue(&self, limit: Option<u64>, notes: PathBuf) {
         let inner = &self.0;
-        let (cluster, pg_wal, host) = (&inner.cluster, &inner.pg_wal, inner.options.writer.clone());
-        inner.queue_limit.get_or_init(|| QueueLimit::new(cluster, limit, pg_wal, notes, host));
+        let host = inner.options.writer.clone();
+        inner.queue_limit.get_or_init(|| QueueLimit::new(limit, &inner.pg_wal, notes, host));
     }
 
     /// Notes of gaps that some repository was not told of yet.
@@ -182,6 +183,10 @@ impl Archiver {
     /// # Errors
     /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
     pub async fn push(&self, name: WalFileName) -> Result<Pushed, Arc<PushError>> {
+        self.push_counted(name).instrument(self.span()).await
+    }
+
+    async fn push_counted(&self, name: WalFileName) -> Result<Pushed, Arc<PushError>> {
         let begun = Instant::now();
         // Every step within has a deadline but the file system; a hung one must not hold the client for ever.
         let after = self.0.options.deadline.saturating_mul(3);
@@ -193,7 +198,7 @@ impl Archiver {
             Ok(Pushed::LetGo) => self.0.stats.let_go(name),
             Ok(how) => {
                 self.0.stats.acknowledged(name, *how == Pushed::Ahead);
-                debug!(cluster = self.0.cluster, file = %name, ahead = *how == Pushed::Ahead, milliseconds = begun.elapsed().as_millis(), "acknowledged");
+                debug!(segment = %name, ahead = *how == Pushed::Ahead, milliseconds = begun.elapsed().as_millis(), "acknowledged");
             }
             Err(error) => self.0.stats.refused(&describe(error.as_ref()), error.class()),
         }
@@ -281,9 +286,9 @@ impl Archiver {
         (state.unasked(self.needed()), state.in_flight.len())
     }
 
-    /// The cluster's name.
-    pub(super) fn cluster(&self) -> &str {
-        &self.0.cluster
+    /// What is written to the log about the cluster, also by others, is written in it.
+    pub fn span(&self) -> Span {
+        self.0.span.clone()
     }
 
     /// What is known of each of them.
@@ -320,7 +325,7 @@ impl Archiver {
                 }
                 state.queue = ready.into_iter().take(QUEUE_FILES_MAX).collect();
             }
-            Err(error) => debug!(cluster = self.0.cluster, %error, "cannot list archive_status"),
+            Err(error) => debug!(%error, "cannot list archive_status"),
         }
     }
 
@@ -352,7 +357,7 @@ impl Archiver {
         let (decide, decision) = oneshot::channel();
         let delivery = Arc::new(Delivery::new(self.needed(), decide));
         let (this, followed) = (self.clone(), Arc::clone(&delivery));
-        self.0.tasks.spawn(async move {
+        let deliver = async move {
             // Whatever happens, the name must not stay marked as being on its way.
             let delivered = AssertUnwindSafe(this.deliver(name, &delivery)).catch_unwind().await;
             let error = match delivered {
@@ -365,7 +370,8 @@ impl Archiver {
             } else {
                 this.decided(name, &delivery, Err(Arc::new(error)));
             }
-        });
+        };
+        self.0.tasks.spawn(deliver.in_current_span());
         let running = decision
             .map(move |decided| decided.unwrap_or_else(|_| Err(Arc::new(PushError::Stopping(name)))))
             .boxed()
@@ -468,7 +474,8 @@ impl Archiver {
                 }
                 // The decision is logged by itself; what comes after it would be heard by nobody.
                 if delivery.is_decided() {
-                    warn!(cluster = inner.cluster, file = %name, class = %error.class(), error = text, "cannot archive");
+                    let (repository, class) = (error.repository(), error.class());
+                    warn!(segment = %name, repository, error_class = %class, error = text, "cannot archive");
                 }
             }
         }
@@ -491,7 +498,7 @@ impl Archiver {
         for at in delivery.owed() {
             if let (Some(stats), Some(lazy)) = (self.0.repository_stats.get(at), self.0.repositories.get(at)) {
                 stats.owes(&name);
-                debug!(cluster = self.0.cluster, file = %name, repository = lazy.name(), "owed");
+                debug!(segment = %name, repository = lazy.name(), "owed");
             }
         }
     }
@@ -507,7 +514,7 @@ impl Archiver {
         match outcome {
             Ok(_) => {
                 if state.failures > 0 {
-                    info!(cluster = self.0.cluster, file = %name, "archiving works again");
+                    info!(segment = %name, "archiving works again");
                 }
                 state.failures = 0;
                 state.paused_until = None;
@@ -519,7 +526,8 @@ impl Archiver {
                 let pause = PAUSE_FIRST.saturating_mul(1 << state.failures.min(10)).min(PAUSE_MAX);
                 state.failures = state.failures.saturating_add(1);
                 state.paused_until = Some(Instant::now() + pause);
-                warn!(cluster = self.0.cluster, file = %name, class = %error.class(), error = describe(error.as_ref()), "cannot archive");
+                let (repository, class) = (error.repository(), error.class());
+                warn!(segment = %name, repository, error_class = %class, error = describe(error.as_ref()), "cannot archive");
             }
         }
         drop(state);

@@ -216,7 +216,7 @@ impl<'a> Round<'a> {
         if total == 0 {
             return comparison;
         }
-        info!(cluster = self.archiver.cluster(), files = total, "bringing repositories what they are owed");
+        info!(files = total, "bringing repositories what they are owed");
         for folder in found.folders {
             if closing.is_cancelled() {
                 return comparison;
@@ -317,7 +317,7 @@ impl<'a> Round<'a> {
                 Ok(Ok(PutNew::Created(_) | PutNew::Same)) => {
                     lazy.standing().answered();
                     stats.paid();
-                    debug!(file = %name, from = origin.name(), to = lazy.name(), "paid");
+                    debug!(segment = %name, from = origin.name(), repository = lazy.name(), "paid");
                     return;
                 }
                 Ok(Ok(PutNew::Different { writer, .. })) => {
@@ -326,7 +326,7 @@ impl<'a> Round<'a> {
                         lazy.name(),
                         origin.name()
                     );
-                    error!("{text}");
+                    error!(segment = %name, repository = lazy.name(), error_class = %ErrorClass::Permanent, "{text}");
                     stats.contradicted(&text);
                     return;
                 }
@@ -353,7 +353,7 @@ fn folders(listings: &[Option<Listing>]) -> BTreeSet<u32> {
 
 fn note(lazy: &LazyRepository, stats: &RepositoryStats, error: &RepoError) {
     let text = describe(error);
-    warn!(repository = lazy.name(), class = %error.class(), error = text, "cannot compare or copy");
+    warn!(repository = lazy.name(), error_class = %error.class(), error = text, "cannot compare or copy");
     lazy.standing().failed(error.class(), Instant::now());
     stats.failed(&text);
 }

@@ -232,7 +232,7 @@ pub async fn retrieve_noting(
                 }
                 Err(error) => {
                     let text = describe(&error);
-                    warn!(file = %name, repository = repository.name(), class = %error.class(), error = text, "cannot fetch");
+                    warn!(segment = %name, repository = repository.name(), error_class = %error.class(), error = text, "cannot fetch");
                     passed_over.push(PassedOver { class: error.class(), text });
                     failure.get_or_insert(error);
                 }

@@ -10,12 +10,12 @@ use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{Instrument, Span, debug};
 
 use super::fetch::{AtHole, FetchError, Retrieved, retrieve_noting};
 use super::spool::{Place, Spool};
 use super::window::Pace;
-use crate::base::{ErrorClass, describe};
+use crate::base::{ErrorClass, describe, trace};
 use crate::health::FetchStats;
 use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use crate::repo::LazyRepository;
@@ -54,7 +54,8 @@ type Wanted = (Option<Lineage>, WalFileName);
 pub struct Fetcher(Arc<Inner>);
 
 struct Inner {
-    cluster: String,
+    /// What every line of the log is written in.
+    span: Span,
     repositories: Vec<Arc<LazyRepository>>,
     options: FetchOptions,
     spool: Spool,
@@ -85,7 +86,7 @@ impl Fetcher {
         let spool = Spool::open(spool_folder, spool_bytes_max)?;
         let downloads = Arc::new(Semaphore::new(options.workers.max(1)));
         Ok(Self(Arc::new(Inner {
-            cluster: cluster.to_owned(),
+            span: trace::of_cluster(cluster),
             repositories,
             options,
             spool,
@@ -111,7 +112,7 @@ impl Fetcher {
     ) -> Result<Fetched, FetchError> {
         self.asked();
         let outcome = tokio::select! {
-            outcome = self.fetch_uncounted(lineage, name, at_hole) => outcome,
+            outcome = self.fetch_uncounted(lineage, name, at_hole).instrument(self.0.span.clone()) => outcome,
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
         match &outcome {
@@ -208,7 +209,7 @@ impl Fetcher {
                 continue;
             }
             let Some(place) = self.0.spool.place(&name.to_string(), size.bytes(), false) else { break };
-            let task = tokio::spawn(self.clone().download(wanted, place));
+            let task = tokio::spawn(self.clone().download(wanted, place).in_current_span());
             let prefetched = task.map(|joined| joined.ok().flatten()).boxed().shared();
             state.prefetched.insert(wanted, (prefetched, Instant::now()));
         }
@@ -235,7 +236,7 @@ impl Fetcher {
                 None
             }
             Err(error) => {
-                debug!(cluster = inner.cluster, file = %name, error = describe(&error), "prefetch failed");
+                debug!(segment = %name, error_class = %error.class(), error = describe(&error), "prefetch failed");
                 self.state().prefetched.remove(&wanted);
                 None
             }

@@ -18,7 +18,7 @@ use tracing::error;
 
 use super::archiver::Pushed;
 use super::upload::PushError;
-use crate::base::{describe, format_bytes};
+use crate::base::{ErrorClass, describe, format_bytes, trace};
 use crate::pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
 use crate::repo::gap::Gap;
 use crate::sys::durable;
@@ -61,7 +61,6 @@ pub fn judge(facts: &Facts) -> Verdict {
 /// One cluster's limit, and the gaps that it made.
 #[derive(Debug)]
 pub struct QueueLimit {
-    cluster: String,
     limit: Option<u64>,
     pg_wal: PathBuf,
     host: String,
@@ -81,9 +80,8 @@ struct Queue {
 
 impl QueueLimit {
     /// `folder` keeps the notes; it is made when it is needed.
-    pub fn new(cluster: &str, limit: Option<u64>, pg_wal: &Path, folder: PathBuf, host: String) -> Self {
+    pub fn new(limit: Option<u64>, pg_wal: &Path, folder: PathBuf, host: String) -> Self {
         Self {
-            cluster: cluster.to_owned(),
             limit,
             pg_wal: pg_wal.to_path_buf(),
             host,
@@ -129,7 +127,7 @@ impl QueueLimit {
         let queue = match tokio::task::spawn_blocking(move || queue(&pg_wal)).await {
             Ok(Ok(queue)) => queue,
             Ok(Err(reason)) => {
-                error!(cluster = self.cluster, reason, "cannot tell how much WAL waits, so that none is let go");
+                error!(reason, "cannot tell how much WAL waits, so that none is let go");
                 return false;
             }
             Err(_) => return false,
@@ -153,13 +151,13 @@ impl QueueLimit {
         match self.notes.add(gap, queue.segment_size).await {
             Ok(()) => {
                 error!(
-                    cluster = self.cluster, file = %name, waiting, limit, why,
+                    segment = %name, waiting, limit, why,
                     "WAL was let go: the archive has a gap, take a new backup as soon as the store is back"
                 );
                 true
             }
             Err(error) => {
-                error!(cluster = self.cluster, file = %name, error = %error, "cannot note a gap, so that the file is kept");
+                error!(segment = %name, error_class = %ErrorClass::of_io(&error), %error, "cannot note a gap, so that the file is kept");
                 false
             }
         }
@@ -290,7 +288,7 @@ fn continues(note: &Gap, next: &Gap, size: SegmentSize) -> bool {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> std::io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
+    tokio::task::spawn_blocking(trace::carried(work)).await.unwrap_or_else(|died| Err(std::io::Error::other(died)))
 }
 
 /// The notes, and how many cannot be read.

@@ -61,8 +61,8 @@ impl Archiver {
         self.archive_late(note).await;
         for repository in self.repositories() {
             if let Err(error) = tell(repository, note).await {
-                let error = describe(&error);
-                debug!(repository = repository.name(), error, "cannot tell a repository of a gap yet");
+                let (class, error) = (error.class(), describe(&error));
+                debug!(repository = repository.name(), error_class = %class, error, "cannot tell a repository of a gap yet");
                 return false;
             }
         }
@@ -87,10 +87,12 @@ impl Archiver {
         });
         for name in left.await.ok().and_then(Result::ok).unwrap_or_default() {
             match self.archive_again(name).await {
-                Ok(()) => info!(file = %name, "archived after all: it had been let go and still lay in pg_wal"),
+                Ok(()) => info!(segment = %name, "archived after all: it had been let go and still lay in pg_wal"),
                 // The next would meet the same store.
                 Err(error) if error.is_the_stores() => return,
-                Err(error) => debug!(file = %name, error = describe(error.as_ref()), "cannot be archived after all"),
+                Err(error) => {
+                    debug!(segment = %name, error_class = %error.class(), error = describe(error.as_ref()), "cannot be archived after all");
+                }
             }
         }
     }

@@ -104,6 +104,14 @@ fn unanswered(waiting: &[String]) -> String {
 }
 
 impl PushError {
+    /// The repository that it is about, when it is about one.
+    pub fn repository(&self) -> Option<&str> {
+        match self {
+            Self::Repository { repository, .. } | Self::Different { repository, .. } => Some(repository),
+            _ => None,
+        }
+    }
+
     /// What decisions and metrics are taken on.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -42,19 +42,19 @@ pub async fn remove(work: &Work) {
     let (left, removed) = work.targets.split_at(manifests_begun.min(work.targets.len()));
     for target in left {
         let name = target.repository.name();
-        tracing::warn!(repository = name, label = %work.label, "the backup may be whole in this repository, and stays");
+        tracing::warn!(repository = name, "the backup may be whole in this repository, and stays");
     }
     futures::future::join_all(removed.iter().map(|target| async {
         let name = target.repository.name();
         let label = &work.label;
         match tokio::time::timeout(TIME_MAX, remove_from(&target.repository, label)).await {
-            Ok(Ok(count)) => tracing::info!(repository = name, %label, count, "removed the packs of a failed backup"),
+            Ok(Ok(count)) => tracing::info!(repository = name, count, "removed the packs of a failed backup"),
             Ok(Err(error)) => {
-                let error: &dyn std::error::Error = &error;
-                tracing::warn!(repository = name, %label, error, "left packs of a failed backup");
+                let (class, error): (_, &dyn std::error::Error) = (error.class, &error);
+                tracing::warn!(repository = name, error_class = %class, error, "left packs of a failed backup");
             }
             Err(_) => {
-                tracing::warn!(repository = name, %label, "left packs of a failed backup: removing takes too long");
+                tracing::warn!(repository = name, "left packs of a failed backup: removing takes too long");
             }
         }
     }))

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::error::BackupError;
 use crate::repo::Repository;
@@ -61,7 +62,7 @@ impl Leases {
             match Lease::take(repository, Work::Backup, &holder, terms.length, Timestamp::now()).await {
                 Ok(lease) => {
                     let keeper = Keeper { terms, name, lost: Arc::clone(&leases.lost), stop: stop.clone() };
-                    leases.keepers.spawn(keeper.keep(lease, leases.done.clone()));
+                    leases.keepers.spawn(keeper.keep(lease, leases.done.clone()).in_current_span());
                 }
                 Err(error) => {
                     leases.release().await;
@@ -85,8 +86,8 @@ impl Leases {
             match tokio::time::timeout(self.attempt, lease.release(Timestamp::now())).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(repository, error, "the lease was not given back, and runs out");
+                    let (class, error): (_, &dyn std::error::Error) = (error.class(), &error);
+                    tracing::warn!(repository, error_class = %class, error, "the lease was not given back, and runs out");
                 }
                 Err(_) => tracing::warn!(repository, "the lease was not given back in time, and runs out"),
             }
@@ -130,8 +131,8 @@ impl Keeper {
                 // From the moment that it runs out somebody else may begin.
                 Some(error) if Timestamp::now() >= lease.expires() => return self.give_up(&error),
                 Some(error) => {
-                    let error: &dyn std::error::Error = &error;
-                    tracing::warn!(repository = self.name, error, "the backup's lease was not renewed yet");
+                    let (class, error): (_, &dyn std::error::Error) = (error.class(), &error);
+                    tracing::warn!(repository = self.name, error_class = %class, error, "the backup's lease was not renewed yet");
                 }
                 None if Timestamp::now() >= lease.expires() => {
                     tracing::error!(repository = self.name, "the backup's lease ran out: the store does not answer");
@@ -144,8 +145,8 @@ impl Keeper {
     }
 
     fn give_up(self, error: &LeaseError) -> Option<(String, Lease)> {
-        let error: &dyn std::error::Error = error;
-        tracing::error!(repository = self.name, error, "the backup's lease was lost");
+        let (class, error): (_, &dyn std::error::Error) = (error.class(), error);
+        tracing::error!(repository = self.name, error_class = %class, error, "the backup's lease was lost");
         self.lose()
     }
 

@@ -10,6 +10,7 @@ use futures::stream::BoxStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::copy::{Copied, Copier, CopyError, CorruptPages};
 use super::error::BackupError;
@@ -97,7 +98,7 @@ pub async fn copy_all(
             && running.len() < workers.max(1)
             && let Some((number, plan)) = waiting.next()
         {
-            running.spawn(copy_pack(Arc::clone(work), number, plan, stop.clone()));
+            running.spawn(copy_pack(Arc::clone(work), number, plan, stop.clone()).in_current_span());
         }
         match running.join_next().await {
             None => break,

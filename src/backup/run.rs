@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::cleanup;
 use super::copy::CorruptPages;
@@ -25,6 +26,7 @@ use super::report::{BackupOptions, BackupReport, Phase, Progress};
 use super::scan::{self, Rules, TablespaceLink};
 use super::wal::NeededWal;
 use super::warnings::Warnings;
+use crate::base::trace;
 use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
 use crate::pg::{BackupLabelFile, ControlFile, Lsn, WalRange};
 use crate::repo::Repository;
@@ -60,6 +62,15 @@ pub async fn run(
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<BackupReport, BackupError> {
+    take(repositories, options, progress, cancel).instrument(trace::of_backup()).await
+}
+
+async fn take(
+    repositories: &[Repository],
+    options: BackupOptions,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<BackupReport, BackupError> {
     let clock = Instant::now();
     let progress = Arc::new(progress);
     let (session, facts) = unless_cancelled(&cancel, connect(&options, repositories)).await??;
@@ -87,7 +98,7 @@ async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Outpu
 
 /// Runs what blocks on a thread of its own.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BackupError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| BackupError::Died)
+    tokio::task::spawn_blocking(trace::carried(work)).await.map_err(|_| BackupError::Died)
 }
 
 fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
@@ -130,7 +141,8 @@ async fn begin(
         progress.phase = Phase::Checkpoint;
         progress.label = Some(label.to_string());
     });
-    tracing::info!(%label, "starting a backup, waiting for the server's checkpoint");
+    trace::name_backup(label.as_str());
+    tracing::info!("starting a backup, waiting for the server's checkpoint");
     let deadline = if options.fast_checkpoint { FAST_CHECKPOINT_TIME_MAX } else { SPREAD_CHECKPOINT_TIME_MAX };
     let start = session
         .backup_start(label.as_str(), options.fast_checkpoint, deadline)

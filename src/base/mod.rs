@@ -1,8 +1,10 @@
-//! Small things without a domain: error classes, sizes and durations as people write them, hexadecimal.
+//! Small things without a domain: error classes, sizes and durations as people write them, hexadecimal,
+//! what a log line is about.
 
 mod error_class;
 pub mod hex;
 mod secret;
+pub mod trace;
 mod units;
 
 pub use error_class::{ErrorClass, describe};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
+use tracing::Instrument;
 
 /// The newest answer. Clones share it.
 #[derive(Debug)]
@@ -33,12 +34,12 @@ impl<T: Clone + Send + 'static> Kept<T> {
             {
                 return Some(answer.clone());
             }
-            let finding = tokio::spawn(async move {
+            let finding = async move {
                 let answer = find_out.await;
                 *kept = Some((Instant::now(), answer.clone()));
                 answer
-            });
-            finding.await.ok()
+            };
+            tokio::spawn(finding.in_current_span()).await.ok()
         };
         tokio::time::timeout(patience, asked).await.ok().flatten()
     }

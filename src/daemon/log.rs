@@ -1,4 +1,6 @@
-//! Where the agent's log goes: the journal under systemd, standard error elsewhere.
+//! Where the agent's log goes: the journal under systemd, standard error elsewhere. docs/logging.md says which fields there are.
+
+mod json;
 
 use std::io::IsTerminal;
 use std::os::unix::fs::MetadataExt;
@@ -12,19 +14,24 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogConfig, LogFormat};
 
+/// What the names of fields begin with in the journal: `WALWARD_CLUSTER`.
+const PREFIX: &str = "WALWARD";
+
 /// Installs the log. To be called once.
 pub fn install(config: LogConfig) -> anyhow::Result<()> {
     let level = LevelFilter::from_level(Level::from(config.level));
     if standard_error_is_the_journal()
         && let Ok(journal) = tracing_journald::layer()
     {
-        let layer = journal.with_field_prefix(Some("WALWARD".to_owned())).with_filter(level);
+        let layer = journal.with_field_prefix(Some(PREFIX.to_owned())).with_filter(level);
         return tracing_subscriber::registry().with(layer).try_init().context("install the log");
     }
-    let plain = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let layer = match config.format {
-        LogFormat::Json => plain.json().flatten_event(true).boxed(),
-        LogFormat::Text => plain.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => json::Lines::new(std::io::stderr).boxed(),
+        LogFormat::Text => {
+            let plain = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+            plain.with_ansi(std::io::stderr().is_terminal()).boxed()
+        }
     };
     tracing_subscriber::registry().with(layer.with_filter(level)).try_init().context("install the log")
 }

@@ -8,7 +8,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 use super::peer::Peer;
 use super::services::{Service, Services};
@@ -261,7 +261,10 @@ async fn admin(
             }
         }
         Ok(Admin::Backup(request)) => match permitted(&request.cluster, Path::new("/"), peer, services).await {
-            Ok(service) => backup::run(request, &service, services, replies, gone).await,
+            Ok(service) => {
+                let span = service.archiver.span();
+                backup::run(request, &service, services, replies, gone).instrument(span).await
+            }
             Err((exit, text)) => Reply::Done { code: exit.code(), text },
         },
         Err(error) => Reply::Done {

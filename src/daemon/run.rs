@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use super::services::{Services, clear_spools};
 use super::{listen, log, metrics, server, status};
 use crate::base::describe;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Loaded};
 use crate::sys;
 
 /// How long what is being answered may take when the agent stops.
@@ -42,8 +42,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let _ = *status::STARTED;
     sys::secrecy::keep_memory_private();
-    let config = load(&arguments.config)?;
-    log::install(config.agent.log)?;
+    let loaded = config::load(&arguments.config)?;
+    log::install(loaded.config.agent.log)?;
+    let config = said(loaded);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING_THREADS_MAX)
@@ -56,12 +57,12 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     lived
 }
 
-fn load(path: &Path) -> anyhow::Result<Config> {
-    let loaded = config::load(path)?;
+/// The configuration, when what is unwise about it was said to the log.
+fn said(loaded: Loaded) -> Config {
     for warning in &loaded.warnings {
         warn!("{warning}");
     }
-    Ok(loaded.config)
+    loaded.config
 }
 
 async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
@@ -131,7 +132,8 @@ fn reload(path: &Path, publish: &watch::Sender<Arc<Services>>, tasks: &mut JoinS
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell_systemd(&states);
-    let started = load(path).and_then(|config| Services::start(&config, rand::random(), tasks));
+    let loaded = config::load(path).map_err(anyhow::Error::from);
+    let started = loaded.and_then(|loaded| Services::start(&said(loaded), rand::random(), tasks));
     match started {
         Ok(services) => {
             let clusters = services.clusters.len();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{Instrument, warn};
 
 use super::peer::{Owner, Peer};
 use super::status::Standing;
@@ -114,15 +114,16 @@ impl Services {
                 stop.clone(),
             )
             .with_context(|| format!("make the spool {}", spool.display()))?;
-            tasks.spawn(watch(archiver.clone(), closing.clone()));
+            let span = archiver.span();
+            tasks.spawn(watch(archiver.clone(), closing.clone()).instrument(span.clone()));
             let (look_ahead, until) = (archiver.clone(), closing.clone());
-            tasks.spawn(async move { look_ahead.look_ahead(until).await });
+            tasks.spawn(async move { look_ahead.look_ahead(until).await }.instrument(span.clone()));
             let (settle, until) = (archiver.clone(), closing.clone());
-            tasks.spawn(async move { settle.settle_gaps(until).await });
+            tasks.spawn(async move { settle.settle_gaps(until).await }.instrument(span.clone()));
             let owner = Owner::default();
             tasks.spawn(owner.clone().watch(cluster.data_directory.clone(), closing.clone()));
             let (debts, until) = (archiver.clone(), closing.clone());
-            tasks.spawn(async move { debts.work_off(until).await });
+            tasks.spawn(async move { debts.work_off(until).await }.instrument(span.clone()));
             let backup_levels = configured().map(|repository| repository.backup_level).collect();
             let service = Service {
                 config: cluster.clone(),
@@ -192,7 +193,7 @@ pub fn clear_spools(config: &Config) {
         for entry in entries.flatten() {
             let is_ours = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
             if is_ours && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                warn!(folder = %entry.path().display(), %error, "cannot remove an old spool");
+                warn!(cluster = name, folder = %entry.path().display(), %error, "cannot remove an old spool");
             }
         }
     }

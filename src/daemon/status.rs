@@ -5,6 +5,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
+use tracing::Instrument;
 
 use super::kept::Kept;
 use super::services::Service;
@@ -51,7 +52,8 @@ pub struct Standing {
 }
 
 async fn cluster(service: &Service) -> ClusterSnapshot {
-    let (mut repositories, ready) = tokio::join!(repositories(service), ready(service));
+    let looked = async { tokio::join!(repositories(service), ready(service)) };
+    let (mut repositories, ready) = looked.instrument(service.archiver.span()).await;
     for (repository, debt) in repositories.iter_mut().zip(service.archiver.repository_facts()) {
         repository.debt = debt;
     }

@@ -250,7 +250,7 @@ impl Restorer {
                     }
                     Err(Failure::Fatal(error)) => return Err(error),
                     Err(Failure::Elsewhere(of, what)) => {
-                        tracing::warn!(repository = copy.repository.name(), pack = number, "{what}");
+                        tracing::warn!(repository = copy.repository.name(), pack = number, error_class = %of, "{what}");
                         attempts.push(format!("repository {}: {what}", copy.repository.name()));
                         class = of;
                         worth_retrying |= of.is_worth_retrying();

@@ -157,7 +157,7 @@ impl Rest {
                     }
                     Some(Err(error)) if error.class.is_worth_retrying() => {
                         let cause = error.source.to_string();
-                        tracing::debug!(key = %self.info.key, offset = self.offset, cause, "continuing a broken body");
+                        tracing::debug!(object = %self.info.key, offset = self.offset, cause, "continuing a broken body");
                         self.from = From::Broken;
                     }
                     end => return end,

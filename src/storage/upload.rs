@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use super::deadline::within;
 use super::error::shown;
@@ -174,10 +175,11 @@ impl MultipartUpload {
         }
         self.parts.push(String::new());
         let (store, key, calls, name) = (Arc::clone(&self.store), self.key.clone(), self.calls.clone(), self.name());
-        self.sending.spawn(async move {
+        let send = async move {
             let send = || store.put_part(&key, &id, number, payload.clone());
             (number, calls.call(payload.len(), &name, send).await)
-        });
+        };
+        self.sending.spawn(send.in_current_span());
         Ok(())
     }
 
@@ -242,7 +244,7 @@ impl MultipartUpload {
             let name = shown(store.store_url(), key.as_str());
             if let Err(error) = within(calls.limits.request_timeout, "clean up", &name, store.abort(&key, &id)).await {
                 let cause = error.source.to_string();
-                tracing::debug!(name, cause, "the store may keep parts of an abandoned upload");
+                tracing::debug!(object = name, cause, "the store may keep parts of an abandoned upload");
             }
         })
     }
@@ -284,7 +286,7 @@ impl Drop for MultipartUpload {
         if let Some(thrown_away) = self.give_up()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
-            runtime.spawn(thrown_away);
+            runtime.spawn(thrown_away.in_current_span());
         }
     }
 }

@@ -27,6 +27,7 @@ mod flipped_bytes;
 mod harness;
 mod json_answers;
 mod least_privilege;
+mod logging;
 mod lying_store;
 mod main_job;
 mod queue_limit;
