@@ -146,6 +146,7 @@ else
         ignored+=("what needs to be another user (run as root): tests named as_root")
     fi
     if [ -n "$thorough" ]; then
+        [ -n "$offline" ] || ensure_command pgbackrest pgbackrest
         run "what takes long" cargo test --locked --test pg -- --ignored thorough
     else
         ignored+=("what takes gigabytes (--thorough): tests named thorough")

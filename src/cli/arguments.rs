@@ -52,9 +52,9 @@ pub(super) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Find the clusters of this host, write the configuration, make the repository and its keys
+    /// Find the clusters of this host, write the configuration, make the repository and its keys, and set the server up
     ///
-    /// Safe to run again: nothing that exists is changed. After pg_upgrade it adds the new lineage to the repository.
+    /// Safe to run again: what is right is not changed, and another tool's archive_command only by --archive-command. After pg_upgrade it adds the new lineage to the repository.
     Setup(SetupArguments),
     /// Try everything that archiving, backup and restore depend on
     Check(CheckArguments),
@@ -143,9 +143,39 @@ pub(super) struct SetupArguments {
     /// Where the agent listens
     #[arg(long, value_name = "PATH")]
     pub(super) socket: Option<PathBuf>,
+    /// Every cluster that is found on this host, when there are several or some are configured already
+    #[arg(long, conflicts_with = "data_directory")]
+    pub(super) all: bool,
+    /// Change the server: the role and its grants, its login, the settings of archiving; tell the agent of a new cluster; then see a
+    /// segment arrive (default: ask; print what is to be done when nobody can be asked)
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(super) apply: bool,
+    /// How to reach the server for --apply, as for libpq (default: by its socket, as the owner of the data directory)
+    #[arg(long, value_name = "CONNINFO")]
+    pub(super) admin_connection: Option<String>,
+    /// What becomes of another tool's archive_command or archive_library (default: keep)
+    #[arg(long, value_enum)]
+    pub(super) archive_command: Option<ArchiveCommandChoice>,
+    /// How long the first segment may take to be in every repository
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::base::parse_duration)]
+    pub(super) wait: std::time::Duration,
+    /// Print what would be done and change nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
     /// The same as --no-input
     #[arg(long)]
     pub(super) non_interactive: bool,
+}
+
+/// What becomes of another tool that archives a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum ArchiveCommandChoice {
+    /// It goes on alone; Walward archives nothing
+    Keep,
+    /// Every segment goes to Walward, then to the other tool: the way over
+    Beside,
+    /// Walward takes its place
+    Replace,
 }
 
 /// How a new repository is protected.

@@ -35,7 +35,11 @@ impl Context {
 
     /// As [`Context::load`], without a word about what is unwise.
     pub(super) fn load_quietly(global: &Global) -> Result<Self, Failure> {
-        let loaded = config::load(&global.config)?;
+        Self::of(global, config::load(&global.config)?)
+    }
+
+    /// What a configuration leads to that may not be written yet.
+    pub(super) fn of(global: &Global, loaded: Loaded) -> Result<Self, Failure> {
         let pool = CpuPool::new(loaded.config.agent.cpu_threads).context("cannot start the threads that compute")?;
         Ok(Self { global: global.clone(), loaded, pool })
     }

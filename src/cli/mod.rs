@@ -8,12 +8,14 @@
 //! | `printer`, `meter`, `ask` | the places that write to people: data to standard output, everything else to standard error |
 //! | `context` | the configuration, the cluster and the repositories that a command is about |
 //! | `agent` | questions to the agent |
+//! | `arrival` | whether a segment comes through |
 //! | `catalogue`, `coverage` | what a repository holds; what that covers |
 //! | `manual` | the manual pages |
 //! | `commands` | one file a command |
 
 mod agent;
 mod arguments;
+mod arrival;
 mod ask;
 mod catalogue;
 mod commands;

@@ -16,6 +16,11 @@ pub(super) fn quote(text: &str) -> String {
     if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
+/// `text` as one word for a shell that a person types into.
+pub(super) fn word(text: &str) -> String {
+    quote(text).replace("%%", "%")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -26,5 +31,6 @@ mod tests {
         assert_eq!(quote("/a b/x"), "'/a b/x'");
         assert_eq!(quote("it's"), r"'it'\''s'");
         assert_eq!(quote("100%"), "100%%");
+        assert_eq!((word("100%").as_str(), word("a b").as_str()), ("100%", "'a b'"));
     }
 }

@@ -53,7 +53,7 @@ pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
     resolve::resolve(document)
 }
 
-/// Checks `text` as if it were what `path` holds, together with the `conf.d/*.toml` beside it. Blocking.
-pub fn check_text(path: &Path, text: &str) -> Result<(), ConfigError> {
-    resolve::resolve(document::read_with(path, Some(text))?).map(|_| ())
+/// Reads and checks `text` as if it were what `path` holds, together with the `conf.d/*.toml` beside it. Blocking.
+pub fn load_text(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
+    resolve::resolve(document::read_with(path, Some(text))?)
 }

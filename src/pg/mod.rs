@@ -10,15 +10,17 @@
 //! | `record` | times of transactions and restore points in a segment, while it streams past |
 //! | `history` | timeline history files |
 //! | `archive_status` | what waits to be archived |
+//! | `archiving` | who archives: Walward, another tool, both |
 //! | `control` | `pg_control` and `PG_VERSION` |
 //! | `relation_file`, `page_checksum` | which files hold data pages, and whether a page is sound |
 //! | `exclude` | what a base backup leaves out |
 //! | `backup_label` | `backup_label` and backup history files |
 //! | `backup_manifest` | writes PostgreSQL's `backup_manifest` |
-//! | [`session`] | the SQL session: facts, backup start and stop, grants |
+//! | [`session`] | the SQL session: facts, backup start and stop, grants, what an administrator may do |
 //! | `settings` | `postgresql.auto.conf` and its kind, as text |
 
 pub mod archive_status;
+pub mod archiving;
 mod backup_label;
 mod backup_manifest;
 mod bytes;

@@ -20,5 +20,6 @@ mod logging;
 mod manual;
 mod parsers;
 mod promises;
+mod setup;
 mod stores;
 mod units;

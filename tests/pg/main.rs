@@ -33,6 +33,7 @@ mod main_job;
 mod queue_limit;
 mod recovery_end;
 mod setup;
+mod setup_apply;
 mod support;
 mod targets;
 mod two_repositories;

@@ -1,9 +1,10 @@
 //! From a connection string to a configuration, and what a fresh session is set to.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_postgres::Config;
-use tokio_postgres::config::SslMode;
+use tokio_postgres::config::{Host, SslMode};
 
 use super::SessionError;
 
@@ -35,6 +36,15 @@ pub(super) fn config(conninfo: &str, deadline: Duration) -> Result<Config, Sessi
     Ok(config)
 }
 
+/// The server's Unix socket, when that is where the connection goes.
+pub(super) fn socket(config: &Config) -> Option<PathBuf> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    match config.get_hosts().first()? {
+        Host::Unix(folder) => Some(folder.join(format!(".s.PGSQL.{port}"))),
+        Host::Tcp(_) => None,
+    }
+}
+
 /// What keeps the server's own limits from ending a session that waits for hours while files are copied, and other
 /// schemas' functions from being called.
 pub(super) fn settings(major: u16) -> String {
@@ -63,7 +73,6 @@ pub fn quote_conninfo(value: &str) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use tokio_postgres::config::Host;
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -74,6 +83,14 @@ mod tests {
         assert_eq!(config.get_dbname(), Some("postgres"));
         assert_eq!(config.get_application_name(), Some("walward"));
         assert_eq!(config.get_keepalives_idle(), KEEPALIVE_IDLE);
+    }
+
+    #[test]
+    fn the_socket_is_the_one_that_libpq_would_take() {
+        let of = |conninfo| socket(&config(conninfo, DEADLINE).expect("a configuration"));
+        assert_eq!(of("user=x"), Some("/var/run/postgresql/.s.PGSQL.5432".into()));
+        assert_eq!(of("host=/tmp/s port=5499 user=x"), Some("/tmp/s/.s.PGSQL.5499".into()));
+        assert_eq!(of("host=localhost user=x"), None);
     }
 
     #[test]

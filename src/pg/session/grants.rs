@@ -8,9 +8,17 @@ pub fn create_role_statement(role: &str) -> String {
     format!("CREATE ROLE {} LOGIN", quote_identifier(role))
 }
 
-/// The statements that give `role` all that a session needs on a server of `major`, 13 to 18; each without a semicolon.
-pub fn grant_statements(role: &str, major: u16) -> Vec<String> {
-    let role = quote_identifier(role);
+/// One right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// To be a member of this role.
+    Role(&'static str),
+    /// To call this function of pg_catalog.
+    Function(&'static str),
+}
+
+/// All that a session needs on a server of `major`, 13 to 18.
+pub fn rights(major: u16) -> Vec<Right> {
     let backup: [&str; 2] = if major >= 15 {
         ["pg_backup_start(text, boolean)", "pg_backup_stop(boolean)"]
     } else {
@@ -18,9 +26,21 @@ pub fn grant_statements(role: &str, major: u16) -> Vec<String> {
     };
     let functions = backup.into_iter().chain(["pg_switch_wal()", "pg_create_restore_point(text)"]);
     // data_directory is shown to members only.
-    std::iter::once(format!("GRANT pg_read_all_settings TO {role}"))
-        .chain(functions.map(|function| format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role}")))
-        .collect()
+    std::iter::once(Right::Role("pg_read_all_settings")).chain(functions.map(Right::Function)).collect()
+}
+
+/// The statement that gives `role` the right, without a semicolon.
+pub fn grant_statement(role: &str, right: Right) -> String {
+    let role = quote_identifier(role);
+    match right {
+        Right::Role(name) => format!("GRANT {name} TO {role}"),
+        Right::Function(function) => format!("GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {role}"),
+    }
+}
+
+/// The statements that give `role` all that a session needs on a server of `major`, 13 to 18; each without a semicolon.
+pub fn grant_statements(role: &str, major: u16) -> Vec<String> {
+    rights(major).into_iter().map(|right| grant_statement(role, right)).collect()
 }
 
 /// A name in SQL, quoted always.

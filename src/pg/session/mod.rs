@@ -7,6 +7,7 @@
 //! A backup lives as long as its session: when the session is dropped or breaks, the server ends the backup by itself, and
 //! nothing is left behind on it.
 
+mod admin;
 mod connect;
 mod error;
 mod facts;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};
 
+pub use admin::{Rights, Setting, alter_system_statement};
 pub use connect::quote_conninfo;
 pub use error::SessionError;
 pub use facts::{ArchiverStats, ServerFacts, ServerTablespace};
@@ -71,25 +73,33 @@ impl Session {
         let config = connect::config(conninfo, deadline)?;
         let connecting = async {
             let (client, connection) = config.connect(NoTls).await.map_err(SessionError::connect)?;
-            let driver = Driver(tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(error = %error, "the connection to PostgreSQL ended");
-                }
-            }));
-            let row = client
-                .query_one("SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4", &[])
-                .await
-                .map_err(SessionError::connect)?;
-            let number: i32 = row.try_get(0).map_err(SessionError::connect)?;
-            let version_num = u32::try_from(number).unwrap_or(0);
-            if !(130_000..190_000).contains(&version_num) {
-                return Err(SessionError::Unsupported(version_num));
-            }
-            let session = Self { client, driver, version_num };
-            session.client.batch_execute(&connect::settings(session.major())).await.map_err(SessionError::connect)?;
-            Ok(session)
+            Self::begin(client, connection).await
         };
         tokio::time::timeout(deadline, connecting).await.map_err(|_| SessionError::ConnectTimeout(deadline))?
+    }
+
+    /// Takes a connection that stands, and sets it up.
+    async fn begin(
+        client: Client,
+        connection: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+    ) -> Result<Self, SessionError> {
+        let driver = Driver(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %error, "the connection to PostgreSQL ended");
+            }
+        }));
+        let row = client
+            .query_one("SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4", &[])
+            .await
+            .map_err(SessionError::connect)?;
+        let number: i32 = row.try_get(0).map_err(SessionError::connect)?;
+        let version_num = u32::try_from(number).unwrap_or(0);
+        if !(130_000..190_000).contains(&version_num) {
+            return Err(SessionError::Unsupported(version_num));
+        }
+        let session = Self { client, driver, version_num };
+        session.client.batch_execute(&connect::settings(session.major())).await.map_err(SessionError::connect)?;
+        Ok(session)
     }
 
     /// The server's major version, 13 to 18.

@@ -1,21 +1,20 @@
 //! The server: reachable, archiving, by us, into the right repository, without a backlog.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::base::{describe, format_duration};
+use crate::cli::arrival;
 use crate::config::ClusterConfig;
 use crate::pg::archive_status::{list_ready, ready_path};
 use crate::pg::session::{ServerFacts, Session};
-use crate::pg::{SegmentName, WalFileName};
-use crate::repo::{Repository, layout};
+use crate::repo::Repository;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a switched segment may take.
 const ARRIVAL_DEADLINE: Duration = Duration::from_mins(1);
-const ARRIVAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// A server that answered.
 pub(super) struct Server {
@@ -154,37 +153,18 @@ pub(super) async fn check_arrival(
     if server.facts.in_recovery {
         return findings.ok("arrival", about, "not tried: a standby cannot switch WAL");
     }
-    // On an idle server there would be nothing to switch from, and a segment of long ago would be waited for.
-    let switched = match server.session.create_restore_point("walward check").await {
-        Ok(_) => server.session.switch_wal().await,
-        Err(error) => Err(error),
-    };
-    let segment: SegmentName = match switched {
+    let segment = match arrival::switch(&server.session, "walward check").await {
         Ok(segment) => segment,
         Err(error) => {
             let advice = "grant the role what it needs: `walward setup` prints the statements";
             return findings.failed("arrival", about, describe(&error), Some(advice));
         }
     };
-    let key = layout::wal_file(server.facts.lineage(), WalFileName::Segment(segment));
     for repository in repositories {
         let name = format!("{}, {}", cluster.name, repository.name());
-        let began = Instant::now();
-        let found = loop {
-            match repository.exists(&key).await {
-                Ok(true) => break Ok(()),
-                Ok(false) if began.elapsed() < ARRIVAL_DEADLINE => tokio::time::sleep(ARRIVAL_PAUSE).await,
-                Ok(false) => break Err(format!("{segment} has not arrived after {} s", ARRIVAL_DEADLINE.as_secs())),
-                Err(error) => break Err(describe(&error)),
-            }
-        };
-        match found {
-            Ok(()) => {
-                findings.ok(
-                    "arrival",
-                    Some(&name),
-                    format!("{segment} arrived in {}", format_duration(began.elapsed())),
-                );
+        match arrival::wait(repository, server.facts.lineage(), segment, ARRIVAL_DEADLINE).await {
+            Ok(took) => {
+                findings.ok("arrival", Some(&name), format!("{segment} arrived in {}", format_duration(took)));
             }
             Err(text) => {
                 let advice = "PostgreSQL's log and `walward status` say what holds it up";

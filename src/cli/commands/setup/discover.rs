@@ -41,36 +41,114 @@ impl Found {
     }
 }
 
+/// The versions that Walward knows.
+const MAJORS: std::ops::RangeInclusive<u16> = 13..=18;
+
 /// The cluster in `directory`.
 pub(super) fn at(directory: &Path) -> Result<Found, Failure> {
-    if !is_data_directory(directory) {
-        let text = format!("{} is no PostgreSQL data directory (it has no PG_VERSION)", directory.display());
-        return Err(Failure::new(Exit::NotFound, text));
-    }
-    Ok(found(directory, &BTreeSet::new()))
-}
-
-/// Every cluster that can be found; the same one once.
-pub(super) fn all() -> Vec<Found> {
-    let mut directories = debian(Path::new("/etc/postgresql"));
-    directories.extend(running(Path::new("/proc")));
-    directories.extend(std::env::var_os("PGDATA").map(PathBuf::from));
-    let mut seen = BTreeSet::new();
-    let mut names = BTreeSet::new();
-    let mut clusters = Vec::new();
-    for directory in directories {
-        let Ok(real) = std::fs::canonicalize(&directory) else { continue };
-        if is_data_directory(&real) && seen.insert(real.clone()) {
-            let cluster = found(&real, &names);
-            names.insert(cluster.name.clone());
-            clusters.push(cluster);
+    match judge(directory) {
+        Judged::Good => Ok(found(directory, &BTreeSet::new())),
+        Judged::Unreadable(error) => {
+            let text = format!("cannot look into {}: {error}", directory.display());
+            Err(Failure::new(Exit::Key, text).hint("run this as root, or as the owner of the data directory"))
+        }
+        Judged::Unsupported(major) => {
+            let text = format!("{} is of PostgreSQL {major}; 13 to 18 are supported", directory.display());
+            Err(Failure::new(Exit::Refused, text))
+        }
+        Judged::None => {
+            let text = format!("{} is no PostgreSQL data directory (it has no PG_VERSION)", directory.display());
+            Err(Failure::new(Exit::NotFound, text))
         }
     }
-    clusters
 }
 
-fn is_data_directory(path: &Path) -> bool {
-    path.join("PG_VERSION").is_file()
+/// What a search gave.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    pub(super) clusters: Vec<Found>,
+    /// Why others were left out.
+    pub(super) left_out: Vec<String>,
+}
+
+/// Where clusters are looked for; the real machine, or a tree of a test's.
+#[derive(Debug, Clone)]
+pub(super) struct Machine {
+    root: PathBuf,
+    pgdata: Option<PathBuf>,
+}
+
+impl Machine {
+    /// This one.
+    pub(super) fn this() -> Self {
+        Self { root: PathBuf::from("/"), pgdata: std::env::var_os("PGDATA").map(PathBuf::from) }
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.root.join(path)
+    }
+
+    /// Every cluster that can be found; the same one once.
+    pub(super) fn search(&self) -> Search {
+        let mut directories = debian(&self.at("etc/postgresql"));
+        directories.extend(running(&self.at("proc")));
+        for folder in ["var/run/postgresql", "tmp"] {
+            directories.extend(locked_sockets(&self.at(folder)));
+        }
+        directories.extend(red_hat(&self.at("var/lib/pgsql")));
+        directories.extend(self.pgdata.clone());
+        let mut seen = BTreeSet::new();
+        let mut names = BTreeSet::new();
+        let mut search = Search::default();
+        for directory in directories {
+            // What a file names lies below the root of a test, too.
+            let directory = match directory.strip_prefix("/") {
+                Ok(inner) if !directory.starts_with(&self.root) => self.root.join(inner),
+                _ => directory,
+            };
+            let real = std::fs::canonicalize(&directory).unwrap_or(directory);
+            if !seen.insert(real.clone()) {
+                continue;
+            }
+            match judge(&real) {
+                Judged::Good => {
+                    let cluster = found(&real, &names);
+                    names.insert(cluster.name.clone());
+                    search.clusters.push(cluster);
+                }
+                Judged::Unsupported(major) => {
+                    search
+                        .left_out
+                        .push(format!("{} is of PostgreSQL {major}; 13 to 18 are supported", real.display()));
+                }
+                Judged::Unreadable(error) => {
+                    search.left_out.push(format!("cannot look into {}: {error}", real.display()));
+                }
+                Judged::None => {}
+            }
+        }
+        search
+    }
+}
+
+enum Judged {
+    Good,
+    Unsupported(u16),
+    Unreadable(std::io::Error),
+    None,
+}
+
+fn judge(directory: &Path) -> Judged {
+    // Not read_major: an older version's pg_control cannot be read, and need not be.
+    match std::fs::read_to_string(directory.join("PG_VERSION")) {
+        Ok(text) => match text.trim().split('.').next().unwrap_or_default().parse() {
+            Ok(major) if MAJORS.contains(&major) => Judged::Good,
+            Ok(major) => Judged::Unsupported(major),
+            Err(_) => Judged::None,
+        },
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Judged::Unreadable(error),
+        Err(_) => Judged::None,
+    }
 }
 
 fn found(directory: &Path, taken: &BTreeSet<String>) -> Found {
@@ -107,9 +185,11 @@ fn debian(root: &Path) -> Vec<PathBuf> {
     };
     let configurations = folders(root).into_iter().flat_map(|version| folders(&version));
     configurations
-        .filter_map(|folder| std::fs::read_to_string(folder.join("postgresql.conf")).ok())
-        .filter_map(|text| setting(&text, "data_directory"))
-        .map(PathBuf::from)
+        .filter_map(|folder| {
+            let text = std::fs::read_to_string(folder.join("postgresql.conf")).ok()?;
+            // Without the setting the data lies beside it.
+            Some(setting(&text, "data_directory").map_or(folder, PathBuf::from))
+        })
         .collect()
 }
 
@@ -126,6 +206,34 @@ fn running(proc: &Path) -> Vec<PathBuf> {
         }
     }
     found.sort();
+    found
+}
+
+/// A server keeps a lock file beside each of its sockets, whose second line is the data directory (`CreateLockFile`,
+/// src/backend/utils/init/miscinit.c). It stays behind a crash, so that it says where to look, and no more.
+fn locked_sockets(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            name.starts_with(".s.PGSQL.") && name.ends_with(".lock")
+        })
+        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
+        .filter_map(|text| text.lines().nth(1).map(|line| PathBuf::from(line.trim())))
+        .filter(|path| path.is_absolute())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Red Hat's and PGDG's packages: `/var/lib/pgsql/data`, `/var/lib/pgsql/<version>/data`.
+fn red_hat(root: &Path) -> Vec<PathBuf> {
+    let versions = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join("data"));
+    let mut found: Vec<PathBuf> = versions.filter(|path| path.is_dir()).collect();
+    found.sort();
+    found.extend(Some(root.join("data")).filter(|path| path.is_dir()));
     found
 }
 
@@ -153,6 +261,73 @@ mod tests {
             .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
             .unwrap();
         assert_eq!(debian(root.path()), [PathBuf::from("/var/lib/postgresql/15/main")]);
+    }
+
+    /// A file of a machine that is a test's own, with the folders above it.
+    fn put(root: &Path, path: &str, text: &str) {
+        let path = root.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        crate::sys::durable::create(&path, text.as_bytes(), 0o600).unwrap();
+    }
+
+    #[test]
+    fn every_cluster_of_a_machine_is_found_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(folder.path()).unwrap();
+        // Debian's, running, with a socket of its own; one of an old version; one whose data is gone.
+        put(&root, "etc/postgresql/15/main/postgresql.conf", "data_directory = '/var/lib/postgresql/15/main'\n");
+        put(&root, "etc/postgresql/12/old/postgresql.conf", "data_directory = '/var/lib/postgresql/12/old'\n");
+        put(&root, "etc/postgresql/14/gone/postgresql.conf", "data_directory = '/var/lib/postgresql/14/gone'\n");
+        put(&root, "var/lib/postgresql/15/main/PG_VERSION", "15\n");
+        put(&root, "var/lib/postgresql/15/main/postmaster.pid", "77\n/x\n1\n5433\n/var/run/postgresql\n");
+        put(&root, "var/lib/postgresql/12/old/PG_VERSION", "12\n");
+        std::fs::create_dir_all(root.join("proc/77")).unwrap();
+        std::os::unix::fs::symlink(root.join("var/lib/postgresql/15/main"), root.join("proc/77/cwd")).unwrap();
+        put(&root, "var/run/postgresql/.s.PGSQL.5433.lock", "77\n/var/lib/postgresql/15/main\n1\n5433\n");
+        // Known by its socket only, which a crash left.
+        put(&root, "tmp/.s.PGSQL.5499.lock", "78\n/srv/orders\n1\n5499\n/tmp\n");
+        put(&root, "srv/orders/PG_VERSION", "17\n");
+        // Red Hat's, and no data directory.
+        put(&root, "var/lib/pgsql/16/data/PG_VERSION", "16\n");
+        put(&root, "var/lib/pgsql/17/data/nothing", "");
+        // Of the environment.
+        put(&root, "home/me/pg/PG_VERSION", "18\n");
+
+        let machine = Machine { root: root.clone(), pgdata: Some("/home/me/pg".into()) };
+
+        let search = machine.search();
+        let found: Vec<_> = search
+            .clusters
+            .iter()
+            .map(|found| (found.name.as_str(), found.data_directory.strip_prefix(&root).unwrap().to_str().unwrap()))
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ("main", "var/lib/postgresql/15/main"),
+                ("orders", "srv/orders"),
+                ("16-main", "var/lib/pgsql/16/data"),
+                ("pg", "home/me/pg"),
+            ]
+        );
+        assert_eq!(
+            search.clusters[0].connection("walward"),
+            "host=/var/run/postgresql port=5433 user=walward dbname=postgres"
+        );
+        assert_eq!(search.left_out.len(), 1, "{:?}", search.left_out);
+        assert!(search.left_out[0].contains("PostgreSQL 12"), "{:?}", search.left_out);
+    }
+
+    #[test]
+    fn a_folder_that_is_no_cluster_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(at(folder.path()).unwrap_err().exit, Exit::NotFound);
+        put(folder.path(), "PG_VERSION", "9.6\n");
+        let failure = at(folder.path()).unwrap_err();
+        assert_eq!(failure.exit, Exit::Refused);
+        assert!(failure.message().contains("PostgreSQL 9;"), "{}", failure.message());
+        let nowhere = Machine { root: folder.path().to_owned(), pgdata: None };
+        assert!(nowhere.search().clusters.is_empty());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Adds tables to walward.toml. What is there is kept, byte by byte.
 
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -53,8 +54,8 @@ impl NewTables {
     }
 }
 
-/// Writes the file, or adds to it: whole or not at all. What would not be a good configuration is not written.
-pub(super) fn add(path: &Path, new: &NewTables) -> Result<(), Failure> {
+/// What the file would hold with the tables added.
+pub(super) fn text_with(path: &Path, new: &NewTables) -> Result<String, Failure> {
     let old = match std::fs::read_to_string(path) {
         Ok(text) => Some(text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
@@ -62,25 +63,39 @@ pub(super) fn add(path: &Path, new: &NewTables) -> Result<(), Failure> {
             return Err(anyhow::Error::new(error).context(format!("cannot read {}", path.display())).into());
         }
     };
-    let text = match &old {
+    Ok(match &old {
         Some(old) => format!("{}\n\n{}", old.trim_end(), text(new)),
         None => format!(
             "# Walward. `walward config show` prints what is in force; docs/configuration.md describes every key.\n\n{}",
             text(new)
         ),
-    };
+    })
+}
+
+/// Writes the file, whole or not at all. `text` was found to be a good configuration.
+pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     durable::create_dir_all_durable(folder, 0o755).with_context(|| format!("cannot make {}", folder.display()))?;
-    crate::config::check_text(path, &text)?;
-    let written = if old.is_some() {
-        durable::replace(path, text.as_bytes(), MODE)
+    let written = if path.exists() {
+        keep_owner(path, || durable::replace(path, text.as_bytes(), MODE))
     } else {
         durable::create(path, text.as_bytes(), MODE)
     };
     Ok(written.with_context(|| format!("cannot write {}", path.display()))?)
 }
 
-fn text(new: &NewTables) -> String {
+/// A file that is replaced keeps whom it belonged to: the agent may read it by its group.
+fn keep_owner(path: &Path, replace: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+    let before = std::fs::metadata(path)?;
+    replace()?;
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(before.uid()), Some(before.gid()))?;
+    }
+    Ok(())
+}
+
+/// The tables as text.
+pub(super) fn text(new: &NewTables) -> String {
     let mut text = String::new();
     if let Some(socket) = &new.socket {
         let _ = writeln!(text, "[agent]\nsocket = {}\n", path(socket));
@@ -156,6 +171,12 @@ mod tests {
                 repository: "disk".into(),
             }],
         }
+    }
+
+    fn add(path: &Path, new: &NewTables) -> Result<(), Failure> {
+        let text = text_with(path, new)?;
+        crate::config::load_text(path, &text)?;
+        write(path, &text)
     }
 
     #[test]

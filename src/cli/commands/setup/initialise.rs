@@ -3,7 +3,7 @@
 use std::fs::Permissions;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
@@ -29,8 +29,51 @@ pub(super) struct Prepared {
     url: String,
     /// Whether it was made now.
     created: bool,
+    /// Whether anything about it was made or added now.
+    pub(super) changed: bool,
+    /// Whether it is not there (a dry run makes none).
+    pub(super) missing: bool,
+    /// The key file, if that was made now.
+    pub(super) new_key: Option<PathBuf>,
     /// The recovery key of a repository that was made now: shown this once.
     recovery_key: Option<String>,
+}
+
+/// A repository that is there, and what of it was made now.
+struct Opened {
+    repository: Repository,
+    created: bool,
+    recovery: Option<RecoveryKey>,
+    new_key: Option<PathBuf>,
+}
+
+/// What [`cluster`] would find; makes nothing.
+pub(super) async fn look(
+    context: &Context,
+    cluster: &ClusterConfig,
+    printer: &Printer,
+) -> Result<Vec<Prepared>, Failure> {
+    let mut prepared = Vec::new();
+    for configured in context.repositories_of(cluster)? {
+        let missing = match context.open(cluster, configured).await {
+            Ok(_) => false,
+            Err(failure) if failure.exit == Exit::NoRepository => true,
+            Err(failure) => return Err(failure),
+        };
+        let (name, url) = (&configured.name, &configured.store.url);
+        let what = if missing { "would make" } else { "would leave as it is" };
+        printer.note(&format!("{what}: repository \"{name}\" of cluster \"{}\" at {url}", cluster.name));
+        prepared.push(Prepared {
+            repository: name.clone(),
+            url: url.clone(),
+            created: false,
+            changed: false,
+            missing,
+            new_key: None,
+            recovery_key: None,
+        });
+    }
+    Ok(prepared)
 }
 
 pub(super) async fn cluster(
@@ -44,8 +87,9 @@ pub(super) async fn cluster(
     owner.let_read(&context.global.config);
     let mut prepared = Vec::new();
     for configured in context.repositories_of(cluster)? {
-        let (mut repository, recovery) = open_or_create(context, cluster, configured, owner, printer).await?;
-        add_lineage(context, &mut repository, &control, printer).await?;
+        let opened = open_or_create(context, cluster, configured, owner, printer).await?;
+        let Opened { mut repository, created, recovery, new_key } = opened;
+        let added = add_lineage(context, &mut repository, &control, printer).await?;
         if let Some(root) = file_root(configured, cluster) {
             owner.give(&root);
         }
@@ -56,7 +100,10 @@ pub(super) async fn cluster(
         prepared.push(Prepared {
             repository: repository.name().to_owned(),
             url: repository.url().to_owned(),
-            created: repository.identity().lineages.len() == 1 && recovery.is_some(),
+            created,
+            changed: created || added,
+            missing: false,
+            new_key,
             recovery_key: text,
         });
     }
@@ -69,27 +116,36 @@ async fn open_or_create(
     configured: &RepositoryConfig,
     owner: Owner,
     printer: &Printer,
-) -> Result<(Repository, Option<RecoveryKey>), Failure> {
+) -> Result<Opened, Failure> {
     let place = store(cluster, configured)?;
     let opened = Repository::open(&configured.name, place, &configured.encryption, context.pool().clone()).await;
     match opened {
         Ok(repository) => {
             printer.note(&format!("repository \"{}\" is there: {}", repository.name(), repository.url()));
-            return Ok((repository, None));
+            return Ok(Opened { repository, created: false, recovery: None, new_key: None });
         }
         Err(RepoError::NoRepository { .. }) => {}
         // The folder of a file store is a part of the repository.
         Err(RepoError::Store(_)) if file_root(configured, cluster).is_some_and(|root| !root.exists()) => {}
         Err(error) => {
             let what = format!("cannot open repository \"{}\"", configured.name);
-            return Err(anyhow::Error::new(error).context(what).into());
+            let failure = Failure::from(anyhow::Error::new(error).context(what));
+            return Err(match &configured.encryption {
+                Encryption::Key(KeySource::KeyFile(file)) if !file.exists() => failure.hint(format!(
+                    "the repository is there and its key is not: bring {} from the host that made it",
+                    file.display()
+                )),
+                _ => failure,
+            });
         }
     }
+    let mut new_key = None;
     if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption
         && make_key_file(file)?
     {
         owner.let_read_secret(file);
         printer.note(&format!("made the key file {}", file.display()));
+        new_key = Some(file.clone());
     }
     storage::create_root(&configured.store, &cluster.name)?;
     let place = store(cluster, configured)?;
@@ -110,20 +166,20 @@ async fn open_or_create(
         cluster.name,
         repository.url()
     ));
-    Ok((repository, recovery))
+    Ok(Opened { repository, created: true, recovery, new_key })
 }
 
-/// The first lineage is a matter of course; another one is a person's decision, because a foreign cluster looks the same.
+/// Whether it was added. The first lineage is a matter of course; another one is a person's decision, because a foreign cluster looks the same.
 async fn add_lineage(
     context: &Context,
     repository: &mut Repository,
     control: &ControlFile,
     printer: &Printer,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let lineage = control.lineage();
     let known = &repository.identity().lineages;
     if known.iter().any(|entry| entry.lineage == lineage) {
-        return Ok(());
+        return Ok(false);
     }
     if !known.is_empty() {
         let held: Vec<String> = known.iter().map(|entry| entry.lineage.to_string()).collect();
@@ -143,7 +199,7 @@ async fn add_lineage(
     }
     repository.add_lineage(lineage, control.segment_size, Timestamp::now()).await?;
     printer.note(&format!("repository \"{}\" takes the WAL and the backups of {lineage}", repository.name()));
-    Ok(())
+    Ok(true)
 }
 
 fn show_recovery_key(repository: &Repository, text: &str, printer: &Printer) -> Result<(), Failure> {

@@ -18,9 +18,13 @@ pub(super) struct Instructions {
     pub(super) settings: Vec<String>,
     /// For a superuser, in the database of `connection`.
     pub(super) statements: Vec<String>,
+    /// `archive_command` with Walward alone.
+    pub(super) archive_command: String,
+    /// `restore_command` of a standby, which asks again.
+    pub(super) restore_command: String,
     /// The role of `connection`.
-    role: String,
-    database: String,
+    pub(super) role: String,
+    pub(super) database: String,
 }
 
 pub(super) fn of(context: &Context, cluster: &ClusterConfig) -> Instructions {
@@ -30,7 +34,9 @@ pub(super) fn of(context: &Context, cluster: &ClusterConfig) -> Instructions {
     } else {
         format!(" --socket {}", quote(&socket.to_string_lossy()))
     };
-    let command = format!("{}{socket} push %p", quote(&client_program().to_string_lossy()));
+    let client = format!("{}{socket}", quote(&client_program().to_string_lossy()));
+    let command = format!("{client} push %p");
+    let restore_command = format!("{client} fetch --on-error=retry %f %p");
     let parsed = cluster.connection.parse::<tokio_postgres::Config>().ok();
     let role = parsed.as_ref().and_then(|config| config.get_user()).unwrap_or("walward").to_owned();
     let database = parsed.as_ref().and_then(|config| config.get_dbname()).unwrap_or("postgres").to_owned();
@@ -46,15 +52,25 @@ pub(super) fn of(context: &Context, cluster: &ClusterConfig) -> Instructions {
         .map(|line| line.trim_end().to_owned())
         .collect(),
         statements: statements.map(|statement| format!("{statement};")).collect(),
+        archive_command: command,
+        restore_command,
         role,
         database,
     }
 }
 
-pub(super) fn print(cluster: &ClusterConfig, lines: &Instructions, printer: &Printer) -> Result<(), Failure> {
-    printer.line(&format!("# cluster {}: postgresql.conf (archive_mode needs a restart)", cluster.name))?;
-    for line in &lines.settings {
-        printer.line(line)?;
+/// The SQL, and the settings unless another tool has them.
+pub(super) fn print(
+    cluster: &ClusterConfig,
+    lines: &Instructions,
+    settings: bool,
+    printer: &Printer,
+) -> Result<(), Failure> {
+    if settings {
+        printer.line(&format!("# cluster {}: postgresql.conf (archive_mode needs a restart)", cluster.name))?;
+        for line in &lines.settings {
+            printer.line(line)?;
+        }
     }
     // A superuser needs no grants.
     if lines.role != "postgres" {

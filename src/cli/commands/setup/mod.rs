@@ -1,12 +1,21 @@
-//! `setup`: finds clusters, writes the configuration, makes repositories and keys, prints what PostgreSQL needs.
+//! `setup`: finds clusters, writes the configuration, makes repositories and keys, changes the server where it is asked to, sees
+//! a first segment arrive, and says what is left to do.
 //!
-//! Safe to run again: tables that exist are left as they are, a repository that exists is opened, and only what is missing
-//! is added. A crash leaves a configuration without its repository, which the next run makes.
+//! Safe to run again: tables that exist are left as they are, a repository that exists is opened, settings that are right are
+//! not set, and only what is missing is added. A crash leaves a part of that done, and the next run does the rest. Another tool's
+//! archive_command is changed only by `--archive-command`.
 
+mod apply;
 mod discover;
 mod file;
 mod initialise;
 mod instructions;
+mod left;
+mod login;
+mod plan;
+mod proof;
+mod server;
+mod site;
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +29,7 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::{self, Config, ConfigError};
 use crate::outcome::Exit;
-use discover::Found;
+use discover::{Found, Machine};
 use file::{NewCluster, NewEncryption, NewRepository, NewTables};
 
 /// The role that the printed statements make.
@@ -41,38 +50,49 @@ pub(in crate::cli) async fn run(
         Err(error) => return Err(error.into()),
     };
     let new = decide(&global, arguments, existing.as_ref(), &path, printer)?;
-    if !new.is_empty() {
-        file::add(&path, &new)?;
-        printer.note(&format!("wrote {}", path.display()));
-    }
+    let wrote = !new.is_empty();
+    let global = Global { config: path.clone(), ..global };
     // What is missing yet is made below.
-    let context = Context::load_quietly(&Global { config: path, ..global })?;
+    let context = if wrote {
+        let text = file::text_with(&path, &new)?;
+        let loaded = config::load_text(&path, &text)?;
+        if arguments.dry_run {
+            printer.note(&format!("would write to {}:\n\n{}", path.display(), file::text(&new).trim_end()));
+            Context::of(&global, loaded)?
+        } else {
+            file::write(&path, &text)?;
+            printer.note(&format!("wrote {}", path.display()));
+            Context::load_quietly(&global)?
+        }
+    } else {
+        Context::load_quietly(&global)?
+    };
     let clusters: Vec<_> = match &context.global.cluster {
         Some(_) => vec![context.cluster()?],
         None => context.loaded.config.clusters.values().collect(),
     };
-    let mut answers = Vec::new();
+    let (mut answers, mut exit, mut changed) = (Vec::new(), Exit::Done, wrote);
     for cluster in clusters {
-        let prepared = initialise::cluster(&context, cluster, printer).await?;
-        let lines = instructions::of(&context, cluster);
+        let outcome = site::cluster(&context, cluster, arguments, printer).await?;
+        changed |= outcome.changed;
+        if outcome.warns {
+            exit = Exit::Warnings;
+        }
         if printer.is_json() {
-            answers.push(json!({
-                "cluster": cluster.name,
-                "data_directory": cluster.data_directory,
-                "repositories": prepared,
-                "postgresql_conf": lines.settings,
-                "sql": lines.statements,
-            }));
+            answers.push(outcome.json);
         } else {
-            instructions::print(cluster, &lines, printer)?;
+            site::print(cluster, &outcome, printer)?;
         }
     }
     if printer.is_json() {
-        printer.json("setup", json!({ "config": context.global.config, "clusters": answers }))?;
-    } else {
-        printer.note("then start the agent (systemctl enable --now walward), and run `walward check`");
+        let answer = json!({ "config": path, "dry_run": arguments.dry_run, "changed": changed, "clusters": answers });
+        printer.json("setup", answer)?;
+    } else if arguments.dry_run {
+        printer.note("nothing was changed: --dry-run");
+    } else if !changed {
+        printer.note("nothing had to be changed");
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 /// What is to be added to the configuration.
@@ -84,7 +104,7 @@ fn decide(
     printer: &Printer,
 ) -> Result<NewTables, Failure> {
     let known_clusters = existing.map(|config| &config.clusters);
-    let mut found = clusters(global, arguments, existing)?;
+    let mut found = clusters(global, arguments, existing, printer)?;
     // A cluster of that name or folder is there already: nothing is added, whatever the other arguments say.
     found.retain(|cluster| {
         !known_clusters.is_some_and(|known| {
@@ -92,11 +112,6 @@ fn decide(
                 || known.values().any(|other| same_folder(&other.data_directory, &cluster.data_directory))
         })
     });
-    let known_any = known_clusters.is_some_and(|known| !known.is_empty());
-    if found.is_empty() && !known_any {
-        return Err(Failure::new(Exit::NotFound, "no PostgreSQL cluster was found on this host")
-            .hint("name its data directory with --data-directory"));
-    }
     let repository_name = repository_name(global, existing);
     let repository_known = existing.is_some_and(|config| config.repositories.contains_key(&repository_name));
     let wants_repository = arguments.repository_url.is_some() || !found.is_empty();
@@ -126,30 +141,68 @@ fn repository_name(global: &Global, existing: Option<&Config>) -> String {
 }
 
 /// The clusters that the arguments mean, with good names.
-fn clusters(global: &Global, arguments: &SetupArguments, existing: Option<&Config>) -> Result<Vec<Found>, Failure> {
+fn clusters(
+    global: &Global,
+    arguments: &SetupArguments,
+    existing: Option<&Config>,
+    printer: &Printer,
+) -> Result<Vec<Found>, Failure> {
     let mut found = match &arguments.data_directory {
         Some(directory) => {
             let directory = std::path::absolute(directory).context("cannot make --data-directory absolute")?;
             vec![discover::at(&directory)?]
         }
-        // What is configured is initialised; other clusters are looked for only where nothing is configured yet.
-        None if existing.is_some_and(|config| !config.clusters.is_empty()) => Vec::new(),
-        None => discover::all(),
+        // What is configured is initialised; other clusters are looked for only where nothing is configured yet, or all are wanted.
+        None if existing.is_some_and(|config| !config.clusters.is_empty()) && !arguments.all => Vec::new(),
+        None => search(global, arguments, printer)?,
     };
-    if let Some(name) = &global.cluster {
-        match found.as_mut_slice() {
-            [one] => one.name.clone_from(name),
-            [] => {}
-            many => {
-                let known: Vec<String> = many.iter().map(|found| found.data_directory.display().to_string()).collect();
-                let text = format!("there are several clusters on this host: {}", known.join(", "));
-                return Err(Failure::new(Exit::Usage, text).hint("say which is meant with --data-directory"));
-            }
-        }
+    if let Some(name) = &global.cluster
+        && let [one] = found.as_mut_slice()
+    {
+        one.name.clone_from(name);
     }
     Ok(found)
 }
 
+/// Looks for clusters; which of several is meant is a question.
+fn search(global: &Global, arguments: &SetupArguments, printer: &Printer) -> Result<Vec<Found>, Failure> {
+    let search = Machine::this().search();
+    let mut found = search.clusters;
+    for reason in &search.left_out {
+        printer.note(&format!("left out: {reason}"));
+    }
+    for cluster in &found {
+        printer.note(&format!("found cluster \"{}\": {}", cluster.name, cluster.data_directory.display()));
+    }
+    if found.is_empty() {
+        let text = match search.left_out.as_slice() {
+            [] => "no PostgreSQL cluster was found on this host".to_owned(),
+            reasons => format!("no PostgreSQL cluster was found on this host that can be used: {}", reasons.join("; ")),
+        };
+        return Err(Failure::new(Exit::NotFound, text)
+            .hint("run this as root or as the owner of the data directory, or name it with --data-directory"));
+    }
+    // Two names for one thing would be a guess.
+    let one_is_wanted = global.cluster.is_some();
+    if found.len() == 1 || (arguments.all && !one_is_wanted) {
+        return Ok(found);
+    }
+    let names = || found.iter().map(|cluster| cluster.name.clone()).collect::<Vec<_>>().join(", ");
+    if !can_ask(global) || one_is_wanted {
+        let folders: Vec<String> = found.iter().map(|found| found.data_directory.display().to_string()).collect();
+        let text = format!("there are several clusters on this host: {}", folders.join(", "));
+        return Err(Failure::new(Exit::Usage, text)
+            .hint("say which is meant with --data-directory, or take all of them with --all"));
+    }
+    let answer = ask(printer, &format!("Which of them ({}, or all)?", names()), Some("all"))?;
+    if answer != "all" {
+        found.retain(|cluster| cluster.name == answer);
+        if found.is_empty() {
+            return Err(Failure::new(Exit::Usage, format!("there is no cluster {answer:?}")));
+        }
+    }
+    Ok(found)
+}
 fn new_repository(
     global: &Global,
     arguments: &SetupArguments,

@@ -1,0 +1,259 @@
+//! What is left for a person, as exact commands in their order: a pure function of how things stand.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::plan::{Plan, Step};
+use crate::cli::shell::word;
+use crate::pg::archiving::{Archives, Tool};
+
+/// One thing to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Left {
+    pub(super) what: String,
+    pub(super) commands: Vec<String>,
+}
+
+/// Whether the agent serves the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Agent {
+    /// Nobody listens.
+    Away,
+    /// It has not read the configuration since.
+    Unaware,
+    Serves,
+}
+
+/// How things stand when setup has done what it may.
+#[derive(Debug)]
+pub(super) struct Standing<'a> {
+    /// `walward`, with what it needs to find the configuration and the cluster.
+    pub(super) walward: String,
+    pub(super) config: &'a Path,
+    pub(super) data_directory: &'a Path,
+    /// How an administrator connects.
+    pub(super) admin: Option<String>,
+    pub(super) agent: Agent,
+    /// Key files that were made now.
+    pub(super) new_keys: Vec<PathBuf>,
+    /// The plan, and what of it was not done; none when there is no server.
+    pub(super) server: Option<(&'a Plan, Vec<(Step, String)>)>,
+    pub(super) in_recovery: bool,
+    /// Whether a segment came through, where that was tried; the text says why not.
+    pub(super) arrived: Option<Result<(), String>>,
+    /// Whether every repository holds WAL of this cluster.
+    pub(super) has_wal: bool,
+    /// Whether every repository holds a finished backup.
+    pub(super) has_backup: bool,
+}
+
+impl Standing<'_> {
+    fn psql(&self, statements: impl IntoIterator<Item = String>) -> String {
+        let connection = self.admin.as_deref().unwrap_or("host=/var/run/postgresql user=postgres dbname=postgres");
+        let mut text = format!("psql -X {}", word(connection));
+        for statement in statements {
+            text.push_str(" \\\n    -c ");
+            text.push_str(&word(&statement));
+        }
+        text
+    }
+}
+
+/// What is left, in order.
+pub(super) fn left(standing: &Standing<'_>) -> Vec<Left> {
+    let mut all = Vec::new();
+    let mut add = |what: String, commands: Vec<String>| all.push(Left { what, commands });
+    for key in &standing.new_keys {
+        let copy = format!("scp {} SOMEWHERE-ELSE:", word(&key.to_string_lossy()));
+        add(
+            format!(
+                "keep a copy of {} where this host's disk is not, beside the recovery key: without either, the backups cannot be read",
+                key.display()
+            ),
+            vec![copy],
+        );
+    }
+    match standing.agent {
+        Agent::Serves => {}
+        Agent::Away => add("start the agent".to_owned(), vec![start_agent(standing.config)]),
+        Agent::Unaware => {
+            add("let the agent read the configuration".to_owned(), vec!["systemctl reload walward".to_owned()]);
+        }
+    }
+    let Some((plan, undone)) = &standing.server else {
+        add(
+            "start PostgreSQL, give it the lines above, and run this again: it does the rest".to_owned(),
+            vec![format!("{} setup --apply", standing.walward)],
+        );
+        return all;
+    };
+    on_the_server(standing, plan, undone, &mut all);
+    for_archiving(standing, plan, undone, &mut all);
+    all
+}
+
+fn on_the_server(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
+    let mut because: Vec<&str> = undone.iter().map(|(_, why)| why.as_str()).filter(|why| !why.is_empty()).collect();
+    because.dedup();
+    let why = if because.is_empty() { String::new() } else { format!(" ({})", because.join("; ")) };
+    let grants = undone.iter().filter(|(step, _)| matches!(step, Step::Grant { .. }));
+    let grants: Vec<String> = grants.filter_map(|(step, _)| step.statement()).collect();
+    let settings: Vec<String> = undone
+        .iter()
+        .filter(|(step, _)| matches!(step, Step::Set { .. }))
+        .filter_map(|(step, _)| step.statement())
+        .collect();
+    if why.is_empty() && !undone.is_empty() {
+        let what = "let Walward change the server as it is printed above".to_owned();
+        all.push(Left { what, commands: vec![format!("{} setup --apply", standing.walward)] });
+    } else {
+        if !grants.is_empty() {
+            let what = format!("give Walward's role its rights, as a superuser{why}");
+            all.push(Left { what, commands: vec![standing.psql(grants)] });
+        }
+        if undone.iter().any(|(step, _)| matches!(step, Step::Login { .. })) {
+            let what = format!(
+                "let the agent's user log in as Walward's role{why}: docs/grants.md has the lines for pg_hba.conf and pg_ident.conf"
+            );
+            all.push(Left { what, commands: Vec::new() });
+        }
+        if !settings.is_empty() {
+            let reload = std::iter::once("SELECT pg_reload_conf()".to_owned());
+            let what = format!("change the settings, as a superuser{why}");
+            all.push(Left { what, commands: vec![standing.psql(settings.into_iter().chain(reload))] });
+        }
+    }
+    if !plan.restart.is_empty() {
+        let what = format!("restart PostgreSQL, for {}", plan.restart.join(" and "));
+        let again = format!("{} setup --apply", standing.walward);
+        all.push(Left { what, commands: vec![restart(standing.data_directory), again] });
+    }
+}
+
+fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
+    let mut add = |what: String, commands: Vec<String>| all.push(Left { what, commands });
+    let walward = &standing.walward;
+    if let Some(tool) = plan.kept() {
+        let choice = if plan.archives == Archives::Library { "replace" } else { "beside" };
+        add(
+            format!(
+                "{} archives this server and goes on doing so. To move over without a gap (docs/moving-over.md), begin with",
+                if tool == Tool::Unknown { "another tool" } else { tool.name() }
+            ),
+            vec![format!("{walward} setup --archive-command {choice} --apply")],
+        );
+        return;
+    }
+    if standing.in_recovery {
+        return;
+    }
+    match &standing.arrived {
+        Some(Err(why)) => add(
+            format!("find out why no segment came through: {why}; PostgreSQL's log and these say more"),
+            vec![format!("{walward} status"), format!("{walward} check --switch-wal")],
+        ),
+        None if !standing.has_wal && undone.is_empty() && plan.restart.is_empty() => {
+            add("see a first segment arrive".to_owned(), vec![format!("{walward} check --switch-wal")]);
+        }
+        _ => {}
+    }
+    if !standing.has_backup {
+        add("take the first backup: before it nothing can be restored".to_owned(), vec![format!("{walward} backup")]);
+    }
+    if let Archives::Both(tool) = plan.archives {
+        add(
+            format!(
+                "{} and Walward both get every segment. When Walward's backups cover what you want to be able to restore, take the other one out",
+                tool.name()
+            ),
+            vec![format!("{walward} setup --archive-command replace --apply")],
+        );
+    }
+}
+
+fn start_agent(config: &Path) -> String {
+    if config == Path::new(crate::config::DEFAULT_PATH) {
+        return "systemctl enable --now walward.socket walward.service".to_owned();
+    }
+    format!("walwardd --config {}", word(&config.to_string_lossy()))
+}
+
+/// Debian's clusters are units; elsewhere the data directory is all that is known.
+fn restart(data_directory: &Path) -> String {
+    let below = data_directory.strip_prefix("/var/lib/postgresql").ok();
+    let parts: Vec<String> = below.into_iter().flatten().map(|part| part.to_string_lossy().into_owned()).collect();
+    match parts.as_slice() {
+        [version, name] => format!("systemctl restart postgresql@{version}-{name}"),
+        _ => format!("pg_ctl restart -D {}", word(&data_directory.to_string_lossy())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(archives: Archives) -> Plan {
+        Plan { steps: Vec::new(), archives, notes: Vec::new(), restart: Vec::new() }
+    }
+
+    fn standing(plan: &Plan, undone: Vec<(Step, String)>) -> Standing<'_> {
+        Standing {
+            walward: "walward".into(),
+            config: Path::new(crate::config::DEFAULT_PATH),
+            data_directory: Path::new("/var/lib/postgresql/15/main"),
+            admin: Some("host=/s user=postgres dbname=postgres".into()),
+            agent: Agent::Serves,
+            new_keys: Vec::new(),
+            server: Some((plan, undone)),
+            in_recovery: false,
+            arrived: None,
+            has_wal: true,
+            has_backup: true,
+        }
+    }
+
+    fn commands(all: &[Left]) -> Vec<&str> {
+        all.iter().flat_map(|left| &left.commands).map(String::as_str).collect()
+    }
+
+    #[test]
+    fn when_everything_stands_nothing_is_left() {
+        assert_eq!(left(&standing(&plan(Archives::Walward), Vec::new())), []);
+    }
+
+    #[test]
+    fn the_order_is_the_one_to_type_them_in() {
+        let plan = Plan { restart: vec!["archive_mode"], ..plan(Archives::Walward) };
+        let standing = Standing {
+            agent: Agent::Away,
+            new_keys: vec!["/etc/walward/main.key".into()],
+            has_wal: false,
+            has_backup: false,
+            ..standing(&plan, vec![(Step::Grant { statement: "GRANT it's".into() }, "it needs a superuser".into())])
+        };
+        assert_eq!(
+            commands(&left(&standing)),
+            [
+                "scp /etc/walward/main.key SOMEWHERE-ELSE:",
+                "systemctl enable --now walward.socket walward.service",
+                "psql -X 'host=/s user=postgres dbname=postgres' \\\n    -c 'GRANT it'\\''s'",
+                "systemctl restart postgresql@15-main",
+                "walward setup --apply",
+                "walward backup",
+            ]
+        );
+    }
+
+    #[test]
+    fn another_tool_is_left_in_place_and_the_next_step_is_named() {
+        let all = left(&standing(&plan(Archives::Other(Tool::PgBackRest)), Vec::new()));
+        assert!(all[0].what.contains("pgBackRest"), "{all:?}");
+        assert_eq!(commands(&all), ["walward setup --archive-command beside --apply"]);
+        let all = left(&standing(&plan(Archives::Library), Vec::new()));
+        assert_eq!(commands(&all), ["walward setup --archive-command replace --apply"]);
+        let all = left(&standing(&plan(Archives::Both(Tool::Barman)), Vec::new()));
+        assert_eq!(commands(&all), ["walward setup --archive-command replace --apply"]);
+    }
+}

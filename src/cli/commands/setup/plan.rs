@@ -1,0 +1,296 @@
+//! What is to be changed on a server: a pure function of what was seen and what is wanted, each step with its reason.
+
+use serde::Serialize;
+
+use super::server::Seen;
+use crate::cli::arguments::ArchiveCommandChoice;
+use crate::pg::archiving::{Archives, Tool, archives, beside};
+use crate::pg::session::alter_system_statement;
+
+/// What setup would have.
+#[derive(Debug, Clone)]
+pub(super) struct Wish {
+    /// `archive_command` with Walward alone.
+    pub(super) archive_command: String,
+    /// `restore_command` of a standby.
+    pub(super) restore_command: String,
+    /// What becomes of another tool.
+    pub(super) other: ArchiveCommandChoice,
+}
+
+/// Something to be done on the server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub(super) enum Step {
+    /// A statement for a superuser.
+    Grant { statement: String },
+    /// Lines of pg_hba.conf and pg_ident.conf, so that the agent's user may be Walward's role.
+    Login { because: String },
+    /// ALTER SYSTEM.
+    Set { name: &'static str, value: String, was: String, restart: bool, because: String },
+}
+
+impl Step {
+    /// The statement, when it is one.
+    pub(super) fn statement(&self) -> Option<String> {
+        match self {
+            Self::Grant { statement } => Some(statement.clone()),
+            Self::Login { .. } => None,
+            Self::Set { name, value, .. } => Some(alter_system_statement(name, value)),
+        }
+    }
+
+    /// For people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Grant { statement } => statement.clone(),
+            Self::Login { because } => format!("let the agent's user log in as Walward's role ({because})"),
+            Self::Set { name, value, was, because, .. } => format!("{name} = '{value}' (was '{was}'): {because}"),
+        }
+    }
+}
+
+/// What is to be done, and what is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    pub(super) steps: Vec<Step>,
+    /// Who gets the segments when the steps are done.
+    pub(super) archives: Archives,
+    /// What a person should know besides.
+    pub(super) notes: Vec<String>,
+    /// Settings that wait for a restart when the steps are done.
+    pub(super) restart: Vec<&'static str>,
+}
+
+impl Plan {
+    /// Whether another tool archives alone, and stays.
+    pub(super) fn kept(&self) -> Option<Tool> {
+        match self.archives {
+            Archives::Other(tool) => Some(tool),
+            Archives::Library => Some(Tool::Unknown),
+            _ => None,
+        }
+    }
+
+    /// Whether a step takes the WAL away from another tool, or gives Walward a say in what that gets.
+    pub(super) fn touches_archiving(&self) -> bool {
+        self.steps.iter().any(|step| matches!(step, Step::Set { name: "archive_command" | "archive_library", .. }))
+    }
+}
+
+/// Decides. The text of an error says why what was asked for cannot be.
+pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
+    let mut steps = Vec::new();
+    let mut notes = Vec::new();
+    if seen.in_recovery {
+        notes.push("this server is a standby: its role and grants come from the primary; archive_mode = on archives here after a promotion, archive_mode = always before it, too".to_owned());
+    } else {
+        steps.extend(seen.missing_grants.iter().map(|statement| Step::Grant { statement: statement.clone() }));
+        if let Some(because) = seen.login.clone().filter(|because| !because.contains("does not exist")) {
+            steps.push(Step::Login { because });
+        }
+    }
+    if let Some(slot) = seen.slots.iter().find(|slot| slot.to_lowercase().contains("barman")) {
+        notes.push(format!(
+            "somebody streams WAL by the replication slot {slot:?} (Barman): that goes on beside Walward; drop the slot when you leave Barman, or pg_wal fills up"
+        ));
+    }
+    let (command, library) = (seen.setting("archive_command"), seen.setting("archive_library"));
+    let before = archives(command, library);
+    let set = |name, value: &str, because: String| Step::Set {
+        name,
+        value: value.to_owned(),
+        was: seen.setting(name).to_owned(),
+        restart: false,
+        because,
+    };
+    let mut after = before;
+    match (before, wish.other) {
+        (Archives::Nobody, _) => {
+            let because = if command.is_empty() { "nobody archives" } else { "what stands there throws WAL away" };
+            steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
+            after = Archives::Walward;
+        }
+        (Archives::Walward, _) => {
+            if command != wish.archive_command {
+                notes.push(format!("archive_command is Walward's already, and stays as it is: {command}"));
+            }
+        }
+        (Archives::Other(tool), ArchiveCommandChoice::Beside) => {
+            let Some(both) = beside(&wish.archive_command, command) else {
+                return Err(format!(
+                    "the archive_command cannot be joined with another one safely: {command}; put it into a script and set that as archive_command, or take its place with --archive-command replace"
+                ));
+            };
+            steps.push(set(
+                "archive_command",
+                &both,
+                format!("every segment goes to Walward, then to {}", tool.name()),
+            ));
+            after = Archives::Both(tool);
+        }
+        (Archives::Both(tool) | Archives::Other(tool), ArchiveCommandChoice::Replace) => {
+            let because = format!("{} gets no more WAL", tool.name());
+            steps.push(set("archive_command", &wish.archive_command, because));
+            after = Archives::Walward;
+        }
+        (Archives::Library, ArchiveCommandChoice::Replace) => {
+            let because = format!("the library {library:?} stands before every archive_command");
+            steps.push(set("archive_library", "", because));
+            if command != wish.archive_command {
+                steps.push(set("archive_command", &wish.archive_command, "Walward archives".to_owned()));
+            }
+            after = Archives::Walward;
+        }
+        (Archives::Library, ArchiveCommandChoice::Beside) => {
+            return Err(format!(
+                "archive_library = {library} archives, and PostgreSQL runs no archive_command beside a library; take its place with --archive-command replace"
+            ));
+        }
+        (Archives::Other(_) | Archives::Library | Archives::Both(_), _) => {}
+    }
+    if after == Archives::Both(Tool::WalG) {
+        notes.push(
+            "PG_READY_RENAME of WAL-G must not be set while both archive: with it WAL-G keeps files from Walward"
+                .to_owned(),
+        );
+    }
+    let stays = matches!(after, Archives::Other(_) | Archives::Library);
+    let needs_restart = |name, value: &str, because: &str| Step::Set {
+        name,
+        value: value.to_owned(),
+        was: seen.setting(name).to_owned(),
+        restart: true,
+        because: because.to_owned(),
+    };
+    // Switching archiving on would start a command that somebody has switched off.
+    if !stays && !["replica", "logical"].contains(&seen.setting("wal_level")) && !seen.is_pending("wal_level") {
+        steps.push(needs_restart("wal_level", "replica", "nothing can be recovered from less"));
+    }
+    if !stays && seen.setting("archive_mode") == "off" && !seen.is_pending("archive_mode") {
+        steps.push(needs_restart("archive_mode", "on", "nothing is archived without it"));
+    }
+    if seen.in_recovery && seen.setting("restore_command").is_empty() {
+        steps.push(Step::Set {
+            name: "restore_command",
+            value: wish.restore_command.clone(),
+            was: String::new(),
+            // postgresql.conf(5) of 13: only at server start.
+            restart: seen.major < 14,
+            because: "a standby that has fallen behind takes WAL from the archive".to_owned(),
+        });
+    }
+    let waiting = ["wal_level", "archive_mode", "restore_command"].into_iter().filter(|name| {
+        seen.is_pending(name)
+            || steps.iter().any(|step| matches!(step, Step::Set { name: set, restart: true, .. } if set == name))
+    });
+    Ok(Plan { restart: waiting.collect(), archives: after, steps, notes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pg::session::Setting;
+
+    const OURS: &str = "/usr/bin/walward-wal push %p";
+
+    fn seen(settings: &[(&str, &str)]) -> Seen {
+        let mut all =
+            vec![("archive_mode", "on"), ("wal_level", "replica"), ("archive_command", ""), ("archive_library", "")];
+        all.extend(settings);
+        let settings = all
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Setting { value: value.to_owned(), ..Setting::default() }));
+        Seen { major: 15, settings: settings.collect(), ..Seen::default() }
+    }
+
+    fn wish(other: ArchiveCommandChoice) -> Wish {
+        Wish { archive_command: OURS.into(), restore_command: "walward-wal fetch %f %p".into(), other }
+    }
+
+    fn sets(plan: &Plan) -> Vec<(&str, &str)> {
+        let mut found = Vec::new();
+        for step in &plan.steps {
+            if let Step::Set { name, value, .. } = step {
+                found.push((*name, value.as_str()));
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_fresh_server_gets_everything_and_a_finished_one_nothing() {
+        let fresh = Seen {
+            missing_grants: vec!["GRANT x".into()],
+            ..seen(&[("archive_mode", "off"), ("wal_level", "minimal")])
+        };
+        let made = plan(&fresh, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        assert_eq!(sets(&made), [("archive_command", OURS), ("wal_level", "replica"), ("archive_mode", "on")]);
+        assert_eq!(made.restart, ["wal_level", "archive_mode"]);
+        assert_eq!(made.steps[0], Step::Grant { statement: "GRANT x".into() });
+        for other in [ArchiveCommandChoice::Keep, ArchiveCommandChoice::Beside, ArchiveCommandChoice::Replace] {
+            let made = plan(&seen(&[("archive_command", OURS)]), &wish(other)).unwrap();
+            assert_eq!((made.steps, made.archives), (vec![], Archives::Walward));
+        }
+    }
+
+    #[test]
+    fn another_tool_is_never_touched_unless_that_was_said() {
+        for (command, library) in [("pgbackrest archive-push %p", ""), ("/my/script %p", ""), (OURS, "basic_archive")] {
+            // Not even archive_mode: that would start what somebody has switched off.
+            let found = seen(&[("archive_command", command), ("archive_library", library), ("archive_mode", "off")]);
+            let made = plan(&found, &wish(ArchiveCommandChoice::Keep)).unwrap();
+            assert_eq!(made.steps, []);
+            assert!(made.kept().is_some());
+        }
+    }
+
+    #[test]
+    fn the_way_over_goes_from_the_other_tool_to_both_to_walward() {
+        let old = "pgbackrest --stanza=main archive-push %p";
+        let first = plan(&seen(&[("archive_command", old)]), &wish(ArchiveCommandChoice::Beside)).unwrap();
+        let both = format!("{OURS} && {{ {old}; }}");
+        assert_eq!(sets(&first), [("archive_command", both.as_str())]);
+        assert_eq!(first.archives, Archives::Both(Tool::PgBackRest));
+
+        let between = seen(&[("archive_command", &both)]);
+        assert_eq!(plan(&between, &wish(ArchiveCommandChoice::Keep)).unwrap().steps, []);
+        assert_eq!(plan(&between, &wish(ArchiveCommandChoice::Beside)).unwrap().steps, []);
+        let last = plan(&between, &wish(ArchiveCommandChoice::Replace)).unwrap();
+        assert_eq!(sets(&last), [("archive_command", OURS)]);
+
+        let library = seen(&[("archive_library", "basic_archive")]);
+        assert!(plan(&library, &wish(ArchiveCommandChoice::Beside)).unwrap_err().contains("replace"));
+        let last = plan(&library, &wish(ArchiveCommandChoice::Replace)).unwrap();
+        assert_eq!(sets(&last), [("archive_library", ""), ("archive_command", OURS)]);
+        let comment = seen(&[("archive_command", "cp %p /x/%f # y")]);
+        assert!(plan(&comment, &wish(ArchiveCommandChoice::Beside)).is_err());
+    }
+
+    #[test]
+    fn a_standby_gets_settings_and_no_grants() {
+        let standby =
+            Seen { in_recovery: true, missing_grants: vec!["GRANT x".into()], login: Some("no".into()), ..seen(&[]) };
+        let made = plan(&standby, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        let names: Vec<&str> = sets(&made).into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["archive_command", "restore_command"]);
+        assert!(made.steps.iter().all(|step| matches!(step, Step::Set { restart: false, .. })));
+        let old = plan(&Seen { major: 13, ..standby }, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        assert_eq!(old.restart, ["restore_command"]);
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_said_and_not_set_again() {
+        let mut waiting = seen(&[("archive_command", OURS), ("archive_mode", "off")]);
+        waiting.settings.get_mut("archive_mode").unwrap().pending_restart = true;
+        let made = plan(&waiting, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        assert_eq!((made.steps, made.restart), (vec![], vec!["archive_mode"]));
+    }
+
+    #[test]
+    fn a_slot_of_barman_is_noticed() {
+        let streaming = Seen { slots: vec!["barman_main".into()], ..seen(&[]) };
+        let made = plan(&streaming, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        assert!(made.notes.iter().any(|note| note.contains("barman_main")));
+    }
+}

@@ -1,0 +1,111 @@
+//! What setup finds out about the server: who archives its WAL, and what may be changed by whoever asks.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use crate::base::describe;
+use crate::cli::arguments::SetupArguments;
+use crate::config::ClusterConfig;
+use crate::pg::session::{Rights, ServerFacts, Session, SessionError, Setting, quote_conninfo};
+use crate::sys::identity::user_name;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A server that answered.
+pub(super) struct Server {
+    /// As an administrator where that is possible, else as Walward's role.
+    pub(super) session: Session,
+    pub(super) facts: ServerFacts,
+    pub(super) seen: Seen,
+}
+
+/// What is decided on.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Seen {
+    pub(super) major: u16,
+    pub(super) in_recovery: bool,
+    pub(super) settings: BTreeMap<String, Setting>,
+    pub(super) rights: Rights,
+    /// Statements that Walward's role still needs.
+    pub(super) missing_grants: Vec<String>,
+    /// Why Walward's role cannot log in, if it cannot.
+    pub(super) login: Option<String>,
+    /// Physical replication slots.
+    pub(super) slots: Vec<String>,
+}
+
+impl Seen {
+    /// A setting's value as configured; empty when the version does not have it.
+    pub(super) fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).map_or("", |setting| setting.value.as_str())
+    }
+
+    /// Whether a restart is needed for what the files say already.
+    pub(super) fn is_pending(&self, name: &str) -> bool {
+        self.settings.get(name).is_some_and(|setting| setting.pending_restart)
+    }
+}
+
+/// Who owns the data directory: whom `peer` authentication knows, and as whom the agent runs.
+pub(super) fn owner(cluster: &ClusterConfig) -> (Option<u32>, String) {
+    let uid = std::fs::metadata(&cluster.data_directory).ok().map(|found| found.uid());
+    (uid, uid.and_then(user_name).unwrap_or_else(|| "postgres".to_owned()))
+}
+
+/// How an administrator reaches the server: as the owner of the data directory, who made the first superuser (initdb).
+pub(super) fn admin_connection(cluster: &ClusterConfig, owner: &str) -> Option<String> {
+    use tokio_postgres::config::Host;
+    let config: tokio_postgres::Config = cluster.connection.parse().ok()?;
+    let mut text = String::new();
+    match config.get_hosts().first() {
+        Some(Host::Unix(path)) => write!(text, "host={}", quote_conninfo(&path.to_string_lossy())).ok()?,
+        Some(Host::Tcp(name)) => write!(text, "host={}", quote_conninfo(name)).ok()?,
+        None => text.push_str("host=/var/run/postgresql"),
+    }
+    if let Some(port) = config.get_ports().first() {
+        write!(text, " port={port}").ok()?;
+    }
+    let database = config.get_dbname().unwrap_or("postgres");
+    write!(text, " user={} dbname={}", quote_conninfo(owner), quote_conninfo(database)).ok()?;
+    Some(text)
+}
+
+fn is_socket(cluster: &ClusterConfig) -> bool {
+    use tokio_postgres::config::Host;
+    let config: Option<tokio_postgres::Config> = cluster.connection.parse().ok();
+    config.is_some_and(|config| !matches!(config.get_hosts().first(), Some(Host::Tcp(_))))
+}
+
+/// Connects and looks; the text says why there is nothing to see.
+pub(super) async fn look(cluster: &ClusterConfig, arguments: &SetupArguments, role: &str) -> Result<Server, String> {
+    let (uid, owner) = owner(cluster);
+    let admin = arguments.admin_connection.clone().or_else(|| admin_connection(cluster, &owner));
+    let mut failed = None;
+    for conninfo in admin.into_iter().chain([cluster.connection.clone()]) {
+        match Session::connect_as(&conninfo, uid, CONNECT_DEADLINE).await {
+            Ok(session) => return see(session, cluster, role, uid).await.map_err(|error| describe(&error)),
+            Err(error) => {
+                failed.get_or_insert(describe(&error));
+            }
+        }
+    }
+    Err(failed.unwrap_or_default())
+}
+
+async fn see(session: Session, cluster: &ClusterConfig, role: &str, uid: Option<u32>) -> Result<Server, SessionError> {
+    let facts = session.facts().await?;
+    let login = Session::connect_as(&cluster.connection, uid, CONNECT_DEADLINE).await;
+    let seen = Seen {
+        major: session.major(),
+        in_recovery: facts.in_recovery,
+        settings: session.archive_settings().await?,
+        rights: session.rights().await?,
+        missing_grants: session.missing_grants(role).await?,
+        // Over the network another way in is needed, which nobody but its administrator knows.
+        login: login.err().filter(|_| is_socket(cluster)).map(|error| describe(&error)),
+        slots: session.physical_slots().await?,
+    };
+    Ok(Server { session, facts, seen })
+}

@@ -1,0 +1,287 @@
+//! One cluster: repositories and keys, then the server, then proof, then what is left.
+
+use serde_json::{Value, json};
+
+use super::apply::{self, Applied, Role};
+use super::instructions::{self, Instructions};
+use super::left::{Agent, Left, Standing, left};
+use super::plan::{Plan, Wish, plan};
+use super::server::{self, Server};
+use super::{initialise, proof};
+use crate::cli::arguments::{ArchiveCommandChoice, SetupArguments};
+use crate::cli::ask::{ask, can_ask, confirm};
+use crate::cli::context::Context;
+use crate::cli::failure::Failure;
+use crate::cli::printer::Printer;
+use crate::cli::shell::word;
+use crate::config::{ClusterConfig, DEFAULT_PATH};
+use crate::outcome::Exit;
+use crate::pg::archiving::{Archives, Tool};
+use crate::repo::Repository;
+
+/// How setup ended for one cluster.
+pub(super) struct Outcome {
+    pub(super) json: Value,
+    pub(super) changed: bool,
+    /// Something that was asked for was not done.
+    pub(super) warns: bool,
+    lines: Instructions,
+    /// Whether there was a server to look at.
+    seen: bool,
+    /// Whether another tool goes on archiving: its command is not to be overwritten by hand either.
+    kept: bool,
+    /// What would be changed, where it was not asked for.
+    proposed: Vec<String>,
+    notes: Vec<String>,
+    left: Vec<Left>,
+}
+
+pub(super) async fn cluster(
+    context: &Context,
+    cluster: &ClusterConfig,
+    arguments: &SetupArguments,
+    printer: &Printer,
+) -> Result<Outcome, Failure> {
+    let prepared = if arguments.dry_run {
+        initialise::look(context, cluster, printer).await?
+    } else {
+        initialise::cluster(context, cluster, printer).await?
+    };
+    let lines = instructions::of(context, cluster);
+    let repositories =
+        if prepared.iter().any(|prepared| prepared.missing) { Vec::new() } else { context.open_all(cluster).await? };
+    let has_backup = proof::has_backup(&repositories).await?;
+    let (uid, user) = server::owner(cluster);
+    let role = Role { name: &lines.role, database: &lines.database, user: &user, uid };
+
+    let found = server::look(cluster, arguments, role.name).await;
+    let (mut applied, mut decided, mut arrived) = (Applied::default(), None, None);
+    let mut agent = proof::agent(context, cluster, false, printer).await;
+    let mut has_wal = false;
+    if let Ok(server) = &found {
+        let plan = decide(context, server, arguments, &lines, printer)?;
+        has_wal = proof::has_wal(&repositories, server.facts.lineage()).await?;
+        let go = !arguments.dry_run && wants(context, cluster, arguments, &plan, printer)?;
+        if go {
+            agent = proof::agent(context, cluster, true, printer).await;
+            guard(context, server, &plan, (agent, has_backup), printer)?;
+            applied = apply::apply(server, cluster, &plan, &role, printer).await;
+            arrived = prove(server, &plan, &applied, &repositories, (agent, has_wal), arguments, printer).await;
+            has_wal |= matches!(arrived, Some(Ok(_)));
+        } else {
+            applied.left = plan.steps.iter().map(|step| (step.clone(), String::new())).collect();
+        }
+        decided = Some((plan, go));
+    }
+    let warns =
+        decided.as_ref().is_some_and(|(_, go)| *go && (!applied.left.is_empty() || matches!(arrived, Some(Err(_)))))
+            || (found.is_err() && arguments.apply);
+    let standing = Standing {
+        walward: walward(context, cluster),
+        config: &context.global.config,
+        data_directory: &cluster.data_directory,
+        admin: arguments.admin_connection.clone().or_else(|| server::admin_connection(cluster, &user)),
+        agent,
+        new_keys: prepared.iter().filter_map(|prepared| prepared.new_key.clone()).collect(),
+        server: decided.as_ref().map(|(plan, _)| (plan, applied.left.clone())),
+        in_recovery: found.as_ref().is_ok_and(|server| server.seen.in_recovery),
+        arrived: arrived.as_ref().map(|arrived| arrived.as_ref().map(|_| ()).map_err(Clone::clone)),
+        has_wal,
+        has_backup,
+    };
+    let left = left(&standing);
+    let proposed = applied.left.iter().map(|(step, _)| step.describe()).collect();
+    let changed = prepared.iter().any(|prepared| prepared.changed) || !applied.done.is_empty();
+    let mut notes = decided.as_ref().map_or_else(Vec::new, |(plan, _)| plan.notes.clone());
+    if let Err(why) = &found {
+        notes.push(format!("the server of cluster \"{}\" was not asked: {why}", cluster.name));
+    }
+    let json = json!({
+        "cluster": cluster.name,
+        "data_directory": cluster.data_directory,
+        "repositories": prepared,
+        "postgresql_conf": lines.settings,
+        "sql": lines.statements,
+        "server": found.as_ref().ok().map(|server| json!({
+            "version": server.facts.server_version,
+            "standby": server.seen.in_recovery,
+        })),
+        "archives": decided.as_ref().map(|(plan, _)| words(plan.archives)),
+        "agent": agent,
+        "steps": decided.as_ref().map(|(plan, _)| &plan.steps),
+        "done": applied.done,
+        "restart": decided.as_ref().map(|(plan, _)| &plan.restart),
+        "first_segment": arrived.as_ref().and_then(|arrived| arrived.as_ref().ok()),
+        "notes": notes,
+        "left": left,
+    });
+    let kept = decided.as_ref().is_some_and(|(plan, _)| plan.kept().is_some());
+    Ok(Outcome { json, changed, warns, seen: found.is_ok(), kept, lines, proposed, notes, left })
+}
+
+/// For programs: who gets the segments.
+fn words(archives: Archives) -> Value {
+    let (who, tool): (&str, Option<Tool>) = match archives {
+        Archives::Nobody => ("nobody", None),
+        Archives::Walward => ("walward", None),
+        Archives::Both(tool) => ("both", Some(tool)),
+        Archives::Other(tool) => ("other", Some(tool)),
+        Archives::Library => ("library", None),
+    };
+    json!({ "who": who, "tool": tool })
+}
+
+/// The plan, when the person at the terminal has said what becomes of another tool.
+fn decide(
+    context: &Context,
+    server: &Server,
+    arguments: &SetupArguments,
+    lines: &Instructions,
+    printer: &Printer,
+) -> Result<Plan, Failure> {
+    let wish = |other| Wish {
+        archive_command: lines.archive_command.clone(),
+        restore_command: lines.restore_command.clone(),
+        other,
+    };
+    let refused = |text: String| Failure::new(Exit::Refused, text);
+    let chosen = arguments.archive_command;
+    let made = plan(&server.seen, &wish(chosen.unwrap_or(ArchiveCommandChoice::Keep))).map_err(refused)?;
+    let (Some(tool), None, true, false) = (made.kept(), chosen, can_ask(&context.global), arguments.dry_run) else {
+        return Ok(made);
+    };
+    printer.note(&format!(
+        "{} archives this server: {}",
+        if tool == Tool::Unknown { "another tool" } else { tool.name() },
+        server.seen.setting("archive_command")
+    ));
+    printer.note("keep: nothing is changed; beside: every segment goes to both; replace: Walward takes its place (docs/moving-over.md)");
+    let other = match ask(printer, "keep, beside or replace?", Some("keep"))?.as_str() {
+        "keep" => return Ok(made),
+        "beside" => ArchiveCommandChoice::Beside,
+        "replace" => ArchiveCommandChoice::Replace,
+        answer => return Err(Failure::new(Exit::Usage, format!("{answer:?} is none of keep, beside, replace"))),
+    };
+    plan(&server.seen, &wish(other)).map_err(refused)
+}
+
+/// Whether the server may be changed.
+fn wants(
+    context: &Context,
+    cluster: &ClusterConfig,
+    arguments: &SetupArguments,
+    plan: &Plan,
+    printer: &Printer,
+) -> Result<bool, Failure> {
+    if arguments.apply || context.global.yes {
+        return Ok(true);
+    }
+    if !can_ask(&context.global) || plan.steps.is_empty() {
+        return Ok(false);
+    }
+    printer.note(&format!("On the server of cluster \"{}\":", cluster.name));
+    for step in &plan.steps {
+        printer.note(&format!("  {}", step.describe()));
+    }
+    let answer = ask(printer, "Shall this be done? [y/N]", None)?;
+    Ok(["y", "yes"].contains(&answer.to_lowercase().as_str()))
+}
+
+/// What must hold before another tool's WAL is touched.
+fn guard(
+    context: &Context,
+    server: &Server,
+    plan: &Plan,
+    (agent, has_backup): (Agent, bool),
+    printer: &Printer,
+) -> Result<(), Failure> {
+    let before =
+        crate::pg::archiving::archives(server.seen.setting("archive_command"), server.seen.setting("archive_library"));
+    let others = matches!(before, Archives::Other(_) | Archives::Both(_) | Archives::Library);
+    if !others || !plan.touches_archiving() {
+        return Ok(());
+    }
+    if agent != Agent::Serves {
+        let text =
+            "the agent does not serve this cluster yet, so that nothing would be archived, by the other tool either";
+        return Err(Failure::new(Exit::Refused, text)
+            .hint("start the agent first, then run this again; nothing on the server was changed"));
+    }
+    if plan.archives == Archives::Walward && !has_backup {
+        let question = "there is no finished backup of Walward's yet: until there is one, no tool by itself can restore to a moment after now. Take the other tool's place nevertheless?";
+        confirm(&context.global, printer, question).map_err(|failure| {
+            let text = "there is no finished backup of Walward's yet: until there is one, no tool by itself could restore to a moment after now";
+            match failure.exit {
+                Exit::Refused => Failure::new(Exit::Refused, text).hint(
+                    "archive with both first (--archive-command beside), take a backup, then run this again; --yes does it nevertheless",
+                ),
+                _ => failure,
+            }
+        })?;
+    }
+    Ok(())
+}
+
+/// Sees a segment arrive, where something was changed or nothing ever arrived, and where it can.
+async fn prove(
+    server: &Server,
+    plan: &Plan,
+    applied: &Applied,
+    repositories: &[Repository],
+    (agent, has_wal): (Agent, bool),
+    arguments: &SetupArguments,
+    printer: &Printer,
+) -> Option<Result<proof::Arrival, String>> {
+    let ours = matches!(plan.archives, Archives::Walward | Archives::Both(_));
+    let complete = applied.left.is_empty() && plan.restart.is_empty();
+    let archives = ours && complete && agent == Agent::Serves && !server.seen.in_recovery;
+    if !archives || (has_wal && applied.done.is_empty()) {
+        return None;
+    }
+    let arrived = proof::first_segment(server, repositories, arguments.wait, printer).await;
+    match &arrived {
+        Ok(_) => printer.note("done: it is in every repository; archiving works"),
+        Err(why) => printer.warning(&format!("no segment came through: {why}")),
+    }
+    Some(arrived)
+}
+
+/// `walward`, with what it needs to find this cluster.
+fn walward(context: &Context, cluster: &ClusterConfig) -> String {
+    let mut text = "walward".to_owned();
+    if context.global.config != std::path::Path::new(DEFAULT_PATH) {
+        text.push_str(" --config ");
+        text.push_str(&word(&context.global.config.to_string_lossy()));
+    }
+    if context.loaded.config.clusters.len() > 1 {
+        text.push_str(" --cluster ");
+        text.push_str(&cluster.name);
+    }
+    text
+}
+
+/// For people: on standard output the lines that a server still needs, for whoever puts them where they belong; what stays as it
+/// is and what is left on standard error.
+pub(super) fn print(cluster: &ClusterConfig, outcome: &Outcome, printer: &Printer) -> Result<(), Failure> {
+    if !outcome.seen || !outcome.proposed.is_empty() {
+        instructions::print(cluster, &outcome.lines, !outcome.kept, printer)?;
+    }
+    for line in &outcome.proposed {
+        printer.note(&format!("not done on the server of cluster \"{}\": {line}", cluster.name));
+    }
+    for note in &outcome.notes {
+        printer.note(note);
+    }
+    if outcome.left.is_empty() {
+        printer.note(&format!("cluster \"{}\": nothing is left to do", cluster.name));
+        return Ok(());
+    }
+    printer.note(&format!("Left to do for cluster \"{}\":", cluster.name));
+    for (number, left) in (1..).zip(&outcome.left) {
+        printer.note(&format!("{number:>3}. {}", left.what));
+        for command in &left.commands {
+            printer.note(&format!("         {command}"));
+        }
+    }
+    Ok(())
+}
