@@ -48,22 +48,19 @@ major=$(ls /etc/postgresql)
 eventually "PostgreSQL runs" answers
 
 say "setting up"
-walward setup --non-interactive --repository-url file:///var/lib/walward >/root/setup.txt
-# What it prints is put where it says: lines of postgresql.conf, then SQL.
-sed -n '/^# cluster /,/^-- cluster /{/^-- /!p}' /root/setup.txt >"/etc/postgresql/$major/main/conf.d/walward.conf"
-sed -n '/^-- cluster /,$p' /root/setup.txt >/root/setup.sql
-runuser -u postgres -- psql -X -q -v ON_ERROR_STOP=1 postgres </root/setup.sql
-printf 'walward postgres walward\n' >>"/etc/postgresql/$major/main/pg_ident.conf"
-sed -i '1i local postgres walward peer map=walward' "/etc/postgresql/$major/main/pg_hba.conf"
+# Once before the restart that archive_mode needs, once after it: then a first segment arrives.
+walward setup --non-interactive --apply --repository-url file:///var/lib/walward || [ $? = 3 ] || die "the first setup failed"
 systemctl restart "postgresql@$major-main"
-systemctl reload walward
 eventually "PostgreSQL runs" answers
+walward setup --non-interactive --apply || [ $? = 3 ] || die "the second setup failed"
+expect "it archives" [ "$(sql 'select archived_count > 0 from pg_stat_archiver')" = t ]
 
 say "archiving, backing up"
 sql "create table kept as select n, md5(n::text) as text from generate_series(1, 50000) n"
 # PostgreSQL lets the agent's user be the role, and nobody else.
 runuser -u postgres -- walward --yes check --switch-wal || [ $? = 3 ] || die "walward check found a failure"
 walward backup
+expect "the journal knows the cluster" [ -n "$(journalctl -q -n 1 WALWARD_CLUSTER=main)" ]
 marked=$(sql "select clock_timestamp()")
 sleep 1
 sql "drop table kept"

@@ -39,24 +39,19 @@ pub(super) const FIRST_STEPS: Sections = &[(
 As root, on the host of a running PostgreSQL. The agent runs as the user postgres, so the repository, if it is a folder, must \
 be that user's; the packages bring `/var/lib/walward`, which is. A repository on the database's own disk is for trying things.
 
-1. Write the configuration, make the repository and its key. Keep the recovery key that is printed once: with the key file lost and \
-without it the backups cannot be read. In place of `file://…`, `s3://bucket/prefix` with `--access-key-id` and \
-`--secret-access-key-file`, `gs://…` or `az://…`; walward-setup(1) says more.
+1. Write the configuration, make the repository and its key, and set the server up: the role walward and its rights, its login, \
+archive_command. Keep the recovery key that is printed once: with the key file lost and without it the backups cannot be read. In place of \
+`file://…`, `s3://bucket/prefix` with `--access-key-id` and `--secret-access-key-file`, `gs://…` or `az://…`; `--dry-run` shows \
+what would be done; walward-setup(1) says more.
 
-    walward setup --repository-url file:///var/lib/walward
+    walward setup --apply --repository-url file:///var/lib/walward
 
-2. Do in PostgreSQL what it printed: the lines go to the end of postgresql.conf (on Debian \
-`/etc/postgresql/15/main/postgresql.conf`), the statements to `sudo -u postgres psql`, and, where postgres is not let in as the role \
-walward, one line each to the end of pg_ident.conf and to the beginning of pg_hba.conf:
+2. Do what it lists as left: start the agent where it does not run, and restart PostgreSQL, because archive_mode needs it. Then once more: \
+it sees a first segment arrive.
 
-    walward postgres walward
-    local postgres walward peer map=walward
-
-Then restart PostgreSQL (archive_mode needs it), start the agent where it does not run, and let it read the configuration:
-
-    systemctl restart postgresql
     systemctl enable --now walward
-    systemctl reload walward
+    systemctl restart postgresql
+    walward setup --apply
 
 3. See that all is well, in particular that a segment arrives. Every finding that is not OK says what to do. PostgreSQL knows postgres, so \
 this is its command and not root's.
