@@ -79,14 +79,14 @@ pub enum FetchError {
     },
     /// It is nowhere, and the archive goes on behind it.
     #[error(
-        "{name} is missing in the archive, which goes on with {next} in repository {repository:?}: a recovery that ended here would lose what lies behind the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
+        "{name} is missing in the archive, and WAL goes on with {next} by what lies in repository {repository:?}: a recovery that ended here would lose what lies behind the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
     )]
     Hole {
         /// The file.
         name: WalFileName,
-        /// The first one behind it.
+        /// The first one behind it: one that is there, or where a later timeline's history says that it began.
         next: SegmentName,
-        /// Where that lies.
+        /// Which knows of it.
         repository: String,
     },
     /// It took longer than any store should.

@@ -64,7 +64,8 @@ impl Host {
             .unwrap();
         let mut host = Self { agent, metrics, folder };
         let begun = Instant::now();
-        while UnixStream::connect(host.path("socket")).is_err() {
+        // The socket is there before the port is.
+        while !host.log().contains("walwardd is ready") {
             assert!(begun.elapsed() < Duration::from_secs(30), "the agent does not start:\n{}", host.log());
             assert!(host.agent.try_wait().unwrap().is_none(), "the agent ended:\n{}", host.log());
             thread::sleep(Duration::from_millis(20));

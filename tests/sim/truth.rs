@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walward::pg::WalFileName;
+use walward::pg::{SegmentName, WalFileName};
 
 use crate::faults::mix;
 
@@ -62,6 +62,14 @@ impl Truth {
             _ => false,
         };
         self.acknowledged().into_iter().find(behind)
+    }
+
+    /// Whether the archive can know that WAL went on with `next` where `name` is missing: somebody tried to archive that, or the
+    /// history that leads to it.
+    pub fn goes_on(&self, name: WalFileName, next: SegmentName) -> bool {
+        let left = |other: &WalFileName| matches!(other, WalFileName::History(later) if *later >= next.timeline);
+        let elsewhere = matches!(name, WalFileName::Segment(segment) if segment.timeline < next.timeline);
+        self.0.contains_key(&WalFileName::Segment(next)) || elsewhere && self.0.keys().any(left)
     }
 
     pub fn names(&self) -> BTreeSet<WalFileName> {

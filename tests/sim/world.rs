@@ -371,9 +371,7 @@ impl World {
                 Ended::Placed(std::fs::read(&destination).unwrap())
             }
             Ok(Fetched::Absent) => Ended::Absent,
-            Err(FetchError::Hole { next, .. }) if self.truth.names().contains(&WalFileName::Segment(next)) => {
-                Ended::Hole
-            }
+            Err(FetchError::Hole { next, .. }) if self.truth.goes_on(name, next) => Ended::Hole,
             Err(FetchError::Hole { next, .. }) => {
                 return Err(format!("behind {name} there is {next}, which nobody archived"));
             }

@@ -77,7 +77,7 @@ fn a_recovery_prefetches_over_a_timeline_switch() {
         holed.wait_stopped(Duration::from_mins(1));
     }
     holed.assert_logged(&name(&last));
-    holed.assert_logged("is missing in the archive, which goes on with 00000002");
+    holed.assert_logged("is missing in the archive, and WAL goes on with 00000002");
     assert!(!holed.log_text().contains("archive recovery complete"), "it promoted\n{}", holed.log_text());
 }
 
@@ -178,7 +178,7 @@ fn a_hole_in_the_middle_is_named_and_never_recovered_across() {
     // A standby, which asks again, is let go on to its primary, and a recovery with a target to that.
     let nowhere = site.room.join("nowhere");
     let fetch = ["--cluster", "main", "fetch", &lost, nowhere.to_str().unwrap()];
-    site.client(&fetch).expect(255).says("is missing in the archive, which goes on with");
+    site.client(&fetch).expect(255).says("is missing in the archive, and WAL goes on with");
     for on_error in ["--on-error=retry", "--on-error=target"] {
         site.client(&[&fetch[..], &[on_error]].concat()).expect(1).says("is missing in the archive");
     }
