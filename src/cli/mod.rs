@@ -9,6 +9,7 @@
 //! | `context` | the configuration, the cluster and the repositories that a command is about |
 //! | `agent` | questions to the agent |
 //! | `arrival` | whether a segment comes through |
+//! | `whose` | whether a server is the one of a data directory |
 //! | `catalogue`, `coverage` | what a repository holds; what that covers |
 //! | `manual` | the manual pages |
 //! | `commands` | one file a command |
@@ -27,6 +28,7 @@ mod manual;
 mod meter;
 mod printer;
 mod shell;
+mod whose;
 
 use std::ffi::OsString;
 use std::io;

@@ -94,6 +94,33 @@ fn a_configuration_that_does_not_parse_is_left_as_it_is() {
 }
 
 #[test]
+fn a_name_that_is_configured_stays_with_its_folder() {
+    let desk = Desk::new();
+    let (first, second) = (desk.data_directory("15"), desk.folder.path().join("second/data"));
+    fs::create_dir_all(&second).unwrap();
+    fs::write(second.join("PG_VERSION"), "16\n").unwrap();
+    let second = second.to_str().unwrap();
+    let config = desk.folder.path().join("walward.toml");
+    let text = format!(
+        "[repository.disk]\nurl = \"file:///nowhere/at/all\"\nencryption = \"none\"\n\n\
+         [cluster.main]\ndata_directory = {first:?}\nconnection = \"host=/nowhere\"\nrepositories = [\"disk\"]\n"
+    );
+    fs::write(&config, &text).unwrap();
+    let (code, said) = desk.setup(&["--data-directory", second, "--dry-run"]);
+    assert!(code == 0 && said.contains("[cluster.second-main]"), "{code}: {said}");
+    // Neither is the one taken for the other.
+    for directory in [second, &first] {
+        let other = if directory == second { "main" } else { "elsewhere" };
+        let (code, said) = desk.setup(&["--cluster", other, "--data-directory", directory]);
+        assert!(code == 2 || code == 14, "{code}: {said}");
+        assert!(said.contains("main"), "{said}");
+    }
+    let (code, said) = desk.setup(&["--data-directory", second, "--cluster", "main"]);
+    assert!(code == 2 && said.contains("is configured for"), "{code}: {said}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), text);
+}
+
+#[test]
 fn a_store_that_cannot_be_reached_is_said_and_the_next_run_goes_on() {
     let desk = Desk::new();
     let data = desk.data_directory("15");

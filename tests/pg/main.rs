@@ -34,6 +34,7 @@ mod queue_limit;
 mod recovery_end;
 mod setup;
 mod setup_apply;
+mod setup_safety;
 mod support;
 mod targets;
 mod two_repositories;

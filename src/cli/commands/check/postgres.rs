@@ -1,12 +1,12 @@
 //! The server: reachable, archiving, by us, into the right repository, without a backlog.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::base::{describe, format_duration};
-use crate::cli::arrival;
+use crate::cli::{arrival, whose};
 use crate::config::ClusterConfig;
 use crate::pg::archive_status::{list_ready, ready_path};
 use crate::pg::session::{ServerFacts, Session};
@@ -66,16 +66,13 @@ pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> O
 
 async fn check_directory(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
     let about = Some(cluster.name.as_str());
-    let paths = (cluster.data_directory.clone(), PathBuf::from(&facts.data_directory));
-    let real = |path: PathBuf| std::fs::canonicalize(&path).unwrap_or(path);
-    let Some((configured, its)) = answered(FILE_SYSTEM_DEADLINE, move || (real(paths.0), real(paths.1))).await else {
-        return findings.failed("data_directory", about, hangs(&cluster.data_directory), None);
-    };
-    if configured == its {
-        findings.ok("data_directory", about, facts.data_directory.clone());
-    } else {
-        let text = format!("the server's is {}, the configuration's {}", facts.data_directory, configured.display());
-        findings.failed("data_directory", about, text, Some("correct `data_directory` or `connection`"));
+    let (directory, its) = (cluster.data_directory.clone(), facts.clone());
+    match answered(FILE_SYSTEM_DEADLINE, move || whose::mismatch(&directory, &its)).await {
+        None => findings.failed("data_directory", about, hangs(&cluster.data_directory), None),
+        Some(None) => findings.ok("data_directory", about, facts.data_directory.clone()),
+        Some(Some(text)) => {
+            findings.failed("data_directory", about, text, Some("correct `data_directory` or `connection`"));
+        }
     }
 }
 

@@ -44,10 +44,10 @@ impl Found {
 /// The versions that Walward knows.
 const MAJORS: std::ops::RangeInclusive<u16> = 13..=18;
 
-/// The cluster in `directory`.
-pub(super) fn at(directory: &Path) -> Result<Found, Failure> {
+/// The cluster in `directory`. `known` are the names and folders that are configured: a cluster of them keeps its name, and no other gets it.
+pub(super) fn at(directory: &Path, known: &[(String, PathBuf)]) -> Result<Found, Failure> {
     match judge(directory) {
-        Judged::Good => Ok(found(directory, &BTreeSet::new())),
+        Judged::Good => Ok(found(directory, known, &taken(known))),
         Judged::Unreadable(error) => {
             let text = format!("cannot look into {}: {error}", directory.display());
             Err(Failure::new(Exit::Key, text).hint("run this as root, or as the owner of the data directory"))
@@ -88,8 +88,8 @@ impl Machine {
         self.root.join(path)
     }
 
-    /// Every cluster that can be found; the same one once.
-    pub(super) fn search(&self) -> Search {
+    /// Every cluster that can be found; the same one once. `known` as for [`at`].
+    pub(super) fn search(&self, known: &[(String, PathBuf)]) -> Search {
         let mut directories = debian(&self.at("etc/postgresql"));
         directories.extend(running(&self.at("proc")));
         for folder in ["var/run/postgresql", "tmp"] {
@@ -98,7 +98,7 @@ impl Machine {
         directories.extend(red_hat(&self.at("var/lib/pgsql")));
         directories.extend(self.pgdata.clone());
         let mut seen = BTreeSet::new();
-        let mut names = BTreeSet::new();
+        let mut names = taken(known);
         let mut search = Search::default();
         for directory in directories {
             // What a file names lies below the root of a test, too.
@@ -112,7 +112,7 @@ impl Machine {
             }
             match judge(&real) {
                 Judged::Good => {
-                    let cluster = found(&real, &names);
+                    let cluster = found(&real, known, &names);
                     names.insert(cluster.name.clone());
                     search.clusters.push(cluster);
                 }
@@ -151,9 +151,15 @@ fn judge(directory: &Path) -> Judged {
     }
 }
 
-fn found(directory: &Path, taken: &BTreeSet<String>) -> Found {
+fn taken(known: &[(String, PathBuf)]) -> BTreeSet<String> {
+    known.iter().map(|(name, _)| name.clone()).collect()
+}
+
+fn found(directory: &Path, known: &[(String, PathBuf)], taken: &BTreeSet<String>) -> Found {
+    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let configured = known.iter().find(|(_, folder)| real(folder) == real(directory)).map(|(name, _)| name.clone());
     Found {
-        name: name_for(directory, taken),
+        name: configured.unwrap_or_else(|| name_for(directory, taken)),
         data_directory: directory.to_owned(),
         listens: std::fs::read_to_string(directory.join("postmaster.pid")).ok().and_then(|text| parse_pid_file(&text)),
     }
@@ -295,7 +301,7 @@ mod tests {
 
         let machine = Machine { root: root.clone(), pgdata: Some("/home/me/pg".into()) };
 
-        let search = machine.search();
+        let search = machine.search(&[]);
         let found: Vec<_> = search
             .clusters
             .iter()
@@ -319,15 +325,35 @@ mod tests {
     }
 
     #[test]
+    fn a_configured_name_is_given_to_no_other_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(folder.path()).unwrap();
+        for version in ["15", "16"] {
+            let data = format!("var/lib/postgresql/{version}/main");
+            let text = format!("data_directory = '/{data}'\n");
+            put(&root, &format!("etc/postgresql/{version}/main/postgresql.conf"), &text);
+            put(&root, &format!("{data}/PG_VERSION"), version);
+        }
+        let machine = Machine { root: root.clone(), pgdata: None };
+        let of = |version: &str| root.join("var/lib/postgresql").join(version).join("main");
+        let known = [("main".to_owned(), of("16"))];
+        let search = machine.search(&known);
+        let found: Vec<_> = search.clusters.iter().map(|found| (found.name.as_str(), &found.data_directory)).collect();
+        assert_eq!(found, [("15-main", &of("15")), ("main", &of("16"))]);
+        assert_eq!(at(&of("15"), &known).unwrap().name, "15-main");
+        assert_eq!(at(&of("16"), &known).unwrap().name, "main");
+    }
+
+    #[test]
     fn a_folder_that_is_no_cluster_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(at(folder.path()).unwrap_err().exit, Exit::NotFound);
+        assert_eq!(at(folder.path(), &[]).unwrap_err().exit, Exit::NotFound);
         put(folder.path(), "PG_VERSION", "9.6\n");
-        let failure = at(folder.path()).unwrap_err();
+        let failure = at(folder.path(), &[]).unwrap_err();
         assert_eq!(failure.exit, Exit::Refused);
         assert!(failure.message().contains("PostgreSQL 9;"), "{}", failure.message());
         let nowhere = Machine { root: folder.path().to_owned(), pgdata: None };
-        assert!(nowhere.search().clusters.is_empty());
+        assert!(nowhere.search(&[]).clusters.is_empty());
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::cli::ask::{ask, can_ask};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, ClusterConfig, Config, ConfigError};
 use crate::outcome::Exit;
 use discover::{Found, Machine};
 use file::{NewCluster, NewEncryption, NewRepository, NewTables};
@@ -52,28 +52,31 @@ pub(in crate::cli) async fn run(
     let new = decide(&global, arguments, existing.as_ref(), &path, printer)?;
     let wrote = !new.is_empty();
     let global = Global { config: path.clone(), ..global };
-    // What is missing yet is made below.
-    let context = if wrote {
-        let text = file::text_with(&path, &new)?;
-        let loaded = config::load_text(&path, &text)?;
-        if arguments.dry_run {
+    let text = if wrote { Some(file::text_with(&path, &new)?) } else { None };
+    let loaded = match &text {
+        Some(text) => config::load_text(&path, text)?,
+        None => config::load(&path)?,
+    };
+    let context = Context::of(&global, loaded)?;
+    // Before anything is written: a connection that leads to another server does not get into the configuration.
+    let mut clusters = Vec::new();
+    for cluster in meant(&context, arguments)? {
+        clusters.push((cluster, server::look(cluster, arguments, &instructions::of(&context, cluster).role).await?));
+    }
+    match &text {
+        Some(_) if arguments.dry_run => {
             printer.note(&format!("would write to {}:\n\n{}", path.display(), file::text(&new).trim_end()));
-            Context::of(&global, loaded)?
-        } else {
-            file::write(&path, &text)?;
-            printer.note(&format!("wrote {}", path.display()));
-            Context::load_quietly(&global)?
         }
-    } else {
-        Context::load_quietly(&global)?
-    };
-    let clusters: Vec<_> = match &context.global.cluster {
-        Some(_) => vec![context.cluster()?],
-        None => context.loaded.config.clusters.values().collect(),
-    };
+        // What is missing yet is made below.
+        Some(text) => {
+            file::write(&path, text)?;
+            printer.note(&format!("wrote {}", path.display()));
+        }
+        None => {}
+    }
     let (mut answers, mut exit, mut changed) = (Vec::new(), Exit::Done, wrote);
-    for cluster in clusters {
-        let outcome = site::cluster(&context, cluster, arguments, printer).await?;
+    for (cluster, found) in clusters {
+        let outcome = site::cluster(&context, cluster, found, arguments, printer).await?;
         changed |= outcome.changed;
         if outcome.warns {
             exit = Exit::Warnings;
@@ -95,6 +98,30 @@ pub(in crate::cli) async fn run(
     Ok(exit)
 }
 
+/// The clusters that this is about: what the arguments name, or all that are configured.
+fn meant<'a>(context: &'a Context, arguments: &SetupArguments) -> Result<Vec<&'a ClusterConfig>, Failure> {
+    let mut clusters: Vec<_> = match &context.global.cluster {
+        Some(_) => vec![context.cluster()?],
+        None => context.loaded.config.clusters.values().collect(),
+    };
+    if let Some(directory) = &arguments.data_directory {
+        let named = clusters.first().map(|cluster| (cluster.name.clone(), cluster.data_directory.clone()));
+        clusters.retain(|cluster| same_folder(&cluster.data_directory, directory));
+        if let (Some((name, folder)), true) = (named, clusters.is_empty()) {
+            let text =
+                format!("cluster \"{name}\" is configured for {}, not {}", folder.display(), directory.display());
+            return Err(Failure::new(Exit::Usage, text).hint("leave --cluster or --data-directory out"));
+        }
+    }
+    let one = [("--connection", &arguments.connection), ("--admin-connection", &arguments.admin_connection)];
+    if let (Some((option, _)), true) = (one.iter().find(|(_, given)| given.is_some()), clusters.len() > 1) {
+        let names: Vec<&str> = clusters.iter().map(|cluster| cluster.name.as_str()).collect();
+        let text = format!("{option} leads to one server, and this is about several clusters: {}", names.join(", "));
+        return Err(Failure::new(Exit::Usage, text).hint("say which is meant with --cluster or --data-directory"));
+    }
+    Ok(clusters)
+}
+
 /// What is to be added to the configuration.
 fn decide(
     global: &Global,
@@ -103,15 +130,19 @@ fn decide(
     path: &Path,
     printer: &Printer,
 ) -> Result<NewTables, Failure> {
-    let known_clusters = existing.map(|config| &config.clusters);
-    let mut found = clusters(global, arguments, existing, printer)?;
-    // A cluster of that name or folder is there already: nothing is added, whatever the other arguments say.
-    found.retain(|cluster| {
-        !known_clusters.is_some_and(|known| {
-            known.contains_key(&cluster.name)
-                || known.values().any(|other| same_folder(&other.data_directory, &cluster.data_directory))
-        })
-    });
+    let known: Vec<(String, PathBuf)> = existing
+        .iter()
+        .flat_map(|config| config.clusters.values())
+        .map(|cluster| (cluster.name.clone(), cluster.data_directory.clone()))
+        .collect();
+    let mut found = clusters(global, arguments, &known, printer)?;
+    // A cluster of that folder is there already: nothing is added, whatever the other arguments say.
+    found.retain(|cluster| !known.iter().any(|(_, folder)| same_folder(folder, &cluster.data_directory)));
+    // Only --cluster gives a name that is taken.
+    if let Some((name, folder)) = known.iter().find(|(name, _)| found.iter().any(|found| found.name == *name)) {
+        let text = format!("cluster \"{name}\" is configured for {}", folder.display());
+        return Err(Failure::new(Exit::Usage, text).hint("give the other one a name of its own with --cluster"));
+    }
     let repository_name = repository_name(global, existing);
     let repository_known = existing.is_some_and(|config| config.repositories.contains_key(&repository_name));
     let wants_repository = arguments.repository_url.is_some() || !found.is_empty();
@@ -144,17 +175,17 @@ fn repository_name(global: &Global, existing: Option<&Config>) -> String {
 fn clusters(
     global: &Global,
     arguments: &SetupArguments,
-    existing: Option<&Config>,
+    known: &[(String, PathBuf)],
     printer: &Printer,
 ) -> Result<Vec<Found>, Failure> {
     let mut found = match &arguments.data_directory {
         Some(directory) => {
             let directory = std::path::absolute(directory).context("cannot make --data-directory absolute")?;
-            vec![discover::at(&directory)?]
+            vec![discover::at(&directory, known)?]
         }
         // What is configured is initialised; other clusters are looked for only where nothing is configured yet, or all are wanted.
-        None if existing.is_some_and(|config| !config.clusters.is_empty()) && !arguments.all => Vec::new(),
-        None => search(global, arguments, printer)?,
+        None if !known.is_empty() && !arguments.all => Vec::new(),
+        None => search(global, arguments, known, printer)?,
     };
     if let Some(name) = &global.cluster
         && let [one] = found.as_mut_slice()
@@ -165,8 +196,13 @@ fn clusters(
 }
 
 /// Looks for clusters; which of several is meant is a question.
-fn search(global: &Global, arguments: &SetupArguments, printer: &Printer) -> Result<Vec<Found>, Failure> {
-    let search = Machine::this().search();
+fn search(
+    global: &Global,
+    arguments: &SetupArguments,
+    known: &[(String, PathBuf)],
+    printer: &Printer,
+) -> Result<Vec<Found>, Failure> {
+    let search = Machine::this().search(known);
     let mut found = search.clusters;
     for reason in &search.left_out {
         printer.note(&format!("left out: {reason}"));
@@ -203,6 +239,7 @@ fn search(global: &Global, arguments: &SetupArguments, printer: &Printer) -> Res
     }
     Ok(found)
 }
+
 fn new_repository(
     global: &Global,
     arguments: &SetupArguments,

@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use crate::base::describe;
 use crate::cli::arguments::SetupArguments;
+use crate::cli::failure::Failure;
+use crate::cli::whose;
 use crate::config::ClusterConfig;
+use crate::outcome::Exit;
 use crate::pg::session::{Rights, ServerFacts, Session, SessionError, Setting, quote_conninfo};
 use crate::sys::identity::user_name;
 
@@ -78,34 +81,66 @@ fn is_socket(cluster: &ClusterConfig) -> bool {
     config.is_some_and(|config| !matches!(config.get_hosts().first(), Some(Host::Tcp(_))))
 }
 
-/// Connects and looks; the text says why there is nothing to see.
-pub(super) async fn look(cluster: &ClusterConfig, arguments: &SetupArguments, role: &str) -> Result<Server, String> {
+/// A server, or why there is nothing to see.
+pub(super) type Looked = Result<Server, String>;
+
+/// Connects and looks. A server of another data directory than the cluster's is refused: nothing may be done there.
+pub(super) async fn look(cluster: &ClusterConfig, arguments: &SetupArguments, role: &str) -> Result<Looked, Failure> {
     let (uid, owner) = owner(cluster);
     let admin = arguments.admin_connection.clone().or_else(|| admin_connection(cluster, &owner));
     let mut failed = None;
     for conninfo in admin.into_iter().chain([cluster.connection.clone()]) {
         match Session::connect_as(&conninfo, uid, CONNECT_DEADLINE).await {
-            Ok(session) => return see(session, cluster, role, uid).await.map_err(|error| describe(&error)),
+            Ok(session) => {
+                let facts = match session.facts().await {
+                    Ok(facts) => facts,
+                    Err(error) => return Ok(Err(describe(&error))),
+                };
+                belongs(cluster, &facts)?;
+                let login = Session::connect_as(&cluster.connection, uid, CONNECT_DEADLINE).await;
+                // Before it has its rights, the role may not know.
+                if let Ok(login) = &login
+                    && let Ok(facts) = login.facts().await
+                {
+                    belongs(cluster, &facts)?;
+                }
+                let seen = see(&session, &facts, cluster, role, login.err()).await;
+                return Ok(seen.map(|seen| Server { session, facts, seen }).map_err(|error| describe(&error)));
+            }
             Err(error) => {
                 failed.get_or_insert(describe(&error));
             }
         }
     }
-    Err(failed.unwrap_or_default())
+    Ok(Err(failed.unwrap_or_default()))
 }
 
-async fn see(session: Session, cluster: &ClusterConfig, role: &str, uid: Option<u32>) -> Result<Server, SessionError> {
-    let facts = session.facts().await?;
-    let login = Session::connect_as(&cluster.connection, uid, CONNECT_DEADLINE).await;
-    let seen = Seen {
+fn belongs(cluster: &ClusterConfig, facts: &ServerFacts) -> Result<(), Failure> {
+    let Some(why) = tokio::task::block_in_place(|| whose::mismatch(&cluster.data_directory, facts)) else {
+        return Ok(());
+    };
+    let text =
+        format!("another server than that of cluster \"{}\" was reached; its data directory: {why}", cluster.name);
+    Err(Failure::new(Exit::Refused, text).hint(
+        "nothing was changed there; correct `data_directory` and `connection` in the configuration, or --data-directory, --connection and --admin-connection",
+    ))
+}
+
+async fn see(
+    session: &Session,
+    facts: &ServerFacts,
+    cluster: &ClusterConfig,
+    role: &str,
+    login: Option<SessionError>,
+) -> Result<Seen, SessionError> {
+    Ok(Seen {
         major: session.major(),
         in_recovery: facts.in_recovery,
         settings: session.archive_settings().await?,
         rights: session.rights().await?,
         missing_grants: session.missing_grants(role).await?,
         // Over the network another way in is needed, which nobody but its administrator knows.
-        login: login.err().filter(|_| is_socket(cluster)).map(|error| describe(&error)),
+        login: login.filter(|_| is_socket(cluster)).map(|error| describe(&error)),
         slots: session.physical_slots().await?,
-    };
-    Ok(Server { session, facts, seen })
+    })
 }

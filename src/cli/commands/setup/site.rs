@@ -6,7 +6,7 @@ use super::apply::{self, Applied, Role};
 use super::instructions::{self, Instructions};
 use super::left::{Agent, Left, Standing, left};
 use super::plan::{Plan, Wish, plan};
-use super::server::{self, Server};
+use super::server::{self, Looked, Server};
 use super::{initialise, proof};
 use crate::cli::arguments::{ArchiveCommandChoice, SetupArguments};
 use crate::cli::ask::{ask, can_ask, confirm};
@@ -39,6 +39,7 @@ pub(super) struct Outcome {
 pub(super) async fn cluster(
     context: &Context,
     cluster: &ClusterConfig,
+    found: Looked,
     arguments: &SetupArguments,
     printer: &Printer,
 ) -> Result<Outcome, Failure> {
@@ -54,7 +55,6 @@ pub(super) async fn cluster(
     let (uid, user) = server::owner(cluster);
     let role = Role { name: &lines.role, database: &lines.database, user: &user, uid };
 
-    let found = server::look(cluster, arguments, role.name).await;
     let (mut applied, mut decided, mut arrived) = (Applied::default(), None, None);
     let mut agent = proof::agent(context, cluster, false, printer).await;
     let mut has_wal = false;
@@ -173,7 +173,7 @@ fn wants(
     plan: &Plan,
     printer: &Printer,
 ) -> Result<bool, Failure> {
-    if arguments.apply || context.global.yes {
+    if arguments.apply {
         return Ok(true);
     }
     if !can_ask(&context.global) || plan.steps.is_empty() {
