@@ -10,6 +10,7 @@
 //! | `agent` | questions to the agent |
 //! | `arrival` | whether a segment comes through |
 //! | `whose` | whether a server is the one of a data directory |
+//! | `owner` | whose a data directory is, and what root does for them |
 //! | `catalogue`, `coverage` | what a repository holds; what that covers |
 //! | `manual` | the manual pages |
 //! | `commands` | one file a command |
@@ -26,6 +27,7 @@ mod failure;
 mod interrupt;
 mod manual;
 mod meter;
+mod owner;
 mod printer;
 mod shell;
 mod whose;

@@ -199,6 +199,12 @@ impl NewFile {
         take(Step::Write(temporary.as_ref().unwrap_or(target), bytes.len()), || file.write_all(bytes))
     }
 
+    /// Makes it another user's or group's while it has no name that anybody knows: under its own it is never somebody else's. Only
+    /// root may give it to a user.
+    pub fn give(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
+        std::os::unix::fs::fchown(&self.file, uid, gid)
+    }
+
     /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken.
     pub fn place_new(self) -> io::Result<()> {
         self.place(give_new_name)

@@ -4,8 +4,8 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use rustix::process::Uid;
-use rustix::thread::set_thread_res_uid;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// Whether this process may become anybody.
 pub fn is_root() -> bool {
@@ -16,12 +16,35 @@ pub fn is_root() -> bool {
 /// unix(7)). Needs root. Only a thread of its own changes, which ends with the call. Blocking.
 pub fn connect_as(uid: u32, socket: &Path) -> io::Result<UnixStream> {
     let socket: PathBuf = socket.to_owned();
-    let connecting = std::thread::spawn(move || {
-        let user = Uid::from_raw(uid);
-        set_thread_res_uid(user, user, user)?;
+    on_a_thread(move || {
+        become_user(uid)?;
         UnixStream::connect(socket)
-    });
-    connecting.join().unwrap_or_else(|_| Err(io::Error::other("the thread that connects died")))
+    })
+}
+
+/// Runs `work` with the rights of the user `uid` in the group `gid`, and in no other: for files in folders of theirs. Needs root,
+/// unless this process is that user. Only a thread of its own changes, which ends with the call. Blocking.
+pub fn as_user<T: Send + 'static>(uid: u32, gid: u32, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let is_other = rustix::process::geteuid().as_raw() != uid;
+    on_a_thread(move || {
+        if is_other {
+            let group = Gid::from_raw(gid);
+            set_thread_groups(&[])?;
+            set_thread_res_gid(group, group, group)?;
+            become_user(uid)?;
+        }
+        Ok(work())
+    })
+}
+
+/// The kernel changes this thread alone; the C library would change all (setresuid(2), "C library/kernel differences").
+fn become_user(uid: u32) -> io::Result<()> {
+    let user = Uid::from_raw(uid);
+    Ok(set_thread_res_uid(user, user, user)?)
+}
+
+fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    std::thread::spawn(work).join().unwrap_or_else(|_| Err(io::Error::other("the thread that was somebody else died")))
 }
 
 /// The name of the user `uid`, as /etc/passwd has it. Blocking.
@@ -54,5 +77,18 @@ mod tests {
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(rustix::net::sockopt::socket_peercred(&accepted).unwrap().uid.as_raw(), me);
         assert_eq!(rustix::process::geteuid().as_raw(), me, "the caller stays who it is");
+    }
+
+    #[test]
+    fn work_is_done_as_oneself_or_by_root_as_another() {
+        let ids = || (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let me = ids();
+        assert_eq!(as_user(me.0, me.1, ids).unwrap(), me);
+        let (other, group) = (me.0 + 7, me.1 + 7);
+        match as_user(other, group, move || (ids(), rustix::process::getgroups().unwrap().len())) {
+            Ok(found) => assert!(is_root() && found == ((other, group), 0), "{found:?}"),
+            Err(error) => assert!(!is_root() && error.kind() == io::ErrorKind::PermissionDenied, "{error}"),
+        }
+        assert_eq!(ids(), me, "the caller stays who it is");
     }
 }

@@ -1,7 +1,10 @@
-//! What `walward setup` must not do: change another server than the one that is meant.
+//! What `walward setup` must not do: change another server than the one that is meant, or leave behind what does not help.
 
-use crate::setup_apply::{Bare, cluster};
-use crate::support::{Cluster, ClusterOptions, Version};
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+use crate::setup_apply::{Bare, cluster, left};
+use crate::support::{Cluster, ClusterOptions, Outcome, Version};
 
 /// A second server of the same host.
 fn neighbour(bare: &Bare) -> Cluster {
@@ -67,4 +70,89 @@ fn yes_alone_changes_no_server() {
     let answer = bare.setup(&["--yes"]).expect(0).json();
     assert_eq!(cluster(&answer)["done"], serde_json::json!([]), "{answer:#}");
     assert_eq!(traces(&bare.cluster, &bare), before);
+}
+
+/// pg_hba.conf and pg_ident.conf, with their modes.
+fn rules(bare: &Bare) -> [(String, u32); 2] {
+    ["pg_hba.conf", "pg_ident.conf"].map(|name| {
+        let file = bare.cluster.data.join(name);
+        (std::fs::read_to_string(&file).unwrap(), std::fs::metadata(&file).unwrap().mode() & 0o7777)
+    })
+}
+
+#[test]
+fn lines_that_let_nobody_in_do_not_stay() {
+    let bare = Bare::new(&Version::main(), &[]);
+    bare.room.write("main/pg_hba.conf", "local all walward peer map=nobody\nlocal all all trust\n");
+    bare.cluster.sql(&bare.room, "create role walward nologin");
+    bare.cluster.sql(&bare.room, "select pg_reload_conf()");
+    let before = rules(&bare);
+    let answer = bare.setup(&["--apply"]).expect(3).json();
+    let has_login = |member: &str| cluster(&answer)[member].to_string().contains("\"login\"");
+    assert!(has_login("steps") && !has_login("done"), "{answer:#}");
+    assert!(left(&answer).contains("not permitted to log in"), "{answer:#}");
+    assert_eq!(rules(&bare), before);
+    // Not only the files: the server goes by the old ones, too.
+    let loaded = "select count(*) from pg_hba_file_rules where options::text like '%map=walward%'";
+    assert_eq!(bare.cluster.sql(&bare.room, loaded), "0");
+}
+
+#[test]
+fn a_wrong_password_and_a_superuser_get_no_line_in_pg_hba() {
+    let bare = Bare::new(&Version::main(), &[]);
+    let rule = "local all walward scram-sha-256\nlocal all boss peer map=nobody\nlocal all all trust\n";
+    bare.room.write("main/pg_hba.conf", rule);
+    bare.cluster.sql(&bare.room, "create role walward login password 'right'");
+    bare.cluster.sql(&bare.room, "create role boss login superuser");
+    bare.cluster.sql(&bare.room, "select pg_reload_conf()");
+    let data = bare.cluster.data.to_str().unwrap();
+    for (user, says) in [("walward password=wrong", "password authentication failed"), ("boss", "is a superuser")] {
+        let connection = bare.cluster.connection(user);
+        let arguments = ["setup", "--cluster", "main", "--data-directory", data, "--connection", &connection];
+        let more = ["--repository-url", &bare.url, "--dry-run"];
+        let answer = bare.walward(&[&arguments[..], &more[..]].concat()).expect(0).says(says).json();
+        assert!(!cluster(&answer)["steps"].to_string().contains("\"login\""), "{answer:#}");
+    }
+}
+
+/// The owner of the data directory waits for root with a link to a file that only root may write, or read.
+#[test]
+#[ignore = "runs setup as root; scripts/test.sh runs it"]
+fn as_root_a_link_of_the_owners_leads_setup_nowhere() {
+    let bare = Bare::new(&Version::main(), &[]);
+    let outside = tempfile::tempdir().unwrap();
+    for name in ["pg_ident.conf", "pg_hba.conf"] {
+        let (file, kept) = (bare.cluster.data.join(name), bare.room.join(format!("{name}.kept")));
+        let target = outside.path().join(name);
+        std::fs::write(&target, "root's own\n").unwrap();
+        std::fs::rename(&file, &kept).unwrap();
+        std::os::unix::fs::symlink(&target, &file).unwrap();
+        let mut command = Command::new(bare.room.program("walward"));
+        command.arg("--config").arg(&bare.config).args(["--no-input", "--json"]);
+        let answer = Outcome::of(command.args(bare.setup_arguments(&["--apply"]))).expect(3).json();
+        assert!(!cluster(&answer)["done"].to_string().contains("\"login\""), "{answer:#}");
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "root's own\n");
+        assert_eq!(std::fs::metadata(&target).unwrap().uid(), 0);
+        std::fs::rename(&kept, &file).unwrap();
+    }
+    assert!(!rules(&bare).iter().any(|(text, _)| text.contains("Written by")), "{:?}", rules(&bare));
+}
+
+#[test]
+#[ignore = "runs walward as root; scripts/test.sh runs it"]
+fn as_root_a_new_key_is_for_the_agent_to_read() {
+    let bare = Bare::new(&Version::main(), &[]);
+    let as_root = |arguments: &[&str]| {
+        let mut command = Command::new(bare.room.program("walward"));
+        Outcome::of(command.arg("--config").arg(&bare.config).args(["--no-input", "--json"]).args(arguments))
+    };
+    let arguments = bare.setup_arguments(&[]);
+    as_root(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).expect(0);
+    let added = bare.room.join("added.key");
+    as_root(&["keys", "add", "--key-file", added.to_str().unwrap()]).expect(0);
+    let group = std::fs::metadata(&bare.cluster.data).unwrap().gid();
+    for key in [bare.config.with_file_name("main.key"), added] {
+        let facts = std::fs::metadata(&key).unwrap();
+        assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (0, group, 0o640), "{}", key.display());
+    }
 }

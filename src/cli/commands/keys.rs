@@ -1,5 +1,6 @@
 //! `keys`: the slots through which secrets open an encrypted repository.
 
+use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -12,11 +13,12 @@ use crate::cli::arguments::{KeysCommand, SecretArguments};
 use crate::cli::ask::confirm;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
+use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::outcome::Exit;
 use crate::repo::keys::{KeySource, OpenKeys, Secret, key_file_text};
 use crate::repo::{Encryption, Repository};
-use crate::sys::durable;
+use crate::sys::durable::NewFile;
 
 pub(in crate::cli) async fn run(context: &Context, command: &KeysCommand, printer: &Printer) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
@@ -31,7 +33,7 @@ pub(in crate::cli) async fn run(context: &Context, command: &KeysCommand, printe
     match command {
         KeysCommand::List => return list(&repository, &keys, printer),
         KeysCommand::Add { secret } => {
-            let source = source_of(secret, printer)?;
+            let source = source_of(secret, Owner::of(&cluster.data_directory), printer)?;
             let secret = Secret::read(&source).await?;
             let id = keys.add_slot(secret, Timestamp::now()).await?;
             save(&mut keys, &repository).await?;
@@ -91,12 +93,12 @@ fn list(repository: &Repository, keys: &OpenKeys, printer: &Printer) -> Result<E
     Ok(Exit::Done)
 }
 
-fn source_of(arguments: &SecretArguments, printer: &Printer) -> Result<KeySource, Failure> {
+fn source_of(arguments: &SecretArguments, owner: Owner, printer: &Printer) -> Result<KeySource, Failure> {
     let absolute =
         |path: &Path| std::path::absolute(path).with_context(|| format!("cannot make {} absolute", path.display()));
     if let Some(path) = &arguments.key_file {
         let path = absolute(path)?;
-        if make_key_file(&path)? {
+        if make_key_file(&path, owner)? {
             printer.note(&format!("made a new key file {}; keep a copy where this host's disk is not", path.display()));
         }
         return Ok(KeySource::KeyFile(path));
@@ -112,13 +114,40 @@ fn source_of(arguments: &SecretArguments, printer: &Printer) -> Result<KeySource
     Ok(KeySource::Command(words))
 }
 
-/// Makes a key file unless it is there; whether it was made.
-pub(in crate::cli) fn make_key_file(path: &Path) -> Result<bool, Failure> {
-    match durable::create(path, key_file_text().as_bytes(), 0o600) {
+/// Makes a key file unless it is there; whether it was made. Root's own may be read by the group of the agent's user, who needs it.
+pub(in crate::cli) fn make_key_file(path: &Path, owner: Owner) -> Result<bool, Failure> {
+    match make_secret(path, key_file_text().as_bytes(), owner.group()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => {
             Err(anyhow::Error::new(error).context(format!("cannot make the key file {}", path.display())).into())
+        }
+    }
+}
+
+fn make_secret(path: &Path, content: &[u8], group: Option<u32>) -> io::Result<()> {
+    let mut file = NewFile::begin(path, if group.is_some() { 0o640 } else { 0o600 })?;
+    file.give(None, group)?;
+    file.write_all(content)?;
+    file.place_new()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_for_its_owner_and_of_roots_for_the_agents_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = rustix::process::getegid().as_raw();
+        for (name, group, mode) in [("own", None, 0o600), ("shared", Some(group), 0o640)] {
+            let path = folder.path().join(name);
+            make_secret(&path, b"secret", group).unwrap();
+            assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, mode, "{name}");
+            assert_eq!(make_secret(&path, b"other", group).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+            assert_eq!(std::fs::read(&path).unwrap(), b"secret");
         }
     }
 }

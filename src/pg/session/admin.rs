@@ -101,6 +101,16 @@ impl Session {
         Ok(Rights { grants: superuser, settings })
     }
 
+    /// Whether `role` is there and a superuser.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn is_superuser(&self, role: &str) -> Result<bool, SessionError> {
+        let what = "ask whether Walward's role is a superuser";
+        let statement = "SELECT coalesce((SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = $1), false)";
+        column(&self.one(what, statement, &[&role], QUERY_TIME_MAX).await?, 0, what)
+    }
+
     /// The statements that `role` still needs; none for a superuser.
     ///
     /// # Errors

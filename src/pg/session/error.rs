@@ -92,6 +92,13 @@ impl SessionError {
         }
     }
 
+    /// Whether the rules of pg_hba.conf and pg_ident.conf turned the role away: SQLSTATE 28000. A wrong password is 28P01. A role
+    /// that is not there or may not log in has the same code, and no rule lets it in (`InitializeSessionUserId`,
+    /// src/backend/utils/init/miscinit.c).
+    pub fn is_turned_away(&self) -> bool {
+        matches!(self, Self::Refused(refusal) if by_rules(refusal.code(), refusal.routine()))
+    }
+
     /// What the failure means for the caller.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -116,9 +123,21 @@ fn class_of(code: &SqlState) -> ErrorClass {
     }
 }
 
+fn by_rules(code: &SqlState, routine: Option<&str>) -> bool {
+    *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION && routine != Some("InitializeSessionUserId")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_rule_is_a_rule() {
+        let turned_away = SqlState::INVALID_AUTHORIZATION_SPECIFICATION;
+        assert!(by_rules(&turned_away, Some("auth_failed")) && by_rules(&turned_away, Some("ClientAuthentication")));
+        assert!(!by_rules(&turned_away, Some("InitializeSessionUserId")));
+        assert!(!by_rules(&SqlState::INVALID_PASSWORD, Some("auth_failed")));
+    }
 
     #[test]
     fn a_server_that_is_starting_is_worth_another_try_and_a_wrong_password_is_not() {

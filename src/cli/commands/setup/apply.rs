@@ -1,13 +1,12 @@
 //! Carries a plan out on the server. Every step stands by itself; what fails is left for a person, with the reason.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::login;
 use super::plan::{Plan, Step};
 use super::server::{Seen, Server};
 use crate::base::describe;
-use crate::cli::failure::Failure;
+use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::pg::session::Session;
@@ -23,6 +22,7 @@ pub(super) struct Role<'a> {
     pub(super) database: &'a str,
     pub(super) user: &'a str,
     pub(super) uid: Option<u32>,
+    pub(super) owner: Owner,
 }
 
 /// What became of a plan.
@@ -50,9 +50,10 @@ pub(super) async fn apply(
 ) -> Applied {
     let mut applied = Applied::default();
     let mut reload = false;
+    let mut changes = Vec::new();
     for step in &plan.steps {
         let outcome = if is_allowed(&server.seen, step) {
-            one(server, step, role).await
+            one(server, step, role, &mut changes).await
         } else {
             Err("it needs a superuser".to_owned())
         };
@@ -65,14 +66,29 @@ pub(super) async fn apply(
             Err(why) => applied.left.push((step.clone(), why)),
         }
     }
-    if reload && let Err(error) = server.session.execute("SELECT pg_catalog.pg_reload_conf()").await {
-        printer.warning(&format!("the server was not told to read its configuration again: {}", describe(&error)));
+    if reload {
+        read_again(server, printer).await;
     }
     confirm(server, cluster, role, &mut applied).await;
+    let is_login = |step: &Step| matches!(step, Step::Login { .. });
+    if !changes.is_empty() && !applied.done.iter().any(is_login) {
+        // What does not help does not stay.
+        match tokio::task::block_in_place(|| login::restore(role.owner, changes)) {
+            Ok(()) => printer.note("pg_hba.conf and pg_ident.conf are as they were: the new lines did not help"),
+            Err(failure) => printer.warning(&format!("a line that does not help stays: {}", failure.message())),
+        }
+        read_again(server, printer).await;
+    }
     applied
 }
 
-async fn one(server: &Server, step: &Step, role: &Role<'_>) -> Result<(), String> {
+async fn read_again(server: &Server, printer: &Printer) {
+    if let Err(error) = server.session.execute("SELECT pg_catalog.pg_reload_conf()").await {
+        printer.warning(&format!("the server was not told to read its configuration again: {}", describe(&error)));
+    }
+}
+
+async fn one(server: &Server, step: &Step, role: &Role<'_>, changes: &mut Vec<login::Change>) -> Result<(), String> {
     if let Some(statement) = step.statement() {
         return server.session.execute(&statement).await.map_err(|error| describe(&error));
     }
@@ -80,9 +96,13 @@ async fn one(server: &Server, step: &Step, role: &Role<'_>) -> Result<(), String
     if ![role.name, role.database, role.user].into_iter().all(login::is_plain) {
         return Err("the names need quotes in pg_hba.conf: write the lines by hand".to_owned());
     }
-    let lines = (login::hba_line(role.name, role.database), login::ident_line(role.user, role.name));
-    tokio::task::block_in_place(|| login::add(Path::new(&hba), Path::new(&ident), &lines.0, &lines.1))
-        .map_err(|failure: Failure| failure.message())
+    let lines = login::Lines {
+        hba: (hba.into(), login::hba_line(role.name, role.database)),
+        ident: (ident.into(), login::ident_line(role.user, role.name)),
+    };
+    let added = tokio::task::block_in_place(|| login::add(role.owner, lines));
+    changes.extend(added.map_err(|failure| failure.message())?);
+    Ok(())
 }
 
 /// What was done and does not hold is moved to what is left: a setting that a command line overrules, say.

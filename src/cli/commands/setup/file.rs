@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::cli::failure::Failure;
-use crate::sys::durable;
+use crate::sys::durable::{self, NewFile};
 
 /// Readable by the agent's group, because it may name accounts; secrets lie in files of their own.
 const MODE: u32 = 0o640;
@@ -76,22 +76,20 @@ pub(super) fn text_with(path: &Path, new: &NewTables) -> Result<String, Failure>
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or(Path::new("/"));
     durable::create_dir_all_durable(folder, 0o755).with_context(|| format!("cannot make {}", folder.display()))?;
-    let written = if path.exists() {
-        keep_owner(path, || durable::replace(path, text.as_bytes(), MODE))
-    } else {
-        durable::create(path, text.as_bytes(), MODE)
-    };
+    let written =
+        if path.exists() { replace(path, text.as_bytes()) } else { durable::create(path, text.as_bytes(), MODE) };
     Ok(written.with_context(|| format!("cannot write {}", path.display()))?)
 }
 
 /// A file that is replaced keeps whom it belonged to: the agent may read it by its group.
-fn keep_owner(path: &Path, replace: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+fn replace(path: &Path, content: &[u8]) -> std::io::Result<()> {
     let before = std::fs::metadata(path)?;
-    replace()?;
+    let mut file = NewFile::begin(path, MODE)?;
     if rustix::process::geteuid().is_root() {
-        std::os::unix::fs::chown(path, Some(before.uid()), Some(before.gid()))?;
+        file.give(Some(before.uid()), Some(before.gid()))?;
     }
-    Ok(())
+    file.write_all(content)?;
+    file.replace()
 }
 
 /// The tables as text.

@@ -1,19 +1,16 @@
 //! Makes what a cluster's repositories lack: the repository, its keys, the cluster's lineage.
 
-use std::fs::Permissions;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use rustix::fs::{CWD, Dir, Mode, OFlags};
 use serde::Serialize;
 
 use crate::cli::ask::confirm;
 use crate::cli::commands::keys::make_key_file;
 use crate::cli::context::{Context, file_root, store};
 use crate::cli::failure::Failure;
+use crate::cli::owner::Owner;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
@@ -141,9 +138,8 @@ async fn open_or_create(
     }
     let mut new_key = None;
     if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption
-        && make_key_file(file)?
+        && make_key_file(file, owner)?
     {
-        owner.let_read_secret(file);
         printer.note(&format!("made the key file {}", file.display()));
         new_key = Some(file.clone());
     }
@@ -211,111 +207,4 @@ fn show_recovery_key(repository: &Repository, text: &str, printer: &Printer) -> 
     printer.line("without either, the backups are lost.")?;
     printer.line("")?;
     Ok(())
-}
-
-/// How a folder, and a file, is opened to be given away.
-const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-const FOLDER: OFlags = FILE.union(OFlags::DIRECTORY);
-/// Repositories are less deep than this.
-const GIVEN_DEPTH_MAX: u32 = 32;
-
-/// Calls `act` with the folder, and with every folder and file in it that is nowhere else.
-fn each_in(folder: &OwnedFd, depth: u32, act: &mut impl FnMut(&OwnedFd)) {
-    act(folder);
-    let (Ok(entries), Some(depth)) = (Dir::read_from(folder), depth.checked_sub(1)) else { return };
-    for entry in entries.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
-        if let Ok(inner) = rustix::fs::openat(folder, entry.file_name(), FOLDER, Mode::empty()) {
-            each_in(&inner, depth, act);
-        } else if let Ok(file) = rustix::fs::openat(folder, entry.file_name(), FILE, Mode::empty())
-            && rustix::fs::fstat(&file).is_ok_and(|facts| facts.st_nlink == 1)
-        {
-            act(&file);
-        }
-    }
-}
-
-/// Who owns the data directory: the agent runs as them.
-#[derive(Debug, Clone, Copy)]
-struct Owner(Option<(u32, u32)>);
-
-impl Owner {
-    fn of(data_directory: &Path) -> Self {
-        let root = rustix::process::geteuid().is_root();
-        Self(std::fs::metadata(data_directory).ok().filter(|_| root).map(|found| (found.uid(), found.gid())))
-    }
-
-    /// Run by root, what was made is given to the agent's user, who could not use it otherwise: a folder with all that is in
-    /// it. Best effort: `check` finds what cannot be read.
-    ///
-    /// The user may already own the folder and change it meanwhile, so that no path is walked twice, no symbolic link is
-    /// followed, and no file is given that has another name elsewhere.
-    fn give(self, path: &Path) {
-        let Some((uid, gid)) = self.0 else { return };
-        if let Ok(folder) = rustix::fs::openat(CWD, path, FOLDER, Mode::empty()) {
-            each_in(&folder, GIVEN_DEPTH_MAX, &mut |found| {
-                let _ = std::os::unix::fs::fchown(found, Some(uid), Some(gid));
-            });
-        }
-    }
-
-    /// Run by root, the agent's group may read the file. It stays root's own: who may write the configuration names commands
-    /// that root runs.
-    fn let_read(self, path: &Path) {
-        if let Some((_, gid)) = self.0 {
-            let _ = std::os::unix::fs::lchown(path, None, Some(gid));
-        }
-    }
-
-    /// As [`Owner::let_read`], for a file that only its owner could read.
-    fn let_read_secret(self, path: &Path) {
-        let Some((_, gid)) = self.0 else { return };
-        let Ok(file) = std::fs::File::open(path) else { return };
-        // Nobody but the new group may come to read it.
-        if std::os::unix::fs::fchown(&file, None, Some(gid)).is_ok() {
-            let _ = file.set_permissions(Permissions::from_mode(0o640));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::sys::durable;
-
-    #[test]
-    fn the_agent_may_read_what_root_owns_and_not_write_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let agent = Owner(Some((own + 1, group)));
-        let facts = |path: &Path| {
-            let facts = std::fs::metadata(path).unwrap();
-            (facts.uid(), facts.gid(), facts.mode() & 0o7777)
-        };
-        let key = folder.path().join("key");
-        assert!(make_key_file(&key).unwrap());
-        assert_eq!(facts(&key), (own, group, 0o600));
-        agent.let_read_secret(&key);
-        assert_eq!(facts(&key), (own, group, 0o640));
-        let config = folder.path().join("walward.toml");
-        durable::create(&config, b"", 0o640).unwrap();
-        agent.let_read(&config);
-        assert_eq!(facts(&config), (own, group, 0o640));
-    }
-
-    #[test]
-    fn nothing_outside_a_repository_is_given_away() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        let outside = place("outside");
-        durable::create(&outside, b"", 0o600).unwrap();
-        std::fs::create_dir_all(place("repository/wal")).unwrap();
-        durable::create(&place("repository/wal/object"), b"", 0o600).unwrap();
-        std::os::unix::fs::symlink(&outside, place("repository/link")).unwrap();
-        std::fs::hard_link(&outside, place("repository/other-name")).unwrap();
-        let mut given = Vec::new();
-        let root = rustix::fs::openat(CWD, place("repository"), FOLDER, Mode::empty()).unwrap();
-        each_in(&root, GIVEN_DEPTH_MAX, &mut |found| given.push(rustix::fs::fstat(found).unwrap().st_ino));
-        let inode = |name: &str| std::fs::metadata(place(name)).unwrap().ino();
-        assert_eq!(given, ["repository", "repository/wal", "repository/wal/object"].map(inode));
-    }
 }

@@ -1,18 +1,38 @@
 //! Lets the agent's user log in as Walward's role: a line at the top of pg_hba.conf, and one in pg_ident.conf.
 //!
-//! Each file is replaced whole, with its owner and mode; what stood there is kept, byte by byte. Run again, nothing is added.
+//! Each file is replaced whole, with its mode; what stood there is kept, byte by byte. Run again, nothing is added. The files lie in
+//! folders of the data directory's owner, so that everything is done with the owner's rights ([`Owner::act`]).
 
+use std::fs::{File, Metadata};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
 
 use crate::cli::failure::Failure;
+use crate::cli::owner::Owner;
 use crate::sys::durable;
 
 /// Says whose the lines are.
 const REMARK: &str =
     "# Written by `walward setup`: the agent's user may be Walward's role, by the kernel's word (peer).";
+
+/// The lines that let the agent's user in, and the files they belong in.
+#[derive(Debug)]
+pub(super) struct Lines {
+    pub(super) hba: (PathBuf, String),
+    pub(super) ident: (PathBuf, String),
+}
+
+/// A file that was changed.
+#[derive(Debug)]
+pub(super) struct Change {
+    path: PathBuf,
+    mode: u32,
+    before: String,
+    after: String,
+}
 
 /// The line of pg_hba.conf.
 pub(super) fn hba_line(role: &str, database: &str) -> String {
@@ -32,11 +52,40 @@ pub(super) fn is_plain(name: &str) -> bool {
         && !["all", "sameuser", "samerole", "samegroup", "replication"].contains(&name)
 }
 
-/// Adds both lines where they are missing. Blocking.
-pub(super) fn add(hba: &Path, ident: &Path, hba_line: &str, ident_line: &str) -> Result<(), Failure> {
-    // The map first: a line that names a map without entries lets nobody in.
-    edit(ident, |text| with_line(text, ident_line, Place::End))?;
-    edit(hba, |text| with_line(text, hba_line, Place::Top))
+/// Adds both lines where they are missing, or none. Blocking.
+pub(super) fn add(owner: Owner, lines: Lines) -> Result<Vec<Change>, Failure> {
+    let added = owner.act(move || {
+        // The map first: a line that names a map without entries lets nobody in.
+        let mut changes = Vec::from_iter(edit(&lines.ident.0, |text| with_line(text, &lines.ident.1, Place::End))?);
+        match edit(&lines.hba.0, |text| with_line(text, &lines.hba.1, Place::Top)) {
+            Ok(change) => changes.extend(change),
+            Err(error) => {
+                put_back(&changes)?;
+                return Err(error);
+            }
+        }
+        Ok(changes)
+    });
+    Ok(added.context("cannot act as the owner of the data directory")??)
+}
+
+/// Takes back what [`add`] did. A file that was changed since is left alone, with an error. Blocking.
+pub(super) fn restore(owner: Owner, changes: Vec<Change>) -> Result<(), Failure> {
+    let restored = owner.act(move || put_back(&changes));
+    Ok(restored.context("cannot act as the owner of the data directory")??)
+}
+
+fn put_back(changes: &[Change]) -> anyhow::Result<()> {
+    for change in changes.iter().rev() {
+        let shown = change.path.display();
+        let now = std::fs::read_to_string(&change.path).with_context(|| format!("cannot read {shown}"))?;
+        if now != change.after {
+            return Err(anyhow!("{shown} was changed meanwhile: take the line out by hand"));
+        }
+        durable::replace(&change.path, change.before.as_bytes(), change.mode)
+            .with_context(|| format!("cannot write {shown}"))?;
+    }
+    Ok(())
 }
 
 #[derive(Clone, Copy)]
@@ -58,39 +107,90 @@ fn with_line(text: &str, line: &str, place: Place) -> Option<String> {
     })
 }
 
-fn edit(path: &Path, change: impl FnOnce(&str) -> Option<String>) -> Result<(), Failure> {
+fn edit(path: &Path, change: impl FnOnce(&str) -> Option<String>) -> anyhow::Result<Option<Change>> {
     // Debian's are where they say; elsewhere they may be links.
     let path = std::fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))?;
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let Some(text) = change(&text) else { return Ok(()) };
-    let facts = std::fs::metadata(&path).with_context(|| format!("cannot look at {}", path.display()))?;
-    durable::replace(&path, text.as_bytes(), facts.mode() & 0o7777)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    // Root's own file would be one that the server cannot read.
-    std::os::unix::fs::chown(&path, Some(facts.uid()), Some(facts.gid()))
-        .with_context(|| format!("cannot give {} back to its owner", path.display()))?;
-    Ok(())
+    let mut before = String::new();
+    let read = File::open(&path).and_then(|mut file| {
+        file.read_to_string(&mut before)?;
+        file.metadata()
+    });
+    let facts = read.with_context(|| format!("cannot read {}", path.display()))?;
+    let Some(after) = change(&before) else { return Ok(None) };
+    if !stays_whose_it_is(&facts) {
+        return Err(anyhow!("{} does not belong to the server's own user and group: edit it by hand", path.display()));
+    }
+    let mode = facts.mode() & 0o7777;
+    durable::replace(&path, after.as_bytes(), mode).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(Some(Change { path, mode, before, after }))
+}
+
+/// Whether whoever replaces the file lets nobody else in or out: the new file is their own, and of their group.
+fn stays_whose_it_is(facts: &Metadata) -> bool {
+    let group = rustix::process::getegid().as_raw();
+    facts.uid() == rustix::process::geteuid().as_raw() && (facts.gid() == group || facts.mode() & 0o070 == 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn files(folder: &Path) -> (PathBuf, PathBuf) {
+        (folder.join("pg_hba.conf"), folder.join("pg_ident.conf"))
+    }
+
+    fn lines((hba, ident): &(PathBuf, PathBuf)) -> Lines {
+        Lines {
+            hba: (hba.clone(), hba_line("walward", "postgres")),
+            ident: (ident.clone(), ident_line("postgres", "walward")),
+        }
+    }
+
+    fn texts((hba, ident): &(PathBuf, PathBuf)) -> (String, String) {
+        (std::fs::read_to_string(hba).unwrap(), std::fs::read_to_string(ident).unwrap())
+    }
+
     #[test]
     fn the_lines_are_added_once_and_nothing_else_changes() {
         let folder = tempfile::tempdir().unwrap();
-        let (hba, ident) = (folder.path().join("pg_hba.conf"), folder.path().join("pg_ident.conf"));
+        let files = files(folder.path());
+        let owner = Owner::of(folder.path());
         let before = "# a remark\nlocal all all peer";
-        durable::create(&hba, before.as_bytes(), 0o640).unwrap();
-        durable::create(&ident, b"", 0o600).unwrap();
-        let lines = (hba_line("walward", "postgres"), ident_line("postgres", "walward"));
-        add(&hba, &ident, &lines.0, &lines.1).unwrap();
-        let (first, second) = (std::fs::read_to_string(&hba).unwrap(), std::fs::read_to_string(&ident).unwrap());
-        assert!(first.ends_with(&format!("{}\n\n{before}", lines.0)), "{first}");
-        assert!(second.ends_with("walward   postgres   walward\n"), "{second}");
-        assert_eq!(std::fs::metadata(&hba).unwrap().mode() & 0o7777, 0o640);
-        add(&hba, &ident, &lines.0, &lines.1).unwrap();
-        assert_eq!((std::fs::read_to_string(&hba).unwrap(), std::fs::read_to_string(&ident).unwrap()), (first, second));
+        durable::create(&files.0, before.as_bytes(), 0o640).unwrap();
+        durable::create(&files.1, b"", 0o600).unwrap();
+        let changes = add(owner, lines(&files)).unwrap();
+        let (hba, ident) = texts(&files);
+        assert!(hba.ends_with(&format!("{}\n\n{before}", hba_line("walward", "postgres"))), "{hba}");
+        assert!(ident.ends_with("walward   postgres   walward\n"), "{ident}");
+        assert_eq!(std::fs::metadata(&files.0).unwrap().mode() & 0o7777, 0o640);
+        assert!(add(owner, lines(&files)).unwrap().is_empty());
+        assert_eq!(texts(&files), (hba, ident));
+
+        restore(owner, changes).unwrap();
+        assert_eq!(texts(&files), (before.to_owned(), String::new()));
+        assert_eq!(std::fs::metadata(&files.0).unwrap().mode() & 0o7777, 0o640);
+    }
+
+    #[test]
+    fn what_somebody_wrote_meanwhile_is_not_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        durable::create(&files.0, b"", 0o600).unwrap();
+        durable::create(&files.1, b"", 0o600).unwrap();
+        let changes = add(Owner::of(folder.path()), lines(&files)).unwrap();
+        durable::replace(&files.0, b"mine", 0o600).unwrap();
+        let failure = restore(Owner::of(folder.path()), changes).unwrap_err();
+        assert!(failure.message().contains("by hand"), "{}", failure.message());
+        assert_eq!(texts(&files).0, "mine");
+    }
+
+    #[test]
+    fn one_line_is_not_left_without_the_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = files(folder.path());
+        durable::create(&files.1, b"# a map\n", 0o600).unwrap();
+        assert!(add(Owner::of(folder.path()), lines(&files)).is_err(), "there is no pg_hba.conf");
+        assert_eq!(std::fs::read_to_string(&files.1).unwrap(), "# a map\n");
     }
 
     #[test]

@@ -86,9 +86,7 @@ pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
         notes.push("this server is a standby: its role and grants come from the primary; archive_mode = on archives here after a promotion, archive_mode = always before it, too".to_owned());
     } else {
         steps.extend(seen.missing_grants.iter().map(|statement| Step::Grant { statement: statement.clone() }));
-        if let Some(because) = seen.login.clone().filter(|because| !because.contains("does not exist")) {
-            steps.push(Step::Login { because });
-        }
+        login(seen, &mut steps, &mut notes);
     }
     if let Some(slot) = seen.slots.iter().find(|slot| slot.to_lowercase().contains("barman")) {
         notes.push(format!(
@@ -187,8 +185,24 @@ pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
     Ok(Plan { restart: waiting.collect(), archives: after, steps, notes })
 }
 
+/// A line for the agent's user, where that is what keeps the role out, and where nobody is made a superuser by it.
+fn login(seen: &Seen, steps: &mut Vec<Step>, notes: &mut Vec<String>) {
+    let Some(refusal) = &seen.login else { return };
+    let because = refusal.because.clone();
+    if refusal.by_rules && !seen.role_is_superuser {
+        steps.push(Step::Login { because });
+    } else if seen.role_is_superuser {
+        notes.push(format!(
+            "Walward's role cannot log in ({because}); it is a superuser, so that who may be it is for you to say: docs/grants.md"
+        ));
+    } else if !seen.missing_grants.iter().any(|statement| statement.starts_with("CREATE ROLE")) {
+        notes.push(format!("Walward's role cannot log in, which no line of pg_hba.conf changes: {because}"));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::server::Refusal;
     use super::*;
     use crate::pg::session::Setting;
 
@@ -267,10 +281,30 @@ mod tests {
         assert!(plan(&comment, &wish(ArchiveCommandChoice::Beside)).is_err());
     }
 
+    fn refused(by_rules: bool) -> Refusal {
+        Refusal { because: "no".into(), by_rules }
+    }
+
+    #[test]
+    fn a_line_of_pg_hba_is_written_only_where_it_helps_and_makes_no_superuser() {
+        for (by_rules, role_is_superuser, planned, notes) in
+            [(true, false, true, 0), (false, false, false, 1), (true, true, false, 1), (false, true, false, 1)]
+        {
+            let found =
+                Seen { login: Some(refused(by_rules)), role_is_superuser, ..seen(&[("archive_command", OURS)]) };
+            let made = plan(&found, &wish(ArchiveCommandChoice::Keep)).unwrap();
+            assert_eq!(made.steps.iter().any(|step| matches!(step, Step::Login { .. })), planned, "{found:?}");
+            assert_eq!(made.notes.len(), notes, "{made:?}");
+        }
+        // The role is made first; it may log in then.
+        let new = Seen { login: Some(refused(false)), missing_grants: vec!["CREATE ROLE x LOGIN".into()], ..seen(&[]) };
+        assert_eq!(plan(&new, &wish(ArchiveCommandChoice::Keep)).unwrap().notes, [""; 0]);
+    }
+
     #[test]
     fn a_standby_gets_settings_and_no_grants() {
         let standby =
-            Seen { in_recovery: true, missing_grants: vec!["GRANT x".into()], login: Some("no".into()), ..seen(&[]) };
+            Seen { in_recovery: true, missing_grants: vec!["GRANT x".into()], login: Some(refused(true)), ..seen(&[]) };
         let made = plan(&standby, &wish(ArchiveCommandChoice::Keep)).unwrap();
         let names: Vec<&str> = sets(&made).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["archive_command", "restore_command"]);

@@ -33,10 +33,20 @@ pub(super) struct Seen {
     pub(super) rights: Rights,
     /// Statements that Walward's role still needs.
     pub(super) missing_grants: Vec<String>,
+    /// Whether Walward's role may do everything as it is.
+    pub(super) role_is_superuser: bool,
     /// Why Walward's role cannot log in, if it cannot.
-    pub(super) login: Option<String>,
+    pub(super) login: Option<Refusal>,
     /// Physical replication slots.
     pub(super) slots: Vec<String>,
+}
+
+/// A role that cannot log in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) because: String,
+    /// The rules of pg_hba.conf and pg_ident.conf, to which a line can be added.
+    pub(super) by_rules: bool,
 }
 
 impl Seen {
@@ -139,8 +149,11 @@ async fn see(
         settings: session.archive_settings().await?,
         rights: session.rights().await?,
         missing_grants: session.missing_grants(role).await?,
+        role_is_superuser: session.is_superuser(role).await?,
         // Over the network another way in is needed, which nobody but its administrator knows.
-        login: login.filter(|_| is_socket(cluster)).map(|error| describe(&error)),
+        login: login
+            .filter(|_| is_socket(cluster))
+            .map(|error| Refusal { because: describe(&error), by_rules: error.is_turned_away() }),
         slots: session.physical_slots().await?,
     })
 }

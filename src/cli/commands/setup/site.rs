@@ -12,6 +12,7 @@ use crate::cli::arguments::{ArchiveCommandChoice, SetupArguments};
 use crate::cli::ask::{ask, can_ask, confirm};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
+use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::cli::shell::word;
 use crate::config::{ClusterConfig, DEFAULT_PATH};
@@ -53,7 +54,13 @@ pub(super) async fn cluster(
         if prepared.iter().any(|prepared| prepared.missing) { Vec::new() } else { context.open_all(cluster).await? };
     let has_backup = proof::has_backup(&repositories).await?;
     let (uid, user) = server::owner(cluster);
-    let role = Role { name: &lines.role, database: &lines.database, user: &user, uid };
+    let role = Role {
+        name: &lines.role,
+        database: &lines.database,
+        user: &user,
+        uid,
+        owner: Owner::of(&cluster.data_directory),
+    };
 
     let (mut applied, mut decided, mut arrived) = (Applied::default(), None, None);
     let mut agent = proof::agent(context, cluster, false, printer).await;

@@ -1,0 +1,126 @@
+//! Who owns a data directory, and what root does for them: the agent runs as the owner, and what only root could use would be of
+//! no use.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use rustix::fs::{CWD, Dir, Mode, OFlags};
+
+use crate::sys::identity;
+
+/// How a folder, and a file, is opened to be given away.
+const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const FOLDER: OFlags = FILE.union(OFlags::DIRECTORY);
+/// Repositories are less deep than this.
+const GIVEN_DEPTH_MAX: u32 = 32;
+
+/// Calls `act` with the folder, and with every folder and file in it that is nowhere else.
+fn each_in(folder: &OwnedFd, depth: u32, act: &mut impl FnMut(&OwnedFd)) {
+    act(folder);
+    let (Ok(entries), Some(depth)) = (Dir::read_from(folder), depth.checked_sub(1)) else { return };
+    for entry in entries.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
+        if let Ok(inner) = rustix::fs::openat(folder, entry.file_name(), FOLDER, Mode::empty()) {
+            each_in(&inner, depth, act);
+        } else if let Ok(file) = rustix::fs::openat(folder, entry.file_name(), FILE, Mode::empty())
+            && is_nowhere_else(&file)
+        {
+            act(&file);
+        }
+    }
+}
+
+/// A file that has another name may be anybody's.
+fn is_nowhere_else(file: &OwnedFd) -> bool {
+    rustix::fs::fstat(file).is_ok_and(|facts| facts.st_nlink == 1)
+}
+
+/// Who owns the data directory: the agent runs as them. `None` unless this is root, who alone can do something about it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Owner(Option<(u32, u32)>);
+
+impl Owner {
+    pub(super) fn of(data_directory: &Path) -> Self {
+        let found = std::fs::metadata(data_directory).ok().filter(|_| identity::is_root());
+        Self(found.map(|found| (found.uid(), found.gid())))
+    }
+
+    /// The group that may read what is root's own.
+    pub(super) fn group(self) -> Option<u32> {
+        self.0.map(|(_, gid)| gid)
+    }
+
+    /// Does `work` in files that the owner may change at any moment: with the owner's rights and no other, so that no link of
+    /// theirs leads root anywhere. What is made is theirs from the beginning. Blocking.
+    ///
+    /// # Errors
+    /// When this is root and the owner is not known.
+    pub(super) fn act<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        match self.0 {
+            Some((uid, gid)) => identity::as_user(uid, gid, work),
+            None if identity::is_root() => Err(io::Error::other("whose the data directory is cannot be told")),
+            None => Ok(work()),
+        }
+    }
+
+    /// Run by root, what was made is given to the agent's user, who could not use it otherwise: a folder with all that is in
+    /// it. Best effort: `check` finds what cannot be read.
+    ///
+    /// The user may already own the folder and change it meanwhile, so that no path is walked twice, no symbolic link is
+    /// followed, and no file is given that has another name elsewhere.
+    pub(super) fn give(self, path: &Path) {
+        let Some((uid, gid)) = self.0 else { return };
+        if let Ok(folder) = rustix::fs::openat(CWD, path, FOLDER, Mode::empty()) {
+            each_in(&folder, GIVEN_DEPTH_MAX, &mut |found| {
+                let _ = std::os::unix::fs::fchown(found, Some(uid), Some(gid));
+            });
+        }
+    }
+
+    /// Run by root, the agent's group may read the file. It stays root's own: who may write the configuration names commands
+    /// that root runs.
+    pub(super) fn let_read(self, path: &Path) {
+        let Some((_, gid)) = self.0 else { return };
+        if let Ok(file) = rustix::fs::openat(CWD, path, FILE, Mode::empty())
+            && is_nowhere_else(&file)
+        {
+            let _ = std::os::unix::fs::fchown(&file, None, Some(gid));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::durable;
+
+    #[test]
+    fn the_agent_may_read_what_root_owns_and_not_write_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let agent = Owner(Some((own + 1, group)));
+        let config = folder.path().join("walward.toml");
+        durable::create(&config, b"", 0o640).unwrap();
+        agent.let_read(&config);
+        let facts = std::fs::metadata(&config).unwrap();
+        assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (own, group, 0o640));
+    }
+
+    #[test]
+    fn nothing_outside_a_repository_is_given_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        let outside = place("outside");
+        durable::create(&outside, b"", 0o600).unwrap();
+        std::fs::create_dir_all(place("repository/wal")).unwrap();
+        durable::create(&place("repository/wal/object"), b"", 0o600).unwrap();
+        std::os::unix::fs::symlink(&outside, place("repository/link")).unwrap();
+        std::fs::hard_link(&outside, place("repository/other-name")).unwrap();
+        let mut given = Vec::new();
+        let root = rustix::fs::openat(CWD, place("repository"), FOLDER, Mode::empty()).unwrap();
+        each_in(&root, GIVEN_DEPTH_MAX, &mut |found| given.push(rustix::fs::fstat(found).unwrap().st_ino));
+        let inode = |name: &str| std::fs::metadata(place(name)).unwrap().ino();
+        assert_eq!(given, ["repository", "repository/wal", "repository/wal/object"].map(inode));
+    }
+}
