@@ -93,13 +93,25 @@ fn tool(command: &str) -> Option<Tool> {
 /// commands like `test ! -f … && cp …` refuse a file that they have. So `other` runs as often as it would alone, and never after
 /// it succeeded. The exit code is the first that is not 0.
 pub fn beside(walward: &str, other: &str) -> Option<String> {
-    let other = other.trim();
-    // A comment would swallow the bracket; ALTER SYSTEM takes no line break; a command in the background has no exit code.
-    let unsafe_end = other.ends_with(['&', '\\', '|']);
+    let other = without_end(other.trim()).trim_end();
+    // A comment would swallow the bracket; ALTER SYSTEM takes no line break; a command in the background has no exit code. What is
+    // escaped (`find … -exec … \\;`) is a word, and needs an end of its own.
+    let unsafe_end = other.ends_with(['&', '|']) || is_escaping(other) || without_end(other) != other;
     if other.is_empty() || other.contains(['#', '\n', '\r']) || unsafe_end {
         return None;
     }
-    Some(format!("{walward} && {{ {}; }}", other.trim_end_matches(';').trim_end()))
+    Some(format!("{walward} && {{ {other}; }}"))
+}
+
+/// A command line without the `;` that ends it, if one does.
+fn without_end(command: &str) -> &str {
+    command.strip_suffix(';').filter(|before| !is_escaping(before)).unwrap_or(command)
+}
+
+/// Whether the last backslash stands for what follows.
+fn is_escaping(text: &str) -> bool {
+    let backslashes = text.len() - text.trim_end_matches('\\').len();
+    backslashes % 2 == 1
 }
 
 #[cfg(test)]
@@ -167,11 +179,31 @@ mod tests {
         // What stands in it stays together.
         assert_eq!(run("false", "false || echo o >>seen"), (Some(1), String::new()));
         assert_eq!(run("true", "exec sh -c 'exit 3';"), (Some(3), String::new()));
+        // An escaped semicolon is a word of the command, and no end of it.
+        for end in ["\\;", "\\; ;", "\\;;", "';'", "';' ;"] {
+            let command = format!("find . -maxdepth 0 -exec sh -c 'echo o >>seen; exit 5' {end}");
+            assert_eq!(run("true", &command), (Some(0), "o\n".into()), "{command}");
+        }
+        assert_eq!(run("true", "echo 'o\\\\' >>seen; exit 4;"), (Some(4), "o\\\n".into()));
     }
 
     #[test]
     fn what_cannot_be_joined_safely_is_not() {
-        for command in ["", "  ", "cp %p /x/%f # a copy", "cp %p /x/%f &", "a\nb", "cp %p \\"] {
+        for command in [
+            "",
+            "  ",
+            ";",
+            "cp %p /x/%f # a copy",
+            "cp %p /x/%f &",
+            "cp %p /x/%f &;",
+            "cp %p /x/%f | ;",
+            "cp %p /x/%f ;;",
+            "cp %p /x/%f ; ;",
+            "a\nb",
+            "cp %p \\",
+            "cp %p \\ ;",
+            "cp %p \\\\\\",
+        ] {
             assert_eq!(beside("walward-wal push %p", command), None, "{command:?}");
         }
     }
