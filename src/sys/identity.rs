@@ -49,12 +49,21 @@ fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 
 
 /// The name of the user `uid`, as /etc/passwd has it. Blocking.
 pub fn user_name(uid: u32) -> Option<String> {
-    let users = std::fs::read_to_string("/etc/passwd").ok()?;
-    users.lines().find_map(|line| {
+    users().into_iter().find_map(|(name, id)| (id == uid).then_some(name))
+}
+
+/// The user called `name`, as /etc/passwd has it. Blocking.
+pub fn user_id(name: &str) -> Option<u32> {
+    users().into_iter().find_map(|(found, id)| (found == name).then_some(id))
+}
+
+fn users() -> Vec<(String, u32)> {
+    let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let user = |line: &str| {
         let mut fields = line.split(':');
-        let (name, id) = (fields.next()?, fields.nth(1)?);
-        (id.parse() == Ok(uid)).then(|| name.to_owned())
-    })
+        Some((fields.next()?.to_owned(), fields.nth(1)?.parse().ok()?))
+    };
+    text.lines().filter_map(user).collect()
 }
 
 #[cfg(test)]
@@ -65,6 +74,7 @@ mod tests {
     fn root_has_a_name() {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(user_name(u32::MAX - 7), None);
+        assert_eq!((user_id("root"), user_id("no such user")), (Some(0), None));
     }
 
     #[test]

@@ -1,13 +1,18 @@
-//! The PostgreSQL clusters of this host: Debian's, running ones, and the one of `$PGDATA`.
+//! The PostgreSQL clusters of this host, and which of them may be offered.
+//!
+//! Whoever owns a cluster that is set up may read the repository's key. Any user can run a server or leave a file that looks like
+//! one's, so that what only such things tell of counts when somebody trusted owns both them and the data directory.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::places::{self, Heard, Listens, Of, parse_pid_file};
 use crate::cli::failure::Failure;
 use crate::outcome::Exit;
 use crate::pg::session::quote_conninfo;
-use crate::pg::settings::setting;
+use crate::sys::identity::{user_id, user_name};
 
 /// A cluster on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,20 +20,18 @@ pub(super) struct Found {
     /// A name for it.
     pub(super) name: String,
     pub(super) data_directory: PathBuf,
+    /// Whose that is.
+    pub(super) owner: Option<u32>,
     /// Where it listens, when it runs.
     listens: Option<Listens>,
 }
 
-/// From `postmaster.pid`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Listens {
-    pid: u32,
-    port: u16,
-    /// The first of its socket folders; none when it has no socket.
-    socket_folder: Option<String>,
-}
-
 impl Found {
+    /// Whose it is, for people.
+    pub(super) fn owner_name(&self) -> String {
+        self.owner.map_or_else(|| "nobody known".to_owned(), name_of)
+    }
+
     /// How to reach it as `role`.
     pub(super) fn connection(&self, role: &str) -> String {
         let folder = self.listens.as_ref().and_then(|listens| listens.socket_folder.as_deref());
@@ -76,12 +79,16 @@ pub(super) struct Search {
 pub(super) struct Machine {
     root: PathBuf,
     pgdata: Option<PathBuf>,
+    /// Who may have clusters that no administrator put where they are.
+    trusted: BTreeSet<u32>,
 }
 
 impl Machine {
     /// This one.
     pub(super) fn this() -> Self {
-        Self { root: PathBuf::from("/"), pgdata: std::env::var_os("PGDATA").map(PathBuf::from) }
+        let caller = rustix::process::geteuid().as_raw();
+        let trusted = [Some(0), Some(caller), user_id("postgres")].into_iter().flatten().collect();
+        Self { root: PathBuf::from("/"), pgdata: std::env::var_os("PGDATA").map(PathBuf::from), trusted }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -90,23 +97,32 @@ impl Machine {
 
     /// Every cluster that can be found; the same one once. `known` as for [`at`].
     pub(super) fn search(&self, known: &[(String, PathBuf)]) -> Search {
-        let mut directories = debian(&self.at("etc/postgresql"));
-        directories.extend(running(&self.at("proc")));
+        let mut heard = places::debian(&self.at("etc/postgresql"));
+        heard.extend(places::running(&self.at("proc")));
         for folder in ["var/run/postgresql", "tmp"] {
-            directories.extend(locked_sockets(&self.at(folder)));
+            heard.extend(places::locked_sockets(&self.at(folder)));
         }
-        directories.extend(red_hat(&self.at("var/lib/pgsql")));
-        directories.extend(self.pgdata.clone());
+        heard.extend(places::red_hat(&self.at("var/lib/pgsql")));
+        heard.extend(self.pgdata.clone().map(|folder| Heard { folder, of: Of::Administrator }));
+        let heard: Vec<Heard> =
+            heard.into_iter().map(|heard| Heard { folder: self.real(heard.folder), ..heard }).collect();
+
+        let kept: BTreeSet<&PathBuf> =
+            heard.iter().filter(|heard| heard.of == Of::Administrator).map(|heard| &heard.folder).collect();
+        let mut trusted = self.trusted.clone();
+        trusted.extend(kept.iter().filter_map(|folder| owner(folder)));
+        trusted.extend(known.iter().filter_map(|(_, folder)| owner(folder)));
         let mut seen = BTreeSet::new();
+        let mut doubts = BTreeMap::new();
         let mut names = taken(known);
         let mut search = Search::default();
-        for directory in directories {
-            // What a file names lies below the root of a test, too.
-            let directory = match directory.strip_prefix("/") {
-                Ok(inner) if !directory.starts_with(&self.root) => self.root.join(inner),
-                _ => directory,
-            };
-            let real = std::fs::canonicalize(&directory).unwrap_or(directory);
+        for Heard { folder: real, of } in heard.iter().cloned() {
+            if let (Of::User(teller), false, Some(owner)) = (of, kept.contains(&real), owner(&real))
+                && let Some(doubt) = doubt(teller, owner, &trusted)
+            {
+                doubts.entry(real).or_insert(doubt);
+                continue;
+            }
             if !seen.insert(real.clone()) {
                 continue;
             }
@@ -127,8 +143,40 @@ impl Machine {
                 Judged::None => {}
             }
         }
+        for (folder, doubt) in doubts {
+            if !seen.contains(&folder) && matches!(judge(&folder), Judged::Good) {
+                search
+                    .left_out
+                    .push(format!("{}: {doubt}; if it is meant, name it with --data-directory", folder.display()));
+            }
+        }
         search
     }
+
+    /// What a file names lies below the root of a test, too.
+    fn real(&self, folder: PathBuf) -> PathBuf {
+        let folder = match folder.strip_prefix("/") {
+            Ok(inner) if !folder.starts_with(&self.root) => self.root.join(inner),
+            _ => folder,
+        };
+        std::fs::canonicalize(&folder).unwrap_or(folder)
+    }
+}
+
+fn owner(folder: &Path) -> Option<u32> {
+    std::fs::metadata(folder).ok().map(|found| found.uid())
+}
+
+fn name_of(user: u32) -> String {
+    user_name(user).unwrap_or_else(|| format!("user {user}"))
+}
+
+/// Why the word of `teller` does not do for a folder of `owner`'s.
+fn doubt(teller: u32, owner: u32, trusted: &BTreeSet<u32>) -> Option<String> {
+    if teller != owner {
+        return Some(format!("it belongs to {}, and only {} says that it is in use", name_of(owner), name_of(teller)));
+    }
+    (!trusted.contains(&owner)).then(|| format!("it belongs to {}, who has no cluster that is set up", name_of(owner)))
 }
 
 enum Judged {
@@ -140,8 +188,8 @@ enum Judged {
 
 fn judge(directory: &Path) -> Judged {
     // Not read_major: an older version's pg_control cannot be read, and need not be.
-    match std::fs::read_to_string(directory.join("PG_VERSION")) {
-        Ok(text) => match text.trim().split('.').next().unwrap_or_default().parse() {
+    match places::read_of_anybody(&directory.join("PG_VERSION")) {
+        Ok((text, _)) => match text.trim().split('.').next().unwrap_or_default().parse() {
             Ok(major) if MAJORS.contains(&major) => Judged::Good,
             Ok(major) => Judged::Unsupported(major),
             Err(_) => Judged::None,
@@ -161,7 +209,10 @@ fn found(directory: &Path, known: &[(String, PathBuf)], taken: &BTreeSet<String>
     Found {
         name: configured.unwrap_or_else(|| name_for(directory, taken)),
         data_directory: directory.to_owned(),
-        listens: std::fs::read_to_string(directory.join("postmaster.pid")).ok().and_then(|text| parse_pid_file(&text)),
+        owner: owner(directory),
+        listens: places::read_of_anybody(&directory.join("postmaster.pid"))
+            .ok()
+            .and_then(|(text, _)| parse_pid_file(&text)),
     }
 }
 
@@ -181,92 +232,15 @@ fn name_for(directory: &Path, taken: &BTreeSet<String>) -> String {
     [short.clone(), long].into_iter().chain(numbered).find(|name| !taken.contains(name)).unwrap_or(short)
 }
 
-/// `postgresql-common`: `/etc/postgresql/<version>/<name>/postgresql.conf` names the data directory.
-fn debian(root: &Path) -> Vec<PathBuf> {
-    let folders = |path: &Path| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
-        let mut entries: Vec<PathBuf> = entries.unwrap_or_default();
-        entries.sort();
-        entries
-    };
-    let configurations = folders(root).into_iter().flat_map(|version| folders(&version));
-    configurations
-        .filter_map(|folder| {
-            let text = std::fs::read_to_string(folder.join("postgresql.conf")).ok()?;
-            // Without the setting the data lies beside it.
-            Some(setting(&text, "data_directory").map_or(folder, PathBuf::from))
-        })
-        .collect()
-}
-
-/// A postmaster works in its data directory, and its process id stands in the first line of postmaster.pid there.
-fn running(proc: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
-    let mut found = Vec::new();
-    for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        let Ok(directory) = std::fs::read_link(entry.path().join("cwd")) else { continue };
-        let Ok(text) = std::fs::read_to_string(directory.join("postmaster.pid")) else { continue };
-        if parse_pid_file(&text).is_some_and(|listens| listens.pid == pid) {
-            found.push(directory);
-        }
-    }
-    found.sort();
-    found
-}
-
-/// A server keeps a lock file beside each of its sockets, whose second line is the data directory (`CreateLockFile`,
-/// src/backend/utils/init/miscinit.c). It stays behind a crash, so that it says where to look, and no more.
-fn locked_sockets(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
-    let mut found: Vec<PathBuf> = entries
-        .flatten()
-        .filter(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            name.starts_with(".s.PGSQL.") && name.ends_with(".lock")
-        })
-        .filter_map(|entry| std::fs::read_to_string(entry.path()).ok())
-        .filter_map(|text| text.lines().nth(1).map(|line| PathBuf::from(line.trim())))
-        .filter(|path| path.is_absolute())
-        .collect();
-    found.sort();
-    found
-}
-
-/// Red Hat's and PGDG's packages: `/var/lib/pgsql/data`, `/var/lib/pgsql/<version>/data`.
-fn red_hat(root: &Path) -> Vec<PathBuf> {
-    let versions = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join("data"));
-    let mut found: Vec<PathBuf> = versions.filter(|path| path.is_dir()).collect();
-    found.sort();
-    found.extend(Some(root.join("data")).filter(|path| path.is_dir()));
-    found
-}
-
-/// `postmaster.pid`: process id, data directory, start time, port, first socket folder, … (src/include/utils/pidfile.h).
-fn parse_pid_file(text: &str) -> Option<Listens> {
-    let mut lines = text.lines();
-    let pid = lines.next()?.trim().parse().ok()?;
-    let port = lines.nth(2)?.trim().parse().ok()?;
-    let socket_folder = lines.next().map(str::trim).filter(|folder| !folder.is_empty()).map(str::to_owned);
-    Some(Listens { pid, port, socket_folder })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    #[test]
-    fn debian_clusters_are_found_by_their_configuration() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = root.path().join("15/main");
-        std::fs::create_dir_all(&folder).unwrap();
-        let text = "# x\ndata_directory = '/var/lib/postgresql/15/main'   # use data in another directory\n";
-        std::fs::File::create(folder.join("postgresql.conf"))
-            .and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()))
-            .unwrap();
-        assert_eq!(debian(root.path()), [PathBuf::from("/var/lib/postgresql/15/main")]);
+    /// A machine where nobody is trusted but whoever runs the test.
+    fn machine(root: &Path, pgdata: Option<PathBuf>) -> Machine {
+        let trusted = BTreeSet::from([rustix::process::geteuid().as_raw()]);
+        Machine { root: root.to_owned(), pgdata, trusted }
     }
 
     /// A file of a machine that is a test's own, with the folders above it.
@@ -299,7 +273,7 @@ mod tests {
         // Of the environment.
         put(&root, "home/me/pg/PG_VERSION", "18\n");
 
-        let machine = Machine { root: root.clone(), pgdata: Some("/home/me/pg".into()) };
+        let machine = machine(&root, Some("/home/me/pg".into()));
 
         let search = machine.search(&[]);
         let found: Vec<_> = search
@@ -325,6 +299,49 @@ mod tests {
     }
 
     #[test]
+    fn what_any_user_can_pretend_is_not_offered() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = std::fs::canonicalize(folder.path()).unwrap();
+        put(&root, "tmp/.s.PGSQL.5499.lock", "78\n/home/mallory/pg\n1\n5499\n/tmp\n");
+        put(&root, "home/mallory/pg/PG_VERSION", "17\n");
+        put(&root, "home/mallory/running/PG_VERSION", "17\n");
+        put(&root, "home/mallory/running/postmaster.pid", "77\n/x\n1\n5433\n/tmp\n");
+        std::fs::create_dir_all(root.join("proc/77")).unwrap();
+        std::os::unix::fs::symlink(root.join("home/mallory/running"), root.join("proc/77/cwd")).unwrap();
+        // Nobody reads these; whoever did would wait for ever.
+        let pipe = |path: &str| {
+            let path = std::ffi::CString::new(root.join(path).to_str().unwrap()).unwrap();
+            rustix::fs::mkfifoat(rustix::fs::CWD, path.as_c_str(), rustix::fs::Mode::from(0o600)).unwrap();
+        };
+        pipe("tmp/.s.PGSQL.5500.lock");
+        put(&root, "tmp/.s.PGSQL.5501.lock", "78\n/home/mallory/piped\n1\n5501\n/tmp\n");
+        std::fs::create_dir_all(root.join("home/mallory/piped")).unwrap();
+        pipe("home/mallory/piped/PG_VERSION");
+        let names = |search: &Search| search.clusters.iter().map(|found| found.name.clone()).collect::<Vec<_>>();
+
+        let strict = Machine { trusted: BTreeSet::new(), ..machine(&root, None) };
+        let search = strict.search(&[]);
+        assert_eq!(names(&search), [""; 0]);
+        assert_eq!(search.left_out.len(), 2, "{:?}", search.left_out);
+        assert!(search.left_out.iter().all(|reason| reason.contains("--data-directory")), "{:?}", search.left_out);
+        // Whoever has a cluster that an administrator keeps, or that is configured, is no stranger.
+        let known = [("old".to_owned(), root.join("home/mallory"))];
+        assert_eq!(names(&strict.search(&known)), ["running", "pg"]);
+        put(&root, "etc/postgresql/15/main/postgresql.conf", "data_directory = '/var/lib/postgresql/15/main'\n");
+        put(&root, "var/lib/postgresql/15/main/PG_VERSION", "15\n");
+        assert_eq!(names(&strict.search(&[])), ["main", "running", "pg"]);
+    }
+
+    #[test]
+    fn a_file_of_one_user_says_nothing_of_a_folder_of_anothers() {
+        let trusted = BTreeSet::from([0, 60_007]);
+        assert_eq!(doubt(60_007, 60_007, &trusted), None);
+        assert!(doubt(60_008, 60_007, &trusted).unwrap().contains("user 60008"));
+        assert!(doubt(0, 60_007, &trusted).is_some());
+        assert!(doubt(60_008, 60_008, &trusted).is_some());
+    }
+
+    #[test]
     fn a_configured_name_is_given_to_no_other_folder() {
         let folder = tempfile::tempdir().unwrap();
         let root = std::fs::canonicalize(folder.path()).unwrap();
@@ -334,7 +351,7 @@ mod tests {
             put(&root, &format!("etc/postgresql/{version}/main/postgresql.conf"), &text);
             put(&root, &format!("{data}/PG_VERSION"), version);
         }
-        let machine = Machine { root: root.clone(), pgdata: None };
+        let machine = machine(&root, None);
         let of = |version: &str| root.join("var/lib/postgresql").join(version).join("main");
         let known = [("main".to_owned(), of("16"))];
         let search = machine.search(&known);
@@ -352,7 +369,7 @@ mod tests {
         let failure = at(folder.path(), &[]).unwrap_err();
         assert_eq!(failure.exit, Exit::Refused);
         assert!(failure.message().contains("PostgreSQL 9;"), "{}", failure.message());
-        let nowhere = Machine { root: folder.path().to_owned(), pgdata: None };
+        let nowhere = machine(folder.path(), None);
         assert!(nowhere.search(&[]).clusters.is_empty());
     }
 
@@ -375,18 +392,13 @@ mod tests {
     #[test]
     fn a_connection_goes_where_the_server_listens() {
         let listens = parse_pid_file("123\n/data\n1700000000\n5433\n/tmp/s\nlocalhost\n  1 2\nready\n");
-        let found = Found { name: "main".into(), data_directory: "/data".into(), listens };
+        let found = Found { name: "main".into(), data_directory: "/data".into(), owner: None, listens };
         assert_eq!(found.connection("walward"), "host=/tmp/s port=5433 user=walward dbname=postgres");
         let found = Found { listens: None, ..found };
         assert_eq!(found.connection("walward"), "host=/var/run/postgresql user=walward dbname=postgres");
     }
 
     proptest! {
-        #[test]
-        fn arbitrary_pid_files_never_panic(text: String) {
-            parse_pid_file(&text);
-        }
-
         #[test]
         fn every_name_is_accepted_by_the_configuration(directory in "(/[^/\0]{1,30}){0,4}") {
             let name = name_for(Path::new(&directory), &BTreeSet::new());

@@ -12,6 +12,7 @@ mod initialise;
 mod instructions;
 mod left;
 mod login;
+mod places;
 mod plan;
 mod proof;
 mod server;
@@ -208,7 +209,8 @@ fn search(
         printer.note(&format!("left out: {reason}"));
     }
     for cluster in &found {
-        printer.note(&format!("found cluster \"{}\": {}", cluster.name, cluster.data_directory.display()));
+        let folder = cluster.data_directory.display();
+        printer.note(&format!("found cluster \"{}\": {folder}, of {}", cluster.name, cluster.owner_name()));
     }
     if found.is_empty() {
         let text = match search.left_out.as_slice() {
@@ -230,7 +232,9 @@ fn search(
         return Err(Failure::new(Exit::Usage, text)
             .hint("say which is meant with --data-directory, or take all of them with --all"));
     }
-    let answer = ask(printer, &format!("Which of them ({}, or all)?", names()), Some("all"))?;
+    // Clusters of two owners are no matter of course: each may read what the other's backups are encrypted with.
+    let of_one_owner = found.iter().all(|cluster| Some(cluster.owner) == found.first().map(|first| first.owner));
+    let answer = ask(printer, &format!("Which of them ({}, or all)?", names()), of_one_owner.then_some("all"))?;
     if answer != "all" {
         found.retain(|cluster| cluster.name == answer);
         if found.is_empty() {
