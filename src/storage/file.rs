@@ -24,6 +24,7 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 
 use super::error::shown;
+use super::heir::Heir;
 use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::ErrorClass;
 use crate::sys::durable::{self, NewFile};
@@ -167,7 +168,13 @@ impl Inner {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.folders.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
                 }
-                result => return Ok(result?),
+                result => {
+                    let file = result?;
+                    if let Some(heir) = Heir::of(&self.root) {
+                        heir.takes(&file);
+                    }
+                    return Ok(file);
+                }
             }
         }
         Err(Failure::new(ErrorClass::Transient, "its folder is removed again and again"))
@@ -183,6 +190,9 @@ impl Inner {
             return Err(self.missing(io::ErrorKind::NotFound.into()));
         }
         durable::create_dir_all_durable(folder, FOLDER_MODE)?;
+        if let Some(heir) = Heir::of(&self.root) {
+            heir.takes_folders(&self.root, folder);
+        }
         match durable::remove_abandoned(folder) {
             Ok(0) => {}
             Ok(count) => {
@@ -459,6 +469,7 @@ impl Drop for FileUpload {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::time::Duration;
 
     use super::*;
@@ -477,6 +488,30 @@ mod tests {
         assert_eq!(store.put_new(&key, vec![1].into()).await.unwrap(), Put::Created);
         let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["x"]);
+    }
+
+    /// Root may do what the repository's owner does every day (`keys rotate`, `repo copy`), and must leave it usable for them.
+    #[tokio::test]
+    async fn what_root_writes_belongs_to_whom_the_repository_belongs_to() {
+        let root = tempfile::tempdir().unwrap();
+        let given = |path: &Path| std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        if is_root {
+            given(root.path());
+            // By an earlier version, or one that was killed in between.
+            std::fs::create_dir_all(root.path().join("wal/log")).unwrap();
+        }
+        let store = crate::storage::bare_folder(root.path());
+        store.put_new(&ObjectKey::new("wal/log/x").unwrap(), vec![1].into()).await.unwrap();
+        let mut upload = store.start_upload(&ObjectKey::new("backup/label/pack/00000").unwrap(), 1).await.unwrap();
+        upload.write(vec![1].into()).await.unwrap();
+        upload.finish().await.unwrap();
+        let owner = |path: &Path| std::fs::metadata(path).map(|found| (found.uid(), found.gid())).unwrap();
+        let expected = owner(root.path());
+        assert_eq!(is_root, expected == (65534, 65534));
+        for path in ["wal", "wal/log", "wal/log/x", "backup", "backup/label", "backup/label/pack/00000"] {
+            assert_eq!(owner(&root.path().join(path)), expected, "{path}");
+        }
     }
 
     /// A FIFO without a writer: opening it for reading hangs in the kernel, as a file on a disk that is gone does.

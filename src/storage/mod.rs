@@ -19,6 +19,7 @@ mod error;
 #[doc(hidden)]
 pub mod fault;
 mod file;
+mod heir;
 mod http;
 mod key;
 #[cfg(test)]

@@ -10,7 +10,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -191,6 +191,11 @@ impl NewFile {
             Some(file) => Ok(Self { file, temporary: Some(path), target: target.to_owned(), mode }),
             None => Err(io::Error::other("the file was not made")),
         }
+    }
+
+    /// Gives it to another user and group. Needs root.
+    pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
+        fchown(&self.file, Some(uid), Some(gid))
     }
 
     /// Appends `bytes`.
