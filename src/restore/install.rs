@@ -7,6 +7,7 @@ use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
@@ -72,6 +73,8 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
     if is_new {
         journal.write(root)?;
     }
+    // Under the lock they can only be what an earlier run left when it was cut; PostgreSQL's manifest does not list them.
+    durable::remove_abandoned(root, Duration::ZERO).map_err(RestoreError::io("list", root))?;
     for tablespace in places.tablespaces() {
         make_place(&tablespace.to, 0o700, owner)?;
     }

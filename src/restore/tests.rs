@@ -20,6 +20,7 @@ use crate::repo::manifest::{BackupLabel, Entry, EntryKind, Manifest, Tablespace}
 use crate::repo::{Encryption, Repository, layout};
 use crate::storage::{ObjectKey, Payload, Store};
 use crate::sys::cpu::CpuPool;
+use crate::sys::durable;
 
 const LABEL: &str = "20261121T064158Z-full";
 
@@ -262,12 +263,16 @@ async fn a_restore_that_was_cut_goes_on_where_it_stopped() {
     let error = fixture.restore().await.expect_err("a pack is missing");
     assert!(matches!(error, RestoreError::Pack { pack: 1, .. }), "{error}");
     assert!(!fixture.target().join("global/pg_control").exists());
+    // What a kill in the middle of a write leaves behind is no part of the cluster.
+    let left = durable::temporary_path(&fixture.target().join("walward.restore.json"));
+    std::fs::File::create(&left).expect("made");
 
     fixture.replace(0, &key, pack).await;
     let plan = fixture.plan(Target::Latest).await.expect("a plan");
     assert!(plan.resumes);
     assert_eq!(execute(plan).await.expect("restored").packs_reused, 1);
     fixture.check();
+    assert!(!left.exists());
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,6 +39,8 @@ const PIECE_BYTES: usize = 1 << 20;
 /// gone) cannot be given up: its thread stays. So no more threads than these can be lost to a disk that hangs; further
 /// calls wait for a place, and end by their deadlines.
 const THREADS_MAX: usize = 8;
+/// A younger unfinished file may not have been locked by its writer yet.
+const ABANDONED_AGE_MIN: Duration = Duration::from_mins(1);
 /// How many folders are remembered as durable.
 const FOLDERS_MAX: usize = 10_000;
 
@@ -193,7 +196,7 @@ impl Inner {
         if let Some(heir) = Heir::of(&self.root) {
             heir.takes_folders(&self.root, folder);
         }
-        match durable::remove_abandoned(folder) {
+        match durable::remove_abandoned(folder, ABANDONED_AGE_MIN) {
             Ok(0) => {}
             Ok(count) => {
                 tracing::info!(folder = %folder.display(), count, "removed unfinished files of killed writers");
@@ -470,7 +473,6 @@ impl Drop for FileUpload {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt;
-    use std::time::Duration;
 
     use super::*;
 

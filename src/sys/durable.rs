@@ -19,9 +19,6 @@ use rustix::io::Errno;
 
 use super::steps::{Step, take};
 
-/// A younger unfinished file may not have been locked by its writer yet.
-const ABANDONED_AGE_MIN: Duration = Duration::from_mins(1);
-
 /// Makes `path` with `content`; fails with [`io::ErrorKind::AlreadyExists`] when it is there. Blocking.
 ///
 /// `mode` is taken as it is, whatever the umask.
@@ -130,7 +127,9 @@ pub fn is_temporary_name(name: &str) -> bool {
 
 /// Removes the unfinished files in `folder` whose writers are gone, and answers how many. Where the file system knows no locks
 /// none is. Need not be durable: they mean nothing. Blocking.
-pub fn remove_abandoned(folder: &Path) -> io::Result<u64> {
+///
+/// Those younger than `age_min` stay: where others write to the folder, one of them may have made a file and not locked it yet.
+pub fn remove_abandoned(folder: &Path, age_min: Duration) -> io::Result<u64> {
     let mut removed = 0;
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -140,7 +139,7 @@ pub fn remove_abandoned(folder: &Path) -> io::Result<u64> {
         // Placed or removed by its writer since, or another user's.
         let Ok(metadata) = entry.metadata() else { continue };
         let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-        if !metadata.is_file() || age.is_none_or(|age| age < ABANDONED_AGE_MIN) {
+        if !metadata.is_file() || age.unwrap_or_default() < age_min {
             continue;
         }
         let Ok(file) = OpenOptions::new().write(true).open(entry.path()) else { continue };
@@ -329,8 +328,10 @@ mod tests {
         for path in [&killed, &at_work, &other] {
             File::options().write(true).open(path).unwrap().set_modified(an_hour_ago).unwrap();
         }
-        assert_eq!(remove_abandoned(folder.path()).unwrap(), 1);
+        assert_eq!(remove_abandoned(folder.path(), Duration::from_mins(1)).unwrap(), 1);
         assert!(!killed.exists() && young.exists() && at_work.exists() && other.exists());
+        assert_eq!(remove_abandoned(folder.path(), Duration::ZERO).unwrap(), 1);
+        assert!(!young.exists() && at_work.exists());
         working.place_new().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"half");
     }
