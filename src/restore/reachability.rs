@@ -353,6 +353,19 @@ mod tests {
     }
 
     #[test]
+    fn a_timeline_that_was_left_behind_its_last_segment_has_a_hole_and_no_end() {
+        // Timeline 2 left timeline 1 in segment 6, so that 5 was written; nothing was archived behind 4.
+        let refusal = run(&choice(1), &request(Target::Latest), &BOTH[..3]).expect_err("a hole");
+        let Error::Refused(refusal) = refusal;
+        assert!(matches!(refusal, Refusal::Hole { .. }), "{refusal}");
+        let text = refusal.to_string();
+        assert!(text.contains("000000010000000000000005") && text.contains("000000020000000000000006"), "{text}");
+        assert!(run(&choice(1), &request(second(3)), &BOTH[..3]).is_ok());
+        // Up to the segment of the switch there is nothing to miss.
+        assert!(run(&choice(1), &request(Target::Latest), &BOTH[..4]).is_ok());
+    }
+
+    #[test]
     fn wal_that_was_let_go_is_the_reason_also_at_the_end_of_the_archive() {
         let name =
             |number: u64| WalFileName::Segment(SegmentName::from_number(Timeline(1), number, SIZE).expect("a name"));

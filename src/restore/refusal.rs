@@ -187,13 +187,13 @@ pub enum Refusal {
     },
     /// A segment before the target is missing.
     #[error(
-        "segment {missing} is missing in the archive (the next one there is {next}), and the target lies behind it; \
+        "segment {missing} is missing in the archive (WAL goes on with {next}), and the target lies behind it; \
          recoverable until {until}"
     )]
     Hole {
         /// The first segment that is not there.
         missing: SegmentName,
-        /// The first one behind the hole.
+        /// The first one behind the hole: one that is there, or where a later timeline began.
         next: SegmentName,
         /// How far recovery can go, for people.
         until: String,

@@ -18,9 +18,14 @@ pub struct Span {
     pub end: Option<Lsn>,
 }
 
-/// The timelines from the first to the one that recovery ends on, with the positions of the switches. Never empty.
+/// The timelines from the first to the one that recovery ends on, with the positions of the switches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Way(Vec<Span>);
+pub struct Way {
+    /// Never empty.
+    spans: Vec<Span>,
+    /// The timeline that left the last one furthest on, and where: what lies before that was written, archived or not.
+    left: Option<(Timeline, Lsn)>,
+}
 
 impl Way {
     /// The way to `timeline`, or `None` when its history is not known (timeline 1 needs none).
@@ -37,54 +42,65 @@ impl Way {
             begin = *switch;
         }
         spans.push(Span { timeline, begin, end: None });
-        Some(Self(spans))
+        let left = histories.iter().rev().filter_map(|(child, parents)| {
+            let (_, switch) = parents.iter().find(|(parent, _)| *parent == timeline)?;
+            Some((*child, *switch))
+        });
+        Some(Self { spans, left: left.max_by_key(|(_, switch)| *switch) })
     }
 
     /// The way that stays on `timeline`, whose history is not known: where it left its parent cannot be told, but a backup
     /// that ran on it needs nothing from before.
     pub fn root(timeline: Timeline) -> Self {
-        Self(vec![Span { timeline, begin: Lsn(0), end: None }])
+        Self { spans: vec![Span { timeline, begin: Lsn(0), end: None }], left: None }
     }
 
     /// Whether it is the [`Way::root`] of a timeline that should have a history.
     pub fn lacks_history(&self) -> bool {
-        self.0.len() == 1 && self.target() != Timeline(1)
+        self.spans.len() == 1 && self.target() != Timeline(1)
     }
 
     /// Every stretch, the oldest first.
     pub fn spans(&self) -> &[Span] {
-        &self.0
+        &self.spans
     }
 
     /// The timeline that it ends on.
     pub fn target(&self) -> Timeline {
-        self.0.last().map_or(Timeline(1), |span| span.timeline)
+        self.spans.last().map_or(Timeline(1), |span| span.timeline)
     }
 
     /// Where the last timeline begins.
     pub fn target_begin(&self) -> Lsn {
-        self.0.last().map_or(Lsn(0), |span| span.begin)
+        self.spans.last().map_or(Lsn(0), |span| span.begin)
     }
 
     /// Whether a backup that ran on `timeline` from `start` to `stop` lies on this way. One that stopped behind the fork
     /// holds pages of a future that this way does not lead to.
     pub fn carries(&self, timeline: Timeline, start: Lsn, stop: Lsn) -> bool {
-        self.0
+        self.spans
             .iter()
             .any(|span| span.timeline == timeline && start >= span.begin && span.end.is_none_or(|end| stop <= end))
+    }
+
+    /// The segment in which the last timeline was left, when that is behind `number`: whatever comes before it was written.
+    pub fn left_behind(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
+        let (timeline, switch) = self.left?;
+        let at = switch.segment_number(size);
+        if at > number { SegmentName::from_number(timeline, at, size) } else { None }
     }
 
     /// The file that holds segment `number` of the WAL on this way. A segment with a switch in it is read from the newest
     /// timeline in it, which begins with a copy of the old one's part
     /// (`XLogFileReadAnyTLI`, src/backend/access/transam/xlogrecovery.c; `XLogInitNewTimeline`, xlog.c; 13 to 18).
     pub fn segment(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
-        let span = self.0.iter().rev().find(|span| span.begin.segment_number(size) <= number)?;
+        let span = self.spans.iter().rev().find(|span| span.begin.segment_number(size) <= number)?;
         SegmentName::from_number(span.timeline, number, size)
     }
 
     /// The timelines that recovery meets between segment `first` and segment `last`, in order.
     pub fn crossed(&self, first: u64, last: u64, size: SegmentSize) -> Vec<Timeline> {
-        self.0
+        self.spans
             .iter()
             .filter(|span| {
                 let begins = span.begin.segment_number(size);
@@ -102,11 +118,28 @@ mod tests {
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
-    fn way() -> Way {
+    fn histories() -> Histories {
         let mut histories = Histories::new();
         histories.insert(Timeline(2), vec![(Timeline(1), Lsn(0x0580_0000))]);
         histories.insert(Timeline(4), vec![(Timeline(1), Lsn(0x0580_0000)), (Timeline(2), Lsn(0x0800_0000))]);
-        Way::to(Timeline(4), &histories).expect("known")
+        histories
+    }
+
+    fn way() -> Way {
+        Way::to(Timeline(4), &histories()).expect("known")
+    }
+
+    #[test]
+    fn what_lies_before_a_later_timelines_beginning_was_written() {
+        let left = |timeline, number| {
+            let way = Way::to(Timeline(timeline), &histories()).expect("known");
+            way.left_behind(number, SIZE).map(|name| name.to_string())
+        };
+        assert_eq!(left(1, 4).as_deref(), Some("000000020000000000000005"));
+        assert_eq!(left(1, 5), None);
+        // On the border: the old timeline has all of the segment before.
+        assert_eq!(left(2, 7).as_deref(), Some("000000040000000000000008"));
+        assert_eq!((left(2, 8), left(4, 0)), (None, None));
     }
 
     #[test]

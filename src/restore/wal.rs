@@ -42,7 +42,8 @@ pub struct Reach {
     pub present: Range<u64>,
     /// The segment that comes next on the way and is not there.
     pub missing: Option<SegmentName>,
-    /// The first segment behind the missing one: there is one, so the missing one is a hole and not the end.
+    /// The first segment behind the missing one, by what is there or by where a later timeline began: there is one, so the
+    /// missing one is a hole and not the end.
     pub behind_hole: Option<SegmentName>,
     /// The missing one is there as a `.partial`, which PostgreSQL does not read by itself.
     pub partial: bool,
@@ -57,7 +58,8 @@ pub fn reach(way: &Way, start: Lsn, size: SegmentSize, inventory: &Inventory) ->
     }
     let missing = way.segment(end, size);
     let partial = missing.is_some_and(|name| inventory.partial.contains(&(name.timeline, end)));
-    Reach { present: first..end, missing, behind_hole: first_after(way, end, size, inventory), partial }
+    let behind_hole = first_after(way, end, size, inventory).or_else(|| way.left_behind(end, size));
+    Reach { present: first..end, missing, behind_hole, partial }
 }
 
 /// The first segment on `way` with a number above `after` that is there.
