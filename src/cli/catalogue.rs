@@ -82,9 +82,7 @@ impl Catalogue {
     }
 
     async fn read_wal(&mut self, repository: &Repository) -> Result<(), Failure> {
-        let root = layout::wal_root(self.lineage);
-        let listing = repository.store().list(Some(&root)).await.context("cannot list the timelines")?;
-        for timeline in listing.folders.iter().filter_map(|folder| layout::parse_word(folder)).map(Timeline) {
+        for timeline in stored::wal_timelines(repository, self.lineage).await.context("cannot list the timelines")? {
             let files = stored::wal(repository, self.lineage, timeline, 0, self.segment_size).await;
             let files = files.with_context(|| format!("cannot list the WAL of timeline {timeline}"))?;
             self.wal.insert(timeline, TimelineWal::new(&files, self.segment_size));

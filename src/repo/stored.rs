@@ -46,6 +46,12 @@ pub async fn timelines(repository: &Repository, lineage: Lineage) -> Result<Vec<
         .collect())
 }
 
+/// The timelines that have a folder: of which there was WAL, at least the unfinished segment of one that was left.
+pub async fn wal_timelines(repository: &Repository, lineage: Lineage) -> Result<Vec<Timeline>, RepoError> {
+    let listing = repository.store().list(Some(&layout::wal_root(lineage))).await?;
+    Ok(listing.folders.iter().filter_map(|folder| layout::parse_word(folder)).map(Timeline).collect())
+}
+
 /// The text of a timeline's history.
 pub async fn history(repository: &Repository, lineage: Lineage, timeline: Timeline) -> Result<String, RepoError> {
     let key = layout::wal_file(lineage, WalFileName::History(timeline));

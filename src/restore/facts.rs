@@ -160,6 +160,40 @@ impl<'a> Archive<'a> {
         Ok(histories)
     }
 
+    /// Fails when there is WAL of a later timeline than `choice` leads to, whose history nobody has: it may be the cluster's
+    /// newest past, and nobody knows where it began.
+    pub async fn check_newest(
+        &self,
+        choice: &Choice,
+        histories: &Histories,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), RestoreError> {
+        let (lineage, size) = (choice.backup.lineage, choice.backup.segment_bytes);
+        let later = |timeline: &Timeline| *timeline > choice.way.target() && !histories.contains_key(timeline);
+        let segments = ask(self.repositories, "list the timelines", warnings, |repository| async move {
+            let timelines = stored::wal_timelines(repository, lineage).await?;
+            for timeline in timelines.into_iter().filter(later) {
+                let files = stored::wal(repository, lineage, timeline, 0, size).await?;
+                if let Some(segment) = files.into_iter().find(|file| matches!(file, WalFileName::Segment(_))) {
+                    return Ok(Some(segment));
+                }
+            }
+            Ok(None)
+        });
+        for (index, segment) in segments.await? {
+            if let (Some(segment), Some(repository)) = (segment, self.repositories.get(index)) {
+                let timeline = segment.timeline();
+                let why = format!(
+                    "repository {} has WAL of timeline {timeline} ({segment}), and the history of that timeline is not in \
+                     the archive (a backup of a server that is on it brings it)",
+                    repository.name()
+                );
+                return Err(RestoreError::Timelines { why, class: ErrorClass::Permanent });
+            }
+        }
+        Ok(())
+    }
+
     /// The segments on the way of `choice` from its backup's first on.
     pub async fn inventory(&self, choice: &Choice, warnings: &mut Vec<String>) -> Result<Inventory, RestoreError> {
         let size = choice.backup.segment_bytes;

@@ -15,7 +15,7 @@ use super::journal::Journal;
 use super::places::{PlacedTablespace, Places};
 use super::reachability::route;
 use super::refusal::Refusal;
-use super::request::{RestoreRequest, Target};
+use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::settings::{self, Setting};
 use super::wal::WalNeed;
 use crate::pg::{Lineage, SegmentName, Timeline, WalFileName};
@@ -122,6 +122,13 @@ pub async fn plan(
     let lineage = choose::lineage(&backups, current, request)?;
     let histories = archive.histories(lineage, request.timeline, &mut warnings).await?;
     let choice = choose::choose(&backups, lineage, &histories, request, label.as_ref())?;
+    if request.timeline == TargetTimeline::Latest {
+        match archive.check_newest(&choice, &histories, &mut warnings).await {
+            // A primary sends a standby the history, too.
+            Err(RestoreError::Timelines { why, .. }) if request.standby => warnings.push(why),
+            other => other?,
+        }
+    }
     let mut inventory = archive.inventory(&choice, &mut warnings).await?;
     if request.use_partial {
         let (start, size) = (choice.backup.start_lsn, choice.backup.segment_bytes);

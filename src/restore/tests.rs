@@ -367,6 +367,36 @@ async fn an_older_timeline_never_stands_in_for_one_whose_history_cannot_be_read(
 }
 
 #[tokio::test]
+async fn an_older_timeline_never_stands_in_for_one_whose_history_was_not_archived() {
+    let fixture = Fixture::new(&["one", "two"]).await;
+    let lineage = made::manifest(&[], Vec::new()).lineage;
+    let put = async |name: &str| {
+        let key = layout::wal_file(lineage, name.parse().expect("a name"));
+        fixture.store(1).put_new(&key, Payload::from(b"some".to_vec())).await.expect("put");
+    };
+    let on = async |timeline| {
+        plan(&fixture.repositories, &fixture.target(), &RestoreRequest { timeline, ..request_for(Target::Latest) })
+            .await
+    };
+    // A server that was promoted and stopped before it had filled a segment has nothing to lose.
+    put("000000020000000000000005.partial").await;
+    on(TargetTimeline::Latest).await.expect("a plan");
+    put("000000020000000000000005").await;
+    let error = on(TargetTimeline::Latest).await.map(drop).expect_err("where timeline 2 began is not known");
+    assert!(matches!(&error, RestoreError::Timelines { why, .. } if why.contains("timeline 2")), "{error}");
+    for timeline in [TargetTimeline::Current, TargetTimeline::Number(Timeline(1))] {
+        on(timeline).await.expect("a plan");
+    }
+    let standby = RestoreRequest { standby: true, ..request_for(Target::Latest) };
+    let plan = plan(&fixture.repositories, &fixture.target(), &standby).await.expect("a plan");
+    assert!(plan.warnings.iter().any(|warning| warning.contains("timeline 2")), "{:?}", plan.warnings);
+    let history = layout::wal_file(lineage, WalFileName::History(Timeline(2)));
+    let text = b"1\t0/5000000\tno recovery target specified\n".to_vec();
+    fixture.repositories[0].put_new(&history, spec(Kind::History), once(text), || None).await.expect("put");
+    assert_eq!(on(TargetTimeline::Latest).await.expect("a plan").timelines, [Timeline(1), Timeline(2)]);
+}
+
+#[tokio::test]
 async fn a_sealed_backup_is_restored() {
     use std::io::Write;
     let mut key = tempfile::NamedTempFile::new().expect("a file");
