@@ -128,3 +128,30 @@ fn as_root_a_stranger_on_the_host_is_refused() {
     command.uid(NOBODY).gid(NOBODY);
     Outcome::of(&mut command).expect(255).says("user 65534 may not use cluster");
 }
+
+#[test]
+#[ignore = "needs root; scripts/test.sh runs it as root"]
+fn as_root_what_root_does_at_a_repository_locks_nobody_out() {
+    assert!(rustix::process::geteuid().is_root(), "run this as root");
+    let mut site = Site::start(SiteOptions::default());
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let as_root = |site: &Site, arguments: &[&str]| {
+        Outcome::of(site.walward_command(arguments).uid(0).gid(0)).expect(0);
+    };
+    as_root(&site, &["keys", "rotate"]);
+    let disk = site.room.make_folder("disk");
+    let text = site.config_text().replace("repositories = [\"store\"]", "repositories = [\"store\", \"disk\"]");
+    site.write_config(&format!(
+        "{text}\n[repository.disk]\nurl = \"file://{}\"\nencryption = \"none\"\n",
+        disk.display()
+    ));
+    site.set_up("main");
+    // The folder of this log is made by root, and the agent writes into it next.
+    as_root(&site, &["repo", "copy", "store", "disk"]);
+    site.stop_agent();
+    site.start_agent();
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    site.walward(&["backup"]).expect(0);
+}
