@@ -1,6 +1,6 @@
 //! What `walward setup` must not do: change another server than the one that is meant, or leave behind what does not help.
 
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
 use crate::setup_apply::{Bare, cluster, left};
@@ -155,4 +155,69 @@ fn as_root_a_new_key_is_for_the_agent_to_read() {
         let facts = std::fs::metadata(&key).unwrap();
         assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (0, group, 0o640), "{}", key.display());
     }
+}
+
+/// What ALTER SYSTEM has set of archive_command.
+fn altered(bare: &Bare) -> Option<String> {
+    let text = std::fs::read_to_string(bare.cluster.data.join("postgresql.auto.conf")).unwrap();
+    text.lines().find(|line| line.starts_with("archive_command")).map(str::to_owned)
+}
+
+#[test]
+fn when_no_segment_comes_through_the_other_tool_archives_again() {
+    let old = "test -e %p && true %f";
+    let mut bare = Bare::new(&Version::main(), &[("archive_mode", "on"), ("archive_command", old)]);
+    bare.setup(&["--apply"]).expect(0);
+    bare.start_agent();
+    // It can be read, so that the agent serves; nothing can be written.
+    let folders = ["repository", "repository/main"].map(|name| bare.room.join(name));
+    let close = |mode| {
+        for folder in &folders {
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    for altered_before in [false, true] {
+        if altered_before {
+            bare.cluster.sql(&bare.room, &format!("alter system set archive_command = '{old} %f'"));
+            bare.cluster.sql(&bare.room, "select pg_reload_conf()");
+        }
+        let before = (altered(&bare), format!("{old}{}", if altered_before { " %f" } else { "" }));
+        assert_eq!(before.0.is_some(), altered_before);
+        close(0o500);
+        let answer = bare.setup(&["--apply", "--archive-command", "beside", "--wait", "2s"]).expect(1).json();
+        close(0o700);
+        assert_eq!((altered(&bare), bare.show("archive_command")), before, "{answer:#}");
+        let undone = &cluster(&answer)["undone"];
+        assert_eq!(undone["failed"], serde_json::Value::Null, "{answer:#}");
+        assert!(undone["because"].to_string().contains("no segment came through"), "{answer:#}");
+        assert!(undone["statements"][0].as_str().unwrap().contains("archive_command"), "{answer:#}");
+        assert_eq!(cluster(&answer)["done"], serde_json::json!([]), "{answer:#}");
+        assert_eq!(cluster(&answer)["archives"]["who"], "other", "{answer:#}");
+        assert!(!left(&answer).contains("ALTER SYSTEM SET"), "{answer:#}");
+        let segment = bare.cluster.switch_wal(&bare.room);
+        bare.cluster.wait_archived(&bare.room, &segment);
+    }
+}
+
+#[test]
+fn a_library_that_cannot_be_taken_out_keeps_its_archive_command() {
+    let mut bare = Bare::new(&Version::main(), &[("archive_mode", "on"), ("archive_library", "basic_archive")]);
+    bare.room.write("main/pg_hba.conf", "local all all trust\n");
+    bare.cluster.sql(&bare.room, "select pg_reload_conf()");
+    bare.setup(&["--apply"]).expect(0);
+    for statement in [
+        "create role half login",
+        "grant pg_read_all_settings to half",
+        "grant execute on function pg_reload_conf() to half",
+        "grant alter system on parameter archive_mode, archive_command to half",
+    ] {
+        bare.cluster.sql(&bare.room, statement);
+    }
+    bare.start_agent();
+    let half = bare.cluster.connection("half");
+    let replace = ["--apply", "--yes", "--archive-command", "replace", "--admin-connection", &half];
+    let answer = bare.setup(&replace).expect(3).json();
+    assert_eq!((bare.show("archive_library"), bare.show("archive_command")), ("basic_archive".into(), String::new()));
+    assert_eq!((altered(&bare), &cluster(&answer)["done"]), (None, &serde_json::json!([])), "{answer:#}");
+    assert!(left(&answer).contains("permission denied"), "{answer:#}");
 }

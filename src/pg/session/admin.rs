@@ -36,6 +36,14 @@ const SETTINGS: &str = "SELECT name::text, coalesce(reset_val, '')::text, source
     FROM pg_catalog.pg_settings \
     WHERE name IN ('archive_mode', 'archive_command', 'archive_library', 'wal_level', 'restore_command')";
 
+/// The view is a function's, which has a right of its own.
+const MAY_READ_FILES: &str = "SELECT pg_catalog.has_table_privilege('pg_catalog.pg_file_settings', 'SELECT') AND \
+    pg_catalog.has_function_privilege('pg_catalog.pg_show_all_file_settings()', 'EXECUTE')";
+
+const ALTERED: &str = "SELECT name, coalesce(setting, '') FROM pg_catalog.pg_file_settings \
+    WHERE sourcefile LIKE '%/postgresql.auto.conf' \
+    AND name IN ('archive_mode', 'archive_command', 'archive_library', 'wal_level', 'restore_command') ORDER BY seqno";
+
 const RIGHTS: &str = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user";
 
 /// 15 and later: `GRANT ALTER SYSTEM ON PARAMETER`.
@@ -84,6 +92,19 @@ impl Session {
                 Ok((column(row, 0, what)?, Setting { value, source, pending_restart }))
             })
             .collect()
+    }
+
+    /// What ALTER SYSTEM has set of these settings; `None` when the role may not know.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn altered_settings(&self) -> Result<Option<BTreeMap<String, String>>, SessionError> {
+        let what = "read what ALTER SYSTEM has set";
+        if !column::<bool>(&self.one(what, MAY_READ_FILES, &[], QUERY_TIME_MAX).await?, 0, what)? {
+            return Ok(None);
+        }
+        let rows = self.within(what, QUERY_TIME_MAX, self.client.query(ALTERED, &[])).await?;
+        rows.iter().map(|row| Ok((column(row, 0, what)?, column(row, 1, what)?))).collect::<Result<_, _>>().map(Some)
     }
 
     /// What this session's role may do.

@@ -1,15 +1,18 @@
-//! Carries a plan out on the server. Every step stands by itself; what fails is left for a person, with the reason.
+//! Carries a plan out on the server. What fails is left for a person, with the reason. Most steps stand by themselves; those that say
+//! who archives hold together or not at all.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::login;
 use super::plan::{Plan, Step};
 use super::server::{Seen, Server};
+use super::undo::{Undone, is_archiving, undo};
 use crate::base::describe;
 use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
-use crate::pg::session::Session;
+use crate::pg::session::{Session, Setting};
 
 /// How long a reload may take until the settings are seen.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,6 +34,8 @@ pub(super) struct Applied {
     pub(super) done: Vec<Step>,
     /// With the reason why not.
     pub(super) left: Vec<(Step, String)>,
+    /// That archiving was changed, and is again as it was.
+    pub(super) undone: Option<Undone>,
 }
 
 /// Whether the session may do a step.
@@ -51,7 +56,12 @@ pub(super) async fn apply(
     let mut applied = Applied::default();
     let mut reload = false;
     let mut changes = Vec::new();
+    let mut stopped = None;
     for step in &plan.steps {
+        if let Some(why) = &stopped {
+            applied.left.push((step.clone(), format!("not tried: {why}")));
+            continue;
+        }
         let outcome = if is_allowed(&server.seen, step) {
             one(server, step, role, &mut changes).await
         } else {
@@ -63,13 +73,29 @@ pub(super) async fn apply(
                 reload |= !matches!(step, Step::Grant { .. });
                 applied.done.push(step.clone());
             }
-            Err(why) => applied.left.push((step.clone(), why)),
+            Err(why) => {
+                // What follows it would leave the server with half of what was meant.
+                if is_archiving(step) && is_allowed(&server.seen, step) {
+                    stopped = Some(format!("{}: {why}", step.describe()));
+                }
+                applied.left.push((step.clone(), why));
+            }
         }
     }
     if reload {
         read_again(server, printer).await;
     }
-    confirm(server, cluster, role, &mut applied).await;
+    if let Some(why) = stopped {
+        undo(server, &mut applied, &format!("cannot set {why}"), printer).await;
+    }
+    let wrong = confirm(server, cluster, role, &applied.done).await;
+    if let Some((step, why)) = wrong.iter().find(|(step, _)| is_archiving(step)) {
+        undo(server, &mut applied, &format!("{} does not hold: {why}", step.describe()), printer).await;
+    }
+    applied.done.retain(|step| !wrong.iter().any(|(other, _)| other == step));
+    applied.left.extend(
+        wrong.into_iter().filter(|(step, _)| !applied.left.iter().any(|(other, _)| other == step)).collect::<Vec<_>>(),
+    );
     let is_login = |step: &Step| matches!(step, Step::Login { .. });
     if !changes.is_empty() && !applied.done.iter().any(is_login) {
         // What does not help does not stay.
@@ -105,19 +131,17 @@ async fn one(server: &Server, step: &Step, role: &Role<'_>, changes: &mut Vec<lo
     Ok(())
 }
 
-/// What was done and does not hold is moved to what is left: a setting that a command line overrules, say.
-async fn confirm(server: &Server, cluster: &ClusterConfig, role: &Role<'_>, applied: &mut Applied) {
+/// What was done and does not hold, with the reason: a setting that a command line overrules, say, or one that cannot be read back.
+async fn confirm(server: &Server, cluster: &ClusterConfig, role: &Role<'_>, done: &[Step]) -> Vec<(Step, String)> {
     let began = Instant::now();
     loop {
         let mut wrong = Vec::new();
-        let settings = server.session.archive_settings().await.unwrap_or_default();
-        for step in &applied.done {
+        let settings = server.session.archive_settings().await.map_err(|error| describe(&error));
+        for step in done {
             match step {
                 Step::Set { name, value, restart: false, .. } => {
-                    let found = settings.get(*name);
-                    if found.is_some_and(|found| found.value != *value) {
-                        let source = found.map_or("", |found| found.source.as_str());
-                        wrong.push((step.clone(), format!("it is set elsewhere, too ({source}), and that counts")));
+                    if let Err(why) = holds(settings.as_ref(), name, value) {
+                        wrong.push((step.clone(), why));
                     }
                 }
                 Step::Login { .. } => {
@@ -130,10 +154,32 @@ async fn confirm(server: &Server, cluster: &ClusterConfig, role: &Role<'_>, appl
             }
         }
         if wrong.is_empty() || began.elapsed() > RELOAD_DEADLINE {
-            applied.done.retain(|step| !wrong.iter().any(|(other, _)| other == step));
-            applied.left.extend(wrong);
-            return;
+            return wrong;
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn holds(settings: Result<&BTreeMap<String, Setting>, &String>, name: &str, value: &str) -> Result<(), String> {
+    match settings.map(|settings| settings.get(name)) {
+        Err(error) => Err(format!("it could not be read back: {error}")),
+        Ok(None) => Err("the server does not know it".to_owned()),
+        Ok(Some(found)) if found.value == value => Ok(()),
+        Ok(Some(found)) => Err(format!("it is set elsewhere, too ({}), and that counts", found.source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_holds_when_it_was_read_back_and_not_before() {
+        let found = Setting { value: "x".into(), source: "command line".into(), ..Setting::default() };
+        let settings = BTreeMap::from([("archive_command".to_owned(), found)]);
+        assert_eq!(holds(Ok(&settings), "archive_command", "x"), Ok(()));
+        assert!(holds(Ok(&settings), "archive_command", "y").unwrap_err().contains("command line"));
+        assert!(holds(Ok(&settings), "archive_library", "").is_err());
+        assert!(holds(Err(&"gone".to_owned()), "archive_command", "x").unwrap_err().contains("gone"));
     }
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::plan::{Plan, Step};
+use super::undo::{Undone, is_archiving};
 use crate::cli::shell::word;
 use crate::pg::archiving::{Archives, Tool};
 
@@ -41,6 +42,8 @@ pub(super) struct Standing<'a> {
     /// The plan, and what of it was not done; none when there is no server.
     pub(super) server: Option<(&'a Plan, Vec<(Step, String)>)>,
     pub(super) in_recovery: bool,
+    /// That archiving was changed, and is again as it was.
+    pub(super) undone: Option<&'a Undone>,
     /// Whether a segment came through, where that was tried; the text says why not.
     pub(super) arrived: Option<Result<(), String>>,
     /// Whether every repository holds WAL of this cluster.
@@ -89,12 +92,32 @@ pub(super) fn left(standing: &Standing<'_>) -> Vec<Left> {
         );
         return all;
     };
+    if let Some(taken_back) = standing.undone {
+        after_an_attempt(standing, taken_back, &mut all);
+    }
     on_the_server(standing, plan, undone, &mut all);
     for_archiving(standing, plan, undone, &mut all);
     all
 }
 
+/// Archiving was to be changed and is as it was, or would be by the statements.
+fn after_an_attempt(standing: &Standing<'_>, undone: &Undone, all: &mut Vec<Left>) {
+    if let Some(why) = &undone.failed {
+        let reload = std::iter::once("SELECT pg_reload_conf()".to_owned());
+        let what = format!("give the server back what archived before, as a superuser ({why})");
+        all.push(Left { what, commands: vec![standing.psql(undone.statements.iter().cloned().chain(reload))] });
+    }
+    let what = format!(
+        "find out why archiving could not be changed: {}; PostgreSQL's log and this say more. What archived before goes on",
+        undone.because
+    );
+    all.push(Left { what, commands: vec![format!("{} status", standing.walward)] });
+}
+
 fn on_the_server(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
+    // What did not work is not to be done by hand.
+    let undone: Vec<(Step, String)> =
+        undone.iter().filter(|(step, _)| standing.undone.is_none() || !is_archiving(step)).cloned().collect();
     let mut because: Vec<&str> = undone.iter().map(|(_, why)| why.as_str()).filter(|why| !why.is_empty()).collect();
     because.dedup();
     let why = if because.is_empty() { String::new() } else { format!(" ({})", because.join("; ")) };
@@ -150,6 +173,7 @@ fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)]
         return;
     }
     match &standing.arrived {
+        _ if standing.undone.is_some() => {}
         Some(Err(why)) => add(
             format!("find out why no segment came through: {why}; PostgreSQL's log and these say more"),
             vec![format!("{walward} status"), format!("{walward} check --switch-wal")],
@@ -208,6 +232,7 @@ mod tests {
             new_keys: Vec::new(),
             server: Some((plan, undone)),
             in_recovery: false,
+            undone: None,
             arrived: None,
             has_wal: true,
             has_backup: true,
@@ -244,6 +269,31 @@ mod tests {
                 "walward backup",
             ]
         );
+    }
+
+    #[test]
+    fn what_did_not_work_is_not_to_be_done_by_hand() {
+        let failed = Step::Set {
+            name: "archive_command",
+            value: "new".into(),
+            was: "old".into(),
+            restart: false,
+            because: String::new(),
+        };
+        let (plan, why) = (plan(Archives::Other(Tool::WalG)), "no segment came through".to_owned());
+        let undone = Undone {
+            because: why.clone(),
+            statements: vec!["ALTER SYSTEM RESET archive_command".into()],
+            failed: None,
+        };
+        let standing =
+            |undone| Standing { undone: Some(undone), ..standing(&plan, vec![(failed.clone(), why.clone())]) };
+        let again = "walward setup --archive-command beside --apply";
+        assert_eq!(commands(&left(&standing(&undone))), ["walward status", again]);
+        let not_back = Undone { failed: Some("gone".into()), ..undone.clone() };
+        let all = left(&standing(&not_back));
+        assert!(commands(&all)[0].contains("RESET archive_command") && commands(&all)[0].contains("reload"), "{all:?}");
+        assert_eq!(commands(&all)[1..], ["walward status", again]);
     }
 
     #[test]

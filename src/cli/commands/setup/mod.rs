@@ -2,7 +2,7 @@
 //! a first segment arrive, and says what is left to do.
 //!
 //! Safe to run again: tables that exist are left as they are, a repository that exists is opened, settings that are right are
-//! not set, and only what is missing is added. A crash leaves a part of that done, and the next run does the rest. Another tool's
+//! not set, and only what is missing is added. An archive_command that no segment comes through is taken back. A crash leaves a part of that done, and the next run does the rest. Another tool's
 //! archive_command is changed only by `--archive-command`.
 
 mod apply;
@@ -17,6 +17,7 @@ mod plan;
 mod proof;
 mod server;
 mod site;
+mod undo;
 
 use std::path::{Path, PathBuf};
 
@@ -79,9 +80,10 @@ pub(in crate::cli) async fn run(
     for (cluster, found) in clusters {
         let outcome = site::cluster(&context, cluster, found, arguments, printer).await?;
         changed |= outcome.changed;
-        if outcome.warns {
-            exit = Exit::Warnings;
-        }
+        exit = match (exit, outcome.exit) {
+            (Exit::Failed, _) | (_, Exit::Failed) => Exit::Failed,
+            (Exit::Done, exit) | (exit, _) => exit,
+        };
         if printer.is_json() {
             answers.push(outcome.json);
         } else {

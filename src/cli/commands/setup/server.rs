@@ -30,6 +30,8 @@ pub(super) struct Seen {
     pub(super) major: u16,
     pub(super) in_recovery: bool,
     pub(super) settings: BTreeMap<String, Setting>,
+    /// What ALTER SYSTEM has set of them, when that may be known.
+    pub(super) altered: Option<BTreeMap<String, String>>,
     pub(super) rights: Rights,
     /// Statements that Walward's role still needs.
     pub(super) missing_grants: Vec<String>,
@@ -147,6 +149,7 @@ async fn see(
         major: session.major(),
         in_recovery: facts.in_recovery,
         settings: session.archive_settings().await?,
+        altered: session.altered_settings().await?,
         rights: session.rights().await?,
         missing_grants: session.missing_grants(role).await?,
         role_is_superuser: session.is_superuser(role).await?,

@@ -7,7 +7,7 @@ use super::instructions::{self, Instructions};
 use super::left::{Agent, Left, Standing, left};
 use super::plan::{Plan, Wish, plan};
 use super::server::{self, Looked, Server};
-use super::{initialise, proof};
+use super::{initialise, proof, undo};
 use crate::cli::arguments::{ArchiveCommandChoice, SetupArguments};
 use crate::cli::ask::{ask, can_ask, confirm};
 use crate::cli::context::Context;
@@ -17,15 +17,15 @@ use crate::cli::printer::Printer;
 use crate::cli::shell::word;
 use crate::config::{ClusterConfig, DEFAULT_PATH};
 use crate::outcome::Exit;
-use crate::pg::archiving::{Archives, Tool};
+use crate::pg::archiving::{Archives, Tool, archives};
 use crate::repo::Repository;
 
 /// How setup ended for one cluster.
 pub(super) struct Outcome {
     pub(super) json: Value,
     pub(super) changed: bool,
-    /// Something that was asked for was not done.
-    pub(super) warns: bool,
+    /// Whether all that was asked for was done.
+    pub(super) exit: Exit,
     lines: Instructions,
     /// Whether there was a server to look at.
     seen: bool,
@@ -66,7 +66,7 @@ pub(super) async fn cluster(
     let mut agent = proof::agent(context, cluster, false, printer).await;
     let mut has_wal = false;
     if let Ok(server) = &found {
-        let plan = decide(context, server, arguments, &lines, printer)?;
+        let mut plan = decide(context, server, arguments, &lines, printer)?;
         has_wal = proof::has_wal(&repositories, server.facts.lineage()).await?;
         let go = !arguments.dry_run && wants(context, cluster, arguments, &plan, printer)?;
         if go {
@@ -75,6 +75,13 @@ pub(super) async fn cluster(
             applied = apply::apply(server, cluster, &plan, &role, printer).await;
             arrived = prove(server, &plan, &applied, &repositories, (agent, has_wal), arguments, printer).await;
             has_wal |= matches!(arrived, Some(Ok(_)));
+            if let (Some(Err(why)), true) = (&arrived, takes_over(server, &plan)) {
+                let because = format!("no segment came through: {why}");
+                undo::undo(server, &mut applied, &because, printer).await;
+            }
+            if applied.undone.is_some() {
+                plan.archives = before(server);
+            }
         } else {
             applied.left = plan.steps.iter().map(|step| (step.clone(), String::new())).collect();
         }
@@ -83,6 +90,11 @@ pub(super) async fn cluster(
     let warns =
         decided.as_ref().is_some_and(|(_, go)| *go && (!applied.left.is_empty() || matches!(arrived, Some(Err(_)))))
             || (found.is_err() && arguments.apply);
+    let exit = match (&applied.undone, warns) {
+        (Some(_), _) => Exit::Failed,
+        (None, true) => Exit::Warnings,
+        (None, false) => Exit::Done,
+    };
     let standing = Standing {
         walward: walward(context, cluster),
         config: &context.global.config,
@@ -92,6 +104,7 @@ pub(super) async fn cluster(
         new_keys: prepared.iter().filter_map(|prepared| prepared.new_key.clone()).collect(),
         server: decided.as_ref().map(|(plan, _)| (plan, applied.left.clone())),
         in_recovery: found.as_ref().is_ok_and(|server| server.seen.in_recovery),
+        undone: applied.undone.as_ref(),
         arrived: arrived.as_ref().map(|arrived| arrived.as_ref().map(|_| ()).map_err(Clone::clone)),
         has_wal,
         has_backup,
@@ -117,13 +130,14 @@ pub(super) async fn cluster(
         "agent": agent,
         "steps": decided.as_ref().map(|(plan, _)| &plan.steps),
         "done": applied.done,
+        "undone": applied.undone,
         "restart": decided.as_ref().map(|(plan, _)| &plan.restart),
         "first_segment": arrived.as_ref().and_then(|arrived| arrived.as_ref().ok()),
         "notes": notes,
         "left": left,
     });
     let kept = decided.as_ref().is_some_and(|(plan, _)| plan.kept().is_some());
-    Ok(Outcome { json, changed, warns, seen: found.is_ok(), kept, lines, proposed, notes, left })
+    Ok(Outcome { json, changed, exit, seen: found.is_ok(), kept, lines, proposed, notes, left })
 }
 
 /// For programs: who gets the segments.
@@ -194,6 +208,16 @@ fn wants(
     Ok(["y", "yes"].contains(&answer.to_lowercase().as_str()))
 }
 
+/// Who gets the segments as the server was found.
+fn before(server: &Server) -> Archives {
+    archives(server.seen.setting("archive_command"), server.seen.setting("archive_library"))
+}
+
+/// Whether the plan touches what another tool gets.
+fn takes_over(server: &Server, plan: &Plan) -> bool {
+    matches!(before(server), Archives::Other(_) | Archives::Both(_) | Archives::Library) && plan.touches_archiving()
+}
+
 /// What must hold before another tool's WAL is touched.
 fn guard(
     context: &Context,
@@ -202,10 +226,7 @@ fn guard(
     (agent, has_backup): (Agent, bool),
     printer: &Printer,
 ) -> Result<(), Failure> {
-    let before =
-        crate::pg::archiving::archives(server.seen.setting("archive_command"), server.seen.setting("archive_library"));
-    let others = matches!(before, Archives::Other(_) | Archives::Both(_) | Archives::Library);
-    if !others || !plan.touches_archiving() {
+    if !takes_over(server, plan) {
         return Ok(());
     }
     if agent != Agent::Serves {
