@@ -225,19 +225,19 @@ impl Archiver {
 
     async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
         let after = self.0.options.deadline;
-        let Ok(outcome) = tokio::time::timeout(after, self.start(name)).await else {
-            return Err(self.late(name, after));
-        };
-        if outcome? == stamp && self.acknowledge(name, stamp) {
-            return Ok(Pushed::Now);
+        // What is on its way may be an older file of this name. Only what was asked for now may be acknowledged.
+        for _ in 0..2 {
+            match tokio::time::timeout(after, self.start(name)).await {
+                Ok(Ok(archived)) if archived == stamp => {
+                    self.acknowledge(name, stamp);
+                    return Ok(Pushed::Now);
+                }
+                Ok(Err(error)) if !matches!(*error, PushError::Replaced(_)) => return Err(error),
+                Ok(_) => {}
+                Err(_) => return Err(self.late(name, after)),
+            }
         }
-        // What was on its way, or lies in some of the repositories, was an older file of this name. Only what was asked for
-        // now may be acknowledged.
-        self.state().stored.remove(&name);
-        match tokio::time::timeout(after, self.start(name)).await {
-            Ok(outcome) => outcome.map(|_| Pushed::Now),
-            Err(_) => Err(self.late(name, after)),
-        }
+        Err(Arc::new(PushError::Replaced(name)))
     }
 
     /// It took too long, and whom it was waited for.
@@ -394,7 +394,7 @@ impl Archiver {
         let answers = policy::begin(&self.places(name, stamp), self.needed());
         let chosen: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
-        if delivery.begin(answers) == Verdict::Archived {
+        if delivery.begin(stamp, answers) == Verdict::Archived {
             self.decided(name, delivery, Ok(stamp));
             return Ok(());
         }
@@ -479,6 +479,8 @@ impl Archiver {
                 }
             }
         }
+        // The repositories that had the file before have another one than this.
+        let result = if delivery.is_of(stamp) { result } else { result.and(Err(PushError::Replaced(name))) };
         if let Some(outcome) = delivery.answered(stamp, at, result) {
             if outcome.is_ok() {
                 inner.stats.uploaded(stamp.bytes(), begun.elapsed());

@@ -21,6 +21,8 @@ pub struct Delivery {
 }
 
 struct State {
+    /// The file that it began with.
+    stamp: Option<FileStamp>,
     decide: Option<oneshot::Sender<Outcome>>,
     answers: Vec<Answer>,
     failure: Option<Arc<PushError>>,
@@ -31,15 +33,21 @@ struct State {
 impl Delivery {
     /// One that must reach `needed` repositories. Whoever waits for it hears through `decide`.
     pub fn new(needed: usize, decide: oneshot::Sender<Outcome>) -> Self {
-        let state = State { decide: Some(decide), answers: Vec::new(), failure: None, archived: false };
+        let state = State { stamp: None, decide: Some(decide), answers: Vec::new(), failure: None, archived: false };
         Self { needed, decided: CancellationToken::new(), state: Mutex::new(state) }
     }
 
-    /// Says whom the file goes to, and what that means as it stands.
-    pub fn begin(&self, answers: Vec<Answer>) -> Verdict {
+    /// Says which file it is and whom it goes to, and what that means as it stands.
+    pub fn begin(&self, stamp: FileStamp, answers: Vec<Answer>) -> Verdict {
         let verdict = judge(&answers, self.needed);
-        self.state().answers = answers;
+        let mut state = self.state();
+        (state.stamp, state.answers) = (Some(stamp), answers);
         verdict
+    }
+
+    /// Whether `stamp` is of the file that it began with: another one may have taken its name before it was read.
+    pub fn is_of(&self, stamp: FileStamp) -> bool {
+        self.state().stamp == Some(stamp)
     }
 
     /// Takes the answer of repository `at`. When that decides, and nothing was decided before, answers the outcome: it is for

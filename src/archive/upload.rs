@@ -90,6 +90,9 @@ pub enum PushError {
         /// The repositories that had not answered.
         waiting: Vec<String>,
     },
+    /// Another file took its place, so that what was asked for is not what was archived.
+    #[error("another file took the place of {0} while it was archived; PostgreSQL will ask again")]
+    Replaced(WalFileName),
     /// A bug: the upload panicked. The log says where.
     #[error("the upload of {0} died of an internal error; the log says where")]
     Died(WalFileName),
@@ -124,7 +127,7 @@ impl PushError {
                 ErrorClass::Permanent
             }
             Self::Repository { source, .. } => source.class(),
-            Self::Deadline { .. } => ErrorClass::Transient,
+            Self::Deadline { .. } | Self::Replaced(_) => ErrorClass::Transient,
             Self::Stopping(_) => ErrorClass::Cancelled,
         }
     }
@@ -140,6 +143,7 @@ impl PushError {
             | Self::Control { .. }
             | Self::Rejected { .. }
             | Self::Different { .. }
+            | Self::Replaced(_)
             | Self::Died(_)
             | Self::Stopping(_) => false,
         }

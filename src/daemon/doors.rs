@@ -89,11 +89,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // Who was shown out has given the place to somebody else.
+        let mut all = self.doors.lock();
+        // Who was shown out has given the place to somebody else. That happens under the lock: asked before it, both would
+        // give the place away.
         if self.out.is_cancelled() {
             return;
         }
-        let mut all = self.doors.lock();
         if let Some(taken) = all.get_mut(&self.visitor) {
             taken.idle.remove(&self.number);
             taken.count -= 1;

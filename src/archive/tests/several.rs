@@ -99,7 +99,8 @@ async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_t
     drop(memory);
     let error = asked.await.expect("asked").expect_err("the first repository has the other file");
     assert!(matches!(*error, PushError::Different { .. }), "{error:?}");
-    let _ = ahead.await;
+    let error = ahead.await.expect("ended").expect_err("each repository has another file");
+    assert!(matches!(*error, PushError::Replaced(_)), "{error:?}");
 }
 
 #[tokio::test]
