@@ -109,7 +109,8 @@ fn no_other_process_of_the_same_user_reads_the_agents_memory() {
     let pid = site.walward(&["--json", "status"]).expect(0).json()["pid"].as_u64().unwrap();
     let read = |file: &str| site.room.command("cat").arg(format!("/proc/{pid}/{file}")).output().unwrap();
     assert!(read("cmdline").status.success(), "the search itself is broken");
-    for file in ["environ", "mem", "maps"] {
+    // "mem" shows nothing here: its beginning cannot be read by the process itself either.
+    for file in ["environ", "maps"] {
         assert!(!read(file).status.success(), "{file} can be read");
     }
 }
@@ -157,7 +158,7 @@ fn as_root_strangers_keep_no_owner_out() {
     let is_served = || {
         let begun = Instant::now();
         site.client(&["--cluster", "main", "fetch", &segment, "pg_wal/RECOVERYXLOG"]).expect(0);
-        assert!(begun.elapsed() < Duration::from_secs(5), "the owner waited for {:?}", begun.elapsed());
+        assert!(begun.elapsed() < Duration::from_secs(30), "the owner waited for {:?}", begun.elapsed());
     };
     is_served();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
@@ -165,11 +166,10 @@ fn as_root_strangers_keep_no_owner_out() {
     rustix::process::setrlimit(rustix::process::Resource::Nofile, all).unwrap();
     let open_max = usize::try_from(limit.maximum.unwrap_or(u64::MAX)).unwrap_or(usize::MAX) / 2;
     let mut idle = std::collections::VecDeque::new();
-    for _ in 0..4 {
-        idle.extend(as_nobody(|| {
-            (0..CONNECTIONS / 4).map(|_| UnixStream::connect(&site.socket).unwrap()).collect::<Vec<_>>()
-        }));
-        idle.drain(..idle.len().saturating_sub(open_max));
+    let at_once = open_max.min(CONNECTIONS / 4);
+    for _ in 0..CONNECTIONS.div_ceil(at_once) {
+        idle.drain(..idle.len().saturating_sub(open_max - at_once));
+        idle.extend(as_nobody(|| (0..at_once).map(|_| UnixStream::connect(&site.socket).unwrap()).collect::<Vec<_>>()));
         is_served();
     }
     for _ in 0..5 {

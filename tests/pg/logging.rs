@@ -122,8 +122,10 @@ fn as_root_the_journal_gets_the_fields() {
         let (kept, over) = (Arc::clone(&kept), Arc::clone(&over));
         move || {
             let mut datagram = vec![0; 1 << 18];
-            while !over.load(Ordering::Relaxed) {
+            // What was sent before the end lies in the socket still.
+            loop {
                 match journal.recv(&mut datagram) {
+                    Ok(0) | Err(_) if over.load(Ordering::Relaxed) => break,
                     Ok(0) | Err(_) => {}
                     Ok(length) => kept.lock().unwrap().push(parse(&datagram[..length])),
                 }

@@ -117,7 +117,7 @@ fn one_repository_goes_away_and_what_it_missed_is_brought_to_it() {
     site.cluster.sql(&site.room, "checkpoint");
 
     site.proxy.as_ref().unwrap().set(Mode::Pass);
-    let paid = eventually("the debt is paid", Duration::from_mins(3), || {
+    let paid = eventually("the debt is paid", Duration::from_mins(6), || {
         let (store, disk) = (debt(&site, "store"), debt(&site, "disk"));
         let even = |debt: &Value| debt["files"] == 0 && debt["compared"].is_string();
         (even(&store) && even(&disk)).then(|| store["paid_total"].as_u64().unwrap())
