@@ -56,6 +56,8 @@ mod wal;
 mod warnings;
 
 pub use error::BackupError;
+#[doc(hidden)]
+pub use plan::packs;
 pub use preflight::Refusal;
 #[doc(hidden)]
 pub use rehearsal::rehearse;
