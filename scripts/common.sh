@@ -32,6 +32,7 @@ cache_folder() {
     fi
 }
 
+# Installs packages without starting the services that some of them bring.
 apt_updated=
 install_packages() {
     command -v apt-get >/dev/null ||
@@ -41,8 +42,15 @@ install_packages() {
         apt_updated=yes
     fi
     say "installing $*"
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" </dev/null >&2 ||
-        die "apt-get could not install $*"
+    (
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap 'as_root rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+            as_root chmod 755 "$policy"
+        fi
+        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" </dev/null >&2
+    ) || die "apt-get could not install $*"
 }
 
 # The mirror that the host itself uses, so that a proxy or a local mirror is honoured.
@@ -84,6 +92,11 @@ ensure_command() {
     local command=$1
     shift
     command -v "$command" >/dev/null || install_packages "$@"
+}
+
+# The distribution's Python, with what makes environments.
+ensure_python() {
+    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
 }
 
 ensure_toolchain() {

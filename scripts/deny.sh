@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Licences, banned and doubled dependencies, sources; advisories where their database can be fetched. Installs cargo-deny once.
+# Licences, banned and doubled dependencies, sources: they must hold. Advisories are told where their database can be fetched: one that
+# is published tomorrow is no fault of today's change. Installs cargo-deny once.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/common.sh"
@@ -17,8 +18,8 @@ fi
 deny() { "$root/bin/cargo-deny" --all-features --locked "$@"; }
 
 deny check bans licenses sources
-if deny fetch db >/dev/null 2>&1; then
-    deny check advisories
+if timeout 60 "$root/bin/cargo-deny" --all-features --locked fetch db >/dev/null 2>&1; then
+    deny check advisories || say 'told, not failed: there are advisories for what is used here (above)'
 else
     say 'ignored, not passed: advisories (their database cannot be fetched from here)'
 fi

@@ -41,6 +41,7 @@ if [ ! -x "$mdbook" ]; then
     rm -rf "$cache/mdbook-build"
 fi
 
+(ensure_python) || give_up "there is no Python to put its pages together"
 site=${CARGO_TARGET_DIR:-target}/site
 rm -rf "$site"
 mkdir -p "$site"

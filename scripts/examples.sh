@@ -23,7 +23,7 @@ give_up() {
 
 if [ ! -e "$tools/.complete" ]; then
     [ -z "$offline" ] || give_up "hadolint and kubernetes-validate are not here, and --offline was given"
-    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || (install_packages python3 python3-venv) || give_up "no python3-venv"
+    (ensure_python) || give_up "no python3-venv"
     say "installing hadolint and kubernetes-validate under $tools"
     rm -rf "$tools"
     mkdir -p "$(dirname "$tools")"

@@ -53,7 +53,7 @@ fetch_moto() {
     command -v openssl >/dev/null || { online && try install_packages openssl; }
     [ ! -x "$cache/moto/bin/moto_server" ] || return 0
     online
-    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || try install_packages python3 python3-venv
+    try ensure_python
     say "installing moto under $cache"
     mkdir -p "$cache"
     rm -rf "$cache/moto"

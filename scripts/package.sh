@@ -8,7 +8,8 @@
 # oldest glibc that the programs run on, that they are stripped, the list of dependencies that is linked into them
 # (cargo-auditable), and the package itself, by lintian or rpmlint.
 #
-# WALWARD_PACKAGE_PROFILE=dev packages a quick build instead: for work on the packages, not for use.
+# WALWARD_PACKAGE_PROFILE=dev packages a quick build instead: for work on the packages, not for use. Ends with 77 when a tool that it
+# needs could not be had.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/common.sh"
@@ -36,22 +37,27 @@ done
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 
+cannot() {
+    say "$*"
+    exit 77
+}
+need() { (ensure_command "$@") || cannot "there is no $1, and it could not be installed"; }
 ensure_toolchain
-ensure_command objdump binutils
-ensure_command perl perl
+need objdump binutils
+need perl perl
 if [ "$kind" = deb ]; then
-    ensure_command dh debhelper
-    ensure_command dpkg-buildpackage dpkg-dev
-    ensure_command lintian lintian
+    need dh debhelper
+    need dpkg-buildpackage dpkg-dev
+    need lintian lintian
 else
-    ensure_command rpmbuild rpm
-    ensure_command rpmlint rpmlint
+    need rpmbuild rpm
+    need rpmlint rpmlint
 fi
 auditable=$(cache_folder)/cargo-auditable
 if ! grep -qsF "cargo-auditable $auditable_version " "$auditable/.crates.toml"; then
     say "building cargo-auditable $auditable_version under $auditable (once)"
     CARGO_TARGET_DIR=$auditable/target cargo install cargo-auditable --version "$auditable_version" --locked --debug --force \
-        --root "$auditable" >&2
+        --root "$auditable" >&2 || cannot "cargo-auditable could not be built"
     rm -rf "$auditable/target"
 fi
 
@@ -66,9 +72,12 @@ mkdir -p "$built"/{bin,man,etc,completions}
 build() {
     local profile=${WALWARD_PACKAGE_PROFILE:-release}
     say "building the programs ($profile)"
-    PATH=$auditable/bin:$PATH cargo auditable build --locked --profile "$profile" --bins >&2
-    local folder=$target/$profile program
-    [ "$profile" != dev ] || folder=$target/debug
+    local folder=$target/$profile program words=(--bins)
+    if [ "$profile" = dev ]; then
+        # With something that has the tests' dependencies, those need not be built again.
+        folder=$target/debug words+=(--bench instructions)
+    fi
+    PATH=$auditable/bin:$PATH cargo auditable build --locked --profile "$profile" "${words[@]}" >&2
     for program in walward walwardd walward-wal; do
         strip --strip-unneeded -o "$built/bin/$program" "$folder/$program"
         chmod 0755 "$built/bin/$program"

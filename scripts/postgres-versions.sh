@@ -77,7 +77,7 @@ from_npm() {
 }
 
 from_pypi() {
-    /usr/bin/python3 -c 'import ensurepip' 2>/dev/null || install_packages python3 python3-venv
+    ensure_python
     local work=$tree.download
     rm -rf "$work"
     mkdir -p "$work" "$tree"

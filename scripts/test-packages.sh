@@ -19,11 +19,12 @@ cannot() {
 }
 [ "$(id -u)" = 0 ] || cannot "the tests of the packages boot a system, which only root can"
 [ $# -gt 0 ] || set -- deb rpm
+need() { (ensure_command "$@") || cannot "there is no $1, and it could not be installed"; }
 
 cache=$(cache_folder)
 mkdir -p "$cache"
 work=$(mktemp -d "${TMPDIR:-/var/tmp}/walward-packages-XXXXXX")
-container=
+container= script_pid=
 finish() {
     local outcome=$?
     trap - EXIT
@@ -38,6 +39,7 @@ finish() {
         sleep 0.5
         kill -KILL "$container" 2>/dev/null || true
     fi
+    [ -z "$script_pid" ] || kill "$script_pid" 2>/dev/null || true
     rm -rf "$work"
     exit "$outcome"
 }
@@ -50,12 +52,12 @@ system=$cache/system-${VERSION_CODENAME:-none}.tar
 make_root() {
     if [ ! -s "$system" ]; then
         [ "${ID:-}" = debian ] || cannot "the clean system is made from the host's own Debian, and this is ${PRETTY_NAME:-something else}"
-        ensure_command mmdebstrap mmdebstrap
+        need mmdebstrap mmdebstrap
         say "making a clean $VERSION_CODENAME (once)"
         # shellcheck disable=SC2046 # no mirror, no argument
         mmdebstrap --quiet --variant=minbase --format=tar \
             --include=systemd,systemd-sysv,dbus,postgresql,procps,adduser,man-db,bash-completion \
-            "$VERSION_CODENAME" "$system.part" $(debian_mirror) >&2
+            "$VERSION_CODENAME" "$system.part" $(debian_mirror) >&2 || cannot "a clean $VERSION_CODENAME could not be made"
         mv "$system.part" "$system"
     fi
     mkdir "$1"
@@ -88,7 +90,7 @@ inside() {
 }
 
 deb() {
-    local first version root=$work/root init='' script_pid
+    local first version root=$work/root init=''
     first=$(package deb)
     make_root "$root"
     cp "$first" "$root/root/first.deb"
@@ -99,9 +101,10 @@ deb() {
     dpkg-deb -Zgzip -z1 --build "$work/second" "$root/root/second.deb" >/dev/null
     cp scripts/test-packages-inside.sh "$root/root/inside.sh"
 
-    ensure_command systemd-nspawn systemd-container
-    ensure_command nsenter util-linux
-    ensure_command script bsdutils
+    need systemd-nspawn systemd-container
+    need nsenter util-linux
+    need script bsdutils
+    need pgrep procps
     say "booting"
     # A network of its own, so that its PostgreSQL takes no port of the host.
     script -qefc "exec systemd-nspawn -q -D '$root' --boot --private-network --register=no --keep-unit -M walward-$$" /dev/null \
@@ -124,7 +127,7 @@ deb() {
 rpm_package() {
     local package root=$work/rpm-root
     package=$(package rpm)
-    ensure_command rpm rpm
+    need rpm rpm
     make_root "$root"
     # Here the package must make the user itself.
     chroot "$root" userdel postgres >/dev/null 2>&1 || true
