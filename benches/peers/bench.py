@@ -196,7 +196,7 @@ def main():
 
 Walward beside other tools: the same work, on one machine, in turn, {asked.runs} runs of each, medians (and the spread). Every run's
 result was restored or fetched back and compared. Made by `benches/peers/run.sh`, which takes {(time.monotonic() - began) / 60:.0f} minutes here
-and writes this file; a shared machine of two cores: what counts is the ratio, not the number.
+and writes this file. What counts is the ratio, not the number: every machine has others.
 
 {machine(asked.programs)}
 - database: {data}; WAL of pgbench; zstd level 1 for WAL and 3 for backups; two workers each; AES-256 (GCM here, CBC in

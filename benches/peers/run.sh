@@ -30,6 +30,7 @@ ensure_command nginx nginx-light
 ensure_command openssl openssl
 cache=$(cache_folder)
 if [ ! -x "$cache/barman/bin/barman-cloud-backup" ] || ! "$cache/barman/bin/python3" -c 'import boto3, snappy, zstandard' 2>/dev/null; then
+    ensure_python
     say "installing Barman under $cache"
     rm -rf "$cache/barman"
     /usr/bin/python3 -m venv "$cache/barman"

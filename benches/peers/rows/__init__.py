@@ -7,6 +7,7 @@
 - `FIGURES`: the figures that its table shows, by name, of `report.py`.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from tools import DISK, Place
@@ -29,7 +30,13 @@ class Variant:
             words += ", encrypted" if self.encrypted else ", not encrypted"
         return words + (f", {self.note}" if self.note else "")
 
+    @contextmanager
     def set_up(self, room, cluster, store):
+        """The tool, with a repository; it and the server are stopped afterwards."""
         tool = self.tool(room, cluster, self.place, self.encrypted, store)
-        tool.prepare()
-        return tool
+        try:
+            tool.prepare()
+            yield tool
+        finally:
+            cluster.stop("immediate")
+            tool.stop()

@@ -1,7 +1,7 @@
 """Whether a measured run did what it should have done."""
 
 from cluster import Cluster
-from meter import measure, recovery
+from meter import measure, recovery, shell
 
 
 def wal_is_there(stage, tool, room, names):
@@ -14,9 +14,21 @@ def wal_is_there(stage, tool, room, names):
                 raise RuntimeError(f"{name} came back as something else")
 
 
-def data_is_there(cluster, restored, query, expected):
+def restored(stage, tool, cluster, room, daemons, store, query, expected):
+    """Restores the last backup, starts what came of it and asks it. Answers what the restore cost, with the seconds of the
+    restore and of the recovery."""
+    target = room / "restored"
+    stage.drop_caches()
+    cost = measure(shell(tool.restore(target)), daemons, store)
+    tool.make_recoverable(target)
+    cost.more["restore"] = cost.seconds
+    cost.more["recovery"] = data_is_there(cluster, target, query, expected)
+    return cost
+
+
+def data_is_there(cluster, folder, query, expected):
     """Starts what was restored and asks it; answers the seconds of its recovery."""
-    server = Cluster(cluster.programs, restored.parent, restored.name)
+    server = Cluster(cluster.programs, folder.parent, folder.name)
     server.configure(port=server.port, unix_socket_directories=server.folder, archive_mode="off")
     try:
         seconds = server.recover()

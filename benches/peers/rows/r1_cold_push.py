@@ -25,8 +25,7 @@ def variants():
 def measure(stage, variant, room):
     cluster, name = stage.wal_cluster, stage.segments[0]
     cluster.only_ready([])
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         daemons = tool.daemons()
         # Another one first: connections are open, the repository is known, as they are on every day but the first.
         warm = stage.segments[1]
@@ -37,5 +36,3 @@ def measure(stage, variant, room):
         cost = meter.measure(meter.archiver(tool.archive_command(), cluster.data, [name]), daemons, stage.store_of(variant))
         wal_is_there(stage, tool, room, [name])
         return cost
-    finally:
-        tool.stop()

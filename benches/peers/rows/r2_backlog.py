@@ -37,8 +37,7 @@ def measure(stage, variant, room):
         cost.more["bytes"] = stage.wal_bytes
         return cost
     cluster.only_ready(names)
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         # The agent is there before the WAL is: what waits when it starts it would take at once.
         cluster.only_ready([])
         daemons = tool.daemons()
@@ -47,5 +46,3 @@ def measure(stage, variant, room):
         cost.more["bytes"] = stage.wal_bytes
         wal_is_there(stage, tool, room, names)
         return cost
-    finally:
-        tool.stop()

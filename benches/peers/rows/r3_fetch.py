@@ -23,8 +23,7 @@ def variants():
 def measure(stage, variant, room):
     cluster, names = stage.wal_cluster, stage.segments
     cluster.only_ready(names)
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         tool.daemons()
         meter.measure(meter.archiver(tool.archive_command(), cluster.data, names))
         tool.stop()
@@ -34,5 +33,3 @@ def measure(stage, variant, room):
         cost.more["bytes"] = stage.wal_bytes
         wal_is_there(stage, tool, room, names[:4])
         return cost
-    finally:
-        tool.stop()

@@ -1,7 +1,7 @@
 import meter
 from cluster import SUM
 from rows import Variant
-from rows.check import data_is_there
+from rows.check import restored
 from tools import DISK, S3, BarmanCloud, PgBackRest, PgBaseBackup, Walward
 
 TITLE = "Full backup, and restore"
@@ -23,8 +23,7 @@ def variants():
 
 def measure(stage, variant, room):
     cluster = stage.data_cluster
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         daemons = tool.daemons()
         cluster.configure(archive_command=tool.archive_command())
         cluster.start()
@@ -35,14 +34,5 @@ def measure(stage, variant, room):
         cluster.stop()
         cost.more["bytes"] = stage.data_bytes
         cost.more["stored"] = tool.stored_bytes() if not variant.place.s3 else cost.sent_bytes
-        target = room / "restored"
-        stage.drop_caches()
-        restored = meter.measure(meter.shell(tool.restore(target)), daemons, store)
-        tool.make_recoverable(target)
-        cost.more["restore"] = restored.seconds
-        cost.more["restore_cpu"] = restored.cpu_seconds
-        cost.more["recovery"] = data_is_there(cluster, target, SUM, stage.sum)
+        cost.more |= restored(stage, tool, cluster, room, daemons, store, SUM, stage.sum).more
         return cost
-    finally:
-        cluster.stop("immediate")
-        tool.stop()

@@ -3,7 +3,7 @@ from rows import Variant
 from tools import DISK, S3, NoTool, PgBackRest, Walward
 
 TITLE = "What archiving costs the database"
-TEXT = """pgbench (TPC-B, 8 clients, 30 s, after a checkpoint) on a server that shares its two cores with the archiving, beside the same
+TEXT = """pgbench (TPC-B, 8 clients, 30 s, after a checkpoint) on a server that shares the machine with the archiving, beside the same
 with `archive_command = '/bin/true'`. When it ends, how many segments still wait."""
 FIGURES = ("tps", "waiting", "cpu", "peak")
 AIMS = []
@@ -19,8 +19,7 @@ def variants():
 
 def measure(stage, variant, room):
     cluster = stage.bench_cluster
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         daemons = tool.daemons()
         cluster.configure(archive_command=tool.archive_command())
         cluster.start()
@@ -37,6 +36,3 @@ def measure(stage, variant, room):
         if cluster.sql("select failed_count from pg_stat_archiver") != failed:
             raise RuntimeError("an archive_command failed")
         return cost
-    finally:
-        cluster.stop("immediate")
-        tool.stop()

@@ -1,6 +1,6 @@
 import meter
 from rows import Variant
-from rows.check import data_is_there
+from rows.check import restored
 from tools import DISK, S3, PgBackRest, Walward
 
 TITLE = "A recovery as a whole"
@@ -20,8 +20,7 @@ def variants():
 
 def measure(stage, variant, room):
     cluster = stage.bench_cluster
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         daemons = tool.daemons()
         cluster.configure(archive_command=tool.archive_command())
         cluster.start()
@@ -33,16 +32,8 @@ def measure(stage, variant, room):
         stage.wait_archived(cluster)
         written = int(cluster.sql("select (pg_current_wal_lsn() - redo_lsn) / (16 * 1024 * 1024) from pg_control_checkpoint()").split(".")[0])
         cluster.stop("immediate")
-        target = room / "restored"
-        stage.drop_caches()
-        store = stage.store_of(variant)
-        cost = meter.measure(meter.shell(tool.restore(target)), daemons, store)
-        tool.make_recoverable(target)
+        cost = restored(stage, tool, cluster, room, daemons, stage.store_of(variant),
+                        "select sum(abalance) from pgbench_accounts", expected)
         cost.more["segments"] = written
-        cost.more["restore"] = cost.seconds
-        cost.more["recovery"] = data_is_there(cluster, target, "select sum(abalance) from pgbench_accounts", expected)
         cost.seconds += cost.more["recovery"]
         return cost
-    finally:
-        cluster.stop("immediate")
-        tool.stop()

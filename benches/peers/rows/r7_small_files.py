@@ -1,6 +1,6 @@
 import meter
 from rows import Variant
-from rows.check import data_is_there
+from rows.check import restored
 from tools import DISK, S3, PgBackRest, PgBaseBackup, Walward
 
 TITLE = "A database of 100,000 small files"
@@ -18,20 +18,13 @@ def variants():
 
 def measure(stage, variant, room):
     cluster = stage.files_cluster
-    tool = variant.set_up(room, cluster, stage.store)
-    try:
+    with variant.set_up(room, cluster, stage.store) as tool:
         daemons = tool.daemons()
         cluster.configure(archive_command=tool.archive_command())
         cluster.start()
         store = stage.store_of(variant)
+        stage.drop_caches()
         cost = meter.measure(meter.shell(tool.backup()), (*daemons, cluster.pid()), store)
         cluster.stop()
-        target = room / "restored"
-        restored = meter.measure(meter.shell(tool.restore(target)), daemons, store)
-        tool.make_recoverable(target)
-        cost.more["restore"] = restored.seconds
-        cost.more["recovery"] = data_is_there(cluster, target, stage.FILES_SUM, stage.files_sum)
+        cost.more |= restored(stage, tool, cluster, room, daemons, store, stage.FILES_SUM, stage.files_sum).more
         return cost
-    finally:
-        cluster.stop("immediate")
-        tool.stop()
