@@ -1,6 +1,6 @@
 //! A repository that is opened when it is first needed and stays open: an agent must start, and answer, while a store is away.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Mutex;
 
@@ -27,6 +27,9 @@ pub struct LazyRepository {
     wal_level: i32,
     pool: CpuPool,
     standing: Standing,
+    /// Kept also when the repository could not be opened in time: what hangs in a store holds threads, and every store has as
+    /// many of its own.
+    store: std::sync::Mutex<Option<Arc<dyn Store>>>,
     opened: Mutex<Option<Repository>>,
 }
 
@@ -57,6 +60,7 @@ impl LazyRepository {
             wal_level,
             pool,
             standing: Standing::default(),
+            store: std::sync::Mutex::default(),
             opened: Mutex::new(None),
         })
     }
@@ -90,7 +94,7 @@ impl LazyRepository {
         if let Some(repository) = opened.as_ref() {
             return Ok(repository.clone());
         }
-        let repository = self.open(None).await?;
+        let repository = self.open(true).await?;
         *opened = Some(repository.clone());
         Ok(repository)
     }
@@ -108,18 +112,77 @@ impl LazyRepository {
     /// Opens it anew, whatever was known: identity and keys as they are now. The store stays, with its bounds and with what it
     /// was found to do with two writers of one name.
     pub async fn reopen(&self) -> Result<Repository, RepoError> {
-        let store = self.opened.lock().await.as_ref().map(|repository| Arc::clone(repository.store()));
-        let repository = self.open(store).await?;
+        let is_first = self.opened.lock().await.is_none();
+        let repository = self.open(is_first).await?;
         *self.opened.lock().await = Some(repository.clone());
         Ok(repository)
     }
 
-    async fn open(&self, store: Option<Arc<dyn Store>>) -> Result<Repository, RepoError> {
-        let store = match (store, &self.place) {
-            (Some(store), _) => store,
-            (None, Place::Options(store, cluster)) => storage::open(store, cluster)?,
-            (None, Place::Store(store)) => Arc::clone(store),
+    async fn open(&self, is_first: bool) -> Result<Repository, RepoError> {
+        let store = self.store()?;
+        let opened = Repository::open(&self.name, store, &self.encryption, self.pool.clone()).await;
+        if is_first && opened.as_ref().is_err_and(|error| !error.class().is_worth_retrying()) {
+            // The next one reads certificates and credentials again.
+            *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        opened
+    }
+
+    fn store(&self) -> Result<Arc<dyn Store>, RepoError> {
+        let mut known = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(store) = &*known {
+            return Ok(Arc::clone(store));
+        }
+        let store = match &self.place {
+            Place::Options(store, cluster) => storage::open(store, cluster)?,
+            Place::Store(store) => Arc::clone(store),
         };
-        Repository::open(&self.name, store, &self.encryption, self.pool.clone()).await
+        Ok(Arc::clone(known.insert(store)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::base::ErrorClass;
+    use crate::storage::Limits;
+
+    const RUNTIME: &str = "absent-disk";
+
+    /// A FIFO without a writer in the place of the identity: whoever opens it for reading hangs in the kernel.
+    #[test]
+    fn a_disk_that_hangs_from_the_start_takes_a_bounded_number_of_threads_however_often_it_is_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let identities = folder.path().join("main/cluster");
+        std::fs::create_dir_all(&identities).expect("made");
+        let fifo = identities.join("00000001.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("made");
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(2).thread_name(RUNTIME).enable_all().build().expect("a runtime");
+        let limits = Limits {
+            request_timeout: Duration::from_millis(30),
+            retry_deadline: Duration::from_millis(60),
+            ..Limits::default()
+        };
+        let options = StoreOptions { limits, ..StoreOptions::new(format!("file://{}", folder.path().display())) };
+        let pool = CpuPool::new(1).expect("a thread");
+        let lazy = LazyRepository::new("disk", "main", options, Encryption::None, 1, pool);
+        let open = async |number: u32| if number.is_multiple_of(2) { lazy.get().await } else { lazy.reopen().await };
+        let opened: Vec<_> = (0..30).map(|number| runtime.block_on(open(number))).collect();
+        let named = |task: &std::fs::DirEntry| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|name| name.trim() == RUNTIME)
+        };
+        let threads =
+            std::fs::read_dir("/proc/self/task").expect("listed").filter_map(Result::ok).filter(named).count();
+        // Every thread that waits gets its writer.
+        let healed = std::fs::OpenOptions::new().write(true).open(fifo).expect("somebody reads");
+        runtime.shutdown_timeout(Duration::from_secs(10));
+        drop(healed);
+        // Those of the runtime, and those of one store.
+        assert!(threads <= 2 + 8, "{threads} threads");
+        let transient = |opened: Result<Repository, RepoError>| opened.expect_err("it hangs").class();
+        assert!(opened.into_iter().map(transient).all(|class| class == ErrorClass::Transient));
     }
 }
