@@ -21,7 +21,7 @@ fn with_the_documented_grants(version: Version) {
     site.cluster.sql(&site.room, "create table t as select generate_series(1, 1000) as id");
     site.walward(&["--cluster", "main", "check"]).expect(3).says("there is none yet");
     site.walward(&["--cluster", "main", "backup"]).expect(0);
-    site.walward(&["--cluster", "main", "check"]).expect(0);
+    site.walward(&["--json", "--cluster", "main", "check"]).expect_healthy();
     let segment = site.cluster.switch_wal(&site.room);
     site.cluster.wait_archived(&site.room, &segment);
     let expected = site.cluster.fingerprint(&site.room, &["t"]);

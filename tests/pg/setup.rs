@@ -63,7 +63,7 @@ fn what_setup_writes_and_prints_is_all_that_a_cluster_needs() {
     walward(&["backup"]).expect(0);
     let segment = cluster.switch_wal(&room);
     cluster.wait_archived(&room, &segment);
-    walward(&["check", "--switch-wal"]).expect(0);
+    walward(&["check", "--switch-wal"]).expect_healthy();
     let info = walward(&["info"]).expect(0);
     assert!(info.json()["schema"].is_string(), "{}", info.stdout);
     walward(&["status"]).expect(0);

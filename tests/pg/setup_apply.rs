@@ -125,7 +125,7 @@ fn from_nothing(version: Version) {
 
     bare.cluster.sql(&bare.room, "create table t as select generate_series(1, 1000) as id");
     bare.walward(&["backup"]).expect(0);
-    bare.walward(&["check", "--switch-wal"]).expect(0);
+    bare.walward(&["check", "--switch-wal"]).expect_healthy();
     let last = bare.setup(&["--apply"]).expect(0).json();
     assert_eq!(cluster(&last)["left"], serde_json::json!([]), "{last:#}");
     let target = bare.room.join("restored");
@@ -344,11 +344,11 @@ fn thorough_pgbackrest_goes_on_beside_walward_until_it_is_replaced() {
     pgbackrest(&bare, &["check"]).expect(0);
     pgbackrest(&bare, &["--type=full", "backup"]).expect(0);
     bare.walward(&["backup"]).expect(0);
-    bare.walward(&["check", "--switch-wal"]).expect(0);
+    bare.walward(&["check", "--switch-wal"]).expect_healthy();
     bare.walward(&["wal", "gaps"]).expect(0);
 
     bare.setup(&["--apply", "--archive-command", "replace"]).expect(0);
-    bare.walward(&["check", "--switch-wal"]).expect(0);
+    bare.walward(&["check", "--switch-wal"]).expect_healthy();
     pgbackrest(&bare, &["check"]).expect(68).says("must contain pgbackrest");
     // What it has it still restores.
     let target = bare.room.make_folder("old").display().to_string();
