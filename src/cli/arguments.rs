@@ -110,10 +110,10 @@ pub(super) enum Command {
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct SetupArguments {
-    /// The cluster's data directory (default: the clusters that are found on this host)
+    /// The cluster's data directory; nothing is done for others (default: the clusters that are found on this host)
     #[arg(long, value_name = "PATH")]
     pub(super) data_directory: Option<PathBuf>,
-    /// How to reach the cluster, as for libpq (default: by its socket, as the role `walward`)
+    /// How to reach the one cluster that this is about, as for libpq (default: by its socket, as the role `walward`)
     #[arg(long, value_name = "CONNINFO")]
     pub(super) connection: Option<String>,
     /// Where the repository goes: `file:///path`, `s3://bucket/prefix`, `gs://…`, `az://…`
@@ -147,10 +147,10 @@ pub(super) struct SetupArguments {
     #[arg(long, conflicts_with = "data_directory")]
     pub(super) all: bool,
     /// Change the server: the role and its grants, its login, the settings of archiving; tell the agent of a new cluster; then see a
-    /// segment arrive (default: ask; print what is to be done when nobody can be asked)
+    /// segment arrive (default: ask, which --yes does not answer; print what is to be done when nobody can be asked)
     #[arg(long, conflicts_with = "dry_run")]
     pub(super) apply: bool,
-    /// How to reach the server for --apply, as for libpq (default: by its socket, as the owner of the data directory)
+    /// How to reach the one server for --apply, as for libpq (default: by its socket, as the owner of the data directory)
     #[arg(long, value_name = "CONNINFO")]
     pub(super) admin_connection: Option<String>,
     /// What becomes of another tool's archive_command or archive_library (default: keep)

@@ -200,6 +200,36 @@ fn when_no_segment_comes_through_the_other_tool_archives_again() {
 }
 
 #[test]
+fn a_backslash_of_the_other_tools_command_survives_and_a_password_is_not_shown() {
+    // The file's own escape: the server sees one.
+    let old = r"find %p -maxdepth 0 -exec test -e {} \\;";
+    let settings = [("archive_mode", "on"), ("archive_command", old), ("standard_conforming_strings", "off")];
+    let mut bare = Bare::new(&Version::main(), &settings);
+    bare.setup(&["--apply"]).expect(0);
+    bare.start_agent();
+    let admin = bare.cluster.connection("postgres password=geheim");
+    let both = bare.setup(&["--apply", "--archive-command", "beside", "--admin-connection", &admin]).expect(0);
+    assert!(bare.show("archive_command").ends_with(r"&& { find %p -maxdepth 0 -exec test -e {} \;; }"));
+    assert!(cluster(&both.json())["first_segment"].is_object(), "{}", both.stdout);
+    let segment = bare.cluster.switch_wal(&bare.room);
+    bare.cluster.wait_archived(&bare.room, &segment);
+
+    bare.cluster.sql(&bare.room, "revoke execute on function pg_switch_wal() from walward");
+    let asked = bare.setup(&["--admin-connection", &admin, "--dry-run"]).expect(0);
+    bare.cluster.sql(&bare.room, "alter system reset archive_command");
+    bare.cluster.sql(&bare.room, "create role somebody login");
+    bare.cluster.sql(&bare.room, "grant pg_read_all_settings to somebody");
+    bare.room.write("main/pg_hba.conf", "local all all trust\n");
+    bare.cluster.sql(&bare.room, "select pg_reload_conf()");
+    let nobody = bare.cluster.connection("somebody password=geheim");
+    let left_over = bare.setup(&["--apply", "--admin-connection", &nobody]).expect(3);
+    assert!(left(&left_over.json()).contains("psql -X"), "{}", left_over.stdout);
+    for outcome in [&both, &asked, &left_over] {
+        assert!(!format!("{}{}", outcome.stdout, outcome.stderr).contains("geheim"), "{outcome:?}");
+    }
+}
+
+#[test]
 fn a_library_that_cannot_be_taken_out_keeps_its_archive_command() {
     let mut bare = Bare::new(&Version::main(), &[("archive_mode", "on"), ("archive_library", "basic_archive")]);
     bare.room.write("main/pg_hba.conf", "local all all trust\n");

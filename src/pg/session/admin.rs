@@ -198,6 +198,6 @@ impl Session {
 
 /// `ALTER SYSTEM SET`; a setting that is not plain text (`archive_mode`) takes a quoted value, too.
 pub fn alter_system_statement(name: &str, value: &str) -> String {
-    // Read with standard_conforming_strings, which Session's connection leaves on: a backslash is one.
+    // Read with standard_conforming_strings, which every Session has on: a backslash is one.
     format!("ALTER SYSTEM SET {name} = '{}'", value.replace('\'', "''"))
 }

@@ -46,10 +46,10 @@ pub(super) fn socket(config: &Config) -> Option<PathBuf> {
 }
 
 /// What keeps the server's own limits from ending a session that waits for hours while files are copied, and other
-/// schemas' functions from being called.
+/// schemas' functions from being called, and a backslash in a statement a backslash.
 pub(super) fn settings(major: u16) -> String {
     let mut settings = "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = '30s'; \
-        SET idle_in_transaction_session_timeout = 0;"
+        SET idle_in_transaction_session_timeout = 0; SET standard_conforming_strings = on;"
         .to_owned();
     if major >= 14 {
         settings.push_str(" SET idle_session_timeout = 0;");

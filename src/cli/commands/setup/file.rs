@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 
 use crate::cli::failure::Failure;
+use crate::config::redact_connection;
 use crate::sys::durable::{self, NewFile};
 
 /// Readable by the agent's group, because it may name accounts; secrets lie in files of their own.
@@ -114,6 +115,13 @@ pub(super) fn text(new: &NewTables) -> String {
     format!("{}\n", text.trim_end())
 }
 
+/// As [`text`], for people: without passwords.
+pub(super) fn shown(new: &NewTables) -> String {
+    new.clusters.iter().fold(text(new), |text, cluster| {
+        text.replace(&quote(&cluster.connection), &quote(&redact_connection(&cluster.connection)))
+    })
+}
+
 fn repository_text(new: &NewRepository) -> String {
     let mut text = format!("[repository.{}]\nurl = {}\n", new.name, quote(&new.url));
     let optional = [("endpoint", &new.endpoint), ("region", &new.region), ("access_key_id", &new.access_key_id)];
@@ -196,6 +204,14 @@ mod tests {
         let after = std::fs::read_to_string(&file).unwrap();
         assert!(after.starts_with(before.trim_end()));
         assert_eq!(crate::config::load(&file).unwrap().config.clusters.len(), 2);
+    }
+
+    #[test]
+    fn a_password_is_written_and_not_shown() {
+        let mut new = tables();
+        new.clusters[0].connection = "host=/x user=walward password='very \"secret'".into();
+        assert!(text(&new).contains("very") && !shown(&new).contains("very"), "{}", shown(&new));
+        assert!(shown(&new).contains("host=/x user=walward"), "{}", shown(&new));
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub(super) enum Agent {
 pub(super) struct Standing<'a> {
     /// `walward`, with what it needs to find the configuration and the cluster.
     pub(super) walward: String,
+    /// The same for whoever runs the agent, who can read what it reads and log in as it does.
+    pub(super) as_agent: String,
     pub(super) config: &'a Path,
     pub(super) data_directory: &'a Path,
     /// How an administrator connects.
@@ -111,7 +113,7 @@ fn after_an_attempt(standing: &Standing<'_>, undone: &Undone, all: &mut Vec<Left
         "find out why archiving could not be changed: {}; PostgreSQL's log and this say more. What archived before goes on",
         undone.because
     );
-    all.push(Left { what, commands: vec![format!("{} status", standing.walward)] });
+    all.push(Left { what, commands: vec![format!("{} status", standing.as_agent)] });
 }
 
 fn on_the_server(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
@@ -157,7 +159,7 @@ fn on_the_server(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)]
 
 fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
     let mut add = |what: String, commands: Vec<String>| all.push(Left { what, commands });
-    let walward = &standing.walward;
+    let (walward, as_agent) = (&standing.walward, &standing.as_agent);
     if let Some(tool) = plan.kept() {
         let choice = if plan.archives == Archives::Library { "replace" } else { "beside" };
         add(
@@ -176,15 +178,15 @@ fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)]
         _ if standing.undone.is_some() => {}
         Some(Err(why)) => add(
             format!("find out why no segment came through: {why}; PostgreSQL's log and these say more"),
-            vec![format!("{walward} status"), format!("{walward} check --switch-wal")],
+            vec![format!("{as_agent} status"), format!("{as_agent} check --switch-wal")],
         ),
         None if !standing.has_wal && undone.is_empty() && plan.restart.is_empty() => {
-            add("see a first segment arrive".to_owned(), vec![format!("{walward} check --switch-wal")]);
+            add("see a first segment arrive".to_owned(), vec![format!("{as_agent} check --switch-wal")]);
         }
         _ => {}
     }
     if !standing.has_backup {
-        add("take the first backup: before it nothing can be restored".to_owned(), vec![format!("{walward} backup")]);
+        add("take the first backup: before it nothing can be restored".to_owned(), vec![format!("{as_agent} backup")]);
     }
     if let Archives::Both(tool) = plan.archives {
         add(
@@ -225,6 +227,7 @@ mod tests {
     fn standing(plan: &Plan, undone: Vec<(Step, String)>) -> Standing<'_> {
         Standing {
             walward: "walward".into(),
+            as_agent: "sudo -u postgres walward".into(),
             config: Path::new(crate::config::DEFAULT_PATH),
             data_directory: Path::new("/var/lib/postgresql/15/main"),
             admin: Some("host=/s user=postgres dbname=postgres".into()),
@@ -266,7 +269,7 @@ mod tests {
                 "psql -X 'host=/s user=postgres dbname=postgres' \\\n    -c 'GRANT it'\\''s'",
                 "systemctl restart postgresql@15-main",
                 "walward setup --apply",
-                "walward backup",
+                "sudo -u postgres walward backup",
             ]
         );
     }
@@ -289,11 +292,11 @@ mod tests {
         let standing =
             |undone| Standing { undone: Some(undone), ..standing(&plan, vec![(failed.clone(), why.clone())]) };
         let again = "walward setup --archive-command beside --apply";
-        assert_eq!(commands(&left(&standing(&undone))), ["walward status", again]);
+        assert_eq!(commands(&left(&standing(&undone))), ["sudo -u postgres walward status", again]);
         let not_back = Undone { failed: Some("gone".into()), ..undone.clone() };
         let all = left(&standing(&not_back));
         assert!(commands(&all)[0].contains("RESET archive_command") && commands(&all)[0].contains("reload"), "{all:?}");
-        assert_eq!(commands(&all)[1..], ["walward status", again]);
+        assert_eq!(commands(&all)[1..], ["sudo -u postgres walward status", again]);
     }
 
     #[test]

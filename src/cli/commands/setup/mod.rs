@@ -67,7 +67,7 @@ pub(in crate::cli) async fn run(
     }
     match &text {
         Some(_) if arguments.dry_run => {
-            printer.note(&format!("would write to {}:\n\n{}", path.display(), file::text(&new).trim_end()));
+            printer.note(&format!("would write to {}:\n\n{}", path.display(), file::shown(&new).trim_end()));
         }
         // What is missing yet is made below.
         Some(text) => {

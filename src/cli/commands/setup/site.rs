@@ -15,10 +15,11 @@ use crate::cli::failure::Failure;
 use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::cli::shell::word;
-use crate::config::{ClusterConfig, DEFAULT_PATH};
+use crate::config::{ClusterConfig, DEFAULT_PATH, redact_connection};
 use crate::outcome::Exit;
 use crate::pg::archiving::{Archives, Tool, archives};
 use crate::repo::Repository;
+use crate::sys::identity::is_root;
 
 /// How setup ended for one cluster.
 pub(super) struct Outcome {
@@ -68,7 +69,7 @@ pub(super) async fn cluster(
     if let Ok(server) = &found {
         let mut plan = decide(context, server, arguments, &lines, printer)?;
         has_wal = proof::has_wal(&repositories, server.facts.lineage()).await?;
-        let go = !arguments.dry_run && wants(context, cluster, arguments, &plan, printer)?;
+        let go = !arguments.dry_run && wants(context, cluster, arguments, (server, &plan, agent), printer)?;
         if go {
             agent = proof::agent(context, cluster, true, printer).await;
             guard(context, server, &plan, (agent, has_backup), printer)?;
@@ -96,10 +97,15 @@ pub(super) async fn cluster(
         (None, false) => Exit::Done,
     };
     let standing = Standing {
+        as_agent: as_agent(uid, &user, &walward(context, cluster)),
         walward: walward(context, cluster),
         config: &context.global.config,
         data_directory: &cluster.data_directory,
-        admin: arguments.admin_connection.clone().or_else(|| server::admin_connection(cluster, &user)),
+        admin: arguments
+            .admin_connection
+            .as_deref()
+            .map(redact_connection)
+            .or_else(|| server::admin_connection(cluster, &user)),
         agent,
         new_keys: prepared.iter().filter_map(|prepared| prepared.new_key.clone()).collect(),
         server: decided.as_ref().map(|(plan, _)| (plan, applied.left.clone())),
@@ -191,7 +197,7 @@ fn wants(
     context: &Context,
     cluster: &ClusterConfig,
     arguments: &SetupArguments,
-    plan: &Plan,
+    (server, plan, agent): (&Server, &Plan, Agent),
     printer: &Printer,
 ) -> Result<bool, Failure> {
     if arguments.apply {
@@ -200,9 +206,13 @@ fn wants(
     if !can_ask(&context.global) || plan.steps.is_empty() {
         return Ok(false);
     }
+    let say = without_agent(agent, plan.touches_archiving(), takes_over(server, plan))?;
     printer.note(&format!("On the server of cluster \"{}\":", cluster.name));
     for step in &plan.steps {
         printer.note(&format!("  {}", step.describe()));
+    }
+    if let Some(text) = say {
+        printer.note(text);
     }
     let answer = ask(printer, "Shall this be done? [y/N]", None)?;
     Ok(["y", "yes"].contains(&answer.to_lowercase().as_str()))
@@ -218,6 +228,24 @@ fn takes_over(server: &Server, plan: &Plan) -> bool {
     matches!(before(server), Archives::Other(_) | Archives::Both(_) | Archives::Library) && plan.touches_archiving()
 }
 
+fn needs_agent() -> Failure {
+    let text = "the agent does not serve this cluster yet, so that nothing would be archived, by the other tool either";
+    Failure::new(Exit::Refused, text)
+        .hint("start the agent first, then run this again; nothing on the server was changed")
+}
+
+/// What is to be known of an agent that is away before anybody is asked; an error when no answer would help. One that only has to
+/// read its configuration is told to when the answer is yes.
+fn without_agent(agent: Agent, touches_archiving: bool, takes_over: bool) -> Result<Option<&'static str>, Failure> {
+    match agent {
+        Agent::Away if takes_over => Err(needs_agent()),
+        Agent::Away if touches_archiving => {
+            Ok(Some("  The agent does not run yet: until it does, nothing is archived, and WAL stays in pg_wal."))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// What must hold before another tool's WAL is touched.
 fn guard(
     context: &Context,
@@ -230,10 +258,7 @@ fn guard(
         return Ok(());
     }
     if agent != Agent::Serves {
-        let text =
-            "the agent does not serve this cluster yet, so that nothing would be archived, by the other tool either";
-        return Err(Failure::new(Exit::Refused, text)
-            .hint("start the agent first, then run this again; nothing on the server was changed"));
+        return Err(needs_agent());
     }
     if plan.archives == Archives::Walward && !has_backup {
         let question = "there is no finished backup of Walward's yet: until there is one, no tool by itself can restore to a moment after now. Take the other tool's place nevertheless?";
@@ -288,6 +313,14 @@ fn walward(context: &Context, cluster: &ClusterConfig) -> String {
     text
 }
 
+/// A command for the agent's user. Root is nobody to the server, where the kernel says who is who.
+fn as_agent(uid: Option<u32>, user: &str, command: &str) -> String {
+    match uid {
+        Some(uid) if uid != 0 && is_root() => format!("sudo -u {} {command}", word(user)),
+        _ => command.to_owned(),
+    }
+}
+
 /// For people: on standard output the lines that a server still needs, for whoever puts them where they belong; what stays as it
 /// is and what is left on standard error.
 pub(super) fn print(cluster: &ClusterConfig, outcome: &Outcome, printer: &Printer) -> Result<(), Failure> {
@@ -312,4 +345,27 @@ pub(super) fn print(cluster: &ClusterConfig, outcome: &Outcome, printer: &Printe
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_asked_for_what_needs_the_agent_before_that_is_said() {
+        assert_eq!(without_agent(Agent::Away, true, true).unwrap_err().exit, Exit::Refused);
+        assert!(without_agent(Agent::Away, true, false).unwrap().is_some());
+        assert!(without_agent(Agent::Away, false, false).unwrap().is_none());
+        for agent in [Agent::Serves, Agent::Unaware] {
+            assert!(without_agent(agent, true, true).unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn root_is_told_how_to_be_the_agents_user() {
+        let told = as_agent(Some(12_345), "my user", "walward backup");
+        assert_eq!(told, if is_root() { "sudo -u 'my user' walward backup" } else { "walward backup" });
+        assert_eq!(as_agent(Some(0), "root", "walward backup"), "walward backup");
+        assert_eq!(as_agent(None, "postgres", "walward backup"), "walward backup");
+    }
 }
