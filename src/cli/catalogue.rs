@@ -88,8 +88,18 @@ impl Catalogue {
             self.wal.insert(timeline, TimelineWal::new(&files, self.segment_size));
         }
         for timeline in stored::timelines(repository, self.lineage).await.context("cannot list the timelines")? {
-            let text = stored::history(repository, self.lineage, timeline).await;
-            let text = text.with_context(|| format!("cannot read the history of timeline {timeline}"))?;
+            let text = match stored::history(repository, self.lineage, timeline).await {
+                Ok(text) => text,
+                // What is known without it is worth more than nothing.
+                Err(error) if error.class() == ErrorClass::Corrupt => {
+                    self.warnings.push(format!("the history of timeline {timeline} is left out: {}", describe(&error)));
+                    continue;
+                }
+                Err(error) => {
+                    let text = format!("cannot read the history of timeline {timeline}");
+                    return Err(anyhow::Error::new(error).context(text).into());
+                }
+            };
             match TimelineHistory::parse(timeline, &text) {
                 Ok(history) => {
                     self.histories.insert(timeline, history);
@@ -147,5 +157,30 @@ impl Catalogue {
             }
         }
         Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::repo::Encryption;
+    use crate::storage::{Payload, memory};
+    use crate::sys::cpu::CpuPool;
+
+    #[tokio::test]
+    async fn a_damaged_history_hides_nothing_else() {
+        let (pool, now) = (CpuPool::new(1).unwrap(), jiff::Timestamp::UNIX_EPOCH);
+        let made = Repository::create("r", memory(), "main", &Encryption::None, &[], pool, now).await;
+        let mut repository = made.unwrap().0;
+        let lineage = Lineage { major: 15, system_identifier: 7 };
+        repository.add_lineage(lineage, SegmentSize::DEFAULT, now).await.unwrap();
+        for name in ["00000002.history", "000000010000000000000003"] {
+            let key = layout::wal_file(lineage, name.parse().unwrap());
+            repository.store().put_new(&key, Payload::from(b"damaged".to_vec())).await.unwrap();
+        }
+        let catalogue = read(&repository).await.unwrap().unwrap();
+        assert_eq!(catalogue.wal[&Timeline(1)].segments.len(), 1);
+        assert!(catalogue.histories.is_empty());
+        assert!(catalogue.warnings.iter().any(|warning| warning.contains("timeline 2")), "{:?}", catalogue.warnings);
     }
 }
