@@ -1,7 +1,7 @@
 //! Links the unwinder into the client, so that it needs no shared library but libc.
 //!
 //! `archive_command` starts `walward-wal` once a segment, and a third of such a start was the loader's search for
-//! `libgcc_s.so.1` (benches/client.sh). rustc asks for that library by name; a linker script of the same name, found
+//! `libgcc_s.so.1` (benches/peers). rustc asks for that library by name; a linker script of the same name, found
 //! first, hands the linker the archives that gcc ships for static linking instead. Where the C compiler has none of them, nothing
 //! changes but the speed.
 

@@ -131,14 +131,10 @@ archive_command = '/bin/false'
     def ready(self):
         return sorted(path.stem for path in (self.data / "pg_wal/archive_status").glob("*.ready") if len(path.stem) == 24)
 
-    def only_ready(self, names):
-        """Marks `names` as waiting and everything else as archived."""
-        status = self.data / "pg_wal/archive_status"
-        for path in status.iterdir():
+    def none_waits(self):
+        """Forgets that anything was archived or is to be."""
+        for path in (self.data / "pg_wal/archive_status").iterdir():
             path.unlink()
-        for path in (self.data / "pg_wal").iterdir():
-            if len(path.name) == 24:
-                (status / f"{path.name}.{'ready' if path.name in names else 'done'}").touch()
 
     def recovering(self, folder):
         """A directory that looks like this cluster in recovery to a tool that is asked for WAL."""

@@ -34,7 +34,7 @@ class Cost:
 
 
 def archiver(command, data, names):
-    """Work: what PostgreSQL's archiver does with `names` that are ready in the data directory `data`."""
+    """Work: what PostgreSQL's archiver does with `names`, which become ready in the data directory `data`."""
     return {"kind": "archiver", "command": command, "data": str(data), "names": names}
 
 
@@ -46,6 +46,11 @@ def recovery(command, data, names):
 def shell(words):
     """Work: a command."""
     return {"kind": "shell", "words": words}
+
+
+def starts(commands):
+    """Work: commands, each a list of words, one after the other."""
+    return {"kind": "starts", "commands": [[str(word) for word in words] for words in commands]}
 
 
 def _accounts(pid):

@@ -26,8 +26,11 @@ def shell(words, folder=None, attempts=1):
 
 
 def archiver(command, data, names):
-    """PostgreSQL's archiver (pgarch.c): one file after the other, in order, tried again after a second, then marked."""
+    """PostgreSQL's archiver (pgarch.c): one file after the other, in order, tried again after a second, then marked. That they
+    wait is seen only now, so that nobody begins before the clock does."""
     status = data + "/pg_wal/archive_status/"
+    for name in names:
+        os.close(os.open(status + name + ".ready", os.O_CREAT | os.O_WRONLY))
     for name in names:
         shell(command.replace("%p", "pg_wal/" + name).replace("%f", name), data, attempts=3)
         os.rename(status + name + ".ready", status + name + ".done")
@@ -41,6 +44,14 @@ def recovery(command, data, names):
         words = command.replace("%p", "pg_wal/RECOVERYXLOG").replace("%f", name).replace("%d", data)
         shell(words, data, attempts=3)
         os.rename(data + "/pg_wal/RECOVERYXLOG", data + "/pg_wal/" + name)
+
+
+def starts(commands):
+    """Starts the commands, lists of words, one after the other, with nothing between."""
+    for words in commands:
+        code = os.waitstatus_to_exitcode(os.waitpid(os.posix_spawnp(words[0], words, os.environ), 0)[1])
+        if code != 0:
+            raise RuntimeError(f"{words} ended with {code}")
 
 
 def accounts():
@@ -60,7 +71,7 @@ def main():
     os.dup2(quiet, 0)
     os.dup2(quiet, 1)
     began = time.monotonic()
-    {"archiver": archiver, "recovery": recovery, "shell": shell}[work.pop("kind")](**work)
+    {"archiver": archiver, "recovery": recovery, "shell": shell, "starts": starts}[work.pop("kind")](**work)
     seconds = time.monotonic() - began
     while True:
         try:

@@ -1,10 +1,10 @@
 """A row of the comparison is a file here. Each has:
 
 - `TITLE`, and `TEXT`: what is done and how it is checked;
-- `AIMS`: what Walward must reach: its line, the place, another line, how many times as fast;
+- `AIMS`: what Walward must reach (`aims.py`);
 - `variants()`: the `Variant`s that are measured in turn;
 - `measure(stage, variant, room)`: does the work once in `room` and answers its `Cost`; raises when the result is wrong;
-- `FIGURES`: the figures that its table shows, by name, of `report.py`.
+- `FIGURES`: the figures that its table shows, by name, of `figures.py`; the first is the one that is compared.
 """
 
 from contextlib import contextmanager

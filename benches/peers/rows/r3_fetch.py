@@ -1,4 +1,5 @@
 import meter
+from aims import AtMost, Faster
 from rows import Variant
 from rows.check import wal_is_there
 from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Walward
@@ -6,8 +7,12 @@ from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Wal
 TITLE = "64 segments fetched"
 TEXT = """`restore_command` is called for 64 segments one after the other, as a recovery does that needs no time for itself, and each is
 compared. Nothing is prefetched when it begins."""
-FIGURES = ("seconds", "rate", "cpu", "peak", "requests")
-AIMS = []
+FIGURES = ("seconds", "rate", "cpu", "peak", "read", "written", "requests")
+AIMS = [
+    Faster("Walward, encrypted", S3_FAR, "Walward, encrypted", 0.95, beside=S3),
+    AtMost("Walward, encrypted", DISK, "peak", 64),
+    AtMost("Walward, encrypted", S3_FAR, "peak", 64),
+]
 
 
 def variants():
@@ -22,7 +27,7 @@ def variants():
 
 def measure(stage, variant, room):
     cluster, names = stage.wal_cluster, stage.segments
-    cluster.only_ready(names)
+    cluster.none_waits()
     with variant.set_up(room, cluster, stage.store) as tool:
         tool.daemons()
         meter.measure(meter.archiver(tool.archive_command(), cluster.data, names))
