@@ -55,9 +55,11 @@ impl Owner {
     /// theirs leads root anywhere. What is made is theirs from the beginning. Blocking.
     ///
     /// # Errors
-    /// When this is root and the owner is not known.
+    /// When this is root and the owner is not known, or is root: PostgreSQL runs as nobody like that, so that the folder is not what it
+    /// seems to be.
     pub(super) fn act<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         match self.0 {
+            Some((0, _)) => Err(io::Error::other("the data directory is root's, and no server's")),
             Some((uid, gid)) => identity::as_user(uid, gid, work),
             None if identity::is_root() => Err(io::Error::other("whose the data directory is cannot be told")),
             None => Ok(work()),
@@ -105,6 +107,12 @@ mod tests {
         agent.let_read(&config);
         let facts = std::fs::metadata(&config).unwrap();
         assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (own, group, 0o640));
+    }
+
+    #[test]
+    fn nothing_is_done_as_root_for_whoever_calls_a_folder_of_roots_a_data_directory() {
+        assert!(Owner(Some((0, 0))).act(|| ()).is_err());
+        assert_eq!(Owner(None).act(|| ()).is_err(), identity::is_root());
     }
 
     #[test]

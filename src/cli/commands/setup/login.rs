@@ -135,6 +135,24 @@ fn stays_whose_it_is(facts: &Metadata) -> bool {
 mod tests {
     use super::*;
 
+    /// A data directory; another user's when this is root.
+    fn data_directory() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        give(folder.path());
+        folder
+    }
+
+    fn give(path: &Path) {
+        if crate::sys::identity::is_root() {
+            std::os::unix::fs::chown(path, Some(60_007), Some(60_007)).unwrap();
+        }
+    }
+
+    fn put(path: &Path, content: &str, mode: u32) {
+        durable::replace(path, content.as_bytes(), mode).unwrap();
+        give(path);
+    }
+
     fn files(folder: &Path) -> (PathBuf, PathBuf) {
         (folder.join("pg_hba.conf"), folder.join("pg_ident.conf"))
     }
@@ -152,17 +170,18 @@ mod tests {
 
     #[test]
     fn the_lines_are_added_once_and_nothing_else_changes() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = data_directory();
         let files = files(folder.path());
         let owner = Owner::of(folder.path());
         let before = "# a remark\nlocal all all peer";
-        durable::create(&files.0, before.as_bytes(), 0o640).unwrap();
-        durable::create(&files.1, b"", 0o600).unwrap();
+        put(&files.0, before, 0o640);
+        put(&files.1, "", 0o600);
         let changes = add(owner, lines(&files)).unwrap();
         let (hba, ident) = texts(&files);
         assert!(hba.ends_with(&format!("{}\n\n{before}", hba_line("walward", "postgres"))), "{hba}");
         assert!(ident.ends_with("walward   postgres   walward\n"), "{ident}");
-        assert_eq!(std::fs::metadata(&files.0).unwrap().mode() & 0o7777, 0o640);
+        let (facts, whose) = (std::fs::metadata(&files.0).unwrap(), std::fs::metadata(folder.path()).unwrap());
+        assert_eq!((facts.mode() & 0o7777, facts.uid(), facts.gid()), (0o640, whose.uid(), whose.gid()));
         assert!(add(owner, lines(&files)).unwrap().is_empty());
         assert_eq!(texts(&files), (hba, ident));
 
@@ -173,12 +192,12 @@ mod tests {
 
     #[test]
     fn what_somebody_wrote_meanwhile_is_not_taken_back() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = data_directory();
         let files = files(folder.path());
-        durable::create(&files.0, b"", 0o600).unwrap();
-        durable::create(&files.1, b"", 0o600).unwrap();
+        put(&files.0, "", 0o600);
+        put(&files.1, "", 0o600);
         let changes = add(Owner::of(folder.path()), lines(&files)).unwrap();
-        durable::replace(&files.0, b"mine", 0o600).unwrap();
+        put(&files.0, "mine", 0o600);
         let failure = restore(Owner::of(folder.path()), changes).unwrap_err();
         assert!(failure.message().contains("by hand"), "{}", failure.message());
         assert_eq!(texts(&files).0, "mine");
@@ -186,9 +205,9 @@ mod tests {
 
     #[test]
     fn one_line_is_not_left_without_the_other() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = data_directory();
         let files = files(folder.path());
-        durable::create(&files.1, b"# a map\n", 0o600).unwrap();
+        put(&files.1, "# a map\n", 0o600);
         assert!(add(Owner::of(folder.path()), lines(&files)).is_err(), "there is no pg_hba.conf");
         assert_eq!(std::fs::read_to_string(&files.1).unwrap(), "# a map\n");
     }
