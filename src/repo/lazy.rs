@@ -180,8 +180,8 @@ mod tests {
         let healed = std::fs::OpenOptions::new().write(true).open(fifo).expect("somebody reads");
         runtime.shutdown_timeout(Duration::from_secs(10));
         drop(healed);
-        // Those of the runtime, and those of one store.
-        assert!(threads <= 2 + 8, "{threads} threads");
+        // Those of the runtime and of one store, and whatever had a moment's work; those of two stores would be more.
+        assert!(threads < 2 + 2 * 8, "{threads} threads");
         let transient = |opened: Result<Repository, RepoError>| opened.expect_err("it hangs").class();
         assert!(opened.into_iter().map(transient).all(|class| class == ErrorClass::Transient));
     }
