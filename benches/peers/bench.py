@@ -120,11 +120,16 @@ def all_rows():
             yield importlib.import_module(f"rows.{found}")
 
 
-def measure(stage, row, variants, runs, progress):
+def runs_of(row, variant, asked):
+    """How often a variant is measured: a tool that takes minutes for a row is the same every time."""
+    return 1 if variant.tool.slow else min(asked, getattr(row, "RUNS", asked))
+
+
+def measure(stage, row, variants, asked, progress):
     results = {variant: [] for variant in variants if stage.store or not variant.place.s3}
-    for number in range(runs):
+    for number in range(asked):
         for variant in results:
-            if isinstance(results[variant], str):
+            if isinstance(results[variant], str) or number >= runs_of(row, variant, asked):
                 continue
             room = stage.folder / f"room-{time.monotonic_ns():x}"
             try:
@@ -186,7 +191,7 @@ def main():
         for row in chosen:
             variants = [variant for variant in row.variants() if not asked.places or variant.place.short in asked.places.split(",")]
             results = measure(stage, row, variants, asked.runs, lambda line: print(line, file=sys.stderr, flush=True))
-            text += [f"## {row.TITLE}", row.TEXT, report.table(row, results), "\n".join(report.aims(row, results))]
+            text += [f"## {row.TITLE}", row.TEXT, report.table(row, results), "\n".join(report.aims(row, results)), getattr(row, "LIMIT", "")]
         data = f"{stage.data_bytes / (1 << 30):.1f} GiB" if stage._data else "not made"
     finally:
         if stage:
@@ -194,9 +199,9 @@ def main():
         shutil.rmtree(folder, ignore_errors=True)
     head = f"""# Benchmarks
 
-Walward beside other tools: the same work, on one machine, in turn, {asked.runs} runs of each, medians (and the spread). Every run's
-result was restored or fetched back and compared. Made by `benches/peers/run.sh`, which takes {(time.monotonic() - began) / 60:.0f} minutes here
-and writes this file. What counts is the ratio, not the number: every machine has others.
+Walward beside other tools: the same work, on one machine, in turn; medians (and the spread) of {asked.runs} runs, of fewer where one takes
+minutes. Every run's result was restored or fetched back and compared. Made by `benches/peers/run.sh`, which took
+{(time.monotonic() - began) / 60:.0f} minutes here and writes this file. What counts is the ratio, not the number: every machine has others.
 
 {machine(asked.programs)}
 - database: {data}; WAL of pgbench; zstd level 1 for WAL and 3 for backups; two workers each; AES-256 (GCM here, CBC in

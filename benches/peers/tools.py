@@ -39,6 +39,8 @@ class Tool:
 
     name = ""
     encrypts = True
+    # So much that once is enough.
+    slow = False
     places = (DISK, S3, S3_FAR)
 
     def __init__(self, room, cluster, place, encrypted, store):
@@ -283,6 +285,7 @@ class BarmanCloud(Tool):
 
     name = "barman-cloud"
     encrypts = False
+    slow = True
     places = (S3, S3_FAR)
     programs = Path()
 

@@ -4,6 +4,8 @@
 - `AIMS`: what Walward must reach (`aims.py`);
 - `variants()`: the `Variant`s that are measured in turn;
 - `measure(stage, variant, room)`: does the work once in `room` and answers its `Cost`; raises when the result is wrong;
+- `RUNS`, if there is one: no more runs than that, because one takes long;
+- `LIMIT`, if there is one: what keeps it from being faster;
 - `FIGURES`: the figures that its table shows, by name, of `figures.py`; the first is the one that is compared.
 """
 

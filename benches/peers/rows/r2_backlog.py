@@ -2,7 +2,7 @@ import meter
 from aims import AtMost, Faster
 from rows import Variant
 from rows.check import wal_is_there
-from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Walward
+from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Tool, Walward
 
 TITLE = "64 segments waiting"
 TEXT = """64 segments of 16 MiB are marked as ready, and `archive_command` is called for one after the other, as PostgreSQL's archiver does.
@@ -17,8 +17,8 @@ AIMS = [
 ]
 
 
-class Zstd:
-    name, encrypts = "zstd -1 -T2", False
+class Zstd(Tool):
+    name, encrypts, places = "zstd -1 -T2", False, (DISK,)
 
 
 def variants():

@@ -2,7 +2,7 @@ import meter
 from aims import AtMost, Faster
 from rows import Variant
 from rows.check import wal_is_there
-from tools import DISK, S3, S3_FAR, BarmanCloud, PgBackRest, PgBackRestSync, Walward
+from tools import DISK, S3, S3_FAR, PgBackRest, PgBackRestSync, Walward
 
 TITLE = "64 segments fetched"
 TEXT = """`restore_command` is called for 64 segments one after the other, as a recovery does that needs no time for itself, and each is
@@ -21,8 +21,6 @@ def variants():
             yield Variant(tool, place, True)
         if place is DISK:
             yield Variant(PgBackRestSync, place, True)
-        if place is S3:
-            yield Variant(BarmanCloud, place)
 
 
 def measure(stage, variant, room):

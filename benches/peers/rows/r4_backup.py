@@ -10,6 +10,7 @@ TEXT = """A full backup of the running, idle database, its restore to an empty f
 writes. Its rows are then summed up and compared. Walward and pgBackRest check every page's checksum while they read. `zstd` stands
 for what the machine can do: `tar` through it to a file and back, which is no backup."""
 FIGURES = ("seconds", "rate", "cpu", "peak", "read", "written", "requests", "stored", "restore", "recovery")
+RUNS = 2
 AIMS = [
     Faster("Walward, encrypted", DISK, "zstd -3 -T2", 0.85),
     Faster("Walward, encrypted", DISK, "pgBackRest, encrypted", 1.5),

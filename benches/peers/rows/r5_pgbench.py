@@ -3,11 +3,12 @@ from rows import Variant
 from tools import DISK, S3, NoTool, PgBackRest, Walward
 
 TITLE = "What archiving costs the database"
-TEXT = """pgbench (TPC-B, 8 clients, 30 s, after a checkpoint) on a server that shares the machine with the archiving, beside the same
+TEXT = """pgbench (TPC-B, 8 clients, 20 s, after a checkpoint) on a server that shares the machine with the archiving, beside the same
 with `archive_command = '/bin/true'`. When it ends, how many segments still wait."""
 FIGURES = ("tps", "waiting", "cpu", "peak")
+RUNS = 2
 AIMS = []
-SECONDS = 30
+SECONDS = 20
 
 
 def variants():

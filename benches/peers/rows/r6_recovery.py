@@ -7,6 +7,7 @@ TITLE = "A recovery as a whole"
 TEXT = """From an empty folder to a server that takes writes: the restore of a full backup, then the replay of the WAL that came after
 it. The rows are summed up and compared."""
 FIGURES = ("seconds", "segments", "restore", "recovery", "cpu", "peak")
+RUNS = 2
 AIMS = []
 # Each changes a row on about every page: whole pages first, then changes.
 ROUNDS, SHARE = 8, 60

@@ -6,6 +6,7 @@ from tools import DISK, S3, PgBackRest, PgBaseBackup, Walward
 TITLE = "A database of 100,000 small files"
 TEXT = "Full backup and restore of a database with 100,000 tables of one page each. Their number and sum are compared afterwards."
 FIGURES = ("seconds", "cpu", "peak", "requests", "restore", "recovery")
+RUNS = 1
 AIMS = []
 
 
