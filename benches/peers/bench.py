@@ -168,6 +168,21 @@ def ended(number, _frame):
     sys.exit(128 + number)
 
 
+def page(asked, stage, minutes, sections):
+    data = f"{stage.data_bytes / (1 << 30):.1f} GiB" if stage._data else "not made"
+    head = f"""# Benchmarks
+
+Walward beside other tools: the same work, on one machine, in turn; medians (and the spread) of {asked.runs} runs, of fewer where one takes
+minutes. Every run's result was restored or fetched back and compared. Made by `benches/peers/run.sh`, which took
+{minutes:.0f} minutes here and writes this file. What counts is the ratio, not the number: every machine has others.
+
+{machine(asked.programs)}
+- database: {data}; WAL of pgbench; zstd level 1 for WAL and 3 for backups; two workers each; AES-256 (GCM here, CBC in
+  pgBackRest); everything else as it is by default
+- CPU: all processes of the tool, with what the agent used meanwhile, and for backups the server's; peak: the largest single process"""
+    return "\n\n".join(part for part in [head, *sections] if part) + "\n"
+
+
 def main():
     signal.signal(signal.SIGTERM, ended)
     parser = argparse.ArgumentParser()
@@ -178,12 +193,12 @@ def main():
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--rows", default="", help="words of their titles, with commas; default all")
     parser.add_argument("--places", default="", help="of disk, s3, far, with commas; default all")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     Walward.programs, BarmanCloud.programs = asked.walward, asked.barman
     chosen = [row for row in all_rows() if not asked.rows or any(word in row.TITLE for word in asked.rows.split(","))]
     began = time.monotonic()
-    text = []
+    sections = []
     folder = tempfile.mkdtemp(prefix="walward-bench-", dir=os.environ.get("TMPDIR", "/tmp"))
     stage = None
     try:
@@ -191,26 +206,15 @@ def main():
         for row in chosen:
             variants = [variant for variant in row.variants() if not asked.places or variant.place.short in asked.places.split(",")]
             results = measure(stage, row, variants, asked.runs, lambda line: print(line, file=sys.stderr, flush=True))
-            text += [f"## {row.TITLE}", row.TEXT, report.table(row, results), "\n".join(report.aims(row, results)), getattr(row, "LIMIT", "")]
-        data = f"{stage.data_bytes / (1 << 30):.1f} GiB" if stage._data else "not made"
+            sections += [f"## {row.TITLE}", row.TEXT, report.table(row, results), "\n".join(report.aims(row, results)),
+                         getattr(row, "LIMIT", "")]
+            # After every row: who ends it early has what there is.
+            asked.out.write_text(page(asked, stage, (time.monotonic() - began) / 60, sections))
     finally:
         if stage:
             stage.stop()
         shutil.rmtree(folder, ignore_errors=True)
-    head = f"""# Benchmarks
-
-Walward beside other tools: the same work, on one machine, in turn; medians (and the spread) of {asked.runs} runs, of fewer where one takes
-minutes. Every run's result was restored or fetched back and compared. Made by `benches/peers/run.sh`, which took
-{(time.monotonic() - began) / 60:.0f} minutes here and writes this file. What counts is the ratio, not the number: every machine has others.
-
-{machine(asked.programs)}
-- database: {data}; WAL of pgbench; zstd level 1 for WAL and 3 for backups; two workers each; AES-256 (GCM here, CBC in
-  pgBackRest); everything else as it is by default
-- CPU: all processes of the tool, with what the agent used meanwhile, and for backups the server's; peak: the largest single process"""
-    page = "\n\n".join(part for part in [head, *text] if part) + "\n"
-    if asked.out:
-        asked.out.write_text(page)
-    print(page)
+    print(asked.out.read_text())
 
 
 main()

@@ -5,6 +5,7 @@ A tool that cannot do a piece of work says so (`lacks`), and the table shows the
 """
 
 import json
+import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -272,12 +273,15 @@ class Zstd(Tool):
 
     def backup(self):
         # That a file grows meanwhile is nothing to it (1).
-        tar = f"tar c -C {self.cluster.data} --exclude=./postmaster.pid --exclude=./pg_wal/archive_status ."
+        tar = f"tar c -C {self.cluster.data} --exclude=./postmaster.pid --exclude='./pg_wal/*' ."
         return f"{{ {tar} || [ $? = 1 ]; }} | zstd -q -{BACKUP_LEVEL} -T{WORKERS} -o {self.room}/repository/tar.zst"
 
     def restore(self, target):
-        return (f"mkdir -m 700 {target} && zstd -dcq {self.room}/repository/tar.zst | tar x -C {target} && "
-                f"mkdir -p {target}/pg_wal/archive_status && sync -f {target}")
+        return f"mkdir -m 700 {target} && zstd -dcq {self.room}/repository/tar.zst | tar x -C {target} && sync -f {target}"
+
+    def make_recoverable(self, target):
+        # The server has stopped meanwhile, so that its WAL is all that the copy lacks.
+        shutil.copytree(self.cluster.data / "pg_wal", target / "pg_wal", dirs_exist_ok=True)
 
 
 class BarmanCloud(Tool):

@@ -41,13 +41,16 @@ log_file = $folder/run/\$name.log
 mon_data = $folder/mon
 osd_data = $folder/osd
 osd_objectstore = memstore
-memstore_device_bytes = 4294967296
+memstore_device_bytes = 12884901888
 osd_memory_target = 939524096
 [client.rgw]
 rgw_data = $folder
 keyring = $folder/keyring.rgw
 rgw_frontends = beast endpoint=127.0.0.1:${ports[1]}
 rgw_enable_usage_log = false
+# What is deleted is gone soon, not in two hours: it lies in memory.
+rgw_gc_obj_min_wait = 1
+rgw_gc_processor_period = 5
 CONFIG
     local outcome=0 server pid
     chroot "$tree" bash -s "$folder" "${ports[0]}" "$WALWARD_TEST_STORE_KEY" "$WALWARD_TEST_STORE_SECRET" \
