@@ -178,7 +178,7 @@ minutes. Every run's result was restored or fetched back and compared. Made by `
 
 {machine(asked.programs)}
 - database: {data}; WAL of pgbench; zstd level 1 for WAL and 3 for backups; two workers each; AES-256 (GCM here, CBC in
-  pgBackRest); everything else as it is by default
+  pgBackRest); pgBackRest bundles small files (`repo-bundle`); everything else as it is by default
 - CPU: all processes of the tool, with what the agent used meanwhile, and for backups the server's; peak: the largest single process"""
     return "\n\n".join(part for part in [head, *sections] if part) + "\n"
 

@@ -191,7 +191,8 @@ repo1-storage-ca-file={self.store.ca}
         asynchronous = "y" if self.asynchronous else "n"
         self.config = self.room / "pgbackrest.conf"
         self.config.write_text(f"""[global]
-{where}{cipher}compress-type=zst
+{where}{cipher}repo1-bundle=y
+compress-type=zst
 compress-level={BACKUP_LEVEL}
 process-max={WORKERS}
 spool-path={self.room}/spool
