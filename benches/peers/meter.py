@@ -8,6 +8,7 @@ gained meanwhile.
 import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -68,6 +69,24 @@ def _peak(pid):
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
 
 
+def _run(work):
+    """What runner.py says of `work`. Both end with this process, whatever they have started."""
+    runner = subprocess.Popen(
+        [sys.executable, "-I", "-S", Path(__file__).with_name("runner.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
+    )
+    with runner:
+        try:
+            said, wrong = runner.communicate(work)
+        except BaseException:
+            os.killpg(runner.pid, signal.SIGTERM)
+            raise
+    if runner.returncode != 0:
+        raise RuntimeError(wrong[-3000:])
+    return said
+
+
 def measure(work, daemons=(), store=None):
     """Does `work` and answers its `Cost`; raises when it fails.
 
@@ -78,13 +97,7 @@ def measure(work, daemons=(), store=None):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
     before = {pid: _accounts(pid) for pid in daemons}
     counted = store.count() if store else (0, 0)
-    done = subprocess.run(
-        [sys.executable, "-I", "-S", Path(__file__).with_name("runner.py")], input=json.dumps(work), capture_output=True, text=True,
-        preexec_fn=lambda: LIBC.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0),
-    )
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr[-3000:])
-    cost = Cost(**json.loads(done.stdout))
+    cost = Cost(**json.loads(_run(json.dumps(work))))
     for pid in daemons:
         cpu, read, written = (now - then for now, then in zip(_accounts(pid), before[pid]))
         cost.cpu_seconds += cpu
