@@ -32,7 +32,7 @@ impl Heir {
 
     /// Gives a file that is being written. Blocking.
     pub(super) fn takes(self, file: &NewFile) {
-        let _ = file.give_to(self.uid, self.gid);
+        let _ = file.give(Some(self.uid), Some(self.gid));
     }
 
     /// Gives the folders from below `root` down to `folder` that are root's: new ones, and what root left otherwise. Blocking.

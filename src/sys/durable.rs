@@ -192,11 +192,6 @@ impl NewFile {
         }
     }
 
-    /// Gives it to another user and group. Needs root.
-    pub fn give_to(&self, uid: u32, gid: u32) -> io::Result<()> {
-        fchown(&self.file, Some(uid), Some(gid))
-    }
-
     /// Appends `bytes`.
     pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         let Self { file, temporary, target, .. } = self;
@@ -206,7 +201,7 @@ impl NewFile {
     /// Makes it another user's or group's while it has no name that anybody knows: under its own it is never somebody else's. Only
     /// root may give it to a user.
     pub fn give(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-        std::os::unix::fs::fchown(&self.file, uid, gid)
+        fchown(&self.file, uid, gid)
     }
 
     /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken.
