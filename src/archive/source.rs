@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
-use rustix::buffer::spare_capacity;
 
 use super::accept::SMALL_FILE_BYTES_MAX;
 use crate::pg::{CommitTimes, SegmentSize, WalFileName};
 use crate::repo::format::FRAME_BYTES;
+use crate::sys::piece;
 
 /// Chunks that wait between the reader and the sealer.
 const CHUNKS_AHEAD: usize = 2;
@@ -172,22 +172,6 @@ fn commit_times(name: WalFileName, bytes: u64) -> Option<CommitTimes> {
     }
 }
 
-/// Bytes `at..at + length` of the file, into memory that was not cleared before.
-fn read_chunk(file: &File, at: u64, length: usize) -> io::Result<Bytes> {
-    let mut chunk = Vec::with_capacity(length);
-    while chunk.len() < length {
-        let next = at + chunk.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut chunk), next) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    // An allocator may give more than was asked for.
-    chunk.truncate(length);
-    Ok(chunk.into())
-}
-
 /// Reads the whole file and hands it on until `accept` says no. The file must be at the end what it was at the beginning:
 /// a segment that is recycled under the reader would be half one, half the other.
 fn read_chunks(file: &File, stamp: FileStamp, mut accept: impl FnMut(Bytes) -> bool) -> io::Result<()> {
@@ -195,7 +179,7 @@ fn read_chunks(file: &File, stamp: FileStamp, mut accept: impl FnMut(Bytes) -> b
     let mut at = 0;
     while at < bytes {
         let length = usize::try_from(bytes - at).unwrap_or(usize::MAX).min(FRAME_BYTES);
-        let chunk = read_chunk(file, at, length)?;
+        let chunk = piece::read(file, at, length)?;
         at += length as u64;
         if !accept(chunk) {
             return Ok(());

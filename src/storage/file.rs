@@ -13,7 +13,6 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,6 +28,7 @@ use super::heir::Heir;
 use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::ErrorClass;
 use crate::sys::durable::{self, NewFile};
+use crate::sys::piece;
 
 /// Owner reads and writes, group reads: a backup shows everything that the database holds.
 const FILE_MODE: u32 = 0o640;
@@ -234,12 +234,7 @@ impl Inner {
         let (file, info) = self.open(key)?;
         let length = super::object::length_within(&range, info.size)
             .map_err(|cause| Failure::new(ErrorClass::Corrupt, cause))?;
-        let mut bytes = vec![0; length];
-        match file.read_exact_at(&mut bytes, range.start) {
-            Ok(()) => Ok(bytes.into()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(shrank()),
-            Err(error) => Err(error.into()),
-        }
+        read_piece(&file, range.start, length)
     }
 
     fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, Failure> {
@@ -298,8 +293,11 @@ fn info(key: ObjectKey, metadata: &std::fs::Metadata) -> Result<ObjectInfo, Fail
     Ok(ObjectInfo { key, size: metadata.len(), modified })
 }
 
-fn shrank() -> Failure {
-    Failure::new(ErrorClass::Transient, "it became shorter while it was read")
+fn read_piece(file: &File, at: u64, length: usize) -> Result<Bytes, Failure> {
+    piece::read(file, at, length).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => Failure::new(ErrorClass::Transient, "it became shorter while it was read"),
+        _ => error.into(),
+    })
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -334,12 +332,7 @@ impl Store for FileStore {
             let threads = Arc::clone(&store.0.threads);
             let read = blocking(&threads, move || {
                 let length = usize::try_from(size - offset).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
-                let mut bytes = vec![0; length];
-                match file.read_exact_at(&mut bytes, offset) {
-                    Ok(()) => Ok((file, Bytes::from(bytes))),
-                    Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(shrank()),
-                    Err(error) => Err(error.into()),
-                }
+                read_piece(&file, offset, length).map(|bytes| (file, bytes))
             });
             match read.await {
                 Ok((file, bytes)) => {

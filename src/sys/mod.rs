@@ -1,10 +1,11 @@
-//! The operating system: durable files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory.
+//! The operating system: durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory.
 
 pub mod cpu;
 pub mod disk;
 pub mod durable;
 pub mod host;
 pub mod identity;
+pub mod piece;
 pub mod process;
 pub mod secrecy;
 pub mod steps;
