@@ -30,11 +30,17 @@ pub(super) fn stored_max() -> usize {
 
 /// A skippable frame around a short payload.
 pub(super) fn skippable(magic: u32, payload: &[u8]) -> Bytes {
-    let mut frame = Vec::with_capacity(SKIPPABLE_HEAD + payload.len());
-    frame.extend_from_slice(&magic.to_le_bytes());
-    frame.extend_from_slice(&u32::try_from(payload.len()).unwrap_or(u32::MAX).to_le_bytes());
+    let mut frame = begin_skippable(magic, payload.len());
     frame.extend_from_slice(payload);
     frame.into()
+}
+
+/// The head of a skippable frame, with room for a payload of `length` bytes.
+fn begin_skippable(magic: u32, length: usize) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(SKIPPABLE_HEAD + length);
+    frame.extend_from_slice(&magic.to_le_bytes());
+    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+    frame
 }
 
 /// Compressors that a thread keeps, each for one level: WAL's and base backups'.
@@ -46,7 +52,6 @@ struct Workbench {
     decompressor: Option<Decompressor<'static>>,
     joined: Vec<u8>,
     output: Vec<u8>,
-    sealed: Vec<u8>,
 }
 
 thread_local! {
@@ -57,7 +62,6 @@ thread_local! {
                 decompressor: None,
                 joined: Vec::new(),
                 output: Vec::new(),
-                sealed: Vec::new(),
             })
         };
 }
@@ -95,7 +99,7 @@ impl Recipes {
 pub(super) fn encode(recipes: &Recipes, number: u64, last: bool, parts: &[Bytes]) -> Result<Vec<Bytes>, FormatError> {
     let failed = |what| FormatError::Frame { number, what };
     WORKBENCH.with_borrow_mut(|bench| {
-        let Workbench { compressors, joined, output, sealed, .. } = bench;
+        let Workbench { compressors, joined, output, .. } = bench;
         let plain: &[u8] = if let [one] = parts {
             one
         } else {
@@ -120,11 +124,12 @@ pub(super) fn encode(recipes: &Recipes, number: u64, last: bool, parts: &[Bytes]
                     *stored = compressed.get_or_insert_with(|| Bytes::copy_from_slice(output)).clone();
                     continue;
                 };
-                sealed.clear();
-                sealed.extend_from_slice(output);
+                let mut frame = begin_skippable(SEALED_MAGIC, output.len() + TAG_BYTES);
+                frame.extend_from_slice(output);
+                let sealed = frame.get_mut(SKIPPABLE_HEAD..).unwrap_or_default();
                 let tag = keys.seal(number, &context.associated(last), sealed);
-                sealed.extend_from_slice(&tag.ok_or_else(|| failed("cannot be encrypted"))?);
-                *stored = skippable(SEALED_MAGIC, sealed);
+                frame.extend_from_slice(&tag.ok_or_else(|| failed("cannot be encrypted"))?);
+                *stored = frame.into();
             }
         }
         Ok(stored)
