@@ -11,6 +11,7 @@
 mod choose;
 mod contents;
 mod directory;
+mod early_sync;
 mod error;
 mod facts;
 mod horizon;

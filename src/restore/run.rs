@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::contents::Contents;
 use super::directory::Owner;
+use super::early_sync::EarlySync;
 use super::error::RestoreError;
 use super::facts::{Copy, chain};
 use super::install::{self, Prepared};
@@ -115,6 +116,7 @@ pub async fn run(
         work: Arc::clone(&work),
         label,
         owner,
+        early_sync: Arc::new(EarlySync::start().map_err(RestoreError::io("start a thread to write", &plan.directory))?),
         written: journal.packs_done.clone(),
         progress,
         begin_no_more: CancellationToken::new(),
@@ -172,7 +174,12 @@ pub async fn run(
     }
     restorer.phase(Phase::Finishing);
     let (settings, signal_file) = (plan.settings, plan.signal_file);
-    blocking(move || install::finish(&work.places, &settings, signal_file, owner)).await?;
+    let early_sync = Arc::clone(&restorer.early_sync);
+    blocking(move || {
+        early_sync.finish()?;
+        install::finish(&work.places, &settings, signal_file, owner)
+    })
+    .await?;
     drop(lock);
     restorer.phase(Phase::Done);
     report.seconds = began.elapsed().as_secs_f64();
@@ -183,6 +190,7 @@ struct Restorer {
     work: Arc<Work>,
     label: BackupLabel,
     owner: Option<Owner>,
+    early_sync: Arc<EarlySync>,
     /// Packs that an earlier run wrote.
     written: BTreeSet<u32>,
     progress: watch::Sender<Progress>,
@@ -286,7 +294,7 @@ impl Restorer {
 
         let (sender, receiver) = mpsc::channel(QUEUE_CHUNKS_MAX);
         let files = self.destinations(number).map_err(Failure::Fatal)?;
-        let unpacker = Unpacker::new(files, self.owner);
+        let unpacker = Unpacker::new(files, self.owner, Arc::clone(&self.early_sync));
         let (progress, length) = (self.progress.clone(), listed.content_bytes);
         let writer = tokio::task::spawn_blocking(move || write(unpacker, receiver, &progress, length));
         let mut fetched = Ok(());

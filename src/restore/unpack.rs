@@ -7,12 +7,14 @@ use std::fs::{File, FileTimes, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 
 use super::contents::PackedFile;
 use super::directory::Owner;
+use super::early_sync::EarlySync;
 use super::error::RestoreError;
 
 /// A file and the name that it gets.
@@ -42,6 +44,7 @@ pub struct Unpacker {
     /// Bytes of the stream so far.
     position: u64,
     owner: Option<Owner>,
+    early_sync: Arc<EarlySync>,
 }
 
 #[derive(Debug)]
@@ -54,9 +57,9 @@ struct OpenFile {
 
 impl Unpacker {
     /// One for `files`, sorted by offset.
-    pub fn new(mut files: Vec<Destination>, owner: Option<Owner>) -> Self {
+    pub fn new(mut files: Vec<Destination>, owner: Option<Owner>, early_sync: Arc<EarlySync>) -> Self {
         files.reverse();
-        Self { waiting: files, open: None, position: 0, owner }
+        Self { waiting: files, open: None, position: 0, owner, early_sync }
     }
 
     /// Takes the next bytes of the stream. Returns how many of them went into files.
@@ -122,7 +125,9 @@ impl Unpacker {
         }
         finish_file(&open.output, file, self.owner)
             .map_err(RestoreError::io("set the attributes of", path))
-            .map_err(UnpackError::Local)
+            .map_err(UnpackError::Local)?;
+        self.early_sync.offer(open.output, file.size, path);
+        Ok(())
     }
 }
 
@@ -230,7 +235,8 @@ mod tests {
     }
 
     fn unpack(files: Vec<Destination>, chunks: &[&[u8]], length: usize) -> Result<u64, UnpackError> {
-        let mut unpacker = Unpacker::new(files, None);
+        let early_sync = Arc::new(EarlySync::start().expect("a thread"));
+        let mut unpacker = Unpacker::new(files, None, early_sync);
         let mut written = 0;
         for chunk in chunks {
             written += unpacker.push(chunk)?;
