@@ -1,6 +1,7 @@
 //! One cluster's archiver: answers `push`, and uploads ready files ahead of it.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -18,8 +19,9 @@ use super::delivery::{Delivery, Outcome};
 use super::look_ahead::{QUEUE_FILES_MAX, choose, places};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::queue_limit::QueueLimit;
+use super::room::Room;
 use super::source::FileStamp;
-use super::upload::{LEFTOVER_PATIENCE, PushError, send};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send};
 use crate::base::{describe, trace};
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use crate::pg::{WalFileName, list_ready};
@@ -36,7 +38,7 @@ const LEFTOVERS_MAX: usize = 2;
 pub struct ArchiveOptions {
     /// In how many repositories a file must be durable before PostgreSQL is told so.
     pub acknowledge: Acknowledge,
-    /// Files uploaded ahead at the same time.
+    /// Files read and sealed ahead at the same time. How many are on their way after that is bounded by the memory they take.
     pub workers: usize,
     /// How many files in front of what PostgreSQL asked for last may be uploaded.
     pub look_ahead: usize,
@@ -168,6 +170,10 @@ impl Archiver {
         &self.0.repositories
     }
 
+    fn path(&self, name: WalFileName) -> PathBuf {
+        self.0.pg_wal.join(name.to_string())
+    }
+
     /// Where this cluster's WAL lies.
     pub fn pg_wal(&self) -> &Path {
         &self.0.pg_wal
@@ -178,19 +184,24 @@ impl Archiver {
         self.0.changed.notify_one();
     }
 
-    /// Answers when `name` is durable in as many repositories as must acknowledge it.
+    /// The file of this name in pg_wal, for [`Archiver::push`]. Blocking.
+    pub fn find(&self, name: WalFileName) -> io::Result<FileStamp> {
+        FileStamp::of(&self.path(name))
+    }
+
+    /// Answers when `name`, which was `found`, is durable in as many repositories as must acknowledge it.
     ///
     /// # Errors
     /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
-    pub async fn push(&self, name: WalFileName) -> Result<Pushed, Arc<PushError>> {
-        self.push_counted(name).instrument(self.span()).await
+    pub async fn push(&self, name: WalFileName, found: io::Result<FileStamp>) -> Result<Pushed, Arc<PushError>> {
+        self.push_counted(name, found).instrument(self.span()).await
     }
 
-    async fn push_counted(&self, name: WalFileName) -> Result<Pushed, Arc<PushError>> {
+    async fn push_counted(&self, name: WalFileName, found: io::Result<FileStamp>) -> Result<Pushed, Arc<PushError>> {
         let begun = Instant::now();
         // Every step within has a deadline but the file system; a hung one must not hold the client for ever.
         let after = self.0.options.deadline.saturating_mul(3);
-        let result = match tokio::time::timeout(after, self.push_uncounted(name)).await {
+        let result = match tokio::time::timeout(after, self.push_uncounted(name, found)).await {
             Ok(result) => result,
             Err(_) => Err(self.late(name, after)),
         };
@@ -206,14 +217,8 @@ impl Archiver {
         result
     }
 
-    async fn push_uncounted(&self, name: WalFileName) -> Result<Pushed, Arc<PushError>> {
-        let path = self.0.pg_wal.join(name.to_string());
-        let stamp = tokio::task::spawn_blocking(move || FileStamp::of(&path).map_err(|error| (path, error))).await;
-        let stamp = match stamp {
-            Ok(Ok(stamp)) => stamp,
-            Ok(Err((path, source))) => return Err(Arc::new(PushError::Read { path, source })),
-            Err(_) => return Err(Arc::new(PushError::Stopping(name))),
-        };
+    async fn push_uncounted(&self, name: WalFileName, found: io::Result<FileStamp>) -> Result<Pushed, Arc<PushError>> {
+        let stamp = found.map_err(|source| Arc::new(PushError::Read { path: self.path(name), source }))?;
         if self.acknowledge(name, stamp) {
             return Ok(Pushed::Ahead);
         }
@@ -338,7 +343,9 @@ impl Archiver {
             let mut guard = self.state();
             let state = &mut *guard;
             let needed = self.needed();
-            let places = places(options.workers, options.look_ahead, state.unasked(needed), state.in_flight.len());
+            let reading = state.in_flight.values().filter(|(_, delivery)| !delivery.is_sealed()).count();
+            let ahead = state.unasked(needed).saturating_add(state.in_flight.len());
+            let places = places(options.workers, options.look_ahead, reading, ahead);
             let stored = |name| state.stored.get(&name).is_some_and(|stored| stored.places.len() >= needed);
             let known = |name| stored(name) || state.in_flight.contains_key(&name);
             choose(&mut state.queue, known, places)
@@ -384,11 +391,9 @@ impl Archiver {
     async fn deliver(&self, name: WalFileName, delivery: &Delivery) -> Result<(), PushError> {
         let inner = &self.0;
         let begun = Instant::now();
-        let path = inner.pg_wal.join(name.to_string());
-        let looked = tokio::task::spawn_blocking(move || FileStamp::of(&path).map_err(|error| (path, error))).await;
-        let stamp = match looked {
-            Ok(Ok(stamp)) => stamp,
-            Ok(Err((path, source))) => return Err(PushError::Read { path, source }),
+        let this = self.clone();
+        let stamp = match tokio::task::spawn_blocking(move || this.find(name)).await {
+            Ok(found) => found.map_err(|source| PushError::Read { path: self.path(name), source })?,
             Err(_) => return Err(PushError::Stopping(name)),
         };
         let answers = policy::begin(&self.places(name, stamp), self.needed());
@@ -403,11 +408,17 @@ impl Archiver {
         let report = |stamp, at, result| self.answered(name, delivery, stamp, at, result, begun);
         let work = async {
             let room = Arc::clone(&inner.memory).acquire_many_owned(mib).await;
-            let room = room.map_err(|_| PushError::Stopping(name))?;
-            let sending = send(&inner.repositories, &chosen, &inner.pg_wal, name, &inner.options.writer, &report);
+            let room = Room::new(room.map_err(|_| PushError::Stopping(name))?, stamp.bytes(), chosen.len());
+            let sealed = |copies, stored_bytes| {
+                room.sealed(copies, stored_bytes);
+                delivery.sealed();
+                self.wake();
+            };
+            let listeners = Listeners { sealed: &sealed, answered: &report };
+            let sending = send(&inner.repositories, &chosen, &inner.pg_wal, name, &inner.options.writer, listeners);
             tokio::select! {
                 outcome = sending => outcome.map(|_| ()),
-                () = self.patience(delivery, room, chosen.len()) => Ok(()),
+                () = self.patience(delivery, &room, chosen.len()) => Ok(()),
             }
         };
         tokio::select! {
@@ -432,12 +443,9 @@ impl Archiver {
     }
 
     /// Ends when an archived file has had its time to reach the other repositories. `room` holds the memory of `copies`.
-    async fn patience(&self, delivery: &Delivery, mut room: OwnedSemaphorePermit, copies: usize) {
+    async fn patience(&self, delivery: &Delivery, room: &Room, copies: usize) {
         delivery.until_decided().await;
-        // What has arrived is in memory no more.
-        let held = room.num_permits();
-        let kept = (held * delivery.waiting().len()).div_ceil(copies.max(1));
-        drop(room.split(held.saturating_sub(kept)));
+        room.arrived(delivery.waiting().len(), copies);
         if let Ok(_place) = self.0.leftovers.try_acquire() {
             tokio::time::sleep(LEFTOVER_PATIENCE).await;
         }

@@ -1,5 +1,6 @@
 //! One file on its way from an archiver: what every repository has answered, and when that decides.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -17,6 +18,8 @@ pub struct Delivery {
     needed: usize,
     /// Cancelled when it is decided.
     decided: CancellationToken,
+    /// The file was read and sealed, for some of the repositories at least.
+    sealed: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -34,7 +37,7 @@ impl Delivery {
     /// One that must reach `needed` repositories. Whoever waits for it hears through `decide`.
     pub fn new(needed: usize, decide: oneshot::Sender<Outcome>) -> Self {
         let state = State { stamp: None, decide: Some(decide), answers: Vec::new(), failure: None, archived: false };
-        Self { needed, decided: CancellationToken::new(), state: Mutex::new(state) }
+        Self { needed, decided: CancellationToken::new(), sealed: AtomicBool::new(false), state: Mutex::new(state) }
     }
 
     /// Says which file it is and whom it goes to, and what that means as it stands.
@@ -43,6 +46,16 @@ impl Delivery {
         let mut state = self.state();
         (state.stamp, state.answers) = (Some(stamp), answers);
         verdict
+    }
+
+    /// Says that it is sealed, and on its way to a store.
+    pub fn sealed(&self) {
+        self.sealed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is on its way to a store.
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::Relaxed)
     }
 
     /// Whether `stamp` is of the file that it began with: another one may have taken its name before it was read.

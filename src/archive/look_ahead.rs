@@ -24,11 +24,10 @@ pub fn choose(
     chosen
 }
 
-/// How many more uploads may start: limited by the workers, and by how far the repositories may run ahead of what
-/// PostgreSQL has asked for (`unasked` is durable and not asked for, `in_flight` is on its way).
-pub fn places(workers: usize, look_ahead: usize, unasked: usize, in_flight: usize) -> usize {
-    let ahead = look_ahead.saturating_sub(unasked.saturating_add(in_flight));
-    workers.saturating_sub(in_flight).min(ahead)
+/// How many more uploads may start: limited by the workers (`reading` is read and sealed now, or waits for its turn), and by how
+/// far the repositories may run ahead of what PostgreSQL has asked for (`ahead` is on its way, or durable and not asked for).
+pub fn places(workers: usize, look_ahead: usize, reading: usize, ahead: usize) -> usize {
+    workers.saturating_sub(reading).min(look_ahead.saturating_sub(ahead))
 }
 
 #[cfg(test)]
@@ -61,11 +60,11 @@ mod tests {
 
         #[test]
         fn the_repositories_never_run_further_ahead_than_allowed(
-            workers in 0usize..10, look_ahead in 0usize..100, unasked in 0usize..120, in_flight in 0usize..12,
+            workers in 0usize..10, look_ahead in 0usize..100, reading in 0usize..12, ahead in 0usize..120,
         ) {
-            let places = places(workers, look_ahead, unasked, in_flight);
-            prop_assert!(places == 0 || unasked + in_flight + places <= look_ahead);
-            prop_assert!(places == 0 || in_flight + places <= workers);
+            let places = places(workers, look_ahead, reading, ahead);
+            prop_assert!(places == 0 || ahead + places <= look_ahead);
+            prop_assert!(places == 0 || reading + places <= workers);
         }
     }
 }

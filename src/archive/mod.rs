@@ -21,6 +21,7 @@ mod look_ahead;
 mod owed;
 mod policy;
 mod queue_limit;
+mod room;
 mod settle;
 mod source;
 mod spool;

@@ -304,10 +304,10 @@ async fn what_was_uploaded_ahead_is_acknowledged_only_while_it_is_the_same_file(
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(stats.facts().uploaded_total, 8, "no further ahead than allowed");
-    assert!(matches!(archiver.push(files[0]).await, Ok(Pushed::Ahead)));
+    assert!(matches!(archiver.push(files[0], archiver.find(files[0])).await, Ok(Pushed::Ahead)));
     // Another file takes the place of the second before PostgreSQL asks.
     room.write(files[1], &segment(files[1], room.lineage.system_identifier, 2));
-    let error = archiver.push(files[1]).await.expect_err("other content");
+    let error = archiver.push(files[1], archiver.find(files[1])).await.expect_err("other content");
     assert!(matches!(*error, PushError::Different { .. }), "{error:?}");
     stop.cancel();
     running.await.expect("ended");

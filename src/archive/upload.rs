@@ -17,7 +17,7 @@ use super::source::{FileStamp, WalFile};
 use crate::base::ErrorClass;
 use crate::pg::{ControlError, ControlFile, Lineage, WalFileName};
 use crate::repo::format::{Kind, Spec};
-use crate::repo::several::{self, SealTarget};
+use crate::repo::several::{self, SealTarget, Sealed};
 use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout};
 use crate::storage::ObjectKey;
 
@@ -192,7 +192,7 @@ pub async fn archive_now(
         tokio::time::sleep(LEFTOVER_PATIENCE).await;
     };
     tokio::select! {
-        sent = send(repositories, &everybody, pg_wal, name, writer, &report) => {
+        sent = send(repositories, &everybody, pg_wal, name, writer, Listeners { sealed: &|_, _| {}, answered: &report }) => {
             sent?;
         }
         () = patience => {}
@@ -223,8 +223,17 @@ pub fn answer_of(result: &Result<(), PushError>) -> Answer {
     }
 }
 
+/// Who hears how a file fares on its way.
+#[derive(Clone, Copy)]
+pub struct Listeners<'f> {
+    /// For how many repositories it is sealed now, so that it is read no more for them, and how many bytes that made in all.
+    pub sealed: &'f (dyn Fn(usize, u64) + Sync),
+    /// What became of it in one of them: once for each.
+    pub answered: &'f (dyn Fn(FileStamp, usize, Result<(), PushError>) + Sync),
+}
+
 /// Sends one file to those of `repositories` that `chosen` numbers: read, digested and compressed once for all that are open.
-/// `report` hears, for each of them and once, what became of it there. Returns when all have answered.
+/// Returns when all have answered.
 ///
 /// A repository that takes longer than [`OPEN_PATIENCE`] to open does not hold the others up: it gets a reading of its own.
 ///
@@ -236,12 +245,12 @@ pub async fn send(
     pg_wal: &Path,
     name: WalFileName,
     writer: &str,
-    report: &(dyn Fn(FileStamp, usize, Result<(), PushError>) + Sync),
+    listeners: Listeners<'_>,
 ) -> Result<FileStamp, PushError> {
     let (file, lineage) = open(pg_wal, name).await?;
     let kind =
         accept(name, file.head(), file.bytes(), lineage).map_err(|reason| PushError::Rejected { name, reason })?;
-    let sending = Sending { file: &file, lineage, kind, writer, report };
+    let sending = Sending { file: &file, lineage, kind, writer, listeners };
     let mut opening: FuturesUnordered<_> = chosen
         .iter()
         .filter_map(|at| Some((*at, repositories.get(*at)?)))
@@ -280,7 +289,7 @@ struct Sending<'f> {
     lineage: Lineage,
     kind: Kind,
     writer: &'f str,
-    report: &'f (dyn Fn(FileStamp, usize, Result<(), PushError>) + Sync),
+    listeners: Listeners<'f>,
 }
 
 impl Sending<'_> {
@@ -289,7 +298,7 @@ impl Sending<'_> {
             Ok(()) | Err(PushError::Different { .. }) => lazy.standing().answered(),
             Err(error) => lazy.standing().failed(error.class(), Instant::now()),
         }
-        (self.report)(self.file.stamp(), at, result);
+        (self.listeners.answered)(self.file.stamp(), at, result);
     }
 
     /// Reads the file once and writes it to all of `ready`, each at its own pace.
@@ -303,6 +312,7 @@ impl Sending<'_> {
             RepoError::Content { source, .. } => PushError::Read { path: self.file.path().to_path_buf(), source },
             _ => PushError::Died(self.file.name()),
         })?;
+        (self.listeners.sealed)(ready.len(), sealed.iter().map(Sealed::stored_bytes).sum());
         let name = self.file.name();
         join_all(ready.iter().zip(sealed).map(|((at, lazy, repository), sealed)| async move {
             let put = match repository.put_sealed(sealed).await {

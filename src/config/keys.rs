@@ -307,8 +307,8 @@ const CLUSTER: &[Key] = &[
     key(
         "archive.workers",
         Kind::Number(1, 64),
-        Default::Is("4"),
-        "How many segments are compressed and uploaded at once.",
+        Default::Cores(4),
+        "How many segments are read and compressed at once. How many are being uploaded besides is bounded by the memory of `agent.memory_bytes_max`.",
     ),
     key(
         "archive.look_ahead",

@@ -32,16 +32,31 @@ enum Admin {
     Backup(backup::BackupRequest),
 }
 
-/// Does what is asked and sends the answer. Returns what must be kept until the client has closed the connection.
+/// The last word to a client.
+pub struct Answer {
+    /// What it is told.
+    pub reply: Reply,
+    /// What must be kept until the client has closed the connection.
+    pub kept: Option<Arc<Place>>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply, kept: None }
+    }
+}
+
+/// Does what is asked; `progress` hears how far it is. `None`: the connection closes without a word, and the client asks the
+/// next agent.
 pub async fn handle(
     request: Request,
     peer: Peer,
     services: &Arc<Services>,
-    replies: &mpsc::Sender<Reply>,
+    progress: mpsc::Sender<Reply>,
     gone: CancellationToken,
-) -> Option<Arc<Place>> {
-    let (reply, keep) = match request {
-        Request::Push { cluster, path } => (push(cluster, path, peer, services).await?, None),
+) -> Option<Answer> {
+    match request {
+        Request::Push { cluster, path } => Some(push(cluster, path, peer, services).await?.into()),
         Request::Fetch { cluster, name, destination, on_error } => {
             // A standby asks again, and a recovery does not end before its target: neither needs to wait at a hole.
             let at_hole = match on_error {
@@ -52,32 +67,26 @@ pub async fn handle(
                 fetched = fetch(cluster, &name, destination, at_hole, peer, services) => fetched,
                 () = gone.cancelled() => return None,
             };
-            match fetched {
-                Ok(Fetched::File(place)) => (hand_over(&place, peer), Some(place)),
-                Ok(Fetched::Absent) => (Reply::Done { code: Exit::Absent.code(), text: String::new() }, None),
-                // The connection closes without a word: the client asks the next agent.
+            let (code, text) = match fetched {
+                Ok(Fetched::File(place)) => {
+                    return Some(Answer { reply: hand_over(&place, peer), kept: Some(place) });
+                }
+                Ok(Fetched::Absent) => (Exit::Absent, String::new()),
                 Err(Refused::Stopping) => return None,
-                Err(Refused::Because(text)) => {
-                    let code = match on_error {
-                        OnError::Abort | OnError::Target => Exit::FetchFailed.code(),
-                        OnError::Retry => Exit::Absent.code(),
-                    };
-                    (Reply::Done { code, text }, None)
-                }
-                Err(Refused::Hole(text)) => {
-                    let code = match on_error {
-                        OnError::Abort => Exit::FetchFailed.code(),
-                        OnError::Retry | OnError::Target => Exit::Absent.code(),
-                    };
-                    (Reply::Done { code, text }, None)
-                }
-            }
+                Err(Refused::Because(text)) => match on_error {
+                    OnError::Abort | OnError::Target => (Exit::FetchFailed, text),
+                    OnError::Retry => (Exit::Absent, text),
+                },
+                Err(Refused::Hole(text)) => match on_error {
+                    OnError::Abort => (Exit::FetchFailed, text),
+                    OnError::Retry | OnError::Target => (Exit::Absent, text),
+                },
+            };
+            Some(Reply::Done { code: code.code(), text }.into())
         }
-        Request::Admin(json) => (admin(&json, peer, services, replies, gone).await, None),
-    };
-    // A client that has gone needs no answer.
-    let _ = replies.send(reply).await;
-    keep
+        // Boxed: a backup's future is large, and those of all others would be as large as it.
+        Request::Admin(json) => Some(Box::pin(admin(&json, peer, services, &progress, gone)).await.into()),
+    }
 }
 
 /// Why a fetch got no answer from the repositories.
@@ -108,25 +117,22 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
         Ok(service) => service,
         Err((_, text)) => return failed(text),
     };
-    let service_of_path = Arc::clone(&service);
-    let lies_there = in_file_system(&service.looks, move || {
-        let service = service_of_path;
+    let (archiver, cluster) = (service.archiver.clone(), service.config.name.clone());
+    // One visit to the file system for all that is to be known of it: the agent may have the file already.
+    let found = in_file_system(&service.looks, move || {
         // The agent reads with its own rights: only the cluster's own pg_wal, whatever the path says.
         let given = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
-        if given.is_none() || given != std::fs::canonicalize(service.archiver.pg_wal()).ok() {
-            return Err(format!(
-                "{} does not lie in {}, the pg_wal of cluster {:?}",
-                path.display(),
-                service.archiver.pg_wal().display(),
-                service.config.name
-            ));
+        if given.is_none() || given != std::fs::canonicalize(archiver.pg_wal()).ok() {
+            let (path, pg_wal) = (path.display(), archiver.pg_wal().display());
+            return Err(format!("{path} does not lie in {pg_wal}, the pg_wal of cluster {cluster:?}"));
         }
-        Ok(())
+        Ok(archiver.find(name))
     });
-    if let Err(text) = lies_there.await.flatten() {
-        return failed(text);
-    }
-    match service.archiver.push(name).await {
+    let found = match found.await.flatten() {
+        Ok(found) => found,
+        Err(text) => return failed(text),
+    };
+    match service.archiver.push(name, found).await {
         Ok(Pushed::LetGo) => {
             let text = format!(
                 "{name} was LET GO, not archived: more WAL waits than archive.queue_limit allows and the store fails; take a new backup when it is back"

@@ -4,7 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use futures::future::join;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,7 @@ use tracing::{debug, error, warn};
 
 use super::doors::{Doors, Place, Visitor};
 use super::peer::Peer;
-use super::request;
+use super::request::{self, Answer};
 use super::services::Services;
 use crate::wire::{FrameHeader, HEADER_BYTES, REQUEST_BYTES_MAX, Reply, Request};
 
@@ -82,40 +83,50 @@ async fn answer(mut stream: UnixStream, peer: Peer, place: &Place, services: Arc
     if !place.begins_work() {
         return Err(shown_out());
     }
-    let (mut reader, mut writer) = stream.into_split();
-    let (replies, mut waiting) = mpsc::channel(REPLIES_WAITING);
+    let (mut reader, mut writer) = stream.split();
+    let (progress, mut waiting) = mpsc::channel(REPLIES_WAITING);
     let gone = CancellationToken::new();
-    let work_gone = gone.clone();
-    let work = tokio::spawn(async move { request::handle(request, peer, &services, &replies, work_gone).await });
+    let work = async { request::handle(request, peer, &services, progress, gone.clone()).await };
+    let serve = async {
+        let talk = async { tell(&mut writer, &mut waiting).await.inspect_err(|_| gone.cancel()) };
+        let (answer, told) = join(work, talk).await;
+        told?;
+        let Some(Answer { reply, kept }) = answer else { return Ok(()) };
+        say(&mut writer, &reply).await?;
+        // A file of the spool is kept until the client has placed it, which it shows by closing the connection.
+        if kept.is_some() {
+            let _ = tokio::time::timeout(PLACING_DEADLINE, gone.cancelled()).await;
+        }
+        Ok(())
+    };
     // The client sends nothing more; the end of its stream says that it has gone.
-    let listening = tokio::spawn({
-        let gone = gone.clone();
-        async move {
-            let mut byte = [0];
-            let _ = reader.read(&mut byte).await;
-            gone.cancel();
-        }
-    });
-    let spoken: io::Result<()> = async {
-        loop {
-            let reply = tokio::select! {
-                reply = waiting.recv() => reply,
-                () = tokio::time::sleep(SIGN_OF_LIFE) => Some(Reply::Working),
-            };
-            let Some(reply) = reply else { return Ok(()) };
-            tokio::time::timeout(WRITE_DEADLINE, writer.write_all(&reply.encode())).await??;
-        }
-    }
-    .await;
-    if spoken.is_err() {
+    let listen = async {
+        let mut byte = [0];
+        let _ = reader.read(&mut byte).await;
         gone.cancel();
+        std::future::pending().await
+    };
+    // All of it in one task: another thread that has to be woken takes longer than what there is to do.
+    tokio::select! {
+        served = serve => served,
+        never = listen => never,
     }
-    // A file of the spool is kept until the client has placed it, which it shows by closing the connection.
-    if let Ok(Some(_file)) = work.await {
-        let _ = tokio::time::timeout(PLACING_DEADLINE, gone.cancelled()).await;
+}
+
+/// Tells the client how far its request is, or at least that it is not forgotten, until nobody has more to tell.
+async fn tell(writer: &mut (impl AsyncWrite + Unpin), progress: &mut mpsc::Receiver<Reply>) -> io::Result<()> {
+    loop {
+        let reply = tokio::select! {
+            reply = progress.recv() => reply,
+            () = tokio::time::sleep(SIGN_OF_LIFE) => Some(Reply::Working),
+        };
+        let Some(reply) = reply else { return Ok(()) };
+        say(writer, &reply).await?;
     }
-    listening.abort();
-    spoken
+}
+
+async fn say(writer: &mut (impl AsyncWrite + Unpin), reply: &Reply) -> io::Result<()> {
+    tokio::time::timeout(WRITE_DEADLINE, writer.write_all(&reply.encode())).await?
 }
 
 async fn read_request(stream: &mut UnixStream) -> io::Result<Request> {

@@ -286,7 +286,7 @@ impl World {
     ) -> Result<Push, String> {
         self.truth.tried(name, version, bytes);
         let begun = Instant::now();
-        let answer = archiver.push(name).await;
+        let answer = archiver.push(name, archiver.find(name)).await;
         let took = begun.elapsed();
         if took > 3 * PUSH_DEADLINE + Duration::from_secs(1) {
             return Err(format!("push {name} took {took:?}"));
@@ -352,7 +352,10 @@ impl World {
             (archiver, version) = (archives, RIVAL);
         }
         self.truth.tried(name, version, &bytes);
-        let (first, second) = tokio::join!(agent.archiver.push(name), archiver.push(name));
+        let (first, second) = tokio::join!(
+            agent.archiver.push(name, agent.archiver.find(name)),
+            archiver.push(name, archiver.find(name))
+        );
         self.judge(name, PRIMARY, &first)?;
         self.judge(name, version, &second).map(|_| ())
     }

@@ -16,10 +16,13 @@ async fn wal_is_let_go_only_when_fewer_repositories_than_must_can_take_it_and_al
     let archiver = limited(&room, vec![Arc::clone(&one), Arc::clone(&two)], ONE);
     let files = waiting(&room, 4);
     let second = Away::take(&room, "two");
-    assert!(matches!(archiver.push(files[0]).await, Ok(Pushed::Now)), "one is enough, whatever waits");
+    assert!(
+        matches!(archiver.push(files[0], archiver.find(files[0])).await, Ok(Pushed::Now)),
+        "one is enough, whatever waits"
+    );
     let first = Away::take(&room, "one");
     for file in &files[1..3] {
-        assert!(matches!(archiver.push(*file).await, Ok(Pushed::LetGo)), "{file}");
+        assert!(matches!(archiver.push(*file, archiver.find(*file)).await, Ok(Pushed::LetGo)), "{file}");
     }
     // PostgreSQL has recycled the first of them by the time the first repository is back.
     std::fs::remove_file(room.pg_wal().join(files[1].to_string())).expect("removed");
@@ -52,9 +55,9 @@ async fn a_copied_repository_knows_what_was_let_go() {
     let (one, two) = (room.repository("one").await, room.repository("two").await);
     let archiver = limited(&room, vec![Arc::clone(&one)], Acknowledge::All);
     let files = waiting(&room, 3);
-    archiver.push(files[0]).await.expect("archived");
+    archiver.push(files[0], archiver.find(files[0])).await.expect("archived");
     let away = Away::take(&room, "one");
-    assert!(matches!(archiver.push(files[1]).await, Ok(Pushed::LetGo)));
+    assert!(matches!(archiver.push(files[1], archiver.find(files[1])).await, Ok(Pushed::LetGo)));
     std::fs::remove_file(room.pg_wal().join(files[1].to_string())).expect("removed");
     away.back(&one);
     assert!(!archiver.settle_all(archiver.queue_limit().expect("a limit")).await);
@@ -79,11 +82,14 @@ async fn no_wal_is_let_go_once_anything_was_archived_since_the_failure() {
     let archiver = limited(&room, vec![Arc::clone(&one)], Acknowledge::All);
     let files = waiting(&room, 4);
     let away = Away::take(&room, "one");
-    assert!(matches!(archiver.push(files[0]).await, Ok(Pushed::LetGo)));
+    assert!(matches!(archiver.push(files[0], archiver.find(files[0])).await, Ok(Pushed::LetGo)));
     away.back(&one);
     // Ahead of PostgreSQL.
     archiver.archive_again(files[1]).await.expect("archived");
-    assert!(matches!(archiver.push(files[2]).await, Ok(Pushed::Now)), "more waits than the limit, and the store works");
+    assert!(
+        matches!(archiver.push(files[2], archiver.find(files[2])).await, Ok(Pushed::Now)),
+        "more waits than the limit, and the store works"
+    );
 }
 
 #[tokio::test]
@@ -102,7 +108,8 @@ async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
     made.expect("a repository");
     let lost = key("wrong");
     let sealed = LazyRepository::new("sealed", "main", options, lost, 1, pool);
-    let error = limited(&room, vec![sealed], Acknowledge::All).push(files[0]).await.expect_err("the key is wrong");
+    let wrong = limited(&room, vec![sealed], Acknowledge::All);
+    let error = wrong.push(files[0], wrong.find(files[0])).await.expect_err("the key is wrong");
     assert!(!error.is_the_stores(), "{error:?}");
 
     let damaged = room.repository("damaged").await;
@@ -112,7 +119,7 @@ async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
     let gone = room.repository("gone").await;
     let _away = Away::take(&room, "gone");
     let both = limited(&room, vec![Arc::clone(&gone), damaged], Acknowledge::All);
-    let error = both.push(files[0]).await.expect_err("what is there cannot be verified");
+    let error = both.push(files[0], both.find(files[0])).await.expect_err("what is there cannot be verified");
     assert_eq!(error.class(), ErrorClass::Corrupt, "{error:?}");
     assert_eq!(both.unrecorded_gaps(), 0);
 }

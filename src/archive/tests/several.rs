@@ -14,12 +14,12 @@ async fn one_repository_that_fails_keeps_the_file_out_of_no_other() {
     }
     let both = vec![Arc::clone(&broken), Arc::clone(&good)];
     let all = archiver(&room, both.clone(), Acknowledge::All);
-    let error = all.push(one).await.expect_err("one is missing");
+    let error = all.push(one, all.find(one)).await.expect_err("one is missing");
     assert!(matches!(&*error, PushError::Repository { repository, .. } if repository == "broken"), "{error:?}");
     assert!(room.object("good", one).exists());
     // What asks for one is content with one, and the other is owed it.
     let enough = archiver(&room, both, ONE);
-    assert!(matches!(enough.push(two).await, Ok(Pushed::Now)));
+    assert!(matches!(enough.push(two, enough.find(two)).await, Ok(Pushed::Now)));
     enough.drain().await;
     let facts = enough.repository_facts();
     assert_eq!((facts[0].files, facts[1].files), (1, 0));
@@ -37,7 +37,7 @@ async fn a_repository_that_hangs_holds_nobody_up_where_enough_others_have_the_fi
         let file = name(&format!("0000000100000000000000{number:02X}"));
         room.write(file, &segment(file, room.lineage.system_identifier, 1));
         let begun = std::time::Instant::now();
-        assert!(matches!(archiver.push(file).await, Ok(Pushed::Now)));
+        assert!(matches!(archiver.push(file, archiver.find(file)).await, Ok(Pushed::Now)));
         assert!(begun.elapsed() < Duration::from_secs(10), "it waited for the one that hangs");
     }
     // Two are still on their way there; the others are owed.
@@ -51,7 +51,7 @@ async fn a_push_that_takes_too_long_names_the_repository_that_did_not_answer() {
     let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
     let archiver = archiver_within(&room, vec![good, hanging], Acknowledge::All, Duration::from_millis(500));
     let file = waiting(&room, 1)[0];
-    let error = archiver.push(file).await.expect_err("one hangs");
+    let error = archiver.push(file, archiver.find(file)).await.expect_err("one hangs");
     let text = error.to_string();
     assert_eq!(
         text,
@@ -82,7 +82,7 @@ async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_t
     let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
     let healing = over(&room, "healing", storage::memory(), plan).await;
     let archiver = archiver(&room, vec![room.repository("good").await, healing], Acknowledge::All);
-    archiver.push(file).await.expect_err("the second one fails");
+    archiver.push(file, archiver.find(file)).await.expect_err("the second one fails");
     // Looked at, and waiting for memory, when another file takes its place and is asked for.
     let memory = archiver.try_room(64 << 20).expect("all of it");
     let ahead = tokio::spawn({
@@ -93,7 +93,7 @@ async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_t
     room.write(file, &segment(file, room.lineage.system_identifier, 2));
     let asked = tokio::spawn({
         let archiver = archiver.clone();
-        async move { archiver.push(file).await }
+        async move { archiver.push(file, archiver.find(file)).await }
     });
     tokio::time::sleep(Duration::from_millis(200)).await;
     drop(memory);
@@ -115,9 +115,9 @@ async fn a_second_push_sends_the_file_only_where_it_is_missing() {
     let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
     let healing = over(&room, "healing", inner, plan).await;
     let archiver = archiver(&room, vec![good, healing], Acknowledge::All);
-    archiver.push(file).await.expect_err("the second one fails");
-    assert!(matches!(archiver.push(file).await, Ok(Pushed::Now)));
-    assert!(matches!(archiver.push(file).await, Ok(Pushed::Ahead)));
+    archiver.push(file, archiver.find(file)).await.expect_err("the second one fails");
+    assert!(matches!(archiver.push(file, archiver.find(file)).await, Ok(Pushed::Now)));
+    assert!(matches!(archiver.push(file, archiver.find(file)).await, Ok(Pushed::Ahead)));
     assert_eq!(archiver.repository_facts().iter().map(|facts| facts.files).sum::<u64>(), 0);
 }
 
@@ -131,7 +131,7 @@ async fn other_content_in_one_repository_refuses_the_file_and_is_an_alarm_not_a_
     room.write(file, &segment(file, room.lineage.system_identifier, 2));
     let archiver = archiver(&room, vec![one, two], ONE);
     // Which of the two answers first is open; once it is told, it stays refused.
-    let _ = archiver.push(file).await;
+    let _ = archiver.push(file, archiver.find(file)).await;
     archiver.drain().await;
     let facts = archiver.repository_facts();
     assert_eq!((facts[0].contradictions_total, facts[0].files), (1, 0));
@@ -161,7 +161,7 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
     let away = Away::take(&room, "late");
     let before = archiver(&room, vec![Arc::clone(&good), Arc::clone(&late)], ONE);
     for file in files {
-        before.push(file).await.expect("one is enough");
+        before.push(file, before.find(file)).await.expect("one is enough");
     }
     before.drain().await;
     assert_eq!(before.repository_facts()[1].files, 3);
@@ -209,7 +209,7 @@ async fn a_debt_is_not_forgotten_because_the_repositories_that_lack_the_file_agr
     let (two, three) = (Away::take(&room, "two"), Away::take(&room, "three"));
     let file = name("000000010000000000000003");
     room.write(file, &segment(file, room.lineage.system_identifier, 1));
-    archiver.push(file).await.expect("one is enough");
+    archiver.push(file, archiver.find(file)).await.expect("one is enough");
     archiver.drain().await;
     let owed = || archiver.repository_facts().iter().map(|facts| facts.files).collect::<Vec<_>>();
     assert_eq!(owed(), [0, 1, 1]);
@@ -283,4 +283,26 @@ async fn what_one_repository_cannot_give_comes_from_the_next_at_once_and_is_coun
     assert!(facts.last_fallback.is_some_and(|last| last.text.contains("one")));
     // Damage to one object says nothing about the repository.
     assert!(!both[0].standing().is_resting(tokio::time::Instant::now()));
+}
+
+#[tokio::test]
+async fn a_store_that_takes_its_time_gets_more_at_once_than_are_read_at_once() {
+    let room = Room::new();
+    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let archiver = archiver(&room, vec![hanging], Acknowledge::All);
+    waiting(&room, 12);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let running = tokio::spawn({
+        let (archiver, stop) = (archiver.clone(), stop.clone());
+        async move { archiver.look_ahead(stop).await }
+    });
+    // Two are read at once; eight may be ahead of what was asked for.
+    let all = tokio::time::timeout(Duration::from_secs(20), async {
+        while archiver.counts().1 < 8 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    all.await.expect("eight are on their way");
+    stop.cancel();
+    running.await.expect("it ends");
 }
