@@ -3,8 +3,9 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::error::RestoreError;
@@ -16,9 +17,12 @@ const FILES_WAITING_MAX: usize = 32;
 
 type Written = (File, PathBuf);
 
-/// A thread that makes files durable. It ends with the last of them after this is dropped.
+/// A thread that makes files durable. When this is dropped it leaves those that wait.
 #[derive(Debug)]
-pub struct EarlySync(Mutex<Option<Running>>);
+pub struct EarlySync {
+    running: Mutex<Option<Running>>,
+    given_up: Arc<AtomicBool>,
+}
 
 #[derive(Debug)]
 struct Running {
@@ -28,22 +32,34 @@ struct Running {
 
 impl EarlySync {
     /// Starts the thread.
+    ///
+    /// # Errors
+    /// There is no room for another thread.
     pub fn start() -> std::io::Result<Self> {
         let (files, waiting) = sync_channel::<Written>(FILES_WAITING_MAX);
-        let sync = |(file, path): Written| file.sync_data().map_err(RestoreError::io("sync", &path));
-        let work = move || waiting.into_iter().try_for_each(sync);
+        let given_up = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&given_up);
+        let work = move || waiting.into_iter().take_while(|_| !stop.load(Ordering::Relaxed)).try_for_each(sync);
         let thread = std::thread::Builder::new().name("walward-sync".to_owned()).spawn(work)?;
-        Ok(Self(Mutex::new(Some(Running { files, thread }))))
+        Ok(Self { running: Mutex::new(Some(Running { files, thread })), given_up })
     }
 
     /// Takes `file`, which is written to its end.
-    pub fn offer(&self, file: File, bytes: u64, path: &Path) {
+    ///
+    /// # Errors
+    /// A file that was taken before is not on the disk.
+    pub fn offer(&self, file: File, bytes: u64, path: &Path) -> Result<(), RestoreError> {
         if bytes < FILE_BYTES_MIN {
-            return;
+            return Ok(());
         }
-        if let Some(Running { files, .. }) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            // Refused when too many wait, and after a failure, which is told at the end.
-            let _ = files.try_send((file, path.to_path_buf()));
+        let offered = match &*self.running.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(Running { files, .. }) => files.try_send((file, path.to_path_buf())),
+            None => Ok(()),
+        };
+        match offered {
+            // The thread ends early only after a failure.
+            Err(TrySendError::Disconnected(_)) => self.finish(),
+            Ok(()) | Err(TrySendError::Full(_)) => Ok(()),
         }
     }
 
@@ -52,12 +68,26 @@ impl EarlySync {
     /// # Errors
     /// One of them is not on the disk. The kernel tells that once: the sync at the end may hear nothing of it.
     pub fn finish(&self) -> Result<(), RestoreError> {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         running.map_or(Ok(()), |Running { files, thread }| {
             drop(files);
             thread.join().unwrap_or(Err(RestoreError::Died))
         })
     }
+}
+
+impl Drop for EarlySync {
+    fn drop(&mut self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A file that could not be synced is removed: its pages look right, and the next run would take it for what is on the disk.
+fn sync((file, path): Written) -> Result<(), RestoreError> {
+    file.sync_data().map_err(|error| {
+        let _ = std::fs::remove_file(&path);
+        RestoreError::io("sync", &path)(error)
+    })
 }
 
 #[cfg(test)]
@@ -67,22 +97,37 @@ mod tests {
 
     use super::*;
 
+    fn socket() -> File {
+        File::from(OwnedFd::from(UnixStream::pair().expect("sockets").0))
+    }
+
     #[test]
-    fn what_was_taken_is_waited_for_and_a_failure_is_told() {
+    fn what_was_taken_is_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
         let early_sync = EarlySync::start().expect("a thread");
-        early_sync.offer(File::create(&path).expect("made"), FILE_BYTES_MIN, &path);
+        early_sync.offer(File::create(&path).expect("made"), FILE_BYTES_MIN, &path).expect("taken");
+        early_sync.offer(socket(), FILE_BYTES_MIN - 1, &path).expect("too small to be taken");
         early_sync.finish().expect("durable");
+        assert!(path.exists());
+    }
 
-        // What cannot be synced, because it is no file.
-        let socket = || File::from(OwnedFd::from(UnixStream::pair().expect("sockets").0));
+    #[test]
+    fn a_file_that_cannot_be_synced_is_removed_and_ends_the_restore() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
         let early_sync = EarlySync::start().expect("a thread");
-        early_sync.offer(socket(), FILE_BYTES_MIN - 1, &path);
-        early_sync.finish().expect("too small to be taken");
-        let early_sync = EarlySync::start().expect("a thread");
-        early_sync.offer(socket(), FILE_BYTES_MIN, &path);
-        let error = early_sync.finish().expect_err("not durable").to_string();
+        File::create(&path).expect("made");
+        // A socket has nothing that could be synced.
+        early_sync.offer(socket(), FILE_BYTES_MIN, &path).expect("taken");
+        let error = loop {
+            match early_sync.offer(File::open(folder.path()).expect("there"), FILE_BYTES_MIN, folder.path()) {
+                Ok(()) => std::thread::yield_now(),
+                Err(error) => break error.to_string(),
+            }
+        };
         assert!(error.contains("cannot sync") && error.contains("file"), "{error}");
+        assert!(!path.exists());
+        early_sync.finish().expect("it was told");
     }
 }

@@ -125,9 +125,8 @@ impl Unpacker {
         }
         finish_file(&open.output, file, self.owner)
             .map_err(RestoreError::io("set the attributes of", path))
-            .map_err(UnpackError::Local)?;
-        self.early_sync.offer(open.output, file.size, path);
-        Ok(())
+            .and_then(|()| self.early_sync.offer(open.output, file.size, path))
+            .map_err(UnpackError::Local)
     }
 }
 
