@@ -37,7 +37,7 @@ class Faster:
         if not one or not other:
             return f"- {what} ({heading}): not measured."
         found = other / one
-        return f"- {what} ({heading}): {found:.2f} times as fast; the aim is {self.factor:g}: {_verdict(found >= self.factor)}."
+        return f"- {what} ({heading}): {found:.2f} times as fast; the aim is {self.factor:.2g}: {_verdict(found >= self.factor)}."
 
 
 @dataclass(frozen=True)
