@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
-use super::look_ahead::{QUEUE_FILES_MAX, choose, places};
+use super::look_ahead::{QUEUE_FILES_MAX, UnderWay, choose, places};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::queue_limit::QueueLimit;
 use super::room::Room;
@@ -38,7 +38,7 @@ const LEFTOVERS_MAX: usize = 2;
 pub struct ArchiveOptions {
     /// In how many repositories a file must be durable before PostgreSQL is told so.
     pub acknowledge: Acknowledge,
-    /// Files read and sealed ahead at the same time. How many are on their way after that is bounded by the memory they take.
+    /// Files read and sealed ahead at the same time. Of those that are sealed a few more are on their way (see `look_ahead.rs`).
     pub workers: usize,
     /// How many files in front of what PostgreSQL asked for last may be uploaded.
     pub look_ahead: usize,
@@ -108,6 +108,20 @@ struct Stored {
 }
 
 impl State {
+    fn under_way(&self) -> UnderWay {
+        let mut under_way = UnderWay { failing: self.failures > 0, ..UnderWay::default() };
+        for (_, delivery) in self.in_flight.values() {
+            match delivery.sealed_bytes() {
+                None => under_way.reading += 1,
+                Some(bytes) => {
+                    under_way.sealed += 1;
+                    under_way.sealed_bytes = under_way.sealed_bytes.saturating_add(bytes);
+                }
+            }
+        }
+        under_way
+    }
+
     /// Files that are in `needed` repositories and that PostgreSQL did not ask for yet.
     fn unasked(&self, needed: usize) -> usize {
         self.stored.values().filter(|stored| stored.places.len() >= needed && !stored.acknowledged).count()
@@ -343,9 +357,7 @@ impl Archiver {
             let mut guard = self.state();
             let state = &mut *guard;
             let needed = self.needed();
-            let reading = state.in_flight.values().filter(|(_, delivery)| !delivery.is_sealed()).count();
-            let ahead = state.unasked(needed).saturating_add(state.in_flight.len());
-            let places = places(options.workers, options.look_ahead, reading, ahead);
+            let places = places(options.workers, options.look_ahead, state.unasked(needed), state.under_way());
             let stored = |name| state.stored.get(&name).is_some_and(|stored| stored.places.len() >= needed);
             let known = |name| stored(name) || state.in_flight.contains_key(&name);
             choose(&mut state.queue, known, places)
@@ -411,7 +423,7 @@ impl Archiver {
             let room = Room::new(room.map_err(|_| PushError::Stopping(name))?, stamp.bytes(), chosen.len());
             let sealed = |copies, stored_bytes| {
                 room.sealed(copies, stored_bytes);
-                delivery.sealed();
+                delivery.sealed(stored_bytes);
                 self.wake();
             };
             let listeners = Listeners { sealed: &sealed, answered: &report };

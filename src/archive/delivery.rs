@@ -1,6 +1,6 @@
 //! One file on its way from an archiver: what every repository has answered, and when that decides.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
@@ -13,13 +13,15 @@ use super::upload::{PushError, answer_of};
 /// What became of a file: archived, or why not.
 pub type Outcome = Result<FileStamp, Arc<PushError>>;
 
+const NOT_SEALED: u64 = u64::MAX;
+
 /// A delivery: decided once, as early as the answers allow; it may go on after that.
 pub struct Delivery {
     needed: usize,
     /// Cancelled when it is decided.
     decided: CancellationToken,
-    /// The file was read and sealed, for some of the repositories at least.
-    sealed: AtomicBool,
+    /// Bytes of what is sealed, or [`NOT_SEALED`].
+    sealed_bytes: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -37,7 +39,12 @@ impl Delivery {
     /// One that must reach `needed` repositories. Whoever waits for it hears through `decide`.
     pub fn new(needed: usize, decide: oneshot::Sender<Outcome>) -> Self {
         let state = State { stamp: None, decide: Some(decide), answers: Vec::new(), failure: None, archived: false };
-        Self { needed, decided: CancellationToken::new(), sealed: AtomicBool::new(false), state: Mutex::new(state) }
+        Self {
+            needed,
+            decided: CancellationToken::new(),
+            sealed_bytes: AtomicU64::new(NOT_SEALED),
+            state: Mutex::new(state),
+        }
     }
 
     /// Says which file it is and whom it goes to, and what that means as it stands.
@@ -48,14 +55,14 @@ impl Delivery {
         verdict
     }
 
-    /// Says that it is sealed, and on its way to a store.
-    pub fn sealed(&self) {
-        self.sealed.store(true, Ordering::Relaxed);
+    /// Says that it is sealed for some of the repositories at least, in so many bytes together, and on its way to them.
+    pub fn sealed(&self, bytes: u64) {
+        self.sealed_bytes.store(bytes.min(NOT_SEALED - 1), Ordering::Relaxed);
     }
 
-    /// Whether it is on its way to a store.
-    pub fn is_sealed(&self) -> bool {
-        self.sealed.load(Ordering::Relaxed)
+    /// How many bytes are on their way to stores; `None` while it is still read.
+    pub fn sealed_bytes(&self) -> Option<u64> {
+        Some(self.sealed_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != NOT_SEALED)
     }
 
     /// Whether `stamp` is of the file that it began with: another one may have taken its name before it was read.

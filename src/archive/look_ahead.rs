@@ -24,10 +24,37 @@ pub fn choose(
     chosen
 }
 
-/// How many more uploads may start: limited by the workers (`reading` is read and sealed now, or waits for its turn), and by how
-/// far the repositories may run ahead of what PostgreSQL has asked for (`ahead` is on its way, or durable and not asked for).
-pub fn places(workers: usize, look_ahead: usize, reading: usize, ahead: usize) -> usize {
-    workers.saturating_sub(reading).min(look_ahead.saturating_sub(ahead))
+/// So many files may be on their way, however few are read at once.
+const UNDER_WAY_MIN: usize = 4;
+/// Sealed files that may be on their way besides: more than a round trip to a far store needs, and fewer than the requests that a
+/// store takes at once (`limits.concurrency`), which backups and recoveries want, too.
+const SEALED_MAX: usize = 8;
+/// With so many sealed bytes on their way it is not the round trip that is waited for. A request's time grows with its own
+/// bytes (`limits.request_timeout`), and a slow link is shared by all.
+const SEALED_BYTES_MAX: u64 = 16 << 20;
+
+/// What is on its way.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct UnderWay {
+    /// Files that are read and sealed now, or wait for it.
+    pub reading: usize,
+    /// Files that are sealed, and sent.
+    pub sealed: usize,
+    /// Bytes of these.
+    pub sealed_bytes: u64,
+    /// The last that was decided failed.
+    pub failing: bool,
+}
+
+/// How many more files may be started: limited by the workers, who read, by what is on its way, and by how far the repositories may
+/// run ahead of what PostgreSQL has asked for (`unasked` is durable and not asked for).
+pub fn places(workers: usize, look_ahead: usize, unasked: usize, under_way: UnderWay) -> usize {
+    let UnderWay { reading, sealed, sealed_bytes, failing } = under_way;
+    let all = reading.saturating_add(sealed);
+    let few = workers.max(UNDER_WAY_MIN);
+    let most = if failing || sealed_bytes >= SEALED_BYTES_MAX { few } else { few.saturating_add(SEALED_MAX) };
+    let ahead = look_ahead.saturating_sub(unasked.saturating_add(all));
+    workers.saturating_sub(reading).min(most.saturating_sub(all)).min(ahead)
 }
 
 #[cfg(test)]
@@ -60,11 +87,16 @@ mod tests {
 
         #[test]
         fn the_repositories_never_run_further_ahead_than_allowed(
-            workers in 0usize..10, look_ahead in 0usize..100, reading in 0usize..12, ahead in 0usize..120,
+            workers in 0usize..10, look_ahead in 0usize..100, unasked in 0usize..120, reading in 0usize..12,
+            sealed in 0usize..20, sealed_bytes in 0..2 * SEALED_BYTES_MAX, failing: bool,
         ) {
-            let places = places(workers, look_ahead, reading, ahead);
-            prop_assert!(places == 0 || ahead + places <= look_ahead);
+            let places = places(workers, look_ahead, unasked, UnderWay { reading, sealed, sealed_bytes, failing });
+            let all = reading + sealed + places;
+            prop_assert!(places == 0 || unasked + all <= look_ahead);
             prop_assert!(places == 0 || reading + places <= workers);
+            prop_assert!(places == 0 || all <= workers.max(UNDER_WAY_MIN) + SEALED_MAX);
+            let many = !failing && sealed_bytes < SEALED_BYTES_MAX;
+            prop_assert!(places == 0 || many || all <= workers.max(UNDER_WAY_MIN));
         }
     }
 }

@@ -28,16 +28,18 @@ impl Room {
         let mut state = self.state();
         state.unsealed = state.unsealed.saturating_sub(copies);
         state.stored_bytes = state.stored_bytes.saturating_add(stored_bytes);
-        let unsealed_bytes = state.file_bytes.saturating_mul(state.unsealed as u64);
-        let bytes = unsealed_bytes.saturating_add(state.stored_bytes);
-        state.keep(usize::try_from(bytes.div_ceil(1 << 20)).unwrap_or(usize::MAX));
+        state.keep_what_is_needed();
     }
 
-    /// Of `copies` all but `waiting` have arrived: these are in memory no more.
+    /// Of `copies` all but `waiting` have arrived: these are in memory no more. Which of the sealed ones is not known; each is
+    /// taken for an equal part.
     pub fn arrived(&self, waiting: usize, copies: usize) {
         let mut state = self.state();
-        let kept = (state.permit.num_permits() * waiting).div_ceil(copies.max(1));
-        state.keep(kept);
+        let sealed = copies.saturating_sub(state.unsealed).max(1);
+        let waiting_sealed = waiting.saturating_sub(state.unsealed).min(sealed);
+        state.stored_bytes = (state.stored_bytes / sealed as u64).saturating_mul(waiting_sealed as u64);
+        state.unsealed = state.unsealed.min(waiting);
+        state.keep_what_is_needed();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -46,8 +48,10 @@ impl Room {
 }
 
 impl State {
-    /// Gives back what is more than `mib`.
-    fn keep(&mut self, mib: usize) {
+    fn keep_what_is_needed(&mut self) {
+        let unsealed_bytes = self.file_bytes.saturating_mul(self.unsealed as u64);
+        let bytes = unsealed_bytes.saturating_add(self.stored_bytes);
+        let mib = usize::try_from(bytes.div_ceil(1 << 20)).unwrap_or(usize::MAX);
         drop(self.permit.split(self.permit.num_permits().saturating_sub(mib)));
     }
 }
@@ -79,6 +83,17 @@ mod tests {
         assert_eq!(memory.available_permits(), 64 - 5);
         room.arrived(0, 3);
         assert_eq!(memory.available_permits(), 64);
+    }
+
+    #[test]
+    fn a_copy_that_is_still_to_be_read_keeps_its_memory_when_the_others_have_arrived() {
+        let memory = Arc::new(Semaphore::new(64));
+        let room = room(&memory, 32, 2);
+        room.sealed(1, 2 * MIB);
+        room.arrived(1, 2);
+        assert_eq!(memory.available_permits(), 64 - 16);
+        room.sealed(1, 12 * MIB);
+        assert_eq!(memory.available_permits(), 64 - 12);
     }
 
     #[test]

@@ -308,7 +308,7 @@ const CLUSTER: &[Key] = &[
         "archive.workers",
         Kind::Number(1, 64),
         Default::Cores(4),
-        "How many segments are read and compressed at once. How many are being uploaded besides is bounded by the memory of `agent.memory_bytes_max`.",
+        "How many segments are read and compressed at once. Up to eight more are on their way to the stores besides, while they are small and nothing fails.",
     ),
     key(
         "archive.look_ahead",

@@ -112,7 +112,7 @@ pub(super) fn encode(recipes: &Recipes, number: u64, last: bool, parts: &[Bytes]
         let mut stored = vec![Bytes::new(); recipes.contexts.len()];
         for (level, members) in &recipes.by_level {
             output.clear();
-            output.reserve(compressed_max() + TAG_BYTES);
+            output.reserve(compressed_max());
             compressor(compressors, *level)
                 .map_err(|_| failed("cannot be compressed: no memory"))?
                 .compress_to_buffer(plain, output)
@@ -126,8 +126,8 @@ pub(super) fn encode(recipes: &Recipes, number: u64, last: bool, parts: &[Bytes]
                 };
                 let mut frame = begin_skippable(SEALED_MAGIC, output.len() + TAG_BYTES);
                 frame.extend_from_slice(output);
-                let sealed = frame.get_mut(SKIPPABLE_HEAD..).unwrap_or_default();
-                let tag = keys.seal(number, &context.associated(last), sealed);
+                let sealed = frame.get_mut(SKIPPABLE_HEAD..);
+                let tag = sealed.and_then(|sealed| keys.seal(number, &context.associated(last), sealed));
                 frame.extend_from_slice(&tag.ok_or_else(|| failed("cannot be encrypted"))?);
                 *stored = frame.into();
             }
