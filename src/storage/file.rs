@@ -35,6 +35,8 @@ const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 /// A body comes in pieces of this many bytes, and an upload goes to the disk in such.
 const PIECE_BYTES: usize = 1 << 20;
+/// What a disk is asked to fetch ahead of a reader.
+const READ_AHEAD_BYTES: u64 = 4 << 20;
 /// How many threads of a store may be in the kernel at once. A call that hangs there (a hard NFS mount whose server is
 /// gone) cannot be given up: its thread stays. So no more threads than these can be lost to a disk that hangs; further
 /// calls wait for a place, and end by their deadlines.
@@ -332,6 +334,8 @@ impl Store for FileStore {
             let threads = Arc::clone(&store.0.threads);
             let read = blocking(&threads, move || {
                 let length = usize::try_from(size - offset).map_or(PIECE_BYTES, |left| left.min(PIECE_BYTES));
+                // The disk goes on while what it gave is being decoded.
+                piece::will_read(&file, offset + length as u64, READ_AHEAD_BYTES);
                 read_piece(&file, offset, length).map(|bytes| (file, bytes))
             });
             match read.await {

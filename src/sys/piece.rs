@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 
 use bytes::Bytes;
 use rustix::buffer::spare_capacity;
+use rustix::fs::Advice;
 
 /// Bytes `at..at + length` of `file`. Blocking.
 ///
@@ -23,6 +25,12 @@ pub fn read(file: &File, at: u64, length: usize) -> io::Result<Bytes> {
     // An allocator may give more than was asked for.
     piece.truncate(length);
     Ok(piece.into())
+}
+
+/// Says that bytes `at..at + length` will be read soon, so that a disk that has them to fetch begins with it. They need not exist.
+pub fn will_read(file: &File, at: u64, length: u64) {
+    // Without it they are only read later.
+    let _ = rustix::fs::fadvise(file, at, NonZeroU64::new(length), Advice::WillNeed);
 }
 
 #[cfg(test)]
