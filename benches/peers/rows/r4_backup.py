@@ -34,7 +34,8 @@ def measure(stage, variant, room):
     cluster = stage.data_cluster
     with variant.set_up(room, cluster, stage.store) as tool:
         daemons = tool.daemons()
-        cluster.configure(archive_command=tool.archive_command())
+        # What was only copied needs the WAL of its last checkpoint when the server has stopped.
+        cluster.configure(archive_command=tool.archive_command(), wal_keep_size="1GB")
         cluster.start()
         cluster.sql("checkpoint")
         store = stage.store_of(variant)
