@@ -4,7 +4,7 @@
 #   benches/peers/run.sh [--gigabytes N] [--runs N] [--rows WORD,WORD] [--places disk,s3,far] [--no-s3]
 #
 # Installs what it compares with (Debian or Ubuntu), builds the release, runs as the user postgres in a temporary folder,
-# and leaves nothing running. Takes the better part of an hour on two cores, which it wants for itself. As root.
+# and leaves nothing running. Takes half an hour on two cores, which it wants for itself. As root.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/../../scripts/common.sh"
