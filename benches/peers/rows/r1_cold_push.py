@@ -13,8 +13,8 @@ AIMS = [
     Faster("Walward, encrypted", DISK, "pgBackRest, encrypted", 5),
     AtMost("Walward, encrypted", DISK, "peak", 64),
 ]
-LIMIT = """Of the 20 ms on the disk most is work that pgBackRest has, too (the CPU seconds): 16 MiB are read, digested, compressed and
-encrypted, and an object and its folder are made durable. SHA-256 goes from the first byte to the last, on one core."""
+LIMIT = """Most of it is work that pgBackRest has, too (the CPU seconds): 16 MiB are read, digested, compressed and encrypted, and an object
+and its folder are made durable. SHA-256 goes from the first byte to the last, on one core."""
 
 
 def variants():

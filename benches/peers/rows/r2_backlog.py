@@ -15,10 +15,9 @@ AIMS = [
     AtMost("Walward, encrypted", DISK, "peak", 64),
     AtMost("Walward, encrypted", S3_FAR, "peak", 64),
 ]
-LIMIT = """On the disk both cores are busy from the beginning to the end, with Walward as with pgBackRest: the CPU seconds are nearly twice
-the seconds. The compressor and its level are the same, so that three times as fast is not to be had on two cores. SHA-256 of the content
-takes four fifths of the time that zstd takes. From a store 50 ms away the first and the last answer are waited for: a
-quarter of a second in two."""
+LIMIT = """On the disk the cores are busy from the beginning to the end, with Walward as with pgBackRest (the CPU seconds beside the seconds),
+and the compressor and its level are the same. After zstd the largest part of Walward's is SHA-256 of the content. From a far store
+the first and the last answer are waited for."""
 
 
 class Zstd(Tool):

@@ -13,8 +13,8 @@ AIMS = [
     AtMost("Walward, encrypted", DISK, "peak", 64),
     AtMost("Walward, encrypted", S3_FAR, "peak", 64),
 ]
-LIMIT = """50 ms away, the requests that open the repository are waited for one after the other (there are five more than segments), and
-then four downloads at once for their round trips: `fetch.workers`, which keeps the agent below 64 MiB."""
+LIMIT = """Of a far store, the requests that open the repository (those that are more than the segments) are waited for one after the other,
+and then four downloads at once for their round trips: `fetch.workers`, which keeps the agent's memory small."""
 
 
 def variants():
