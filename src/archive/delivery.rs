@@ -55,9 +55,10 @@ impl Delivery {
         verdict
     }
 
-    /// Says that it is sealed for some of the repositories at least, in so many bytes together, and on its way to them.
+    /// Says that it is sealed for some more of the repositories, in so many bytes together, and on its way to them.
     pub fn sealed(&self, bytes: u64) {
-        self.sealed_bytes.store(bytes.min(NOT_SEALED - 1), Ordering::Relaxed);
+        let all = self.sealed_bytes().unwrap_or(0).saturating_add(bytes);
+        self.sealed_bytes.store(all.min(NOT_SEALED - 1), Ordering::Relaxed);
     }
 
     /// How many bytes are on their way to stores; `None` while it is still read.

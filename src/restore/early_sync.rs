@@ -97,8 +97,29 @@ mod tests {
 
     use super::*;
 
+    /// What cannot be synced, because it is no file.
     fn socket() -> File {
         File::from(OwnedFd::from(UnixStream::pair().expect("sockets").0))
+    }
+
+    impl EarlySync {
+        /// One whose thread has ended with a failure that nobody was told of.
+        pub fn failed() -> Self {
+            let early_sync = Self::start().expect("a thread");
+            early_sync.offer(socket(), FILE_BYTES_MIN, Path::new("/nonexistent/file")).expect("taken");
+            let ended = |early_sync: &Self| {
+                early_sync
+                    .running
+                    .lock()
+                    .expect("no panic")
+                    .as_ref()
+                    .is_some_and(|running| running.thread.is_finished())
+            };
+            while !ended(&early_sync) {
+                std::thread::yield_now();
+            }
+            early_sync
+        }
     }
 
     #[test]
@@ -118,7 +139,6 @@ mod tests {
         let path = folder.path().join("file");
         let early_sync = EarlySync::start().expect("a thread");
         File::create(&path).expect("made");
-        // A socket has nothing that could be synced.
         early_sync.offer(socket(), FILE_BYTES_MIN, &path).expect("taken");
         let error = loop {
             match early_sync.offer(File::open(folder.path()).expect("there"), FILE_BYTES_MIN, folder.path()) {

@@ -234,8 +234,16 @@ mod tests {
     }
 
     fn unpack(files: Vec<Destination>, chunks: &[&[u8]], length: usize) -> Result<u64, UnpackError> {
-        let early_sync = Arc::new(EarlySync::start().expect("a thread"));
-        let mut unpacker = Unpacker::new(files, None, early_sync);
+        unpack_beside(EarlySync::start().expect("a thread"), files, chunks, length)
+    }
+
+    fn unpack_beside(
+        early_sync: EarlySync,
+        files: Vec<Destination>,
+        chunks: &[&[u8]],
+        length: usize,
+    ) -> Result<u64, UnpackError> {
+        let mut unpacker = Unpacker::new(files, None, Arc::new(early_sync));
         let mut written = 0;
         for chunk in chunks {
             written += unpacker.push(chunk)?;
@@ -287,6 +295,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_large_file_is_not_written_any_more_when_one_before_it_could_not_be_synced() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (_, stream, destinations) = pack(directory.path(), &[(vec![7; 8 << 20], 0)]);
+        let sound = unpack(destinations(), &[&stream], stream.len()).expect("sound");
+        assert_eq!(sound, 8 << 20);
+        let result = unpack_beside(EarlySync::failed(), destinations(), &[&stream], stream.len());
+        assert!(matches!(result, Err(UnpackError::Local(_))), "{result:?}");
     }
 
     #[test]
