@@ -141,7 +141,7 @@ else
 
     run "PostgreSQL $default_major" cargo test --locked --test pg
     if [ "$(id -u)" = 0 ]; then
-        run "as root" cargo test --locked --test pg -- --ignored as_root
+        run "as root" cargo test --locked --lib --test pg -- --ignored as_root
     else
         ignored+=("what needs to be another user (run as root): tests named as_root")
     fi

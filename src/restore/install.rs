@@ -21,6 +21,7 @@ use super::refusal::Refusal;
 use super::settings::{self, Setting};
 use crate::pg::Lineage;
 use crate::sys::durable;
+use crate::sys::folder::Folder;
 
 /// What pg_control is called until everything else is durable.
 const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
@@ -74,7 +75,9 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
         journal.write(root)?;
     }
     // Under the lock they can only be what an earlier run left when it was cut; PostgreSQL's manifest does not list them.
-    durable::remove_abandoned(root, Duration::ZERO).map_err(RestoreError::io("list", root))?;
+    Folder::enter(root)
+        .and_then(|root| durable::remove_abandoned(&root, Duration::ZERO))
+        .map_err(RestoreError::io("list", root))?;
     for tablespace in places.tablespaces() {
         make_place(&tablespace.to, 0o700, owner)?;
     }
@@ -160,7 +163,9 @@ pub fn finish(
         }
     }
     for place in places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain([root]) {
-        durable::sync_filesystem(place).map_err(RestoreError::io("sync the file system of", place))?;
+        Folder::enter(place)
+            .and_then(|place| durable::sync_filesystem(&place))
+            .map_err(RestoreError::io("sync the file system of", place))?;
     }
     let control_file = root.join(CONTROL_FILE);
     durable::rename(&root.join(UNPLACED_CONTROL_FILE), &control_file)

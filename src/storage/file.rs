@@ -4,12 +4,14 @@
 //! deletions are not synced, a file that shrinks while it is read never ends, and a body comes in pieces of 8 KiB.
 //!
 //! Invariants: the root folder is made by [`FileStore::create_root`] alone, so a root that is missing is an error and never
-//! "no such object"; a name appears whole and synced; a folder goes with its last object, as on an object store.
+//! "no such object"; a name appears whole and synced; a folder goes with its last object, as on an object store; no symbolic link below
+//! the root is followed, because the root's owner need not be who runs this ([`crate::sys::folder`]).
 //!
 //! A crash leaves at most temporary files ([`durable::is_temporary_name`]) and empty folders; neither is an object. Those files go
 //! when somebody writes to their folder first, so that an agent that is killed again and again does not fill the disk with them.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -28,6 +30,7 @@ use super::heir::Heir;
 use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 use crate::base::ErrorClass;
 use crate::sys::durable::{self, NewFile};
+use crate::sys::folder::{self, Facts, Folder, Kind};
 use crate::sys::piece;
 
 /// Owner reads and writes, group reads: a backup shows everything that the database holds.
@@ -54,7 +57,7 @@ pub(super) struct FileStore(Arc<Inner>);
 struct Inner {
     url: String,
     root: PathBuf,
-    /// Folders that this process has synced, with those above them. Folders are made and removed under this lock, so
+    /// Folders below the root that this process has synced, with those above them. Folders are made and removed under this lock, so
     /// nobody relies on one that somebody else has made but not synced yet.
     folders: Mutex<HashSet<PathBuf>>,
     threads: Arc<Semaphore>,
@@ -127,55 +130,51 @@ async fn blocking<T: Send + 'static>(
 }
 
 impl Inner {
-    fn path(&self, key: &ObjectKey) -> PathBuf {
-        self.root.join(key.as_str())
-    }
-
-    /// What "no such file" means: that there is no such object, if the repository's folder is there at all.
-    fn missing(&self, error: io::Error) -> Failure {
-        if error.kind() != io::ErrorKind::NotFound {
-            return error.into();
-        }
-        match std::fs::metadata(&self.root) {
-            Ok(metadata) if metadata.is_dir() => error.into(),
-            Ok(_) => Failure::new(ErrorClass::Permanent, format!("{} is not a folder", self.root.display())),
-            Err(root_error) if root_error.kind() == io::ErrorKind::NotFound => Failure::new(
+    /// The repository's folder. It is looked for at every use: its file system may be unmounted, or mounted, at any moment.
+    fn root(&self) -> Result<Folder, Failure> {
+        Folder::enter(&self.root).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Failure::new(
                 ErrorClass::Permanent,
                 format!(
                     "the folder {} is missing: is its file system mounted? A new repository's folder is made by setup",
                     self.root.display()
                 ),
             ),
-            Err(root_error) => root_error.into(),
-        }
+            io::ErrorKind::NotADirectory if !folder::followed_no_link(&error) => {
+                Failure::new(ErrorClass::Permanent, format!("{} is not a folder", self.root.display()))
+            }
+            _ => error.into(),
+        })
     }
 
     fn open(&self, key: &ObjectKey) -> Result<(File, ObjectInfo), Failure> {
-        let file = File::open(self.path(key)).map_err(|error| self.missing(error))?;
-        let metadata = file.metadata()?;
-        if metadata.is_dir() {
+        let file = self.root()?.open_any(key.as_str())?;
+        let facts = Facts::of(&file)?;
+        if facts.kind == Kind::Folder {
             return Err(Failure {
                 class: ErrorClass::NotFound,
                 source: Box::new(super::error::Cause("it is a folder".to_owned())),
             });
         }
-        Ok((file, info(key.clone(), &metadata)?))
+        Ok((file, info(key.clone(), &facts)?))
     }
 
     /// Begins the file of `key` in a folder that is durable.
     fn begin(&self, key: &ObjectKey) -> Result<NewFile, Failure> {
-        let path = self.path(key);
-        let folder = path.parent().unwrap_or(&self.root);
+        let (folder, name) = place_of(key);
         // The folder can go between the two steps, with the last object of another writer.
         for _ in 0..10 {
-            self.ensure_folder(folder)?;
-            match NewFile::begin(&path, FILE_MODE) {
+            let root = self.root()?;
+            let heir = Heir::of(&root);
+            let begun =
+                self.ensure_folder(&root, folder, heir).map(|folder| NewFile::begin_in(&folder, name, FILE_MODE));
+            match begun? {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.folders.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
                 }
                 result => {
                     let file = result?;
-                    if let Some(heir) = Heir::of(&self.root) {
+                    if let Some(heir) = heir {
                         heir.takes(&file);
                     }
                     return Ok(file);
@@ -185,32 +184,32 @@ impl Inner {
         Err(Failure::new(ErrorClass::Transient, "its folder is removed again and again"))
     }
 
-    /// Makes `folder` and those above it, and all of them durable.
-    fn ensure_folder(&self, folder: &Path) -> Result<(), Failure> {
+    /// Makes `folder`, which lies below `root`, and those above it, and all of them durable.
+    fn ensure_folder(&self, root: &Folder, folder: &Path, heir: Option<Heir>) -> Result<Folder, Failure> {
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
         if folders.contains(folder) {
-            return Ok(());
+            match root.folder(folder) {
+                // Removed with its last object, by another process.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                found => return Ok(found?),
+            }
         }
-        if !self.root.is_dir() {
-            return Err(self.missing(io::ErrorKind::NotFound.into()));
-        }
-        durable::create_dir_all_durable(folder, FOLDER_MODE)?;
-        if let Some(heir) = Heir::of(&self.root) {
-            heir.takes_folders(&self.root, folder);
-        }
-        match durable::remove_abandoned(folder, ABANDONED_AGE_MIN) {
+        let made = durable::make_folders_in(root, folder, FOLDER_MODE, heir.map(Heir::ids))?;
+        match durable::remove_abandoned(&made, ABANDONED_AGE_MIN) {
             Ok(0) => {}
             Ok(count) => {
-                tracing::info!(folder = %folder.display(), count, "removed unfinished files of killed writers");
+                tracing::info!(folder = %made.path().display(), count, "removed unfinished files of killed writers");
             }
             // Nothing depends on it.
-            Err(error) => tracing::debug!(folder = %folder.display(), %error, "cannot look for unfinished files"),
+            Err(error) => {
+                tracing::debug!(folder = %made.path().display(), %error, "cannot look for unfinished files");
+            }
         }
         if folders.len() >= FOLDERS_MAX {
             folders.clear();
         }
         folders.insert(folder.to_owned());
-        Ok(())
+        Ok(made)
     }
 
     fn put_new(&self, key: &ObjectKey, payload: &Payload) -> Result<Put, Failure> {
@@ -223,9 +222,10 @@ impl Inner {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 // Whoever gave the name may not have synced it: killed in between, an error, or still at it. What is said
                 // to exist is as durable as what was created.
-                let path = self.path(key);
-                durable::sync_file(&path).map_err(|error| self.missing(error))?;
-                durable::sync_directory(path.parent().unwrap_or(&self.root))?;
+                let (folder, name) = place_of(key);
+                let folder = self.root()?.folder(folder)?;
+                durable::sync_file_in(&folder, name)?;
+                durable::sync_folder(&folder)?;
                 Ok(Put::Exists)
             }
             Err(error) => Err(error.into()),
@@ -240,26 +240,34 @@ impl Inner {
     }
 
     fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, Failure> {
-        let path = folder.map_or_else(|| self.root.clone(), |key| self.path(key));
-        let entries = match std::fs::read_dir(&path).map_err(|error| self.missing(error)) {
-            Ok(entries) => entries,
-            Err(failure) if failure.class == ErrorClass::NotFound => return Ok(Listing::default()),
-            Err(failure) => return Err(failure),
+        let held = match self.root()?.folder(folder.map_or("", ObjectKey::as_str)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
+            other => other?,
         };
         let mut listing = Listing::default();
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
+        for name in held.names()? {
             let Some(name) = name.to_str().filter(|name| !durable::is_temporary_name(name)) else { continue };
             let key = match folder {
                 Some(folder) => folder.join(name),
                 None => ObjectKey::new(name),
             };
             let Ok(key) = key else { continue };
-            match std::fs::metadata(entry.path()) {
-                Ok(metadata) if metadata.is_dir() => listing.folders.push(name.to_owned()),
-                Ok(metadata) => listing.objects.push(info(key, &metadata)?),
-                // Removed since, or a link to nowhere.
+            match held.look(name) {
+                Ok(facts) => match facts.kind {
+                    Kind::Folder => listing.folders.push(name.to_owned()),
+                    Kind::File => listing.objects.push(info(key, &facts)?),
+                    // What is behind it is not said to be absent.
+                    Kind::Link => {
+                        let cause = format!(
+                            "{} is a symbolic link: nothing below a repository's folder is reached through one. Mount there what it \
+                             leads to (mount --bind), or move it into the repository",
+                            held.path().join(name).display()
+                        );
+                        return Err(Failure::new(ErrorClass::Permanent, cause));
+                    }
+                    Kind::Other => {}
+                },
+                // Removed since.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error.into()),
             }
@@ -270,17 +278,17 @@ impl Inner {
     }
 
     fn delete(&self, key: &ObjectKey) -> Result<(), Failure> {
-        let path = self.path(key);
-        match durable::remove_file(&path).map_err(|error| self.missing(error)) {
-            Ok(()) => {}
-            Err(failure) if failure.class == ErrorClass::NotFound => return Ok(()),
-            Err(failure) => return Err(failure),
+        let root = self.root()?;
+        let (folder, name) = place_of(key);
+        let removed = root.folder(folder).and_then(|folder| durable::remove_file_in(&folder, name));
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other?,
         }
         let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
-        let within = |folder: &&Path| *folder != self.root && folder.starts_with(&self.root);
-        for folder in path.ancestors().skip(1).take_while(within) {
+        for folder in folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty()) {
             // Fails while anything is in it. Need not be durable: an empty folder is not an object.
-            if std::fs::remove_dir(folder).is_err() {
+            if root.remove_folder(folder).is_err() {
                 break;
             }
             folders.remove(folder);
@@ -289,10 +297,16 @@ impl Inner {
     }
 }
 
-fn info(key: ObjectKey, metadata: &std::fs::Metadata) -> Result<ObjectInfo, Failure> {
-    let modified = Timestamp::try_from(metadata.modified()?)
+/// The folder of an object below the repository's, and the name in it.
+fn place_of(key: &ObjectKey) -> (&Path, &OsStr) {
+    let path = Path::new(key.as_str());
+    (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default())
+}
+
+fn info(key: ObjectKey, facts: &Facts) -> Result<ObjectInfo, Failure> {
+    let modified = Timestamp::try_from(facts.modified())
         .map_err(|_| Failure::new(ErrorClass::Permanent, "its modification time is out of range"))?;
-    Ok(ObjectInfo { key, size: metadata.len(), modified })
+    Ok(ObjectInfo { key, size: facts.bytes, modified })
 }
 
 fn read_piece(file: &File, at: u64, length: usize) -> Result<Bytes, Failure> {
@@ -511,6 +525,37 @@ mod tests {
         for path in ["wal", "wal/log", "wal/log/x", "backup", "backup/label", "backup/label/pack/00000"] {
             assert_eq!(owner(&root.path().join(path)), expected, "{path}");
         }
+    }
+
+    /// The repository's owner need not be who works in it: root runs `check`, `repo copy` and `keys rotate`.
+    #[tokio::test]
+    async fn what_a_link_in_a_repository_leads_to_is_neither_read_nor_changed_nor_called_absent() {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let theirs = outside.path().join("x");
+        durable::create(&theirs, b"theirs", 0o600).unwrap();
+        let link = |to: &Path, name: &str| std::os::unix::fs::symlink(to, root.path().join(name)).unwrap();
+        link(outside.path(), "wal");
+        std::fs::create_dir(root.path().join("keys")).unwrap();
+        link(&theirs, "keys/x");
+        let store = crate::storage::bare_folder(root.path());
+        for name in ["wal/x", "keys/x"] {
+            let key = ObjectKey::new(name).unwrap();
+            for error in [store.get(&key).await.map(drop), store.head(&key).await.map(drop)] {
+                assert_eq!(error.unwrap_err().class, ErrorClass::Permanent, "{name}");
+            }
+        }
+        let wal = ObjectKey::new("wal").unwrap();
+        for error in [store.list(None).await.unwrap_err(), store.list(Some(&wal)).await.unwrap_err()] {
+            assert!(crate::base::describe(&error).contains("symbolic link"), "{error:?}");
+        }
+        let new = ObjectKey::new("wal/new").unwrap();
+        assert!(store.put_new(&new, vec![1].into()).await.is_err());
+        assert!(store.start_upload(&new, 1).await.is_err());
+        assert!(store.delete(&ObjectKey::new("wal/x").unwrap()).await.is_err());
+        // The name is taken, by whatever it leads to.
+        assert!(store.put_new(&ObjectKey::new("keys/x").unwrap(), vec![1].into()).await.is_err());
+        assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
+        assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
     }
 
     /// A FIFO without a writer: opening it for reading hangs in the kernel, as a file on a disk that is gone does.

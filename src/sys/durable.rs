@@ -8,15 +8,21 @@
 // The functions that clippy.toml bans elsewhere are banned in favour of this file.
 #![allow(clippy::disallowed_methods)]
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock};
-use rustix::io::Errno;
+use rustix::fs::{FlockOperation, flock};
 
+mod folders;
+mod new_file;
+
+pub use folders::{create_dir_all_durable, make_folders_in};
+pub use new_file::NewFile;
+
+use super::folder::{Folder, Kind};
 use super::steps::{Step, take};
 
 /// Makes `path` with `content`; fails with [`io::ErrorKind::AlreadyExists`] when it is there. Blocking.
@@ -37,26 +43,45 @@ pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.replace()
 }
 
+/// As [`replace`], for `name` in a folder that is held open; `owner` has it from the beginning. Blocking.
+pub fn replace_in(folder: &Folder, name: &str, content: &[u8], mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let mut file = NewFile::begin_in(folder, OsStr::new(name), mode)?;
+    if let Some((uid, gid)) = owner {
+        file.give(Some(uid), Some(gid))?;
+    }
+    file.write_all(content)?;
+    file.replace()
+}
+
+/// Renames within one folder, after an fsync of the file, and fsyncs the folder. Blocking.
+///
+/// What was at `to` is replaced. If the fsync of the file fails nothing is renamed.
+pub fn rename_in(folder: &Folder, from: &str, to: &str) -> io::Result<()> {
+    sync_file_in(folder, OsStr::new(from))?;
+    let (place, target) = (folder.path().join(from), folder.path().join(to));
+    take(Step::Rename(&place, &target), || folder.rename(OsStr::new(from), OsStr::new(to)))?;
+    sync_folder(folder)
+}
+
 /// Renames within one file system, after an fsync of the file, and fsyncs the target's folder. Blocking.
 ///
 /// What was at `to` is replaced. If the fsync of the file fails nothing is renamed.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_file(from)?;
-    give_name(from, to)?;
-    sync_parent(to)
-}
-
-/// As [`rename`], but fails with [`io::ErrorKind::AlreadyExists`], and changes nothing, when `to` is there. Blocking.
-pub fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    sync_file(from)?;
-    give_new_name(from, to)?;
-    sync_parent(to)
+    take(Step::Rename(from, to), || std::fs::rename(from, to))?;
+    sync_folder(&parent(to)?.0)
 }
 
 /// Removes the file and fsyncs its folder, so that it does not come back after a power cut. Blocking.
 pub fn remove_file(path: &Path) -> io::Result<()> {
-    take(Step::Remove(path), || std::fs::remove_file(path))?;
-    sync_parent(path)
+    let (folder, name) = parent(path)?;
+    remove_file_in(&folder, name)
+}
+
+/// As [`remove_file`], for `name` in a folder that is held open. Blocking.
+pub fn remove_file_in(folder: &Folder, name: &OsStr) -> io::Result<()> {
+    take(Step::Remove(&folder.path().join(name)), || folder.remove_file(name))?;
+    sync_folder(folder)
 }
 
 /// Makes a file's content durable. Blocking.
@@ -65,59 +90,26 @@ pub fn sync_file(path: &Path) -> io::Result<()> {
     take(Step::SyncFile(path), || file.sync_all())
 }
 
+/// As [`sync_file`], for `name` in a folder that is held open. Blocking.
+pub fn sync_file_in(folder: &Folder, name: &OsStr) -> io::Result<()> {
+    let file = folder.open(name)?;
+    take(Step::SyncFile(&folder.path().join(name)), || file.sync_all())
+}
+
 /// Makes a directory's entries durable. Blocking.
 pub fn sync_directory(path: &Path) -> io::Result<()> {
-    let directory = File::open(path)?;
-    take(Step::SyncFolder(path), || directory.sync_all())
+    sync_folder(&Folder::enter(path)?)
 }
 
-/// Makes `path` and the folders above it that are missing, each with `mode` (less the umask), and all of them durable. Blocking.
-///
-/// A folder that is there already keeps its mode. Its name is made durable, too, as are those above it on the same file
-/// system: whoever made it may have been killed before that.
-pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
-    create_dir_all(path, mode)?;
-    let path = path.canonicalize()?;
-    let mut device = std::fs::metadata(&path)?.dev();
-    for parent in path.ancestors().skip(1) {
-        let above = std::fs::metadata(parent)?.dev();
-        // A mount point was not made by us.
-        if above != device {
-            break;
-        }
-        device = above;
-        match sync_directory(parent) {
-            // Nor was anything by us in a folder that we may not even list.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            other => other?,
-        }
-    }
-    Ok(())
+/// As [`sync_directory`], for a folder that is held open. Blocking.
+pub fn sync_folder(folder: &Folder) -> io::Result<()> {
+    take(Step::SyncFolder(folder.path()), || folder.sync())
 }
 
-fn create_dir_all(path: &Path, mode: u32) -> io::Result<()> {
-    match make_folder(path, mode) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
-                return Err(error);
-            };
-            create_dir_all(parent, mode)?;
-            match make_folder(path, mode) {
-                // Somebody else made it in between.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-                other => other,
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        other => other,
-    }
-}
-
-/// Makes everything durable that was written to the file system of `path`: one call instead of an fsync for each of
+/// Makes everything durable that was written to the file system of `folder`: one call instead of an fsync for each of
 /// many thousand files. Blocking. Linux 5.8 and later report write errors here; before that use an fsync a file.
-pub fn sync_filesystem(path: &Path) -> io::Result<()> {
-    let within = File::open(path)?;
-    take(Step::SyncFileSystem(path), || Ok(rustix::fs::syncfs(&within)?))
+pub fn sync_filesystem(folder: &Folder) -> io::Result<()> {
+    take(Step::SyncFileSystem(folder.path()), || folder.sync_filesystem())
 }
 
 /// Whether `name` (a file's name without its folder) is one that only this module gives to unfinished files.
@@ -129,22 +121,20 @@ pub fn is_temporary_name(name: &str) -> bool {
 /// none is. Need not be durable: they mean nothing. Blocking.
 ///
 /// Those younger than `age_min` stay: where others write to the folder, one of them may have made a file and not locked it yet.
-pub fn remove_abandoned(folder: &Path, age_min: Duration) -> io::Result<u64> {
+pub fn remove_abandoned(folder: &Folder, age_min: Duration) -> io::Result<u64> {
     let mut removed = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let entry = entry?;
-        if !entry.file_name().to_str().is_some_and(is_temporary_name) {
+    for name in folder.names()? {
+        if !name.to_str().is_some_and(is_temporary_name) {
             continue;
         }
         // Placed or removed by its writer since, or another user's.
-        let Ok(metadata) = entry.metadata() else { continue };
-        let age = metadata.modified().ok().and_then(|at| SystemTime::now().duration_since(at).ok());
-        if !metadata.is_file() || age.unwrap_or_default() < age_min {
+        let Ok(facts) = folder.look(&name) else { continue };
+        let age = SystemTime::now().duration_since(facts.modified()).unwrap_or_default();
+        if facts.kind != Kind::File || age < age_min {
             continue;
         }
-        let Ok(file) = OpenOptions::new().write(true).open(entry.path()) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && std::fs::remove_file(entry.path()).is_ok()
-        {
+        let Ok(file) = folder.open_to_write(&name) else { continue };
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && folder.remove_file(&name).is_ok() {
             removed += 1;
         }
     }
@@ -157,119 +147,19 @@ pub fn temporary_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// A file on its way: written under a temporary name beside its target, removed unless it is placed. Blocking throughout.
-///
-/// After an error of any method the file is given up.
-#[derive(Debug)]
-pub struct NewFile {
-    file: File,
-    /// `None` once it has its final name.
-    temporary: Option<PathBuf>,
-    target: PathBuf,
-    mode: u32,
-}
-
-impl NewFile {
-    /// Begins the file that shall be `target`. Its folder must exist.
-    ///
-    /// `mode` is taken as it is, whatever the umask; until it is placed only its owner can read the file.
-    pub fn begin(target: &Path, mode: u32) -> io::Result<Self> {
-        if target.file_name().is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
-        }
-        let path = temporary_path(target);
-        let mut file = None;
-        take(Step::Create(&path), || {
-            let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-            // Where it fails nobody else gets one either.
-            let _ = flock(&opened, FlockOperation::NonBlockingLockExclusive);
-            file = Some(opened);
-            Ok(())
-        })?;
-        match file {
-            Some(file) => Ok(Self { file, temporary: Some(path), target: target.to_owned(), mode }),
-            None => Err(io::Error::other("the file was not made")),
-        }
-    }
-
-    /// Appends `bytes`.
-    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let Self { file, temporary, target, .. } = self;
-        take(Step::Write(temporary.as_ref().unwrap_or(target), bytes.len()), || file.write_all(bytes))
-    }
-
-    /// Makes it another user's or group's while it has no name that anybody knows: under its own it is never somebody else's. Only
-    /// root may give it to a user.
-    pub fn give(&self, uid: Option<u32>, gid: Option<u32>) -> io::Result<()> {
-        fchown(&self.file, uid, gid)
-    }
-
-    /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken.
-    pub fn place_new(self) -> io::Result<()> {
-        self.place(give_new_name)
-    }
-
-    /// Makes it durable under its name, in place of what was there, if anything.
-    pub fn replace(self) -> io::Result<()> {
-        self.place(give_name)
-    }
-
-    fn place(mut self, name: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
-        self.file.set_permissions(Permissions::from_mode(self.mode))?;
-        if let Some(temporary) = &self.temporary {
-            take(Step::SyncFile(temporary), || self.file.sync_all())?;
-            name(temporary, &self.target)?;
-        }
-        self.temporary = None;
-        sync_parent(&self.target)
-    }
-}
-
-impl Drop for NewFile {
-    fn drop(&mut self) {
-        if let Some(temporary) = &self.temporary {
-            let _ = std::fs::remove_file(temporary);
-        }
-    }
-}
-
-/// Gives the file `from` the name `to`, atomically, in place of what is there.
-fn give_name(from: &Path, to: &Path) -> io::Result<()> {
-    take(Step::Rename(from, to), || std::fs::rename(from, to))
-}
-
-/// Gives the file `from` the name `to`, atomically, unless `to` is there.
-fn give_new_name(from: &Path, to: &Path) -> io::Result<()> {
-    take(Step::RenameNew(from, to), || place_new(from, to))
-}
-
-fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
-    take(Step::MakeFolder(path), || DirBuilder::new().mode(mode).create(path))
-}
-
-fn place_new(from: &Path, to: &Path) -> io::Result<()> {
-    match rustix::fs::renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        Ok(()) => Ok(()),
-        // NFS and others have no RENAME_NOREPLACE; link(2) refuses an existing name everywhere.
-        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
-            std::fs::hard_link(from, to)?;
-            std::fs::remove_file(from)
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// fsyncs the folder that holds `path`.
-fn sync_parent(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => sync_directory(Path::new(".")),
-        Some(parent) => sync_directory(parent),
-        None => Ok(()),
-    }
+/// The folder that holds `path`, and the name in it.
+fn parent(path: &Path) -> io::Result<(Folder, &OsStr)> {
+    let Some(name) = path.file_name() else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
+    };
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok((Folder::enter(folder.unwrap_or(Path::new(".")))?, name))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn names(folder: &Path) -> Vec<String> {
@@ -315,7 +205,8 @@ mod tests {
         let (killed, young, other) = (temporary_path(&target), temporary_path(&target), folder.path().join("other"));
         let mut working = NewFile::begin(&target, 0o600).unwrap();
         working.write_all(b"half").unwrap();
-        let at_work = working.temporary.clone().unwrap();
+        let at_work = folder.path().join(&names(folder.path())[0]);
+        let held = Folder::enter(folder.path()).unwrap();
         let an_hour_ago = SystemTime::now() - Duration::from_hours(1);
         for path in [&killed, &young, &other] {
             File::create(path).unwrap();
@@ -323,9 +214,9 @@ mod tests {
         for path in [&killed, &at_work, &other] {
             File::options().write(true).open(path).unwrap().set_modified(an_hour_ago).unwrap();
         }
-        assert_eq!(remove_abandoned(folder.path(), Duration::from_mins(1)).unwrap(), 1);
+        assert_eq!(remove_abandoned(&held, Duration::from_mins(1)).unwrap(), 1);
         assert!(!killed.exists() && young.exists() && at_work.exists() && other.exists());
-        assert_eq!(remove_abandoned(folder.path(), Duration::ZERO).unwrap(), 1);
+        assert_eq!(remove_abandoned(&held, Duration::ZERO).unwrap(), 1);
         assert!(!young.exists() && at_work.exists());
         working.place_new().unwrap();
         assert_eq!(std::fs::read(&target).unwrap(), b"half");
@@ -360,16 +251,20 @@ mod tests {
     }
 
     #[test]
-    fn rename_new_keeps_what_is_there() {
+    fn rename_puts_one_file_in_place_of_another() {
         let folder = tempfile::tempdir().unwrap();
-        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
-        create(&from, b"from", 0o600).unwrap();
-        create(&to, b"to", 0o600).unwrap();
-        assert_eq!(rename_new(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
-        assert_eq!(names(folder.path()), ["from", "to"]);
-        rename(&from, &to).unwrap();
-        assert_eq!(std::fs::read(&to).unwrap(), b"from");
-        assert_eq!(names(folder.path()), ["to"]);
+        let held = Folder::enter(folder.path()).unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["a", "b", "c"] {
+            create(&path(name), name.as_bytes(), 0o600).unwrap();
+        }
+        rename(&path("a"), &path("b")).unwrap();
+        assert_eq!(
+            (std::fs::read(path("b")).unwrap(), names(folder.path())),
+            (b"a".to_vec(), vec!["b".into(), "c".into()])
+        );
+        rename_in(&held, "b", "c").unwrap();
+        assert_eq!((std::fs::read(path("c")).unwrap(), names(folder.path())), (b"a".to_vec(), vec!["c".into()]));
     }
 
     #[test]
@@ -382,7 +277,7 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         create(&path.join("file"), b"", 0o600).unwrap();
         assert!(create_dir_all_durable(&path.join("file/d"), 0o700).is_err());
-        sync_filesystem(&path).unwrap();
+        sync_filesystem(&Folder::enter(&path).unwrap()).unwrap();
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! Folders that survive a power cut.
+
+use std::io;
+use std::path::Path;
+
+use super::super::folder::Folder;
+use super::super::steps::{Step, take};
+use super::sync_folder;
+
+/// Makes `path` and the folders above it that are missing, each with `mode` (less the umask), and all of them durable. Blocking.
+///
+/// A folder that is there already keeps its mode. Its name is made durable, too, as are those above it on the same file
+/// system: whoever made it may have been killed before that.
+pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
+    let (above, missing) = nearest(path)?;
+    sync_above(&make_folders_in(&above, missing, mode, None)?, path)
+}
+
+/// Makes the folders of `path`, which lies below `root`, that are missing, each with `mode` (less the umask), and their names
+/// durable; answers the last one. `owner` gets those that are root's: new ones, and what root left otherwise. Blocking.
+///
+/// No symbolic link is followed on the way.
+pub fn make_folders_in(root: &Folder, path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Folder> {
+    let mut folder = root.clone();
+    for name in path {
+        let inner = match folder.folder(name) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let place = folder.path().join(name);
+                match take(Step::MakeFolder(&place), || folder.make_folder(name, mode)) {
+                    // Somebody else made it in between.
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    other => other?,
+                }
+                folder.folder(name)?
+            }
+            other => other?,
+        };
+        if let Some((uid, gid)) = owner
+            && inner.facts()?.uid == 0
+        {
+            // Where root may not give files away (NFS) it stays root's.
+            let _ = inner.give(uid, gid);
+        }
+        // Its name may not be durable although it was there: whoever made it may have been killed before that.
+        sync_folder(&folder)?;
+        folder = inner;
+    }
+    Ok(folder)
+}
+
+/// The nearest folder at or above `path` that is there, and what is missing below it.
+fn nearest(path: &Path) -> io::Result<(Folder, &Path)> {
+    for above in path.ancestors() {
+        let place = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+        match Folder::enter(place) {
+            // A file in the place of a folder is no folder that is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            other => return Ok((other?, path.strip_prefix(above).unwrap_or(Path::new("")))),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+/// Makes the names of the folders above `folder`, which is at `path`, durable, as far as they are on its file system.
+fn sync_above(folder: &Folder, path: &Path) -> io::Result<()> {
+    let path = path.canonicalize()?;
+    let mut device = folder.device()?;
+    let mut inner = folder.clone();
+    for above in path.ancestors().skip(1) {
+        let outer = inner.above(above)?;
+        let found = outer.device()?;
+        // A mount point was not made by us.
+        if found != device {
+            break;
+        }
+        device = found;
+        match sync_folder(&outer) {
+            // Nor was anything by us in a folder that we may not even list.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            other => other?,
+        }
+        inner = outer;
+    }
+    Ok(())
+}

@@ -1,0 +1,114 @@
+//! From a path to a folder.
+//!
+//! A path that a person wrote may lead over symbolic links, and mostly over the person's own: a data directory is often one. Other
+//! users can put links, too, where they may write, and for root each of them is a choice that somebody else made. So root
+//! follows a link of another user only where that leads to a folder of the same user: they could have got there themselves. A link
+//! of root's own leads anywhere.
+//!
+//! The way is gone name by name with descriptors: what was looked at is what is entered.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use super::{Facts, Kind, open_folder};
+
+/// As many links as the kernel follows in one path (path_resolution(7)).
+const LINKS_MAX: usize = 40;
+const FOUND: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// A link of a user that leads root to what is not that user's.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is a symbolic link of user {uid} and leads to what is not that user's: root does not follow it; \
+     name the folder itself, or let root own the link",
+    link.display()
+)]
+pub(super) struct LinkElsewhere {
+    link: PathBuf,
+    uid: u32,
+}
+
+/// With the rights of an ordinary user: the kernel says what may be followed.
+pub(super) fn as_user(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match openat(CWD, path, flags | OFlags::RDONLY, Mode::empty()) {
+        Err(Errno::ACCESS) => Ok(openat(CWD, path, flags | OFlags::PATH, Mode::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// With root's rights.
+pub(super) fn as_root(path: &Path) -> io::Result<OwnedFd> {
+    let mut way: VecDeque<OsString> = VecDeque::new();
+    let mut at = begin(path, &mut way)?;
+    let mut place = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::new() };
+    let mut links = 0;
+    // The first link that is another user's.
+    let mut led: Option<LinkElsewhere> = None;
+    while let Some(name) = way.pop_front() {
+        let found = openat(&at, &name, FOUND, Mode::empty())?;
+        let facts = Facts::of(&found)?;
+        match facts.kind {
+            Kind::Folder => {
+                place.push(&name);
+                at = found;
+            }
+            Kind::Link => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Errno::LOOP.into());
+                }
+                if facts.uid != 0 {
+                    let link = LinkElsewhere { link: place.join(&name), uid: facts.uid };
+                    match &led {
+                        Some(first) if first.uid != link.uid => return Err(refused(link)),
+                        Some(_) => {}
+                        None => led = Some(link),
+                    }
+                }
+                let target = readlinkat(&found, "", Vec::new())?.into_bytes();
+                let target = PathBuf::from(OsString::from_vec(target));
+                if target.is_absolute() {
+                    place = PathBuf::from("/");
+                    at = begin(&target, &mut way)?;
+                } else {
+                    put_before(&target, &mut way);
+                }
+            }
+            Kind::File | Kind::Other => return Err(io::ErrorKind::NotADirectory.into()),
+        }
+    }
+    match led {
+        Some(link) if Facts::of(&at)?.uid != link.uid => Err(refused(link)),
+        _ => Ok(open_folder(at.as_fd(), OsStr::new("."))?),
+    }
+}
+
+fn refused(link: LinkElsewhere) -> io::Error {
+    // Not "permission denied": nobody lacks a right here.
+    io::Error::new(io::ErrorKind::NotADirectory, link)
+}
+
+/// Where `path` begins; its names go before those in `way`.
+fn begin(path: &Path, way: &mut VecDeque<OsString>) -> io::Result<OwnedFd> {
+    put_before(path, way);
+    let start = if path.is_absolute() { "/" } else { "." };
+    Ok(openat(CWD, start, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn put_before(path: &Path, way: &mut VecDeque<OsString>) {
+    for part in path.components().rev() {
+        match part {
+            Component::Normal(name) => way.push_front(name.to_owned()),
+            Component::ParentDir => way.push_front("..".into()),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+}

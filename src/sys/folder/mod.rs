@@ -1,0 +1,330 @@
+//! Folders that are held open, and what lies below them.
+//!
+//! A path is looked up anew at each use, and any part of it may have become a symbolic link meanwhile: who owns a folder could lead
+//! root out of it. So what lies below a folder is reached from its descriptor, name by name, and no link is followed on the
+//! way: neither between a look and a use, nor between two uses. What a name led to is then changed through its own descriptor.
+//!
+//! Names are looked up one by one and not by `openat2` with `RESOLVE_BENEATH`: that is not there before Linux 5.6 and in some
+//! containers, and a second way that is seldom gone would be a way that nobody tries. Paths below a folder are short, and who works
+//! through many files of one folder keeps that one open ([`Nearby`]).
+//!
+//! | file | |
+//! |---|---|
+//! | `enter.rs` | from a path that a person wrote to a folder |
+//! | `facts.rs` | what is known of a name without following it |
+//! | `nearby.rs` | the folder of the last file, kept open for the next |
+
+mod enter;
+mod facts;
+mod nearby;
+#[cfg(test)]
+mod tests;
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{
+    AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, Uid, chownat, linkat, mkdirat, openat, readlinkat, renameat,
+    renameat_with, statat, symlinkat, unlinkat,
+};
+use rustix::io::Errno;
+
+pub use facts::{Facts, Kind};
+pub use nearby::Nearby;
+
+use super::identity::is_root;
+
+/// A folder that can be listed and synced.
+const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A folder that names can be looked up in, whether or not it may be listed.
+const SEARCHED: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A file, without waiting for the other end of a pipe.
+const READ: OFlags =
+    OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
+
+/// A folder that is held open. Clones share the descriptor. All of it is blocking.
+///
+/// Paths that it is given lie below it: names and nothing else, no `..`, no beginning `/`. A symbolic link on the way, or at the end
+/// of it, is an error ([`followed_no_link`]).
+#[derive(Debug, Clone)]
+pub struct Folder {
+    descriptor: Arc<OwnedFd>,
+    path: PathBuf,
+}
+
+/// Why a path below a folder was not gone.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is a symbolic link, and none is followed there", .0.display())]
+struct LinkInTheWay(PathBuf);
+
+/// Whether `error` says that a symbolic link was met and not followed.
+pub fn followed_no_link(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<LinkInTheWay>() || cause.is::<enter::LinkElsewhere>())
+}
+
+impl Folder {
+    /// The folder at `path`, as somebody configured it or asked for it: the path may lead over symbolic links.
+    ///
+    /// Root is more careful: see [`enter`].
+    ///
+    /// # Errors
+    /// When there is none, or root would be led by another user's link to what is not that user's.
+    pub fn enter(path: &Path) -> io::Result<Self> {
+        let descriptor = if is_root() { enter::as_root(path)? } else { enter::as_user(path)? };
+        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+    }
+
+    /// Where it was found. For messages only: what lies there now may be something else.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Owner, mode and so on of the folder itself.
+    pub fn facts(&self) -> io::Result<Facts> {
+        Facts::of(&*self.descriptor)
+    }
+
+    /// What is known of the file, folder or link at `path`; a link is not followed.
+    pub fn look(&self, path: impl AsRef<Path>) -> io::Result<Facts> {
+        let path = path.as_ref();
+        self.at(path, |folder, name| Ok(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.into()))
+    }
+
+    /// The folder at `path`; the empty path is this one.
+    pub fn folder(&self, path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        if path.as_os_str().is_empty() {
+            return Ok(self.clone());
+        }
+        let place = self.path.join(path);
+        let descriptor = self.at(path, |folder, name| {
+            open_folder(folder, name).map_err(|error| in_the_way(folder, name, &place, error))
+        })?;
+        Ok(Self { descriptor: Arc::new(descriptor), path: place })
+    }
+
+    /// Opens the file at `path` for reading. Neither a link is followed nor a pipe waited for.
+    ///
+    /// # Errors
+    /// Also when it is no regular file; and for root, when the file has other names and another owner than its folder: who owns a folder may
+    /// give a name in it to a file of somebody else's (link(2)), and must not have root read that for them.
+    pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let path = path.as_ref();
+        self.at(path, |folder, name| {
+            let file = self.open_as(folder, name, path, READ)?;
+            let facts = Facts::of(&file)?;
+            match facts.kind {
+                Kind::File => {}
+                Kind::Folder => return Err(io::ErrorKind::IsADirectory.into()),
+                Kind::Link | Kind::Other => return Err(io::Error::other("it is not a regular file")),
+            }
+            if facts.is_elsewhere && is_root() && facts.uid != Facts::of(folder)?.uid {
+                return Err(io::Error::other(
+                    "it belongs to another user than its folder, and has another name elsewhere",
+                ));
+            }
+            Ok(file)
+        })
+    }
+
+    /// As [`Folder::open`], and waits where the file system waits; whatever is there is opened.
+    pub fn open_any(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let path = path.as_ref();
+        self.at(path, |folder, name| self.open_as(folder, name, path, READ.difference(OFlags::NONBLOCK)))
+    }
+
+    fn open_as(&self, folder: BorrowedFd<'_>, name: &OsStr, path: &Path, flags: OFlags) -> io::Result<File> {
+        let opened = openat(folder, name, flags, Mode::empty());
+        Ok(opened.map_err(|error| in_the_way(folder, name, &self.path.join(path), error))?.into())
+    }
+
+    /// Opens the file at `path` for writing as it is; a link is not followed.
+    pub fn open_to_write(&self, path: impl AsRef<Path>) -> io::Result<File> {
+        let path = path.as_ref();
+        let flags = READ.difference(OFlags::RDONLY).union(OFlags::WRONLY);
+        self.at(path, |folder, name| self.open_as(folder, name, path, flags))
+    }
+
+    /// The content of the file at `path`, opened as [`Folder::open`] does.
+    ///
+    /// # Errors
+    /// Also when it has more than `bytes_max` bytes.
+    pub fn read(&self, path: impl AsRef<Path>, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let file = self.open(path)?;
+        let mut content = Vec::new();
+        file.take(bytes_max.saturating_add(1)).read_to_end(&mut content)?;
+        if content.len() as u64 > bytes_max {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it is larger than {bytes_max} bytes")));
+        }
+        Ok(content)
+    }
+
+    /// The names in it, in no order.
+    pub fn names(&self) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        for entry in Dir::read_from(&*self.descriptor)? {
+            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            if name != "." && name != ".." {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    /// Where the link at `path` leads.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidInput`] when it is no link.
+    pub fn read_link(&self, path: impl AsRef<Path>) -> io::Result<PathBuf> {
+        let read = |folder: BorrowedFd<'_>, name: &OsStr| Ok(readlinkat(folder, name, Vec::new())?.into_bytes());
+        Ok(OsString::from_vec(self.at(path.as_ref(), read)?).into())
+    }
+
+    /// Makes an empty file, to be written; fails with [`io::ErrorKind::AlreadyExists`] when anything is there, a link included.
+    pub fn create(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        self.at(path.as_ref(), |folder, name| Ok(openat(folder, name, flags, Mode::from_raw_mode(mode))?.into()))
+    }
+
+    /// Makes a folder with `mode` less the umask; fails with [`io::ErrorKind::AlreadyExists`] when anything is there.
+    pub fn make_folder(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+        self.at(path.as_ref(), |folder, name| Ok(mkdirat(folder, name, Mode::from_raw_mode(mode))?))
+    }
+
+    /// Makes a symbolic link to `to`, another user's from the beginning of its life as far as that user can tell.
+    pub fn make_link(&self, to: &Path, path: impl AsRef<Path>, owner: Option<(u32, u32)>) -> io::Result<()> {
+        self.at(path.as_ref(), |folder, name| {
+            symlinkat(to, folder, name)?;
+            let Some((uid, gid)) = owner else { return Ok(()) };
+            // What is there now may be something that the owner of the folder has put in its place.
+            let link = openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+            let facts = Facts::of(&link)?;
+            if facts.kind != Kind::Link || facts.is_elsewhere {
+                return Err(io::Error::other("it was replaced while it was made"));
+            }
+            Ok(chownat(link, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?)
+        })
+    }
+
+    /// Removes a file's or a link's name.
+    pub fn remove_file(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.at(path.as_ref(), |folder, name| Ok(unlinkat(folder, name, AtFlags::empty())?))
+    }
+
+    /// Removes an empty folder.
+    pub fn remove_folder(&self, path: impl AsRef<Path>) -> io::Result<()> {
+        self.at(path.as_ref(), |folder, name| Ok(unlinkat(folder, name, AtFlags::REMOVEDIR)?))
+    }
+
+    /// Gives the file `from` of this folder the name `to`, in place of what is there. Names, not paths.
+    pub fn rename(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        Ok(renameat(&*self.descriptor, from, &*self.descriptor, to)?)
+    }
+
+    /// As [`Folder::rename`], but fails with [`io::ErrorKind::AlreadyExists`] when `to` is there.
+    pub fn rename_new(&self, from: &OsStr, to: &OsStr) -> io::Result<()> {
+        let folder = &*self.descriptor;
+        match renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
+            Ok(()) => Ok(()),
+            // NFS and others have no RENAME_NOREPLACE; link(2) refuses an existing name everywhere.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+                linkat(folder, from, folder, to, AtFlags::empty())?;
+                Ok(unlinkat(folder, from, AtFlags::empty())?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Sets the folder's own mode.
+    pub fn set_mode(&self, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::fchmod(&*self.descriptor, Mode::from_raw_mode(mode))?)
+    }
+
+    /// Gives the folder itself to a user and a group.
+    pub fn give(&self, uid: u32, gid: u32) -> io::Result<()> {
+        std::os::unix::fs::fchown(&*self.descriptor, Some(uid), Some(gid))
+    }
+
+    /// Makes the names in it durable.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::PermissionDenied`] when it may not be listed.
+    pub fn sync(&self) -> io::Result<()> {
+        self.listed(|folder| rustix::fs::fsync(folder))
+    }
+
+    /// Makes everything durable that was written to its file system.
+    pub fn sync_filesystem(&self) -> io::Result<()> {
+        self.listed(|folder| rustix::fs::syncfs(folder))
+    }
+
+    /// A folder that may only be searched has a descriptor that is good for nothing else (`O_PATH`).
+    fn listed(&self, act: impl FnOnce(BorrowedFd<'_>) -> rustix::io::Result<()>) -> io::Result<()> {
+        match act(self.as_fd()) {
+            Err(Errno::BADF) => Err(io::ErrorKind::PermissionDenied.into()),
+            other => Ok(other?),
+        }
+    }
+
+    /// Which file system it is on.
+    pub fn device(&self) -> io::Result<u64> {
+        #[allow(clippy::useless_conversion, reason = "the type is another one on other machines")]
+        Ok(u64::from(rustix::fs::fstat(&*self.descriptor)?.st_dev))
+    }
+
+    /// The folder that this one lies in, which is known as `path`.
+    pub fn above(&self, path: &Path) -> io::Result<Self> {
+        let descriptor = open_folder(self.as_fd(), OsStr::new(".."))?;
+        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+    }
+
+    /// Calls `act` with the folder that holds `path` and the last name of it.
+    fn at<T>(&self, path: &Path, act: impl FnOnce(BorrowedFd<'_>, &OsStr) -> io::Result<T>) -> io::Result<T> {
+        let mut names = path.components().map(|part| match part {
+            Component::Normal(name) => Ok(name),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{} leads out", path.display()))),
+        });
+        let mut name = names.next().unwrap_or_else(|| Err(io::ErrorKind::InvalidInput.into()))?;
+        let mut held: Option<OwnedFd> = None;
+        let mut place = self.path.clone();
+        for next in names {
+            let folder = held.as_ref().map_or_else(|| self.descriptor.as_fd(), AsFd::as_fd);
+            place.push(name);
+            let inner = openat(folder, name, SEARCHED, Mode::empty());
+            held = Some(inner.map_err(|error| in_the_way(folder, name, &place, error))?);
+            name = next?;
+        }
+        act(held.as_ref().map_or_else(|| self.descriptor.as_fd(), AsFd::as_fd), name)
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// Opens a folder, to be listed where that is allowed.
+fn open_folder(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    match openat(folder, name, LISTED, Mode::empty()) {
+        Err(Errno::ACCESS) => openat(folder, name, SEARCHED, Mode::empty()),
+        other => other,
+    }
+}
+
+/// What an error means where a link was not followed: "not a directory" and "too many links" are said of it.
+fn in_the_way(folder: BorrowedFd<'_>, name: &OsStr, place: &Path, error: Errno) -> io::Error {
+    let is_link =
+        || statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|found| Facts::from(found).kind == Kind::Link);
+    match error {
+        Errno::NOTDIR | Errno::LOOP if is_link() => {
+            io::Error::new(io::ErrorKind::NotADirectory, LinkInTheWay(place.to_owned()))
+        }
+        other => other.into(),
+    }
+}

@@ -1,0 +1,201 @@
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::CWD;
+
+use super::*;
+use crate::sys::durable;
+
+const NOBODY: u32 = 65534;
+
+/// A folder with `inside/deep/file` in it, and a folder `outside` beside it with a `file` of its own.
+fn folders() -> (tempfile::TempDir, Folder) {
+    let room = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(room.path().join("held/inside/deep")).unwrap();
+    std::fs::create_dir_all(room.path().join("outside/deep")).unwrap();
+    durable::create(&room.path().join("held/inside/deep/file"), b"mine", 0o600).unwrap();
+    durable::create(&room.path().join("outside/file"), b"theirs", 0o600).unwrap();
+    durable::create(&room.path().join("outside/deep/file"), b"theirs", 0o600).unwrap();
+    let held = Folder::enter(&room.path().join("held")).unwrap();
+    (room, held)
+}
+
+#[test]
+fn what_lies_below_is_reached() {
+    let (room, held) = folders();
+    assert_eq!(held.read("inside/deep/file", 4).unwrap(), b"mine");
+    assert_eq!(held.read("inside/deep/file", 3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    let deep = held.folder("inside/deep").unwrap();
+    assert_eq!(deep.path(), room.path().join("held/inside/deep"));
+    assert_eq!(deep.names().unwrap(), ["file"]);
+    assert_eq!((deep.look("file").unwrap().kind, deep.look("file").unwrap().bytes), (Kind::File, 4));
+    assert_eq!(held.folder("").unwrap().names().unwrap(), ["inside"]);
+    held.make_folder("inside/new", 0o700).unwrap();
+    drop(held.create("inside/new/file", 0o600).unwrap());
+    assert_eq!(held.create("inside/new/file", 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    held.remove_file("inside/new/file").unwrap();
+    held.remove_folder("inside/new").unwrap();
+    assert_eq!(held.look("inside/new").unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
+fn no_path_leads_out() {
+    let (room, held) = folders();
+    let outside = room.path().join("outside");
+    for path in ["../outside/file", "inside/../../outside/file", outside.join("file").to_str().unwrap(), ".", ".."] {
+        assert_eq!(held.open(path).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{path}");
+        assert!(held.create(path, 0o600).is_err() && held.remove_file(path).is_err(), "{path}");
+    }
+}
+
+#[test]
+fn no_link_is_followed_wherever_it_stands() {
+    let (room, held) = folders();
+    let outside = room.path().join("outside");
+    symlink(&outside, room.path().join("held/folder")).unwrap();
+    symlink(outside.join("file"), room.path().join("held/file")).unwrap();
+    symlink(outside.join("new"), room.path().join("held/new")).unwrap();
+    for path in ["folder/file", "folder/deep/file", "file"] {
+        let error = held.open(path).unwrap_err();
+        assert!(followed_no_link(&error) && error.to_string().contains("symbolic link"), "{path}: {error}");
+        assert!(held.open_any(path).is_err() && held.open_to_write(path).is_err(), "{path}");
+    }
+    assert!(followed_no_link(&held.folder("folder").unwrap_err()));
+    assert!(held.look("folder/file").is_err() && held.names().is_ok());
+    assert_eq!(held.look("folder").unwrap().kind, Kind::Link);
+    assert_eq!(held.create("new", 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+    assert!(held.create("folder/new", 0o600).is_err() && held.make_folder("folder/new", 0o700).is_err());
+    assert!(held.remove_file("folder/file").is_err() && held.remove_folder("folder/deep").is_err());
+    assert!(durable::make_folders_in(&held, Path::new("folder/new"), 0o700, None).is_err());
+    let mut file = durable::NewFile::begin_in(&held, OsStr::new("file"), 0o600).unwrap();
+    file.write_all(b"new").unwrap();
+    file.replace().unwrap();
+    assert_eq!(std::fs::read(outside.join("file")).unwrap(), b"theirs");
+    assert_eq!(held.read("file", 10).unwrap(), b"new");
+    let mut names: Vec<_> = std::fs::read_dir(outside).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["deep", "file"]);
+}
+
+#[test]
+fn a_pipe_is_not_waited_for_and_is_no_file() {
+    let (room, held) = folders();
+    rustix::fs::mknodat(CWD, room.path().join("held/pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    assert!(held.open("pipe").is_err());
+    assert_eq!(held.look("pipe").unwrap().kind, Kind::Other);
+    assert_eq!(held.open("inside").unwrap_err().kind(), io::ErrorKind::IsADirectory);
+}
+
+/// Exchanges a folder and a link, as fast as it can, until it is told to stop.
+fn swap(room: &Path, stop: &AtomicBool) {
+    let (a, b) = (room.join("held/inside"), room.join("held/trap"));
+    while !stop.load(Ordering::Relaxed) {
+        renameat_with(CWD, &a, CWD, &b, RenameFlags::EXCHANGE).unwrap();
+    }
+}
+
+#[test]
+fn a_folder_that_is_swapped_for_a_link_meanwhile_leads_nowhere_else() {
+    let (room, held) = folders();
+    symlink(room.path().join("outside"), room.path().join("held/trap")).unwrap();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| swap(room.path(), &stop));
+        let (mut read, mut refused) = (0, 0);
+        for number in 0..20_000 {
+            match held.read("inside/deep/file", 100) {
+                Ok(content) => {
+                    assert_eq!(content, b"mine");
+                    read += 1;
+                }
+                Err(_) => refused += 1,
+            }
+            let name = format!("inside/{number}");
+            if held.create(&name, 0o600).is_ok() {
+                let _ = held.remove_file(&name);
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(read > 0 && refused > 0, "nothing was swapped in between: {read} read, {refused} refused");
+    });
+    let mut names: Vec<_> =
+        std::fs::read_dir(room.path().join("outside")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["deep", "file"]);
+}
+
+#[test]
+fn the_folder_of_the_last_file_is_kept_and_another_is_found() {
+    let (_room, held) = folders();
+    let mut nearby = Nearby::new(held);
+    for (path, names) in [("inside/deep", "file"), ("inside/deep", "file"), ("inside", "deep"), ("", "inside")] {
+        assert_eq!(nearby.folder(Path::new(path)).unwrap().names().unwrap(), [names]);
+    }
+    assert!(nearby.folder(Path::new("gone")).is_err());
+}
+
+#[test]
+fn a_persons_own_links_lead_to_the_folder() {
+    let (room, _) = folders();
+    symlink("held/inside", room.path().join("relative")).unwrap();
+    symlink(room.path().join("relative"), room.path().join("absolute")).unwrap();
+    symlink("loop", room.path().join("loop")).unwrap();
+    for path in ["relative/deep", "absolute/deep", "held/../absolute/./deep/../deep", "held/inside/deep/"] {
+        assert_eq!(Folder::enter(&room.path().join(path)).unwrap().names().unwrap(), ["file"], "{path}");
+    }
+    let kind = |path: &str| Folder::enter(&room.path().join(path)).unwrap_err().kind();
+    assert_eq!(kind("gone/deep"), io::ErrorKind::NotFound);
+    assert_eq!(kind("held/inside/deep/file"), io::ErrorKind::NotADirectory);
+    assert!(Folder::enter(&room.path().join("loop")).is_err());
+}
+
+#[test]
+#[ignore = "needs root, to be led by another user; scripts/test.sh runs it as root"]
+fn as_root_another_users_link_leads_only_to_what_is_that_users() {
+    let (room, _) = folders();
+    let given = |name: &str| std::os::unix::fs::lchown(room.path().join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+    let enter = |path: &str| Folder::enter(&room.path().join(path));
+    symlink(room.path().join("outside"), room.path().join("own")).unwrap();
+    symlink(room.path().join("outside"), room.path().join("link")).unwrap();
+    given("link");
+    assert!(enter("own").is_ok());
+    let error = enter("link").unwrap_err();
+    assert!(followed_no_link(&error) && error.to_string().contains("root does not follow it"), "{error}");
+    assert!(enter("link/deep").is_err());
+    given("outside/deep");
+    // They may go there themselves.
+    assert!(enter("link/deep").is_ok());
+    given("outside");
+    assert!(enter("link").is_ok());
+    // Two users' links: neither may be led by the other.
+    symlink(room.path().join("link"), room.path().join("second")).unwrap();
+    std::os::unix::fs::lchown(room.path().join("second"), Some(NOBODY - 1), None).unwrap();
+    assert!(enter("second").is_err());
+    let error = durable::create(&room.path().join("second/new"), b"", 0o600).unwrap_err();
+    assert!(followed_no_link(&error), "{error}");
+    assert_eq!(std::fs::metadata(room.path().join("outside")).unwrap().uid(), NOBODY);
+}
+
+#[test]
+#[ignore = "needs root, whom the kernel lets read everything; scripts/test.sh runs it as root"]
+fn as_root_no_file_is_read_that_another_user_gave_a_second_name() {
+    let (room, held) = folders();
+    std::fs::hard_link(room.path().join("outside/file"), room.path().join("held/file")).unwrap();
+    // Of one owner, as pg_upgrade --link makes them.
+    assert!(held.open("file").is_ok());
+    std::os::unix::fs::chown(room.path().join("held"), Some(NOBODY), Some(NOBODY)).unwrap();
+    assert!(held.open("file").unwrap_err().to_string().contains("another name"));
+}
+
+#[test]
+fn a_link_that_is_made_is_given_and_not_what_it_leads_to() {
+    let (room, held) = folders();
+    let outside = room.path().join("outside");
+    let owner = is_root().then_some((NOBODY, NOBODY));
+    held.make_link(&outside, "inside/link", owner).unwrap();
+    assert_eq!(held.read_link("inside/link").unwrap(), outside);
+    assert_eq!(held.read_link("inside").unwrap_err().kind(), io::ErrorKind::InvalidInput);
+    let own = held.facts().unwrap().uid;
+    assert_eq!(held.look("inside/link").unwrap().uid, owner.map_or(own, |(uid, _)| uid));
+    assert_eq!(std::fs::metadata(&outside).unwrap().uid(), own);
+}
