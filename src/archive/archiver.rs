@@ -17,11 +17,12 @@ use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
 use super::look_ahead::{QUEUE_FILES_MAX, UnderWay, choose, places};
+use super::patience::{Waited, hope_for};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::queue_limit::QueueLimit;
 use super::room::Room;
 use super::source::FileStamp;
-use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send, why_unwritable};
 use crate::base::{describe, trace};
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use crate::pg::{WalFileName, list_ready};
@@ -243,29 +244,61 @@ impl Archiver {
     }
 
     async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
-        let after = self.0.options.deadline;
         // What is on its way may be an older file of this name. Only what was asked for now may be acknowledged.
         for _ in 0..2 {
-            match tokio::time::timeout(after, self.start(name)).await {
-                Ok(Ok(archived)) if archived == stamp => {
+            match self.within_patience(name, self.start(name)).await {
+                Ok(archived) if archived == stamp => {
                     self.acknowledge(name, stamp);
                     return Ok(Pushed::Now);
                 }
-                Ok(Err(error)) if !matches!(*error, PushError::Replaced(_)) => return Err(error),
-                Ok(_) => {}
-                Err(_) => return Err(self.late(name, after)),
+                Err(error) if !matches!(*error, PushError::Replaced(_)) => return Err(error),
+                _ => {}
             }
         }
         Err(Arc::new(PushError::Replaced(name)))
     }
 
-    /// It took too long, and whom it was waited for.
-    fn late(&self, name: WalFileName, after: Duration) -> Arc<PushError> {
+    /// What becomes of `running`, which brings `name` to the repositories, as long as there is hope for it.
+    async fn within_patience(&self, name: WalFileName, running: InFlight) -> Outcome {
+        let repositories = &self.0.repositories;
+        let writable = || {
+            let state = self.state();
+            let stored = state.stored.get(&name);
+            let has = |at: usize| stored.is_some_and(|stored| stored.places.contains(&at));
+            let may = |(at, lazy): &(usize, &Arc<LazyRepository>)| has(*at) || why_unwritable(lazy).is_none();
+            repositories.iter().enumerate().filter(may).count()
+        };
+        let after = self.0.options.deadline;
+        match hope_for(running, after, repositories, writable, self.needed()).await {
+            Waited::Done(outcome) => outcome,
+            Waited::Late => {
+                let late = self.late(name, after);
+                // Before it is sealed it is not the repositories that it waits for.
+                if self.state().in_flight.get(&name).is_some_and(|(_, delivery)| delivery.sealed_bytes().is_some()) {
+                    let why = late.to_string();
+                    for lazy in self.waited_for(name) {
+                        lazy.standing().writes().open(&why);
+                    }
+                }
+                Err(late)
+            }
+            Waited::Unanswered => {
+                let failing = repositories.iter().filter_map(|lazy| why_unwritable(lazy)).collect();
+                Err(Arc::new(PushError::Unanswered { name, failing }))
+            }
+        }
+    }
+
+    /// The repositories that have not answered whether they took `name`.
+    fn waited_for(&self, name: WalFileName) -> impl Iterator<Item = &Arc<LazyRepository>> {
         let state = self.state();
         let waiting = state.in_flight.get(&name).map(|(_, delivery)| delivery.waiting()).unwrap_or_default();
-        let repositories = &self.0.repositories;
-        let waiting =
-            waiting.into_iter().filter_map(|at| repositories.get(at)).map(|lazy| lazy.name().to_owned()).collect();
+        waiting.into_iter().filter_map(|at| self.0.repositories.get(at))
+    }
+
+    /// It took too long, and whom it was waited for.
+    fn late(&self, name: WalFileName, after: Duration) -> Arc<PushError> {
+        let waiting = self.waited_for(name).map(|lazy| lazy.name().to_owned()).collect();
         Arc::new(PushError::Deadline { name, after, waiting })
     }
 

@@ -19,6 +19,7 @@ mod fetch;
 mod fetcher;
 mod look_ahead;
 mod owed;
+mod patience;
 mod policy;
 mod queue_limit;
 mod room;

@@ -1,5 +1,6 @@
 //! Push and fetch over real file repositories, with segments made by hand.
 
+mod patience;
 mod queue_limit;
 mod several;
 

@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Rejection, accept};
+use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::{FileStamp, WalFile};
-use crate::base::ErrorClass;
+use crate::base::{ErrorClass, describe};
 use crate::pg::{ControlError, ControlFile, Lineage, WalFileName};
 use crate::repo::format::{Kind, Spec};
 use crate::repo::several::{self, SealTarget, Sealed};
@@ -90,6 +91,14 @@ pub enum PushError {
         /// The repositories that had not answered.
         waiting: Vec<String>,
     },
+    /// Too few repositories answer, so that it is not waited for; it may still go on, and the next try will find out.
+    #[error("{name} is not durable yet: {}; PostgreSQL will ask again", why_each(.failing))]
+    Unanswered {
+        /// The file.
+        name: WalFileName,
+        /// The repositories that fail or do not answer, and why.
+        failing: Vec<(String, String)>,
+    },
     /// Another file took its place, so that what was asked for is not what was archived.
     #[error("another file took the place of {0} while it was archived; PostgreSQL will ask again")]
     Replaced(WalFileName),
@@ -104,6 +113,12 @@ pub enum PushError {
 fn unanswered(waiting: &[String]) -> String {
     let names: Vec<String> = waiting.iter().map(|name| format!("{name:?}")).collect();
     if names.is_empty() { String::new() } else { format!(": no answer from repository {}", names.join(", ")) }
+}
+
+fn why_each(failing: &[(String, String)]) -> String {
+    let each: Vec<String> =
+        failing.iter().map(|(name, why)| format!("repository {name:?} cannot be written to ({why})")).collect();
+    each.join(", ")
 }
 
 impl PushError {
@@ -127,7 +142,7 @@ impl PushError {
                 ErrorClass::Permanent
             }
             Self::Repository { source, .. } => source.class(),
-            Self::Deadline { .. } | Self::Replaced(_) => ErrorClass::Transient,
+            Self::Deadline { .. } | Self::Unanswered { .. } | Self::Replaced(_) => ErrorClass::Transient,
             Self::Stopping(_) => ErrorClass::Cancelled,
         }
     }
@@ -138,7 +153,7 @@ impl PushError {
     pub(super) fn is_the_stores(&self) -> bool {
         match self {
             Self::Repository { source, .. } => source.is_the_stores(),
-            Self::Deadline { .. } => true,
+            Self::Deadline { .. } | Self::Unanswered { .. } => true,
             Self::Read { .. }
             | Self::Control { .. }
             | Self::Rejected { .. }
@@ -162,7 +177,8 @@ pub async fn archive_file(
 }
 
 /// As [`archive_file`], where `acknowledge` says how many of the repositories are enough. The others have [`LEFTOVER_PATIENCE`]
-/// more, within `deadline`, before this returns: it is for a process that ends after it. Answers also what failed.
+/// more, within `deadline`, before this returns: it is for a process that ends after it. Ends before the deadline when too few of the
+/// repositories answer at all. Answers also what failed.
 pub async fn archive_now(
     repositories: &[Arc<LazyRepository>],
     acknowledge: Acknowledge,
@@ -187,6 +203,12 @@ pub async fn archive_now(
             enough.cancel();
         }
     };
+    // One that still may take it has its time, whatever became of the others: what it takes now is not sent a second time.
+    let hopeful = || {
+        let collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let waiting = collected.0.iter().zip(repositories).filter(|(answer, _)| **answer == Answer::Waiting);
+        waiting.filter(|(_, lazy)| why_unwritable(lazy).is_none()).count()
+    };
     let patience = async {
         enough.cancelled().await;
         tokio::time::sleep(LEFTOVER_PATIENCE).await;
@@ -196,6 +218,7 @@ pub async fn archive_now(
             sent?;
         }
         () = patience => {}
+        _ = hope_for(std::future::pending::<()>(), Duration::MAX, repositories, hopeful, 1) => {}
         // Whether enough have it is judged below: one that does not answer is no reason to fail then.
         () = tokio::time::sleep(deadline) => {}
     }
@@ -207,11 +230,20 @@ pub async fn archive_now(
             Err(refused.map_or(PushError::Died(name), |at| failures.swap_remove(at)))
         }
         Verdict::Failed | Verdict::Wait => Err(failures.into_iter().next().unwrap_or_else(|| {
+            let failing: Vec<_> = repositories.iter().filter_map(|lazy| why_unwritable(lazy)).collect();
+            if repositories.len().saturating_sub(failing.len()) < needed {
+                return PushError::Unanswered { name, failing };
+            }
             let waiting = answers.iter().zip(repositories).filter(|(answer, _)| **answer == Answer::Waiting);
             let waiting = waiting.map(|(_, lazy)| lazy.name().to_owned()).collect();
             PushError::Deadline { name, after: deadline, waiting }
         })),
     }
+}
+
+/// The name of a repository that cannot be written to, and why.
+pub(super) fn why_unwritable(lazy: &LazyRepository) -> Option<(String, String)> {
+    Some((lazy.name().to_owned(), lazy.standing().writes().why()?))
 }
 
 /// What a repository's result means for the policy.
@@ -295,8 +327,19 @@ struct Sending<'f> {
 impl Sending<'_> {
     fn report(&self, at: usize, lazy: &LazyRepository, result: Result<(), PushError>) {
         match &result {
-            Ok(()) | Err(PushError::Different { .. }) => lazy.standing().answered(),
-            Err(error) => lazy.standing().failed(error.class(), Instant::now()),
+            Ok(()) | Err(PushError::Different { .. }) => {
+                lazy.standing().answered();
+                lazy.standing().writes().close();
+            }
+            Err(error) => {
+                lazy.standing().failed(error.class(), Instant::now());
+                // What a person has to put right fails at once, and holds nobody.
+                if error.class() == ErrorClass::Transient {
+                    lazy.standing().writes().open(&describe(error));
+                } else {
+                    lazy.standing().writes().close();
+                }
+            }
         }
         (self.listeners.answered)(self.file.stamp(), at, result);
     }

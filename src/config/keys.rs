@@ -320,7 +320,7 @@ const CLUSTER: &[Key] = &[
         "archive.deadline",
         Kind::Duration(SECOND, HOUR),
         Default::Is("\"60s\""),
-        "How long one push may take before PostgreSQL gets an error (and tries again).",
+        "How long one push may take before PostgreSQL gets an error (and tries again), while the stores are slow and answer. One that does not answer is waited for some 8 seconds, and then 1 second each time, until it takes a file again: PostgreSQL does not stop while it waits for a push. The upload goes on meanwhile, and the next push finds what it brought.",
     ),
     key(
         "archive.rescan_interval",

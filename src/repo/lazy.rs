@@ -1,10 +1,14 @@
 //! A repository that is opened when it is first needed and stays open: an agent must start, and answer, while a store is away.
 
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tracing::Instrument;
 
 use super::{Encryption, RepoError, Repository, Standing};
+use crate::base::{ErrorClass, describe, format_duration};
 use crate::pg::Lineage;
 use crate::storage::{self, Store, StoreOptions};
 use crate::sys::cpu::CpuPool;
@@ -21,16 +25,22 @@ enum Place {
 /// How to reach one cluster's repository, and the open repository once it was reached.
 #[derive(Debug)]
 pub struct LazyRepository {
+    wal_level: i32,
+    standing: Standing,
+    opening: Arc<Opening>,
+}
+
+/// What it takes to open it.
+#[derive(Debug)]
+struct Opening {
     name: String,
     place: Place,
     encryption: Encryption,
-    wal_level: i32,
     pool: CpuPool,
-    standing: Standing,
     /// Kept also when the repository could not be opened in time: what hangs in a store holds threads, and every store has as
     /// many of its own.
     store: std::sync::Mutex<Option<Arc<dyn Store>>>,
-    opened: Mutex<Option<Repository>>,
+    opened: Arc<Mutex<Option<Repository>>>,
 }
 
 impl LazyRepository {
@@ -53,26 +63,19 @@ impl LazyRepository {
     }
 
     fn of(name: &str, place: Place, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
-        Arc::new(Self {
-            name: name.to_owned(),
-            place,
-            encryption,
-            wal_level,
-            pool,
-            standing: Standing::default(),
-            store: std::sync::Mutex::default(),
-            opened: Mutex::new(None),
-        })
+        let (store, opened) = (std::sync::Mutex::default(), Arc::default());
+        let opening = Arc::new(Opening { name: name.to_owned(), place, encryption, pool, store, opened });
+        Arc::new(Self { wal_level, standing: Standing::default(), opening })
     }
 
     /// The repository's name in the configuration.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.opening.name
     }
 
     /// Where it is, without secrets.
     pub fn url(&self) -> String {
-        match &self.place {
+        match &self.opening.place {
             Place::Options(store, cluster) => format!("{}/{cluster}", store.url.trim_end_matches('/')),
             Place::Store(store) => store.url().to_owned(),
         }
@@ -88,15 +91,15 @@ impl LazyRepository {
         self.wal_level
     }
 
-    /// The open repository. Callers that come while it is being opened wait for that.
+    /// The open repository. Callers that come while it is being opened wait for that. Opening goes on when its caller gives up,
+    /// so that a store that is slow to open is open for the next one.
     pub async fn get(&self) -> Result<Repository, RepoError> {
-        let mut opened = self.opened.lock().await;
-        if let Some(repository) = opened.as_ref() {
-            return Ok(repository.clone());
-        }
-        let repository = self.open(true).await?;
-        *opened = Some(repository.clone());
-        Ok(repository)
+        self.opening.once().await
+    }
+
+    /// The repository, if it is open; never waits.
+    pub fn get_open(&self) -> Option<Repository> {
+        self.opening.opened.try_lock().ok()?.clone()
     }
 
     /// As [`LazyRepository::get`]; the identity is read again when `lineage` is not in the one that is known, because
@@ -112,10 +115,49 @@ impl LazyRepository {
     /// Opens it anew, whatever was known: identity and keys as they are now. The store stays, with its bounds and with what it
     /// was found to do with two writers of one name.
     pub async fn reopen(&self) -> Result<Repository, RepoError> {
+        self.opening.anew().await
+    }
+
+    /// Whether the repository answers at all: what it takes to open it, or its identity. Waits no longer than `patience`.
+    ///
+    /// # Errors
+    /// Why it is taken for one that does not: only what may heal by itself. A refusal is an answer.
+    pub async fn probe(&self, patience: Duration) -> Result<(), String> {
+        let alive = async { self.get().await?.confirm_alive().await };
+        match tokio::time::timeout(patience, storage::patient_until(Instant::now() + patience, alive)).await {
+            Ok(Err(error)) if error.class() == ErrorClass::Transient => Err(describe(&error)),
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("no answer within {}", format_duration(patience))),
+        }
+    }
+}
+
+impl Opening {
+    /// The repository, opened if it is not, in a task of its own that keeps others from opening it a second time meanwhile.
+    async fn once(self: &Arc<Self>) -> Result<Repository, RepoError> {
+        let mut opened = Arc::clone(&self.opened).lock_owned().await;
+        if let Some(repository) = opened.as_ref() {
+            return Ok(repository.clone());
+        }
+        let this = Arc::clone(self);
+        in_its_own_task(async move {
+            let repository = this.open(true).await?;
+            *opened = Some(repository.clone());
+            Ok(repository)
+        })
+        .await
+    }
+
+    /// The repository, opened now. Those who are content with what was opened before do not wait for it.
+    async fn anew(self: &Arc<Self>) -> Result<Repository, RepoError> {
         let is_first = self.opened.lock().await.is_none();
-        let repository = self.open(is_first).await?;
-        *self.opened.lock().await = Some(repository.clone());
-        Ok(repository)
+        let this = Arc::clone(self);
+        in_its_own_task(async move {
+            let repository = this.open(is_first).await?;
+            *this.opened.lock().await = Some(repository.clone());
+            Ok(repository)
+        })
+        .await
     }
 
     async fn open(&self, is_first: bool) -> Result<Repository, RepoError> {
@@ -141,12 +183,23 @@ impl LazyRepository {
     }
 }
 
+/// Does `work` to its end, whether or not its caller waits for that.
+async fn in_its_own_task(
+    work: impl Future<Output = Result<Repository, RepoError>> + Send + 'static,
+) -> Result<Repository, RepoError> {
+    match tokio::spawn(storage::as_patient_as_here(work).in_current_span()).await {
+        Ok(result) => result,
+        Err(died) => match died.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and everything in it.
+            Err(_) => std::future::pending().await,
+        },
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::base::ErrorClass;
     use crate::storage::Limits;
 
     const RUNTIME: &str = "absent-disk";

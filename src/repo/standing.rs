@@ -1,4 +1,7 @@
 //! How a repository has answered lately. After failures it is left in peace for a while by whoever can do without it.
+//!
+//! And two circuit breakers, one for reading and one for writing: a store may still do one of them. While one is open, nobody
+//! waits for the repository whose own waiting would do harm: a server that is to stop or to fail over.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,7 +16,36 @@ const REST_MAX: Duration = Duration::from_mins(2);
 
 /// One repository's standing, shared by all who use it.
 #[derive(Debug, Default)]
-pub struct Standing(Mutex<State>);
+pub struct Standing {
+    state: Mutex<State>,
+    reads: Breaker,
+    writes: Breaker,
+}
+
+/// Open from a failure until a success, however long that takes.
+#[derive(Debug, Default)]
+pub struct Breaker(Mutex<Option<String>>);
+
+impl Breaker {
+    /// The store failed, or did not answer, because of this. Answers whether that is news.
+    pub fn open(&self, why: &str) -> bool {
+        self.lock().replace(why.to_owned()).is_none()
+    }
+
+    /// The store did what it was asked. Answers whether that is news.
+    pub fn close(&self) -> bool {
+        self.lock().take().is_some()
+    }
+
+    /// Why it is open; `None` when it is not.
+    pub fn why(&self) -> Option<String> {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -44,8 +76,18 @@ impl Standing {
         self.lock().rest_until.is_some_and(|until| until > now)
     }
 
+    /// Whether it can be read from.
+    pub fn reads(&self) -> &Breaker {
+        &self.reads
+    }
+
+    /// Whether it can be written to.
+    pub fn writes(&self) -> &Breaker {
+        &self.writes
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

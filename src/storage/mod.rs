@@ -29,6 +29,7 @@ mod memory;
 mod object;
 mod open;
 mod options;
+mod patience;
 mod probe;
 #[cfg(test)]
 mod proxies;
@@ -47,6 +48,7 @@ pub use memory::memory;
 pub use open::{bare_folder, with_layers};
 pub use open::{create_root, install_crypto_provider, open};
 pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
+pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Upload};
 pub use upload::PartLimits;

@@ -12,6 +12,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::error::shown;
+use super::patience;
 use super::{
     Body, Cause, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload,
 };
@@ -27,13 +28,14 @@ fn backoff_bound(limits: &Limits, attempt: u32) -> Duration {
 }
 
 /// Calls `attempt` until it answers something else than [`ErrorClass::Transient`], or until there is no time left for
-/// another one. The last error is the answer then.
+/// another one, by the store's limits or by its caller's. The last error is the answer then.
 pub(super) async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
     limits: &Limits,
     what: impl Display,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, StoreError> {
     let deadline = Instant::now() + limits.retry_deadline;
+    let deadline = patience::here().map_or(deadline, |until| until.min(deadline));
     let mut failed = 0u32;
     loop {
         let error = match attempt().await {
@@ -256,6 +258,22 @@ mod tests {
         assert_eq!(error.class, ErrorClass::Transient);
         assert!(error.source.to_string().starts_with("planned (attempt "), "{}", error.source);
         assert!(began.elapsed() < Duration::from_secs(20));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_tried_again_after_its_caller_has_stopped_waiting() {
+        let faulty = Faulty::new(memory(), Plan::chance(1, 1, &[TRANSIENT]));
+        let store = Retrying::new(faulty, Limits { retry_deadline: Duration::from_mins(1), ..limits() });
+        let began = Instant::now();
+        let until = began + Duration::from_secs(2);
+        let error = patience::patient_until(until, store.list(None)).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Transient);
+        assert!(began.elapsed() <= Duration::from_secs(2));
+        // A bound within a bound is the nearer of them.
+        let hour = began + Duration::from_hours(1);
+        let within = patience::patient_until(until, patience::patient_until(hour, store.list(None)));
+        within.await.unwrap_err();
+        assert!(began.elapsed() <= Duration::from_secs(2));
     }
 
     #[tokio::test]

@@ -22,6 +22,7 @@ mod agent;
 mod archiving;
 mod bad_input;
 mod closed_doors;
+mod failover;
 mod faults;
 mod flipped_bytes;
 mod harness;
