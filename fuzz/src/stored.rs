@@ -7,7 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use walward::repo::format::{Kind, Spec};
-use walward::repo::keys::KeysFile;
+use walward::repo::keys::{Found, RootId};
 use walward::repo::lease::{Lease, Work};
 use walward::repo::manifest::BackupLabel;
 use walward::repo::{Encryption, Repository, layout, stored};
@@ -87,9 +87,10 @@ pub fn repository_files(data: &[u8]) {
         fixture.runtime.block_on(async {
             let store = memory();
             put(&store, &layout::identity(1), data).await;
-            put(&store, &layout::keys(1), data).await;
+            let root = RootId::parse(&"0".repeat(32)).expect("an id");
+            put(&store, &layout::keys(1, root), data).await;
             let _ = Repository::open("fuzz", store.clone(), &Encryption::None, fixture.pool.clone()).await;
-            if let Ok(Some(keys)) = KeysFile::load(&*store).await {
+            if let Ok(Found { newest: Some(keys), .. }) = Found::load(&*store, root).await {
                 let _ = keys.slots();
             }
             let (repository, key) = (&fixture.repository, layout::lease(Work::Backup, 1));

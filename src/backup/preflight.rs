@@ -208,6 +208,7 @@ mod tests {
             name: "main".to_owned(),
             created: Timestamp::UNIX_EPOCH,
             encrypted: false,
+            root: None,
             lineages: lineages
                 .iter()
                 .map(|&(lineage, segment_bytes)| LineageEntry { lineage, segment_bytes, since: Timestamp::UNIX_EPOCH })

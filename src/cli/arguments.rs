@@ -378,19 +378,19 @@ pub(super) enum CopyOnly {
 
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum KeysCommand {
-    /// List the slots
+    /// List the slots of each cluster of a repository
     List,
-    /// Add a slot for another secret
+    /// Add a slot for another secret, for all clusters of the repository unless --cluster names one
     Add {
         #[command(flatten)]
         secret: SecretArguments,
     },
-    /// Remove a slot
+    /// Remove a slot of one cluster; refused when the configuration would then lock a cluster out
     Remove {
         /// Its number, as `list` shows it
         id: u32,
     },
-    /// Make a new master key for what is written from now on; the old stay readable
+    /// Make new master keys for what is written from now on; the old stay readable
     Rotate,
 }
 
@@ -407,6 +407,9 @@ pub(super) struct SecretArguments {
     /// A command that prints the secret: program and arguments, split at blanks
     #[arg(long, value_name = "COMMAND")]
     pub(super) command: Option<String>,
+    /// A new recovery key for each cluster, printed once
+    #[arg(long)]
+    pub(super) recovery: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -126,7 +126,7 @@ fn exit_of_repository(error: &RepoError) -> Exit {
 fn exit_of_key(error: &KeyError) -> Exit {
     match error {
         KeyError::NoSuchSlot(_) => Exit::NotFound,
-        KeyError::LastSlot(_) => Exit::Refused,
+        KeyError::LastSlot(_) | KeyError::NoRoom(_) => Exit::Refused,
         other => exit_of(other.class()),
     }
 }

@@ -1,12 +1,15 @@
 //! `cluster/<generation>.json`: which cluster the repository belongs to, and the lineages that it has had.
 //!
-//! Made last by `setup` (after the keys), so that a repository with an identity is complete. A major upgrade adds a
-//! generation. The highest number holds.
+//! Made last by `setup` (after the keys), so that a repository with an identity is complete. Its first generation is the one commit
+//! point of a setup: who made it made the repository, and the root key that it names is the repository's for good. A major upgrade
+//! adds a generation, which is made from the one before. The highest number holds.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::error::RepoError;
+use super::format::FormatError;
+use super::keys::RootId;
 use super::{checked_json, generations, layout};
 use crate::base::hex;
 use crate::pg::{Lineage, SegmentSize};
@@ -29,6 +32,9 @@ pub struct Identity {
     pub created: Timestamp,
     /// Whether objects are sealed.
     pub encrypted: bool,
+    /// The root key whose slots are in force; there exactly when objects are sealed. Never changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<RootId>,
     /// Every lineage so far, the newest last.
     pub lineages: Vec<LineageEntry>,
 }
@@ -47,9 +53,16 @@ pub struct LineageEntry {
 
 impl Identity {
     /// A new cluster's identity, without lineages.
-    pub fn new(name: &str, encrypted: bool, now: Timestamp) -> Self {
-        let cluster_id = hex::encode(&rand::random::<[u8; 16]>());
-        Self { format: FORMAT, cluster_id, name: name.to_owned(), created: now, encrypted, lineages: Vec::new() }
+    pub fn new(name: &str, root: Option<RootId>, now: Timestamp) -> Self {
+        Self {
+            format: FORMAT,
+            cluster_id: hex::encode(&rand::random::<[u8; 16]>()),
+            name: name.to_owned(),
+            created: now,
+            encrypted: root.is_some(),
+            root,
+            lineages: Vec::new(),
+        }
     }
 
     /// The entry of `lineage`, when it belongs to the cluster.
@@ -85,11 +98,13 @@ pub fn joined(from: &[LineageEntry], to: &[LineageEntry]) -> Option<Vec<LineageE
 }
 
 /// Makes the lineages what [`joined`] says, and answers the identity after it.
-pub(super) async fn join(store: &dyn Store, from: &[LineageEntry]) -> Result<Option<Identity>, RepoError> {
+pub(super) async fn join(
+    store: &dyn Store,
+    opened: &Identity,
+    from: &[LineageEntry],
+) -> Result<Option<Identity>, RepoError> {
     for _ in 0..generations::ATTEMPTS_MAX {
-        let Some((generation, identity)) = load(store).await? else {
-            return Err(RepoError::NoRepository { url: store.url().to_owned() });
-        };
+        let (generation, identity) = load_again(store, opened).await?;
         let Some(lineages) = joined(from, &identity.lineages) else { return Ok(None) };
         if lineages == identity.lineages {
             return Ok(Some(identity));
@@ -107,9 +122,23 @@ pub(super) async fn load(store: &dyn Store) -> Result<Option<(u32, Identity)>, R
     let Some(generation) = generations::newest(store, &layout::identities()).await? else { return Ok(None) };
     let key = layout::identity(generation);
     let bytes = generations::fetch(store, &key).await?;
-    let identity = checked_json::decode(&bytes, FORMAT)
-        .map_err(|error| RepoError::damaged(&generations::shown(store, &key), error))?;
+    let damaged = |error| RepoError::damaged(&generations::shown(store, &key), error);
+    let identity: Identity = checked_json::decode(&bytes, FORMAT).map_err(damaged)?;
+    if identity.encrypted != identity.root.is_some() {
+        return Err(damaged(FormatError::Text("its `encrypted` and its `root` contradict each other".to_owned())));
+    }
     Ok(Some((generation, identity)))
+}
+
+/// As [`load`], of the repository that was opened as `opened`: another one in its place is an error.
+pub(super) async fn load_again(store: &dyn Store, opened: &Identity) -> Result<(u32, Identity), RepoError> {
+    let url = || store.url().to_owned();
+    let (generation, found) = load(store).await?.ok_or_else(|| RepoError::NoRepository { url: url() })?;
+    if found.cluster_id == opened.cluster_id && found.root == opened.root {
+        Ok((generation, found))
+    } else {
+        Err(RepoError::Replaced { url: url(), found: found.cluster_id, expected: opened.cluster_id.clone() })
+    }
 }
 
 /// Writes a generation; `false` when another's is there.
@@ -123,14 +152,13 @@ pub(super) async fn put(store: &dyn Store, generation: u32, identity: &Identity)
 /// Adds a lineage, unless it is there; the identity after it.
 pub(super) async fn add_lineage(
     store: &dyn Store,
+    opened: &Identity,
     lineage: Lineage,
     segment_bytes: SegmentSize,
     now: Timestamp,
 ) -> Result<Identity, RepoError> {
     for _ in 0..generations::ATTEMPTS_MAX {
-        let Some((generation, mut identity)) = load(store).await? else {
-            return Err(RepoError::NoRepository { url: store.url().to_owned() });
-        };
+        let (generation, mut identity) = load_again(store, opened).await?;
         if identity.find(lineage).is_some() {
             return Ok(identity);
         }

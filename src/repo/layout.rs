@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cluster/<generation>.json                        identity
-//! keys/<generation>.json                           key slots
+//! keys/<generation>-<root id>.json                 key slots
 //! wal/<lineage>/<timeline>.history                 timeline histories
 //! wal/<lineage>/<timeline>/<log>/<file>            segments, partial segments, backup histories
 //! backup/<label>/pack/<nnnnn>                      tar streams
@@ -15,6 +15,7 @@
 //!
 //! Generations have 8 decimal digits, packs 5, fencing numbers 20, so that names sort as numbers do.
 
+use super::keys::RootId;
 use super::manifest::BackupLabel;
 use crate::base::hex;
 use crate::pg::{Lineage, Timeline, WalFileName};
@@ -43,9 +44,17 @@ pub fn all_keys() -> ObjectKey {
     key("keys".to_owned())
 }
 
-/// One generation of the key slots.
-pub fn keys(generation: u32) -> ObjectKey {
-    key(format!("keys/{generation:08}.json"))
+/// One generation of the key slots that wrap the root key `root`. No two setups have a root key in common, so that neither can write
+/// under the other's name.
+pub fn keys(generation: u32, root: RootId) -> ObjectKey {
+    key(format!("keys/{generation:08}-{root}.json"))
+}
+
+/// Generation and root key in the name of key slots, or `None` when the name is of none.
+pub fn parse_keys(file_name: &str) -> Option<(u32, RootId)> {
+    let (generation, root) = file_name.strip_suffix(".json")?.split_once('-')?;
+    let (generation, root) = (generation.parse().ok()?, RootId::parse(root)?);
+    (keys(generation, root).file_name() == file_name).then_some((generation, root))
 }
 
 /// A name that a person typed.
@@ -188,6 +197,8 @@ mod tests {
         assert_eq!(pack(&label, 7).as_str(), "backup/20261121T064158Z-full/pack/00007");
         assert_eq!(manifest(&label).as_str(), "backup/20261121T064158Z-full/manifest");
         assert_eq!(identity(3).as_str(), "cluster/00000003.json");
+        let root = RootId::for_tests(0xA5);
+        assert_eq!(keys(3, root).as_str(), "keys/00000003-a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5.json");
         let (first, last) = (name("0000000A000000010000002B"), name("0000000A0000000100000030"));
         let gap = gap(LINEAGE, first, last);
         assert_eq!(gap.as_str(), "gap/15-7437223446531284312/0000000A000000010000002B-0000000A0000000100000030.json");
@@ -199,7 +210,8 @@ mod tests {
         #[test]
         fn numbers_in_names_are_read_back(generation: u32, fencing: u64) {
             prop_assert_eq!(parse_generation(identity(generation).file_name()), Some(generation));
-            prop_assert_eq!(parse_generation(keys(generation).file_name()), Some(generation));
+            let root = RootId::for_tests(u8::try_from(fencing % 256).expect("a byte"));
+            prop_assert_eq!(parse_keys(keys(generation, root).file_name()), Some((generation, root)));
             prop_assert_eq!(parse_fencing(lease(crate::repo::lease::Work::Backup, fencing).file_name()), Some(fencing));
         }
 
@@ -215,7 +227,7 @@ mod tests {
 
         #[test]
         fn arbitrary_text_never_panics(text: String) {
-            let _ = (parse_generation(&text), parse_fencing(&text), parse_word(&text), parse_gap(&text));
+            let _ = (parse_generation(&text), parse_fencing(&text), parse_word(&text), parse_gap(&text), parse_keys(&text));
         }
     }
 }

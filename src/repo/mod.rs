@@ -19,6 +19,8 @@ pub mod several;
 mod standing;
 pub mod stored;
 pub mod transfer;
+#[cfg(test)]
+mod two_setups;
 
 pub use error::RepoError;
 pub use lazy::LazyRepository;

@@ -12,10 +12,10 @@ use super::format::{
     Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Spec, Summary, TAIL_BYTES, Tail,
 };
 use super::identity::{self, Identity};
-use super::keys::{KeyError, KeySource, Keyring, KeysFile, OpenKeys, RecoveryKey, Secret};
+use super::keys::{Found, KeyError, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
 use super::several::{self, SealTarget, Sealed};
 use super::{generations, layout};
-use crate::base::ErrorClass;
+use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, SegmentSize};
 use crate::storage::{ObjectKey, Put, Store, StoreError};
 use crate::sys::cpu::CpuPool;
@@ -103,8 +103,10 @@ pub struct Repository {
 impl Repository {
     /// Makes a repository for a cluster where there is none; with encryption, also the recovery key, to be shown once.
     ///
-    /// `extra` secrets get slots besides the configured one. Keys are written before the identity: until that is there, there is no
-    /// repository, and a call that was cut short can be made again.
+    /// `extra` secrets get slots besides the configured one. Keys are written before the identity, under a name that only this call can
+    /// choose: until the identity is there, there is no repository, and a call that was cut short can be made again. Of several calls at
+    /// once the one makes the repository whose identity becomes generation 1; the others are told [`RepoError::AlreadyThere`], and
+    /// leave nothing that could be taken for the repository's. After any other error the repository may have been made all the same.
     pub async fn create(
         name: &str,
         store: Arc<dyn Store>,
@@ -118,7 +120,7 @@ impl Repository {
         if let Some((_, identity)) = identity::load(&*store).await? {
             return Err(there(identity.cluster_id));
         }
-        let (keyring, recovery) = match encryption {
+        let (keys, recovery) = match encryption {
             Encryption::None => (None, None),
             Encryption::Key(source) => {
                 let mut secrets = Vec::new();
@@ -127,14 +129,21 @@ impl Repository {
                 }
                 let (mut keys, recovery) = OpenKeys::create(secrets, now).await?;
                 keys.store(&*store).await?;
-                (Some(keys.keyring().clone()), Some(recovery))
+                (Some(keys), Some(recovery))
             }
         };
-        let identity = Identity::new(cluster_name, keyring.is_some(), now);
+        let identity = Identity::new(cluster_name, keys.as_ref().map(OpenKeys::root), now);
         if !identity::put(&*store, 1, &identity).await? {
+            if let Some(keys) = keys
+                && let Err(error) = keys.discard(&*store).await
+            {
+                // They open nothing, and `check` names them.
+                tracing::warn!(url = store.url(), error = describe(&error), "key slots that open nothing stay");
+            }
             let other = identity::load(&*store).await?.map(|(_, other)| other.cluster_id);
             return Err(there(other.unwrap_or_default()));
         }
+        let keyring = keys.as_ref().map(|keys| keys.keyring().clone());
         Ok((Self { name: name.to_owned(), store, identity, keyring, pool }, recovery))
     }
 
@@ -147,30 +156,48 @@ impl Repository {
     ) -> Result<Self, RepoError> {
         let url = || store.url().to_owned();
         let (_, identity) = identity::load(&*store).await?.ok_or_else(|| RepoError::NoRepository { url: url() })?;
-        let keyring = match (identity.encrypted, encryption) {
-            (false, Encryption::None) => None,
-            (true, Encryption::Key(source)) => Some(Self::open_keys_of(&*store, source).await?.keyring().clone()),
-            (true, Encryption::None) => return Err(RepoError::KeyNeeded { url: url() }),
-            (false, Encryption::Key(_)) => return Err(RepoError::NotEncrypted { url: url() }),
+        let keyring = match (identity.root, encryption) {
+            (None, Encryption::None) => None,
+            (Some(root), Encryption::Key(source)) => {
+                Some(Self::open_keys_of(&*store, root, source).await?.keyring().clone())
+            }
+            (Some(_), Encryption::None) => return Err(RepoError::KeyNeeded { url: url() }),
+            (None, Encryption::Key(_)) => return Err(RepoError::NotEncrypted { url: url() }),
         };
         Ok(Self { name: name.to_owned(), store, identity, keyring, pool })
     }
 
-    async fn open_keys_of(store: &dyn Store, source: &KeySource) -> Result<OpenKeys, RepoError> {
+    async fn open_keys_of(store: &dyn Store, root: RootId, source: &KeySource) -> Result<OpenKeys, RepoError> {
         let secret = Secret::read(source).await?;
-        let file = KeysFile::load(store).await?.ok_or_else(|| KeyError::Tampered {
+        let Found { newest, foreign } = Found::load(store, root).await?;
+        for key in &foreign {
+            tracing::warn!(
+                object = generations::shown(store, key),
+                "passed over: key slots of another root key than the repository's, left by a setup that did not finish"
+            );
+        }
+        let file = newest.ok_or_else(|| KeyError::Tampered {
             object: generations::shown(store, &layout::all_keys()),
-            what: "there are none, although the repository is encrypted",
+            what: "there are none of the root key that the repository's identity names",
         })?;
         Ok(file.open_with(secret).await?)
     }
 
     /// Opens the key slots for changing them.
     pub async fn open_keys(&self, source: &KeySource) -> Result<OpenKeys, RepoError> {
-        if self.keyring.is_none() {
-            return Err(RepoError::NotEncrypted { url: self.url().to_owned() });
-        }
-        Self::open_keys_of(&*self.store, source).await
+        let root = self.identity.root.ok_or_else(|| RepoError::NotEncrypted { url: self.url().to_owned() })?;
+        Self::open_keys_of(&*self.store, root, source).await
+    }
+
+    /// Stores changed key slots, if this is still the repository that was opened.
+    pub async fn store_keys(&self, keys: &mut OpenKeys) -> Result<(), RepoError> {
+        self.confirm_alive().await?;
+        keys.store(&*self.store).await
+    }
+
+    /// Key slots in the repository's folder whose root key is not its own: left by setups that did not finish. They open nothing.
+    pub async fn foreign_keys(&self) -> Result<Vec<ObjectKey>, RepoError> {
+        Found::foreign(&*self.store, self.identity.root).await
     }
 
     /// Its name in the configuration.
@@ -211,7 +238,7 @@ impl Repository {
         segment_bytes: SegmentSize,
         now: Timestamp,
     ) -> Result<(), RepoError> {
-        self.identity = identity::add_lineage(&*self.store, lineage, segment_bytes, now).await?;
+        self.identity = identity::add_lineage(&*self.store, &self.identity, lineage, segment_bytes, now).await?;
         Ok(())
     }
 
@@ -224,7 +251,7 @@ impl Repository {
             let lineages = repository.identity.lineages.iter().map(|entry| entry.lineage.to_string());
             format!("{} (of {})", repository.url(), lineages.collect::<Vec<_>>().join(", "))
         };
-        match identity::join(&*self.store, &from.identity.lineages).await? {
+        match identity::join(&*self.store, &self.identity, &from.identity.lineages).await? {
             Some(identity) => {
                 self.identity = identity;
                 Ok(())
@@ -236,13 +263,7 @@ impl Repository {
     /// Reads the identity again: fails when this is not the repository that was opened any more. To be asked before
     /// "the repository has no such file" is believed: an unmounted disk or a replaced bucket is empty, too.
     pub async fn confirm_alive(&self) -> Result<(), RepoError> {
-        let url = || self.url().to_owned();
-        let (_, found) = identity::load(&*self.store).await?.ok_or_else(|| RepoError::NoRepository { url: url() })?;
-        if found.cluster_id == self.identity.cluster_id {
-            Ok(())
-        } else {
-            Err(RepoError::Replaced { url: url(), found: found.cluster_id, expected: self.identity.cluster_id.clone() })
-        }
+        identity::load_again(&*self.store, &self.identity).await.map(|_| ())
     }
 
     /// Whether there is an object of this name. `false` only when the store said so.

@@ -16,6 +16,7 @@ mod client;
 mod docs;
 mod doors;
 mod house;
+mod keys;
 mod logging;
 mod manual;
 mod parsers;

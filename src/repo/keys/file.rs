@@ -1,19 +1,20 @@
-//! `keys/<generation>.json`: slots and ring, sealed as a whole under the root key.
+//! `keys/<generation>-<root id>.json`: slots and ring, sealed as a whole under the root key.
 //!
-//! Made before the identity when a repository is set up. A crash between the two leaves keys without an identity, which the next `setup`
-//! supersedes with a higher generation.
+//! Made before the identity when a repository is set up. A crash between the two leaves keys whose root key no identity names: they
+//! are passed over, whatever their generation, and reported. Among those of the identity's root key the highest generation holds.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::recovery::RecoveryKey;
+use super::root::RootId;
 use super::secret::Secret;
 use super::slot::{Slot, SlotKind, derive, open, seal};
 use super::{KeyError, Keyring, MasterKey};
 use crate::repo::error::RepoError;
 use crate::repo::{checked_json, generations, layout};
-use crate::storage::Store;
+use crate::storage::{ObjectKey, Store};
 
 /// The format that is written, and the newest that is read.
 const FORMAT: u32 = 1;
@@ -49,10 +50,20 @@ pub struct SlotInfo {
     pub created: Timestamp,
 }
 
+/// The key slots that lie in a repository.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The newest generation under the root key that was asked for.
+    pub newest: Option<KeysFile>,
+    /// Objects under other root keys: what setups left that did not finish.
+    pub foreign: Vec<ObjectKey>,
+}
+
 /// A generation of the key slots as read: nothing in it is believed before a secret has opened it.
 #[derive(Debug, Clone)]
 pub struct KeysFile {
     object: String,
+    root: RootId,
     checked: checked_json::Sealed<Content>,
 }
 
@@ -70,23 +81,51 @@ impl std::fmt::Debug for OpenKeys {
     }
 }
 
-impl KeysFile {
-    /// The newest generation, or `None` when the repository has no keys.
-    pub async fn load(store: &dyn Store) -> Result<Option<Self>, RepoError> {
-        let Some(generation) = generations::newest(store, &layout::all_keys()).await? else { return Ok(None) };
-        let key = layout::keys(generation);
-        let bytes = generations::fetch(store, &key).await?;
-        Self::parse(generations::shown(store, &key), generation, &bytes).map(Some)
+/// Which of the named generations holds under `root`, and what belongs to other root keys. Pure.
+fn in_force(named: &[(u32, RootId)], root: Option<RootId>) -> (Option<u32>, Vec<(u32, RootId)>) {
+    let (ours, foreign): (Vec<_>, Vec<_>) = named.iter().partition(|(_, of)| Some(*of) == root);
+    (ours.into_iter().map(|(generation, _)| generation).max(), foreign)
+}
+
+/// The names of all generations in the repository, sorted: whose they are and which number they have.
+async fn named(store: &dyn Store, root: Option<RootId>) -> Result<(Option<u32>, Vec<ObjectKey>), RepoError> {
+    let listing = store.list(Some(&layout::all_keys())).await?;
+    let named: Vec<_> =
+        listing.objects.iter().filter_map(|object| layout::parse_keys(object.key.file_name())).collect();
+    let (newest, foreign) = in_force(&named, root);
+    Ok((newest, foreign.into_iter().map(|(generation, root)| layout::keys(generation, root)).collect()))
+}
+
+impl Found {
+    /// The newest generation under the root key `root`, and the objects of others.
+    pub async fn load(store: &dyn Store, root: RootId) -> Result<Self, RepoError> {
+        let (newest, foreign) = named(store, Some(root)).await?;
+        let newest = match newest {
+            Some(generation) => {
+                let key = layout::keys(generation, root);
+                let bytes = generations::fetch(store, &key).await?;
+                Some(KeysFile::parse(generations::shown(store, &key), (generation, root), &bytes)?)
+            }
+            None => None,
+        };
+        Ok(Self { newest, foreign })
     }
 
-    fn parse(object: String, generation: u32, bytes: &[u8]) -> Result<Self, RepoError> {
+    /// The objects in a repository that belong to other root keys than `root`: to any, when it has none.
+    pub async fn foreign(store: &dyn Store, root: Option<RootId>) -> Result<Vec<ObjectKey>, RepoError> {
+        Ok(named(store, root).await?.1)
+    }
+}
+
+impl KeysFile {
+    fn parse(object: String, (generation, root): (u32, RootId), bytes: &[u8]) -> Result<Self, RepoError> {
         let checked: checked_json::Sealed<Content> =
             checked_json::decode_sealed(bytes, FORMAT).map_err(|error| RepoError::damaged(&object, error))?;
         // An old generation under a new name would bring removed slots back.
         if checked.value.generation != generation {
             return Err(KeyError::Tampered { object, what: "they are of another generation" }.into());
         }
-        Ok(Self { object, checked })
+        Ok(Self { object, root, checked })
     }
 
     /// The slots, for people. Not verified before [`Self::open`].
@@ -107,6 +146,9 @@ impl KeysFile {
         }
         let root =
             root.ok_or_else(|| KeyError::WrongSecret { from: secret.from.clone(), object: self.object.clone() })?;
+        if RootId::of(&root) != self.root {
+            return Err(tampered("they are of another root key than their name says"));
+        }
         if !verify_mac(&root, self.checked.text.as_bytes(), self.checked.mac) {
             return Err(tampered("their seal does not match"));
         }
@@ -150,11 +192,34 @@ impl OpenKeys {
         infos(&self.slots)
     }
 
+    /// That another slot can be added.
+    pub fn room_for_one(&self) -> Result<(), KeyError> {
+        if self.slots.len() < SLOTS_MAX { Ok(()) } else { Err(KeyError::NoRoom(SLOTS_MAX)) }
+    }
+
+    /// The first slot that the secret opens, if any does. Computes as [`KeysFile::open_with`] does.
+    pub async fn slot_of(&self, secret: Secret) -> Result<Option<u32>, KeyError> {
+        let slots = self.slots.clone();
+        blocking(move || {
+            for slot in &slots {
+                if slot.unwrap(&secret)?.is_some() {
+                    return Ok(Some(slot.id));
+                }
+            }
+            Ok(None)
+        })
+        .await
+    }
+
+    /// Adds a slot for a new recovery key, which is to be shown once it is stored; its number and the key.
+    pub async fn add_recovery_slot(&mut self, now: Timestamp) -> Result<(u32, RecoveryKey), KeyError> {
+        let key = RecoveryKey::generate();
+        Ok((self.add_slot(Secret::recovery(&key), now).await?, key))
+    }
+
     /// Adds a slot; its number. To be stored with [`Self::store`].
     pub async fn add_slot(&mut self, secret: Secret, now: Timestamp) -> Result<u32, KeyError> {
-        if self.slots.len() >= SLOTS_MAX {
-            return Err(KeyError::Derivation(format!("there are {SLOTS_MAX} slots already; remove one first")));
-        }
+        self.room_for_one()?;
         let id = self.slots.iter().map(|slot| slot.id).max().unwrap_or_default().saturating_add(1);
         let root = self.root.clone();
         self.slots.push(blocking(move || Slot::wrap(id, &secret, &root, now)).await?);
@@ -179,16 +244,16 @@ impl OpenKeys {
         self.ring = Keyring::new(older, MasterKey::generate(now));
     }
 
-    /// Stores the next generation. [`RepoError::Contended`] when somebody else stored one meanwhile: open it and try again.
+    /// The root key that the slots wrap.
+    pub fn root(&self) -> RootId {
+        RootId::of(&self.root)
+    }
+
+    /// Stores the next generation. [`RepoError::Contended`] when another one was stored meanwhile: open it and try again.
     pub async fn store(&mut self, store: &dyn Store) -> Result<(), RepoError> {
-        let newest = generations::newest(store, &layout::all_keys()).await?.unwrap_or_default();
-        let key = layout::keys(newest.max(self.generation).saturating_add(1));
+        let generation = self.generation.saturating_add(1);
+        let key = layout::keys(generation, self.root());
         let contended = || RepoError::Contended { object: generations::shown(store, &key) };
-        // Slots that were never stored follow whatever a broken setup left; others follow what they were read from.
-        if self.generation != 0 && newest != self.generation {
-            return Err(contended());
-        }
-        let generation = newest.saturating_add(1);
         let bytes = self.encode(generation).map_err(|error| match error {
             EncodeError::Key(error) => error.into(),
             EncodeError::Format(error) => RepoError::damaged(&generations::shown(store, &key), error),
@@ -199,6 +264,12 @@ impl OpenKeys {
         } else {
             Err(contended())
         }
+    }
+
+    /// Removes what [`Self::store`] wrote first, for a repository that another host made meanwhile. Nobody else's name can be this
+    /// one, because the root key is in it.
+    pub(in crate::repo) async fn discard(self, store: &dyn Store) -> Result<(), RepoError> {
+        Ok(store.delete(&layout::keys(self.generation, self.root())).await?)
     }
 
     fn encode(&self, generation: u32) -> Result<bytes::Bytes, EncodeError> {
@@ -225,7 +296,7 @@ fn infos(slots: &[Slot]) -> Vec<SlotInfo> {
 
 fn sub_key(root: &[u8; 32], info: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
-    derive(root, None, &[info], &mut key);
+    derive(root, None, &[info], key.as_mut_slice());
     key
 }
 

@@ -1,4 +1,4 @@
-//! Master keys and the slots that wrap them (`keys/<generation>.json`).
+//! Master keys and the slots that wrap them (`keys/<generation>-<root id>.json`).
 //!
 //! Two layers. A random root key, made once, is wrapped by every slot under a key that the slot's secret gives. The ring of
 //! master keys is sealed under the root key. So a slot is added or removed without the other slots' secrets, and a new master
@@ -10,6 +10,7 @@
 
 mod file;
 mod recovery;
+mod root;
 mod secret;
 mod slot;
 
@@ -19,8 +20,9 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-pub use file::{KeysFile, OpenKeys, SlotInfo};
+pub use file::{Found, KeysFile, OpenKeys, SlotInfo};
 pub use recovery::RecoveryKey;
+pub use root::RootId;
 pub use secret::{Secret, key_file_text};
 pub use slot::SlotKind;
 
@@ -175,6 +177,9 @@ pub enum KeyError {
     /// There would be no way in.
     #[error("slot {0} is the last one; without it nobody could read this repository again")]
     LastSlot(u32),
+    /// Every slot is taken.
+    #[error("there are {0} slots already; remove one first")]
+    NoRoom(usize),
     /// No slot has that number.
     #[error("there is no key slot {0}")]
     NoSuchSlot(u32),
@@ -196,7 +201,7 @@ impl KeyError {
             | Self::CommandFailed { .. }
             | Self::WrongSecret { .. } => ErrorClass::Denied,
             Self::Tampered { .. } => ErrorClass::Corrupt,
-            Self::LastSlot(_) | Self::NoSuchSlot(_) | Self::Derivation(_) => ErrorClass::Permanent,
+            Self::LastSlot(_) | Self::NoRoom(_) | Self::NoSuchSlot(_) | Self::Derivation(_) => ErrorClass::Permanent,
         }
     }
 }

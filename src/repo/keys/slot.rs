@@ -100,25 +100,24 @@ impl Slot {
 
     fn wrapping_key(&self, secret: &Secret, salt: &[u8; 32]) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let mut key = Zeroizing::new([0; 32]);
-        match self.argon2 {
-            Some(cost) => {
-                let Argon2Cost { memory_kib, passes, lanes } = cost;
-                if memory_kib > ARGON2_MAX.memory_kib || passes > ARGON2_MAX.passes || lanes > ARGON2_MAX.lanes {
-                    let what = format!("the slot asks for {memory_kib} KiB, {passes} passes, {lanes} lanes: too much");
-                    return Err(KeyError::Derivation(what));
-                }
-                Params::new(memory_kib, passes, lanes, Some(32))
-                    .and_then(|cost| {
-                        Argon2::new(Algorithm::Argon2id, Version::V0x13, cost).hash_password_into(
-                            &secret.bytes,
-                            salt,
-                            key.as_mut_slice(),
-                        )
-                    })
-                    .map_err(|error| KeyError::Derivation(format!("Argon2id: {error}")))?;
-            }
-            None => derive(&secret.bytes, Some(salt), &[SLOT_CONTEXT, self.kind.as_str().as_bytes()], &mut key),
+        let Some(Argon2Cost { memory_kib, passes, lanes }) = self.argon2 else {
+            let info = [SLOT_CONTEXT, self.kind.as_str().as_bytes()];
+            derive(&secret.bytes, Some(salt), &info, key.as_mut_slice());
+            return Ok(key);
+        };
+        if memory_kib > ARGON2_MAX.memory_kib || passes > ARGON2_MAX.passes || lanes > ARGON2_MAX.lanes {
+            let what = format!("the slot asks for {memory_kib} KiB, {passes} passes, {lanes} lanes: too much");
+            return Err(KeyError::Derivation(what));
         }
+        Params::new(memory_kib, passes, lanes, Some(32))
+            .and_then(|cost| {
+                Argon2::new(Algorithm::Argon2id, Version::V0x13, cost).hash_password_into(
+                    &secret.bytes,
+                    salt,
+                    key.as_mut_slice(),
+                )
+            })
+            .map_err(|error| KeyError::Derivation(format!("Argon2id: {error}")))?;
         Ok(key)
     }
 
@@ -138,8 +137,8 @@ impl Slot {
 }
 
 /// HKDF-SHA-256.
-pub(super) fn derive(secret: &[u8], salt: Option<&[u8]>, info: &[&[u8]], key: &mut Zeroizing<[u8; 32]>) {
-    if let Err(error) = Hkdf::<Sha256>::new(salt, secret).expand_multi_info(info, key.as_mut_slice()) {
+pub(super) fn derive(secret: &[u8], salt: Option<&[u8]>, info: &[&[u8]], key: &mut [u8]) {
+    if let Err(error) = Hkdf::<Sha256>::new(salt, secret).expand_multi_info(info, key) {
         unreachable!("HKDF-SHA-256 gives up to 8160 bytes: {error}");
     }
 }

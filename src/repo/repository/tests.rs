@@ -178,7 +178,7 @@ async fn what_is_absent_is_not_found_and_what_is_gone_is_not() {
     let error = repository.confirm_alive().await.expect_err("gone");
     assert!(matches!(error, RepoError::NoRepository { .. }), "{error}");
     assert_ne!(error.class(), ErrorClass::NotFound);
-    let other = Identity::new("main", false, now());
+    let other = Identity::new("main", None, now());
     identity::put(&*store, 1, &other).await.expect("put");
     assert!(matches!(repository.confirm_alive().await, Err(RepoError::Replaced { .. })));
 }
@@ -218,6 +218,42 @@ async fn the_recovery_key_opens_what_setup_made() {
     written.write_all(format!("{}\n", recovery.to_lowercase()).as_bytes()).expect("written");
     let source = KeySource::KeyFile(written.path().to_owned());
     Repository::open("r", store, &Encryption::Key(source), pool()).await.expect("opens");
+}
+
+#[tokio::test]
+async fn keys_of_another_root_are_passed_over_whatever_their_generation() {
+    let (_, store, file) = repository(true).await;
+    let (_, other, _other_file) = repository(true).await;
+    let foreign = other.list(Some(&layout::all_keys())).await.expect("listed").objects.remove(0).key;
+    let (_, root) = layout::parse_keys(foreign.file_name()).expect("a name of slots");
+    let bytes = other.get(&foreign).await.expect("there").body.try_collect::<Vec<_>>().await.expect("bytes");
+    let planted = layout::keys(9, root);
+    store.put_new(&planted, Payload(bytes.clone())).await.expect("put");
+    let source = KeySource::KeyFile(file.as_ref().expect("a key file").path().to_owned());
+    let encryption = Encryption::Key(source.clone());
+    let ours = Repository::open("r", store.clone(), &encryption, pool()).await.expect("opens");
+    assert_eq!(ours.foreign_keys().await.expect("listed"), [planted]);
+    // The next generation is ours again, and the one that is opened.
+    let mut keys = ours.open_keys(&source).await.expect("opens");
+    keys.rotate(now());
+    ours.store_keys(&mut keys).await.expect("stored");
+    let again = Repository::open("r", store.clone(), &encryption, pool()).await.expect("opens");
+    assert_eq!(again.keyring().expect("keys").active().id(), keys.keyring().active().id());
+    // Under the name of our root key they are a forgery, and nothing older is taken in their place.
+    let forged = layout::keys(9, again.identity().root.expect("encrypted"));
+    store.put_new(&forged, Payload(bytes)).await.expect("put");
+    let error = Repository::open("r", store, &encryption, pool()).await.expect_err("forged");
+    assert_eq!(error.class(), ErrorClass::Corrupt, "{error}");
+}
+
+#[tokio::test]
+async fn an_identity_that_contradicts_itself_is_damaged() {
+    let (_, store, _file) = repository(true).await;
+    let (generation, identity) = identity::load(&*store).await.expect("read").expect("there");
+    let wrong = Identity { encrypted: false, ..identity };
+    identity::put(&*store, generation + 1, &wrong).await.expect("put");
+    let error = Repository::open("r", store, &Encryption::None, pool()).await.expect_err("it contradicts itself");
+    assert_eq!(error.class(), ErrorClass::Corrupt, "{error}");
 }
 
 #[tokio::test]

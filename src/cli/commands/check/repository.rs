@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::base::{ErrorClass, describe, format_bytes};
+use crate::cli::commands::keys::unused;
 use crate::cli::context::{Context, file_root};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::pg::Lineage;
@@ -35,6 +36,7 @@ pub(super) async fn check(
     let protection = if repository.identity().encrypted { "encrypted, the key opens it" } else { "not encrypted" };
     findings.ok("repository", about, format!("{}, {protection}", repository.url()));
     check_lineage(&repository, lineage, about, findings);
+    check_keys(&repository, about, findings).await;
     match refuses_to_overwrite(repository.store()).await {
         Ok(true) => {
             let creates = repository.store().creates();
@@ -98,6 +100,22 @@ fn check_lineage(repository: &Repository, lineage: Option<Lineage>, about: Optio
             format!("the server is {lineage}, the repository holds {}", known.join(", ")),
             Some("after pg_upgrade run `walward setup`; else this is another cluster's repository"),
         );
+    }
+}
+
+/// Key slots that no identity names say that a setup did not finish, or that two ran at once.
+async fn check_keys(repository: &Repository, about: Option<&str>, findings: &mut Findings) {
+    match repository.foreign_keys().await {
+        Ok(foreign) if foreign.is_empty() => {}
+        Ok(foreign) => findings.warning(
+            "keys",
+            about,
+            unused(repository, &foreign),
+            Some(
+                "when no setup is running, remove them with the store's own tools: nothing was ever stored under them",
+            ),
+        ),
+        Err(error) => findings.warning("keys", about, format!("cannot be listed: {}", describe(&error)), None),
     }
 }
 

@@ -1,11 +1,13 @@
 //! Makes what a cluster's repositories lack: the repository, its keys, the cluster's lineage.
 
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde::Serialize;
 
+use super::turn;
 use crate::cli::ask::confirm;
 use crate::cli::commands::keys::make_key_file;
 use crate::cli::context::{Context, file_root, store};
@@ -15,9 +17,10 @@ use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
 use crate::pg::ControlFile;
-use crate::repo::keys::{KeySource, RecoveryKey};
+use crate::repo::keys::{KeyError, KeySource, RecoveryKey};
 use crate::repo::{Encryption, RepoError, Repository};
 use crate::storage;
+use crate::sys::durable;
 
 /// What became of one repository.
 #[derive(Debug, Serialize)]
@@ -86,13 +89,17 @@ pub(super) async fn cluster(
     for configured in context.repositories_of(cluster)? {
         let opened = open_or_create(context, cluster, configured, owner, printer).await?;
         let Opened { mut repository, created, recovery, new_key } = opened;
+        let text = recovery.as_ref().map(|key| key.to_text().to_string());
+        if let Some(text) = &text {
+            // A store that does not keep two setups apart may have let another one win: then this key opens nothing.
+            repository.confirm_alive().await?;
+            if !printer.is_json() {
+                show_recovery_key(&repository, &cluster.name, text, printer)?;
+            }
+        }
         let added = add_lineage(context, &mut repository, &control, printer).await?;
         if let Some(root) = file_root(configured, cluster) {
             owner.give(&root);
-        }
-        let text = recovery.as_ref().map(|key| key.to_text().to_string());
-        if let (Some(text), false) = (&text, printer.is_json()) {
-            show_recovery_key(&repository, text, printer)?;
         }
         prepared.push(Prepared {
             repository: repository.name().to_owned(),
@@ -136,33 +143,78 @@ async fn open_or_create(
             });
         }
     }
+    create(context, cluster, configured, owner, printer).await
+}
+
+async fn create(
+    context: &Context,
+    cluster: &ClusterConfig,
+    configured: &RepositoryConfig,
+    owner: Owner,
+    printer: &Printer,
+) -> Result<Opened, Failure> {
+    // Until it is known whether a key file that is made now opens anything, no other setup of this host relies on it.
+    let mut turn = None;
     let mut new_key = None;
-    if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption
-        && make_key_file(file, owner)?
-    {
-        printer.note(&format!("made the key file {}", file.display()));
-        new_key = Some(file.clone());
+    if let Encryption::Key(KeySource::KeyFile(file)) = &configured.encryption {
+        turn = Some(turn::take(file).await?);
+        if make_key_file(file, owner)? {
+            printer.note(&format!("made the key file {}", file.display()));
+            new_key = Some(file.clone());
+        }
     }
     storage::create_root(&configured.store, &cluster.name)?;
     let place = store(cluster, configured)?;
-    let made = Repository::create(
-        &configured.name,
-        place,
-        &cluster.name,
-        &configured.encryption,
-        &[],
-        context.pool().clone(),
-        Timestamp::now(),
-    )
-    .await;
-    let (repository, recovery) = made.with_context(|| format!("cannot make repository \"{}\"", configured.name))?;
-    printer.note(&format!(
-        "made repository \"{}\" for cluster \"{}\": {}",
-        configured.name,
-        cluster.name,
-        repository.url()
-    ));
+    let (name, encryption) = (configured.name.as_str(), &configured.encryption);
+    let pool = context.pool().clone();
+    let made =
+        Repository::create(name, place.clone(), &cluster.name, encryption, &[], pool.clone(), Timestamp::now()).await;
+    let what = || format!("cannot make repository \"{name}\"");
+    let (repository, recovery) = match made {
+        Ok(made) => made,
+        Err(RepoError::AlreadyThere { .. }) => {
+            // Another setup was faster. Where both have the secret it is as good as our own.
+            let opened = Repository::open(name, place, encryption, pool).await;
+            let error = match opened {
+                Ok(repository) => {
+                    printer.note(&format!(
+                        "repository \"{name}\" was made by another setup meanwhile: {}",
+                        repository.url()
+                    ));
+                    return Ok(Opened { repository, created: false, recovery: None, new_key });
+                }
+                Err(error) => error,
+            };
+            let bring = matches!(error, RepoError::Keys(KeyError::WrongSecret { .. }));
+            let opens_nothing = bring || matches!(error, RepoError::NotEncrypted { .. });
+            let failure = Failure::from(anyhow::Error::new(error).context(format!(
+                "another setup made repository \"{name}\" of cluster \"{}\" meanwhile, and it was left as it was",
+                cluster.name
+            )));
+            return Err(match new_key.filter(|_| opens_nothing) {
+                Some(file) => failure.hint(without_key(&file, durable::remove_file(&file), bring)),
+                None => failure,
+            });
+        }
+        Err(error) => return Err(anyhow::Error::new(error).context(what()).into()),
+    };
+    drop(turn);
+    printer.note(&format!("made repository \"{name}\" for cluster \"{}\": {}", cluster.name, repository.url()));
     Ok(Opened { repository, created: true, recovery, new_key })
+}
+
+/// What to do when the key that was made here is not the repository's.
+fn without_key(file: &Path, removed: io::Result<()>, bring: bool) -> String {
+    let shown = file.display();
+    let gone = match removed {
+        Ok(()) => format!("the key file {shown} that was made here opens nothing and was removed"),
+        Err(error) => format!("remove the key file {shown} that was made here: it opens nothing ({error})"),
+    };
+    if bring {
+        format!("{gone}; bring the key from the host that made the repository to {shown}, then run this again")
+    } else {
+        gone
+    }
 }
 
 /// Whether it was added. The first lineage is a matter of course; another one is a person's decision, because a foreign cluster looks the same.
@@ -198,13 +250,16 @@ async fn add_lineage(
     Ok(true)
 }
 
-fn show_recovery_key(repository: &Repository, text: &str, printer: &Printer) -> Result<(), Failure> {
+fn show_recovery_key(repository: &Repository, cluster: &str, text: &str, printer: &Printer) -> Result<(), Failure> {
     printer.line("")?;
-    printer.line(&format!("Recovery key of repository \"{}\", shown this once:", repository.name()))?;
+    let name = repository.name();
+    printer.line(&format!("Recovery key of cluster \"{cluster}\" in repository \"{name}\", shown this once:"))?;
     printer.line(&format!("    {}", printer.tone(text, Tone::Strong)))?;
-    printer
-        .line("Print it and keep it where this host's disk is not. It opens the repository when the key is lost;")?;
-    printer.line("without either, the backups are lost.")?;
+    printer.line(&format!("    {}", repository.url()))?;
+    printer.line(
+        "Print it with these names and keep it where this host's disk is not. It opens what this cluster has in this",
+    )?;
+    printer.line("repository, and nothing else, when the key is lost; without either, these backups are lost.")?;
     printer.line("")?;
     Ok(())
 }

@@ -17,6 +17,7 @@ mod plan;
 mod proof;
 mod server;
 mod site;
+mod turn;
 mod undo;
 
 use std::path::{Path, PathBuf};
