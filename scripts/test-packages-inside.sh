@@ -36,7 +36,7 @@ expect "the agent runs" systemctl is-active -q walward.service
 expect "it runs as postgres" [ "$(ps -o user= -p "$(systemctl show -P MainPID walward)")" = postgres ]
 expect "the configuration is for root and the agent's group" \
     [ "$(stat -c '%a %U %G' /etc/walward/walward.toml)" = "640 root postgres" ]
-expect "the folder for a repository is the agent's own" [ "$(stat -c '%a %U %G' /var/lib/walward)" = "750 postgres postgres" ]
+expect "the folder for a repository is the agent's own" [ "$(stat -c '%a %U %G' /var/lib/walward)" = "700 postgres postgres" ]
 for page in "1 walward" "1 walward-wal" "1 walward-backup" "5 walward.toml" "8 walwardd"; do
     # shellcheck disable=SC2086 # section and name
     expect "there is a manual page $page" man -w $page

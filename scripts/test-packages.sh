@@ -138,7 +138,7 @@ rpm_package() {
     expect "the configuration is for root and the agent's group" [ "$(facts /etc/walward/walward.toml)" = "640 root postgres" ]
     expect "so is its folder" [ "$(facts /etc/walward)" = "750 root postgres" ]
     expect "so is conf.d" [ "$(facts /etc/walward/conf.d)" = "750 root postgres" ]
-    expect "the folder for a repository is the agent's own" [ "$(facts /var/lib/walward)" = "750 postgres postgres" ]
+    expect "the folder for a repository is the agent's own" [ "$(facts /var/lib/walward)" = "700 postgres postgres" ]
     expect "so is the spool" [ "$(facts /var/spool/walward)" = "700 postgres postgres" ]
     for file in lib/systemd/system/walward.socket lib/systemd/system/walward.service share/man/man1/walward.1.gz share/man/man1/walward-backup.1.gz share/man/man1/walward-wal.1.gz \
         share/man/man5/walward.toml.5.gz share/man/man8/walwardd.8.gz share/bash-completion/completions/walward \

@@ -33,9 +33,9 @@ use crate::sys::durable::{self, NewFile};
 use crate::sys::folder::{self, Facts, Folder, Kind};
 use crate::sys::piece;
 
-/// Owner reads and writes, group reads: a backup shows everything that the database holds.
-const FILE_MODE: u32 = 0o640;
-const FOLDER_MODE: u32 = 0o750;
+/// The owner's alone: a backup shows everything that the database holds, to a group as well as to anybody.
+const FILE_MODE: u32 = 0o600;
+const FOLDER_MODE: u32 = 0o700;
 /// A body comes in pieces of this many bytes, and an upload goes to the disk in such.
 const PIECE_BYTES: usize = 1 << 20;
 /// What a disk is asked to fetch ahead of a reader.
@@ -501,6 +501,23 @@ mod tests {
         assert_eq!(store.put_new(&key, vec![1].into()).await.unwrap(), Put::Created);
         let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(names, ["x"]);
+    }
+
+    #[tokio::test]
+    async fn what_is_stored_is_its_owners_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let options = crate::storage::StoreOptions::new(format!("file://{}/made", parent.path().display()));
+        crate::storage::create_root(&options, "main").unwrap();
+        let store = crate::storage::open(&options, "main").unwrap();
+        store.put_new(&ObjectKey::new("wal/log/x").unwrap(), vec![1].into()).await.unwrap();
+        let mut upload = store.start_upload(&ObjectKey::new("backup/label/pack/00000").unwrap(), 1).await.unwrap();
+        upload.write(vec![1].into()).await.unwrap();
+        upload.finish().await.unwrap();
+        let mode = |path: &str| std::fs::metadata(parent.path().join("made/main").join(path)).unwrap().mode() & 0o7777;
+        for path in ["", "wal", "wal/log", "backup", "backup/label", "backup/label/pack"] {
+            assert_eq!(mode(path), 0o700, "{path:?}");
+        }
+        assert_eq!((mode("wal/log/x"), mode("backup/label/pack/00000")), (0o600, 0o600));
     }
 
     /// Root may do what the repository's owner does every day (`keys rotate`, `repo copy`), and must leave it usable for them.

@@ -1,14 +1,14 @@
 //! Who may not come in, and what nobody may see: with real users, a real agent and real secrets.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, Uid};
+use rustix::process::{Gid, Signal, Uid};
 use walward::wire::client::Conversation;
 use walward::wire::{Reply, Request};
 
@@ -132,9 +132,16 @@ fn site_with_root_agent() -> (Site, Daemon) {
 
 /// Does `work` on a thread that is user `nobody` to the kernel.
 fn as_nobody<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    as_nobody_of(NOBODY, work)
+}
+
+/// As [`as_nobody`], as a member of a group and of no other.
+fn as_nobody_of<T: Send>(group: u32, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let nobody = Uid::from_raw(NOBODY);
+            let (nobody, group) = (Uid::from_raw(NOBODY), Gid::from_raw(group));
+            rustix::thread::set_thread_groups(&[]).expect("no other groups");
+            rustix::thread::set_thread_res_gid(group, group, group).expect("another group");
             rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("another user");
             work()
         });
@@ -234,19 +241,27 @@ fn as_root_the_modes_of_socket_spool_and_files_keep_strangers_out() {
     assert_eq!(fs::metadata(&site.socket).unwrap().permissions().mode() & 0o777, 0o600);
     let connected = as_nobody(|| UnixStream::connect(&site.socket).map(drop).map_err(|error| error.kind()));
     assert_eq!(connected, Err(std::io::ErrorKind::PermissionDenied));
-    let mut folders = vec![repository, spool];
+    // Nor does it help to be in the owner's group.
+    let group = fs::metadata(site.cluster.wal(&segment)).unwrap().gid();
+    let denied = Err(std::io::ErrorKind::PermissionDenied);
+    let (mut folders, mut closed) = (vec![repository.clone(), spool], 0);
     let mut files = 0;
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
+            let look = || if path.is_dir() { fs::read_dir(&path).map(drop) } else { fs::read(&path).map(drop) };
+            let seen = [NOBODY, group].map(|group| as_nobody_of(group, || look().map_err(|error| error.kind())));
             if path.is_dir() {
+                if path.starts_with(&repository) {
+                    closed += 1;
+                    assert_eq!(seen, [denied, denied], "{}", path.display());
+                }
                 folders.push(path);
             } else {
                 files += 1;
-                let read = as_nobody(|| fs::read(&path).map(drop).map_err(|error| error.kind()));
-                assert_eq!(read, Err(std::io::ErrorKind::PermissionDenied), "{}", path.display());
+                assert_eq!(seen, [denied, denied], "{}", path.display());
             }
         }
     }
-    assert!(files >= 3, "only {files} files were looked at");
+    assert!(files >= 3 && closed >= 3, "only {files} files and {closed} folders were looked at");
 }
