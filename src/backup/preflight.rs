@@ -1,10 +1,11 @@
-//! Whether server, data directory and repositories belong together. Pure.
+//! Whether server, data directory and repositories belong together. Pure, but for [`check_apart`], which follows links.
 
 use std::path::{Path, PathBuf};
 
 use crate::pg::session::ServerFacts;
 use crate::pg::{ClusterState, ControlFile, Lineage, Lsn, SegmentSize, Timeline};
 use crate::repo::identity::Identity;
+use crate::sys::within::lies_within;
 
 /// Why a backup must not be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,6 +37,18 @@ pub enum Refusal {
         path: PathBuf,
         /// How it can be told.
         why: String,
+    },
+    /// The backup would hold the earlier ones.
+    #[error(
+        "repository {repository} lies in {}, which is backed up: every backup would hold the earlier ones, and one mishap would take \
+         both; give the repository a folder elsewhere",
+        outer.display()
+    )]
+    Inside {
+        /// The repository's name.
+        repository: String,
+        /// The data directory or tablespace.
+        outer: PathBuf,
     },
     /// The repository has not been told of this lineage.
     #[error(
@@ -118,6 +131,22 @@ pub fn check<'a>(
         }
     }
     if any { Ok(()) } else { Err(Refusal::NoRepository) }
+}
+
+/// Checks that no repository on a disk lies in the data directory or in one of the server's tablespaces, links followed. Blocking.
+pub fn check_apart<'a>(
+    data_directory: &Path,
+    tablespaces: impl IntoIterator<Item = &'a Path>,
+    repositories: &[(String, PathBuf)],
+) -> Result<(), Refusal> {
+    // A tablespace in place is named relative to the data directory, in which it lies.
+    let tablespaces = tablespaces.into_iter().map(|place| data_directory.join(place));
+    for outer in std::iter::once(data_directory.to_owned()).chain(tablespaces) {
+        if let Some((repository, _)) = repositories.iter().find(|(_, folder)| lies_within(folder, &outer)) {
+            return Err(Refusal::Inside { repository: repository.clone(), outer });
+        }
+    }
+    Ok(())
 }
 
 /// Checks, after `pg_backup_start` answered `start`, that the data directory is the one that the server works in: its
@@ -249,6 +278,23 @@ mod tests {
         assert!(matches!(checked(&server(), &control(), &small), Err(Refusal::SegmentSize { .. })));
         let nowhere: [(&str, &Identity); 0] = [];
         assert_eq!(check(&server(), Path::new(DIRECTORY), &control(), nowhere), Err(Refusal::NoRepository));
+    }
+
+    #[test]
+    fn a_repository_in_what_it_protects_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        std::fs::create_dir_all(at("space")).unwrap();
+        std::os::unix::fs::symlink(at("space"), at("link")).unwrap();
+        let refused = |path: &str| {
+            let repositories = [("far".to_owned(), at("far")), ("near".to_owned(), at(path))];
+            let space = at("space");
+            check_apart(&at("data"), [space.as_path(), Path::new("pg_tblspc/1")], &repositories)
+        };
+        let inside = |outer: &str| Err(Refusal::Inside { repository: "near".to_owned(), outer: at(outer) });
+        assert_eq!(refused("data/backups"), inside("data"));
+        assert_eq!(refused("link/backups"), inside("space"));
+        assert_eq!(refused("elsewhere"), Ok(()));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
 use crate::pg::{BackupLabelFile, ControlFile, Lsn, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, Manifest, Tablespace};
+use crate::storage::folder_of;
 
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
@@ -113,6 +114,11 @@ async fn connect(options: &BackupOptions, repositories: &[Repository]) -> Result
     let control = blocking(move || ControlFile::read(&directory)).await??;
     let identities = repositories.iter().map(|repository| (repository.name(), repository.identity()));
     preflight::check(&facts, &options.data_directory, &control, identities)?;
+    let directory = options.data_directory.clone();
+    let tablespaces: Vec<_> = facts.tablespaces.iter().map(|space| PathBuf::from(&space.location)).collect();
+    let folder = |repository: &Repository| Some((repository.name().to_owned(), folder_of(repository.url())?));
+    let folders: Vec<_> = repositories.iter().filter_map(folder).collect();
+    blocking(move || preflight::check_apart(&directory, tablespaces.iter().map(PathBuf::as_path), &folders)).await??;
     Ok((session, facts))
 }
 

@@ -11,7 +11,7 @@ use super::failure::Failure;
 use super::printer::Printer;
 use crate::config::{self, ClusterConfig, Loaded, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::repo::{RepoError, Repository};
+use crate::repo::{RepoError, Repository, place};
 use crate::storage::{self, Store};
 use crate::sys::cpu::CpuPool;
 
@@ -87,12 +87,13 @@ impl Context {
         given.map_or_else(|| self.loaded.config.agent.socket.clone(), PathBuf::from)
     }
 
-    /// Opens all that [`Context::repositories_of`] names.
+    /// Opens all that [`Context::repositories_of`] names; two that are one place are refused.
     pub(super) async fn open_all(&self, cluster: &ClusterConfig) -> Result<Vec<Repository>, Failure> {
         let mut opened = Vec::new();
         for repository in self.repositories_of(cluster)? {
             opened.push(self.open_one_of(cluster, repository).await?);
         }
+        place::all_apart(&opened).await?;
         Ok(opened)
     }
 
@@ -189,8 +190,7 @@ pub(super) fn store(cluster: &ClusterConfig, repository: &RepositoryConfig) -> R
 
 /// The cluster's folder of a repository on a file system.
 pub(super) fn file_root(repository: &RepositoryConfig, cluster: &ClusterConfig) -> Option<PathBuf> {
-    let url = url::Url::parse(&repository.store.url).ok().filter(|url| url.scheme() == "file")?;
-    Some(url.to_file_path().ok()?.join(&cluster.name))
+    Some(repository.store.folder()?.join(&cluster.name))
 }
 
 /// Adds to the hint how to go on without the repository `name`, when there are others.

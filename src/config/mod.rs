@@ -5,6 +5,7 @@
 //! the defaults, `config show` and the reference in docs/configuration.md. All problems of all files are reported at once,
 //! each with its file and line. Secrets are never shown.
 
+mod apart;
 mod credential;
 mod document;
 mod encryption;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::apart;
 use super::document::{Document, Located, Table, Value};
 use super::keys::Section;
 use super::problem::{ConfigError, Problem};
@@ -41,6 +42,8 @@ pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
         let known = if let Some(Value::Table(table)) = known { table } else { &empty };
         let mut scope = Scope::new(Section::Cluster, format!("cluster.{name}"), table, &mut report);
         if let Some(cluster) = cluster(&name, known, &repositories, &clusters, &mut scope) {
+            let own: Vec<_> = cluster.repositories.iter().filter_map(|name| repositories.get(name)).collect();
+            apart::check(&cluster.data_directory, &own, &agent.spool_directory, &mut scope);
             clusters.insert(name, cluster);
         }
     }
@@ -348,10 +351,10 @@ fn cluster(
     for (at, first) in repositories.iter().enumerate() {
         for second in repositories.iter().skip(at + 1) {
             if let (Some(a), Some(b)) = (checked.get(first), checked.get(second))
-                && a.store.url.trim_end_matches('/') == b.store.url.trim_end_matches('/')
-                && a.store.endpoint == b.store.endpoint
+                && apart::is_one_place(&a.store, &b.store)
             {
-                let text = format!("\"{first}\" and \"{second}\" have the same url, so they are one copy, not two");
+                let text =
+                    format!("\"{first}\" and \"{second}\" lead to the same place, so they are one copy, not two");
                 scope.problem("repositories", text);
             }
         }

@@ -343,3 +343,37 @@ fn what_is_shown_could_stand_in_the_file() {
     let again = load_text(&lines.concat()).unwrap();
     assert_eq!(format!("{:?}", again.config), format!("{:?}", loaded.config));
 }
+
+#[test]
+fn a_repository_or_the_spool_in_the_data_directory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |path: &str| folder.path().join(path).display().to_string();
+    std::fs::create_dir_all(at("data/pg_tblspc")).unwrap();
+    std::fs::create_dir_all(at("space")).unwrap();
+    std::os::unix::fs::symlink(at("space"), at("data/pg_tblspc/16400")).unwrap();
+    std::os::unix::fs::symlink(at("data"), at("link")).unwrap();
+    let text = |repository: &str, spool: &str, key: &str| {
+        format!(
+            "[agent]\nspool_directory = {:?}\n[repository.disk]\nurl = \"file://{}\"\nencryption = {{ key_file = {:?} }}\n\
+             [cluster.main]\ndata_directory = {:?}\nconnection = \"host=/x\"\nrepositories = [\"disk\"]\n",
+            at(spool),
+            at(repository),
+            at(key),
+            at("data")
+        )
+    };
+    for inside in ["data/backups", "link/backups", "space", "space/new", "x/../data"] {
+        let refused = message(&text(inside, "spool", "key"));
+        assert!(refused.contains("cluster.main.repositories: \"disk\"") && refused.contains("to protect"), "{refused}");
+        let refused = message(&text("repository", inside, "key"));
+        assert!(refused.contains("agent.spool_directory") && refused.contains("in every backup"), "{refused}");
+    }
+    let loaded = load_text(&text("repository", "spool", "link/key")).unwrap();
+    assert!(
+        loaded.warnings.iter().any(|warning| warning.text.contains("would be lost with it")),
+        "{:?}",
+        loaded.warnings
+    );
+    let apart = load_text(&text("repository", "spool", "key")).unwrap();
+    assert!(!apart.warnings.iter().any(|warning| warning.text.contains("lies in")), "{:?}", apart.warnings);
+}

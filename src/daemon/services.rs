@@ -82,6 +82,7 @@ impl Services {
                     LazyRepository::new(&repository.name, name, store, encryption, repository.wal_level, pool.clone())
                 })
                 .collect();
+            LazyRepository::apart(&repositories);
             let archive_stats = Arc::new(ArchiveStats::default());
             let fetch_stats = Arc::new(FetchStats::default());
             let archive_options = ArchiveOptions {

@@ -114,6 +114,7 @@ fn exit_of_repository(error: &RepoError) -> Exit {
         RepoError::AlreadyThere { .. }
         | RepoError::NotEncrypted { .. }
         | RepoError::Newer { .. }
+        | RepoError::OnePlace { .. }
         | RepoError::OtherCluster { .. } => Exit::Refused,
         RepoError::KeyNeeded { .. } | RepoError::UnknownMasterKey { .. } => Exit::Key,
         RepoError::Contended { .. } => Exit::Locked,

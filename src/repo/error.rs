@@ -39,6 +39,16 @@ pub enum RepoError {
         /// The second, likewise.
         to: String,
     },
+    /// Two repositories of one cluster are one place under two names.
+    #[error(
+        "the repositories \"{first}\" and \"{second}\" are one place under two names, and what lies there once is one copy; correct the `url` of one of them, or take it out of `repositories`"
+    )]
+    OnePlace {
+        /// The one that was opened first.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// Another repository lies where the opened one was.
     #[error(
         "the repository at {url} is not the one that was opened: its cluster id is {found}, it was {expected}; was the disk or the bucket replaced?"
@@ -145,6 +155,7 @@ impl RepoError {
             Self::NoRepository { .. }
             | Self::AlreadyThere { .. }
             | Self::OtherCluster { .. }
+            | Self::OnePlace { .. }
             | Self::Replaced { .. }
             | Self::Newer { .. }
             | Self::NotEncrypted { .. }
@@ -179,6 +190,7 @@ impl RepoError {
             Self::Keys(_)
             | Self::AlreadyThere { .. }
             | Self::OtherCluster { .. }
+            | Self::OnePlace { .. }
             | Self::Replaced { .. }
             | Self::Newer { .. }
             | Self::Damaged { .. }

@@ -1,12 +1,13 @@
 //! A repository that is opened when it is first needed and stays open: an agent must start, and answer, while a store is away.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tracing::Instrument;
 
+use super::place::Neighbours;
 use super::{Encryption, RepoError, Repository, Standing};
 use crate::base::{ErrorClass, describe, format_duration};
 use crate::pg::Lineage;
@@ -41,6 +42,7 @@ struct Opening {
     /// many of its own.
     store: std::sync::Mutex<Option<Arc<dyn Store>>>,
     opened: Arc<Mutex<Option<Repository>>>,
+    neighbours: OnceLock<Arc<Neighbours>>,
 }
 
 impl LazyRepository {
@@ -64,8 +66,18 @@ impl LazyRepository {
 
     fn of(name: &str, place: Place, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
         let (store, opened) = (std::sync::Mutex::default(), Arc::default());
-        let opening = Arc::new(Opening { name: name.to_owned(), place, encryption, pool, store, opened });
+        let (name, neighbours) = (name.to_owned(), OnceLock::new());
+        let opening = Arc::new(Opening { name, place, encryption, pool, store, opened, neighbours });
         Arc::new(Self { wal_level, standing: Standing::default(), opening })
+    }
+
+    /// Makes these the repositories of one cluster, each of which is a copy of its own: of two that are one place under two names the
+    /// second one does not open.
+    pub fn apart(repositories: &[Arc<Self>]) {
+        let neighbours = Neighbours::new();
+        for repository in repositories {
+            let _ = repository.opening.neighbours.set(Arc::clone(&neighbours));
+        }
     }
 
     /// The repository's name in the configuration.
@@ -166,6 +178,9 @@ impl Opening {
         if is_first && opened.as_ref().is_err_and(|error| !error.class().is_worth_retrying()) {
             // The next one reads certificates and credentials again.
             *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        if let (Ok(repository), Some(neighbours)) = (&opened, self.neighbours.get()) {
+            neighbours.admit(repository).await?;
         }
         opened
     }

@@ -14,6 +14,7 @@ pub mod layout;
 mod lazy;
 pub mod lease;
 pub mod manifest;
+pub mod place;
 mod repository;
 pub mod several;
 mod standing;

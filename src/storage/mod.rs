@@ -47,7 +47,7 @@ pub use memory::memory;
 #[doc(hidden)]
 pub use open::{bare_folder, with_layers};
 pub use open::{create_root, install_crypto_provider, open};
-pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
+pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions, folder_of};
 pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Upload};

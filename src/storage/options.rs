@@ -43,6 +43,17 @@ impl StoreOptions {
             limits: Limits::default(),
         }
     }
+
+    /// The folder that a file store lies in; none for a bucket.
+    pub fn folder(&self) -> Option<PathBuf> {
+        folder_of(&self.url)
+    }
+}
+
+/// The folder that the URL of a file store names.
+pub fn folder_of(url: &str) -> Option<PathBuf> {
+    let url = url::Url::parse(url).ok().filter(|url| url.scheme() == "file")?;
+    url.to_file_path().ok()
 }
 
 /// How to prove who we are.

@@ -1,4 +1,4 @@
-//! The operating system: folders that are held open, durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory.
+//! The operating system: folders that are held open, durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory, where paths lead.
 
 pub mod cpu;
 pub mod disk;
@@ -10,3 +10,4 @@ pub mod piece;
 pub mod process;
 pub mod secrecy;
 pub mod steps;
+pub mod within;

@@ -18,8 +18,8 @@ use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::repo::Repository;
 use crate::repo::manifest::BackupLabel;
+use crate::repo::{Repository, place};
 use crate::sys;
 
 /// What was done, for programs.
@@ -73,6 +73,7 @@ pub(super) async fn run(
         }
         other => other?,
     };
+    place::all_apart(&[from.clone(), to.clone()]).await?;
     to.join_lineages(&from).await?;
     let cancel = CancellationToken::new();
     let report = cancelled_by_signals(cancel.clone(), copy(&from, &to, to_config, only, printer, &cancel)).await?;

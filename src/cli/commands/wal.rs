@@ -88,7 +88,7 @@ pub(in crate::cli) async fn fetch(
 
 fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<LazyRepository>>, Failure> {
     let configured = context.repositories_of(cluster)?.into_iter();
-    Ok(configured
+    let repositories: Vec<_> = configured
         .map(|repository| {
             LazyRepository::new(
                 &repository.name,
@@ -99,7 +99,9 @@ fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<La
                 context.pool().clone(),
             )
         })
-        .collect())
+        .collect();
+    LazyRepository::apart(&repositories);
+    Ok(repositories)
 }
 
 /// The lineage of the server that recovers in `data_directory`; none when the file is fetched to some other place.

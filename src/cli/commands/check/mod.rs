@@ -107,6 +107,9 @@ async fn check_cluster(
             opened.push(repository);
         }
     }
+    if opened.len() > 1 {
+        repository::check_apart(cluster, &opened, findings).await;
+    }
     if let (true, Some(server)) = (switch_wal, server) {
         postgres::check_arrival(cluster, &server, &opened, findings).await;
     }

@@ -10,7 +10,7 @@ use crate::cli::commands::keys::unused;
 use crate::cli::context::{Context, file_root};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::pg::Lineage;
-use crate::repo::{Repository, layout};
+use crate::repo::{Repository, layout, place};
 use crate::storage::{Payload, Put, Store, StoreError};
 use crate::sys::disk;
 
@@ -100,6 +100,15 @@ fn check_lineage(repository: &Repository, lineage: Option<Lineage>, about: Optio
             format!("the server is {lineage}, the repository holds {}", known.join(", ")),
             Some("after pg_upgrade run `walward setup`; else this is another cluster's repository"),
         );
+    }
+}
+
+/// Two repositories that are one place are one copy.
+pub(super) async fn check_apart(cluster: &ClusterConfig, opened: &[Repository], findings: &mut Findings) {
+    let about = Some(cluster.name.as_str());
+    match place::all_apart(opened).await {
+        Ok(()) => findings.ok("copies", about, format!("{} repositories in places of their own", opened.len())),
+        Err(error) => findings.failed("copies", about, describe(&error), None),
     }
 }
 

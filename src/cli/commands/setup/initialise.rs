@@ -18,7 +18,7 @@ use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
 use crate::pg::ControlFile;
 use crate::repo::keys::{KeyError, KeySource, RecoveryKey};
-use crate::repo::{Encryption, RepoError, Repository};
+use crate::repo::{Encryption, RepoError, Repository, place};
 use crate::storage;
 use crate::sys::durable;
 
@@ -85,10 +85,12 @@ pub(super) async fn cluster(
         .with_context(|| format!("cannot tell which cluster lies in {}", cluster.data_directory.display()))?;
     let owner = Owner::of(&cluster.data_directory);
     owner.let_read(&context.global.config);
-    let mut prepared = Vec::new();
+    let (mut prepared, mut others) = (Vec::new(), Vec::new());
     for configured in context.repositories_of(cluster)? {
         let opened = open_or_create(context, cluster, configured, owner, printer).await?;
         let Opened { mut repository, created, recovery, new_key } = opened;
+        others.push(repository.clone());
+        place::all_apart(&others).await?;
         let text = recovery.as_ref().map(|key| key.to_text().to_string());
         if let Some(text) = &text {
             // A store that does not keep two setups apart may have let another one win: then this key opens nothing.
