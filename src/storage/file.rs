@@ -255,7 +255,8 @@ impl Inner {
             match held.look(name) {
                 Ok(facts) => match facts.kind {
                     Kind::Folder => listing.folders.push(name.to_owned()),
-                    Kind::File => listing.objects.push(info(key, &facts)?),
+                    // What is no file is there all the same, and reading it says what is wrong.
+                    Kind::File | Kind::Other => listing.objects.push(info(key, &facts)?),
                     // What is behind it is not said to be absent.
                     Kind::Link => {
                         let cause = format!(
@@ -265,7 +266,6 @@ impl Inner {
                         );
                         return Err(Failure::new(ErrorClass::Permanent, cause));
                     }
-                    Kind::Other => {}
                 },
                 // Removed since.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
