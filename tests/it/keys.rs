@@ -113,6 +113,15 @@ fn a_setup_that_another_one_overtakes_changes_nothing_and_shows_no_recovery_key(
     }
     desk.expect(0, "fast", &["keys", "rotate"]);
     assert_eq!(desk.slots("main").len(), 2);
+    // What a setup that was killed left is named and passed over, whatever its number.
+    let left = format!("00000009-{}.json", "0".repeat(32));
+    let keys = desk.at("repository/main/keys");
+    fs::copy(keys.join(&desk.slots("main")[0]), keys.join(&left)).unwrap();
+    for command in [&["keys", "list"][..], &["check"]] {
+        let (_, said) = desk.walward("fast", command);
+        assert!(said.contains(&left) && said.contains("left by a setup that did not finish"), "{said}");
+    }
+    desk.expect(0, "fast", &["keys", "rotate"]);
     // With the same secret on both hosts the second one is simply done.
     desk.host("twin", &desk.key("fast.key"), &["main"]);
     desk.expect(0, "twin", &["setup", "--non-interactive"]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{ClusterOptions, Mode, Site, SiteOptions, StoreKind, eventually};
+use crate::support::{ClusterOptions, Mode, S3, Site, SiteOptions, StoreKind, eventually};
 
 /// Segments that are archived while the store is away.
 const SEGMENTS: usize = 6;
@@ -271,4 +271,36 @@ fn a_new_repository_is_brought_up_to_date_and_can_be_restored_from() {
     restored.start(&site.room);
     site.wait_promoted(&restored);
     assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+}
+
+/// One bucket at two endpoints: nothing in the configuration shows that it is one place.
+#[test]
+fn one_bucket_under_two_endpoints_is_one_copy_and_never_two() {
+    const REFUSED: &str = "are one place under two names";
+    let options = SiteOptions { store: StoreKind::S3, cluster: small_segments(), ..SiteOptions::default() };
+    let mut site = Site::prepare(options);
+    let alone = site.config_text();
+    let encryption = alone.lines().find(|line| line.starts_with("encryption")).expect("a line");
+    let endpoint = site.s3.as_ref().unwrap().endpoint().replace("127.0.0.1", "localhost");
+    let mirror = S3::settings_at(&endpoint, "repository");
+    let both = alone.replace("repositories = [\"store\"]", "repositories = [\"store\", \"mirror\"]");
+    site.write_config(&format!("{both}\n[repository.mirror]\n{mirror}{encryption}\n"));
+    site.walward(&["config", "check"]).expect(0);
+    site.walward(&["--cluster", "main", "setup"]).expect(16).says(REFUSED);
+    site.walward(&["--cluster", "main", "repo", "copy", "store", "mirror"]).expect(16).says(REFUSED);
+    site.cluster.start(&site.room);
+    site.start_agent();
+    let segment = site.cluster.switch_wal(&site.room);
+    eventually("the push is refused", Duration::from_mins(1), || {
+        site.cluster.log_text().contains(REFUSED).then_some(())
+    });
+    assert_eq!(site.cluster.sql(&site.room, "select archived_count from pg_stat_archiver"), "0");
+    site.walward(&["check"]).expect(1).says("copies (main)");
+    site.walward(&["--cluster", "main", "backup"]).expect(16).says(REFUSED);
+    site.walward(&["--cluster", "main", "backup", "--no-agent"]).expect(16).says(REFUSED);
+    // With one name for one place it goes on.
+    site.write_config(&alone);
+    site.stop_agent();
+    site.start_agent();
+    site.cluster.wait_archived(&site.room, &segment);
 }
