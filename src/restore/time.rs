@@ -19,6 +19,17 @@ pub enum TimeError {
         /// What stood in the zone's place.
         zone: String,
     },
+    /// `CET` and its like are an offset to PostgreSQL, and a place with summer time to others.
+    #[error(
+        "{zone:?} is an abbreviation, which not everybody takes for the same offset in summer; write the offset, as in \"{example}\", \
+         or a place, as in \"Europe/Berlin\""
+    )]
+    Abbreviation {
+        /// What stood in the zone's place.
+        zone: String,
+        /// The moment with an offset.
+        example: String,
+    },
     /// The clocks were put back or forward over it.
     #[error("{text:?} happened {times} in {zone}, where the clocks changed; write the offset, as in \"{example}\"")]
     Ambiguous {
@@ -58,6 +69,9 @@ pub fn parse_time(text: &str) -> Result<Timestamp, TimeError> {
     }
     let unknown = || TimeError::UnknownZone { zone: zone.to_owned() };
     let place = TimeZone::get(zone).map_err(|_| unknown())?;
+    if is_abbreviation(place.iana_name().unwrap_or(zone)) {
+        return Err(TimeError::Abbreviation { zone: zone.to_owned(), example: format!("{date} {clock}+01") });
+    }
     let ambiguous = place.to_ambiguous_timestamp(moment);
     let confusion = |times, offset: Offset| TimeError::Ambiguous {
         text: text.to_owned(),
@@ -70,6 +84,12 @@ pub fn parse_time(text: &str) -> Result<Timestamp, TimeError> {
         AmbiguousOffset::Fold { after, .. } => Err(confusion("twice", after)),
         AmbiguousOffset::Gap { after, .. } => Err(confusion("never", after)),
     }
+}
+
+/// Whether the name of a zone is no place (`Europe/Berlin`, `Japan`) but letters alone (`CET`, `EST5EDT`). PostgreSQL takes most of
+/// these for a fixed offset (src/timezone/tznames/Default), the time zone database for a place where the clocks change.
+fn is_abbreviation(name: &str) -> bool {
+    !name.contains('/') && !name.bytes().any(|byte| byte.is_ascii_lowercase())
 }
 
 /// `+00`, `-05:30`, `+0530`.
@@ -157,6 +177,23 @@ mod tests {
             assert!(matches!(parse_time(text), Err(TimeError::Syntax(_))), "{text}");
         }
         assert!(matches!(parse_time("2026-11-21 14:03:00 Mars/Olympus"), Err(TimeError::UnknownZone { .. })));
+    }
+
+    #[test]
+    fn an_abbreviation_that_may_be_two_offsets_is_refused() {
+        for zone in ["CET", "cet", "EET", "MET", "WET", "EST", "MST", "EST5EDT"] {
+            let text = format!("2026-07-21 14:03:00 {zone}");
+            let error = parse_time(&text).expect_err(zone);
+            assert!(matches!(error, TimeError::Abbreviation { .. }), "{error}");
+            assert!(error.to_string().contains("2026-07-21 14:03:00+01"), "{error}");
+        }
+        // No zone at all to the time zone database.
+        for zone in ["CEST", "PST", "EDT"] {
+            assert!(parse_time(&format!("2026-07-21 14:03:00 {zone}")).is_err(), "{zone}");
+        }
+        for (zone, moment) in [("Japan", "2026-07-21T05:03:00Z"), ("UTC", "2026-07-21T14:03:00Z")] {
+            assert_eq!(parse_time(&format!("2026-07-21 14:03:00 {zone}")), Ok(at(moment)), "{zone}");
+        }
     }
 
     #[test]
