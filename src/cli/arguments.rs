@@ -245,7 +245,7 @@ pub(super) struct RestoreArguments {
     /// Stop just before the target instead of just after it
     #[arg(long)]
     pub(super) exclusive: bool,
-    /// `latest`, `current` (the backup's) or a number
+    /// `latest` (where the cluster is; refused when that is not clear), `current` (the backup's) or a number
     #[arg(long, default_value = "latest", value_name = "TIMELINE")]
     pub(super) timeline: String,
     /// What the server does at the target (default: promote; a standby pauses)

@@ -13,6 +13,7 @@ use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, Wa
 use crate::repo::gap::{self, Gap};
 use crate::repo::manifest::Manifest;
 use crate::repo::{Repository, layout, stored};
+use crate::restore;
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -33,6 +34,10 @@ pub(super) struct Catalogue {
     pub(super) histories: BTreeMap<Timeline, TimelineHistory>,
     /// Records of WAL that was let go.
     pub(super) let_go: Vec<Gap>,
+    /// The timeline that the cluster is on, by `restore`'s own rule; none when that is not known.
+    pub(super) line: Option<Timeline>,
+    /// What that rule says of other lines.
+    pub(super) other_lines: Vec<String>,
     /// What could not be read and was left out.
     pub(super) warnings: Vec<String>,
 }
@@ -47,6 +52,8 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
         wal: BTreeMap::new(),
         histories: BTreeMap::new(),
         let_go: Vec::new(),
+        line: None,
+        other_lines: Vec::new(),
         warnings: Vec::new(),
     };
     catalogue.read_backups(repository).await?;
@@ -54,6 +61,12 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
     let records = gap::read_all(repository, catalogue.lineage).await.context("cannot read the records of gaps")?;
     catalogue.let_go = records.0;
     catalogue.warnings.extend(records.1.iter().map(|error| describe(error)));
+    match restore::overview(repository, catalogue.lineage, catalogue.segment_size).await {
+        Ok(overview) => (catalogue.line, catalogue.other_lines) = (overview.current, overview.remarks),
+        Err(error) => {
+            catalogue.warnings.push(format!("cannot tell which timeline the cluster is on: {}", describe(&error)));
+        }
+    }
     Ok(Some(catalogue))
 }
 
@@ -125,16 +138,22 @@ impl Catalogue {
         self.let_go.iter().filter(|gap| explains(gap, range)).collect()
     }
 
+    /// The timelines above `timeline` of which there is WAL or a history.
+    pub(super) fn timelines_above(&self, timeline: Timeline) -> BTreeSet<Timeline> {
+        self.wal.keys().chain(self.histories.keys()).copied().filter(|above| *above > timeline).collect()
+    }
+
     /// How far recovery from `backup` goes; none for a backup of an earlier lineage, whose WAL is not read here.
     pub(super) fn reach(&self, backup: &Manifest) -> Option<Reach> {
         let own = (backup.lineage == self.lineage).then(|| self.history(backup.timeline))?;
-        let newest = self.newest_timeline().map_or_else(|| own.clone(), |newest| self.history(newest));
+        let newest =
+            self.line.or_else(|| self.newest_timeline()).map_or_else(|| own.clone(), |newest| self.history(newest));
         let span = BackupSpan { timeline: backup.timeline, start: backup.start_lsn, stop: backup.stop_lsn };
         Some(reach(span, &newest, &own, &self.wal, self.segment_size))
     }
 
     /// The newest timeline that has WAL or a history.
-    pub(super) fn newest_timeline(&self) -> Option<Timeline> {
+    fn newest_timeline(&self) -> Option<Timeline> {
         let timelines: BTreeSet<Timeline> = self.wal.keys().chain(self.histories.keys()).copied().collect();
         timelines.last().copied()
     }

@@ -50,6 +50,6 @@ pub use page::{
     read_long_header,
 };
 pub use page_checksum::{PageState, page_checksum, page_lsn, verify_page};
-pub use record::{CommitTimes, RestorePoint};
+pub use record::{CommitTimes, Mark, RestorePoint};
 pub use relation_file::{Fork, RelationFile};
 pub use wal_name::{SegmentName, WalFileName, WalNameError};

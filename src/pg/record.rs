@@ -1,5 +1,5 @@
-//! What a WAL segment says about time, read while its bytes stream past: when its transactions ended, and the restore
-//! points in it.
+//! What a WAL segment says about time, read while its bytes stream past: when its transactions ended, the restore
+//! points in it, and the moments that checkpoints and restore points tell.
 //!
 //! A hint, not a check: where the bytes do not look like WAL of the segment they should be of, the walk stops without an
 //! error and what was found until then stands. Records are not checksummed here. Memory is bounded by [`HEAD_BYTES`] and
@@ -37,8 +37,11 @@ const RESTORE_POINTS_MAX: usize = 64;
 /// `RM_XLOG_ID` and `RM_XACT_ID`, src/include/access/rmgrlist.h.
 const RM_XLOG: u8 = 0;
 const RM_XACT: u8 = 1;
-/// `XLOG_RESTORE_POINT`, src/include/catalog/pg_control.h.
+/// `XLOG_RESTORE_POINT` and the two kinds of checkpoint, src/include/catalog/pg_control.h.
 const XLOG_RESTORE_POINT: u8 = 0x70;
+const XLOG_CHECKPOINTS: [u8; 2] = [0x00, 0x10];
+/// Where a checkpoint's time (`CheckPoint.time`, Unix seconds) lies in its record's data, 13 to 18.
+const CHECKPOINT_TIME_OFFSET: usize = 64;
 /// `XLOG_XACT_OPMASK` and the four ways a transaction ends, src/include/access/xact.h.
 const XACT_OPERATION: u8 = 0x70;
 const XACT_ENDS: [u8; 4] = [0x00, 0x20, 0x30, 0x40];
@@ -61,10 +64,25 @@ pub struct RestorePoint {
     pub lsn: Lsn,
 }
 
+/// A moment that a record tells although no transaction ends with it: that of a checkpoint or of a restore point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Microseconds since the Unix epoch.
+    pub time: i64,
+    /// The position of its record.
+    pub lsn: Lsn,
+}
+
 /// Finds the times of one segment, handed in as successive chunks cut anywhere.
 #[derive(Debug)]
 pub struct CommitTimes {
     start: Option<Lsn>,
+    /// Records before this position are passed over.
+    from: Lsn,
+    /// The transaction that is looked for, and where its end was found.
+    sought: Option<u32>,
+    ended: Option<Lsn>,
+    mark: Option<Mark>,
     segment_bytes: u64,
     /// Known after the first page's header.
     page_bytes: u64,
@@ -112,9 +130,18 @@ struct Partial {
 impl CommitTimes {
     /// For the segment `name` of a cluster with segments of `size`.
     pub fn new(name: SegmentName, size: SegmentSize) -> Self {
+        Self::looking_for(name, size, Lsn(0), None)
+    }
+
+    /// As [`CommitTimes::new`], passing over what lies before `from`, and looking for the end of transaction `xid`.
+    pub fn looking_for(name: SegmentName, size: SegmentSize, from: Lsn, xid: Option<u32>) -> Self {
         let start = name.start(size);
         Self {
             start,
+            from,
+            sought: xid,
+            ended: None,
+            mark: None,
             segment_bytes: size.bytes(),
             page_bytes: 0,
             magic: 0,
@@ -167,6 +194,51 @@ impl CommitTimes {
     /// The restore points found so far, in the order of the WAL; at most 64.
     pub fn restore_points(&self) -> &[RestorePoint] {
         &self.restore_points
+    }
+
+    /// Where the transaction that was looked for ended; one that was prepared before is not found.
+    pub fn ended(&self) -> Option<Lsn> {
+        self.ended
+    }
+
+    /// The latest moment that a checkpoint or a restore point has told so far.
+    pub fn mark(&self) -> Option<Mark> {
+        self.mark
+    }
+
+    /// Takes what a record's `data` says.
+    fn take(&mut self, kind: TimedRecord, data: &[u8], lsn: Lsn, xid: Option<u32>) {
+        match kind {
+            TimedRecord::TransactionEnd => {
+                let Some(time) = unix_time(data) else { return };
+                let (first, last) = self.times.unwrap_or((time, time));
+                self.times = Some((first.min(time), last.max(time)));
+                if self.sought.is_some() && self.sought == xid {
+                    self.ended = self.ended.or(Some(lsn));
+                }
+            }
+            TimedRecord::RestorePoint => {
+                let (Some(time), Some(name)) = (unix_time(data), data.get(8..)) else { return };
+                self.marked(Mark { time, lsn });
+                if self.restore_points.len() < RESTORE_POINTS_MAX {
+                    let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+                    let name = String::from_utf8_lossy(name).into_owned();
+                    self.restore_points.push(RestorePoint { name, time, lsn });
+                }
+            }
+            TimedRecord::Checkpoint => {
+                let time = i64_at(data, CHECKPOINT_TIME_OFFSET).and_then(|seconds| seconds.checked_mul(1_000_000));
+                if let Some(time) = time {
+                    self.marked(Mark { time, lsn });
+                }
+            }
+        }
+    }
+
+    fn marked(&mut self, mark: Mark) {
+        if self.mark.is_none_or(|latest| latest.time <= mark.time) {
+            self.mark = Some(mark);
+        }
     }
 
     /// Takes bytes of a page's header; returns how many.
@@ -286,32 +358,39 @@ impl CommitTimes {
             return;
         }
         let [.., info, manager] = super::bytes::array::<18>(&self.partial.head, 0).unwrap_or_default();
-        let ends = manager == RM_XACT && XACT_ENDS.contains(&(info & XACT_OPERATION));
-        let names = manager == RM_XLOG && info & 0xF0 == XLOG_RESTORE_POINT;
-        if want == RECORD_HEADER_BYTES && (ends || names) {
+        let kind = if position < self.from.0 { None } else { TimedRecord::of(manager, info) };
+        if want == RECORD_HEADER_BYTES && kind.is_some() {
             let more = usize::try_from(total).unwrap_or(usize::MAX).min(HEAD_BYTES);
             if more > want {
                 self.record = Record::Head { want: more };
                 return;
             }
         }
-        let head = self.partial.head.get(..want).unwrap_or_default();
-        if let Some(data) = main_data(head) {
-            if ends && let Some(time) = unix_time(data) {
-                let (first, last) = self.times.unwrap_or((time, time));
-                self.times = Some((first.min(time), last.max(time)));
-            }
-            if names
-                && self.restore_points.len() < RESTORE_POINTS_MAX
-                && let (Some(time), Some(name)) = (unix_time(data), data.get(8..))
-            {
-                let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-                let name = String::from_utf8_lossy(name).into_owned();
-                self.restore_points.push(RestorePoint { name, time, lsn: Lsn(position) });
-            }
+        let head = self.partial.head;
+        if let (Some(kind), Some(data)) = (kind, main_data(head.get(..want).unwrap_or_default())) {
+            self.take(kind, data, Lsn(position), u32_at(&head, 4));
         }
         self.partial.head_filled = 0;
         self.record = skip_behind(total, want as u64);
+    }
+}
+
+/// The records that tell a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TimedRecord {
+    TransactionEnd,
+    RestorePoint,
+    Checkpoint,
+}
+
+impl TimedRecord {
+    fn of(manager: u8, info: u8) -> Option<Self> {
+        match (manager, info & 0xF0) {
+            (RM_XACT, _) if XACT_ENDS.contains(&(info & XACT_OPERATION)) => Some(Self::TransactionEnd),
+            (RM_XLOG, XLOG_RESTORE_POINT) => Some(Self::RestorePoint),
+            (RM_XLOG, kind) if XLOG_CHECKPOINTS.contains(&kind) => Some(Self::Checkpoint),
+            _ => None,
+        }
     }
 }
 

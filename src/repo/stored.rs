@@ -1,6 +1,7 @@
 //! What one repository has: its backups, its timelines, its WAL. Reads and lists only; judging is for others.
 
 use futures::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 
 use super::error::RepoError;
 use super::format::FormatError;
@@ -67,6 +68,18 @@ pub async fn wal(
     from: u64,
     size: SegmentSize,
 ) -> Result<Vec<WalFileName>, RepoError> {
+    let files = wal_arrivals(repository, lineage, timeline, from, size).await?;
+    Ok(files.into_iter().map(|(name, _)| name).collect())
+}
+
+/// As [`wal`], each file with the time at which it was written, by the store's clock.
+pub async fn wal_arrivals(
+    repository: &Repository,
+    lineage: Lineage,
+    timeline: Timeline,
+    from: u64,
+    size: SegmentSize,
+) -> Result<Vec<(WalFileName, Timestamp)>, RepoError> {
     let logs = repository.store().list(Some(&layout::wal_timeline(lineage, timeline))).await?;
     let logs = logs.folders.iter().filter_map(|folder| layout::parse_word(folder));
     let wanted: Vec<u32> = logs.filter(|log| u64::from(*log) >= from / size.segments_per_log()).collect();
@@ -76,7 +89,7 @@ pub async fn wal(
         .try_collect()
         .await?;
     let objects = listings.iter().flat_map(|listing| &listing.objects);
-    Ok(objects.filter_map(|object| object.key.file_name().parse().ok()).collect())
+    Ok(objects.filter_map(|object| Some((object.key.file_name().parse().ok()?, object.modified))).collect())
 }
 
 /// A manifest as it arrives.

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 
 use futures::stream::{self, StreamExt};
+use jiff::Timestamp;
 
 use super::choose::{BackupFacts, Choice};
 use super::error::RestoreError;
@@ -14,7 +15,7 @@ use super::request::TargetTimeline;
 use super::timelines::Histories;
 use super::wal::Inventory;
 use crate::base::ErrorClass;
-use crate::pg::{Lineage, SegmentName, Timeline, TimelineHistory, WalFileName};
+use crate::pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
 use crate::repo::{RepoError, Repository, layout, stored};
 
@@ -257,6 +258,75 @@ impl<'a> Archive<'a> {
                             failed(repository, format!("read the times in segment {segment}"), source)
                         });
                     }
+                }
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    /// The whole segments of `timeline` from number `from` on, each with the time at which it first arrived, by the stores'
+    /// clocks.
+    pub async fn arrivals(
+        &self,
+        lineage: Lineage,
+        timeline: Timeline,
+        from: u64,
+        size: SegmentSize,
+        warnings: &mut Vec<String>,
+    ) -> Result<BTreeMap<u64, Timestamp>, RestoreError> {
+        let lists = ask(self.repositories, "list the WAL", warnings, |repository| {
+            stored::wal_arrivals(repository, lineage, timeline, from, size)
+        });
+        let mut arrivals = BTreeMap::new();
+        for (file, arrived) in lists.await?.into_iter().flat_map(|(_, files)| files) {
+            let WalFileName::Segment(name) = file else { continue };
+            if let Some(number) = name.number(size).filter(|number| *number >= from) {
+                let first = arrivals.entry(number).or_insert(arrived);
+                *first = arrived.min(*first);
+            }
+        }
+        Ok(arrivals)
+    }
+
+    /// Which host wrote a file, and when it arrived; of the repository that had it first.
+    pub async fn origin(&self, lineage: Lineage, name: WalFileName) -> Option<(String, Timestamp)> {
+        let key = layout::wal_file(lineage, name);
+        let mut origin: Option<(String, Timestamp)> = None;
+        for repository in self.repositories {
+            if let Ok(found) = repository.read_summary(&key).await
+                && origin.as_ref().is_none_or(|(_, first)| found.modified < *first)
+            {
+                origin = Some((found.writer, found.modified));
+            }
+        }
+        origin
+    }
+
+    /// Reads a segment's records through `walk`, from the first repository that gives it whole; `None` when none has it.
+    pub async fn walk(
+        &self,
+        lineage: Lineage,
+        segment: SegmentName,
+        walk: impl Fn() -> CommitTimes,
+    ) -> Result<Option<CommitTimes>, RestoreError> {
+        let key = layout::wal_file(lineage, WalFileName::Segment(segment));
+        let mut failure = None;
+        for repository in self.repositories {
+            let read = async {
+                let mut content = repository.read(&key).await?.content;
+                let mut walk = walk();
+                while let Some(chunk) = content.next().await {
+                    walk.feed(&chunk?);
+                }
+                Ok::<_, RepoError>(walk)
+            };
+            match read.await {
+                Ok(walk) => return Ok(Some(walk)),
+                Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
+                Err(source) => {
+                    failure.get_or_insert_with(|| {
+                        failed(repository, format!("read the records of segment {segment}"), source)
+                    });
                 }
             }
         }

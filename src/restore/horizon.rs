@@ -43,6 +43,25 @@ where
     Ok(if end > numbers.start { LastCommit::NotFound } else { LastCommit::Never })
 }
 
+/// When the first transaction in `numbers` ended; `None` when there is none in the first segments that are looked at.
+pub async fn first_commit<E, F, R>(numbers: Range<u64>, read: &F) -> Result<Option<i64>, E>
+where
+    F: Fn(u64) -> R,
+    R: Future<Output = Result<Option<(i64, i64)>, E>>,
+{
+    let end = numbers.end.min(numbers.start.saturating_add(READS_MAX as u64));
+    let mut begin = numbers.start;
+    while begin < end {
+        let to = begin.saturating_add(AT_ONCE as u64).min(end);
+        let times = batch(begin..to, read).await?;
+        if let Some((first, _)) = times.into_iter().find_map(|(_, times)| times) {
+            return Ok(Some(first));
+        }
+        begin = to;
+    }
+    Ok(None)
+}
+
 /// Finds the first segment of `numbers` whose last time `passes`, given that it does in segment `known`. When too many
 /// segments would have to be read, a later one than the first.
 pub async fn first_passing<E, F, R>(
@@ -121,6 +140,8 @@ mod tests {
             let read = |number| { let times = times(&archive, number); async move { Ok::<_, Infallible>(times) } };
             let all = 0..archive.len() as u64;
             let last = archive.iter().enumerate().rev().find_map(|(index, time)| Some((index as u64, (*time)?)));
+            let Ok(first) = block_on(first_commit(all.clone(), &read));
+            prop_assert_eq!(first, archive.iter().find_map(|time| *time));
             let Ok(found) = block_on(last_commit(all.clone(), &read));
             match last {
                 None => prop_assert_eq!(found, LastCommit::Never),

@@ -6,19 +6,24 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::choose::{self, BackupFacts, Choice};
+use super::choose::{self, BackupFacts, Choice, Settled};
 use super::contents::Contents;
 use super::directory::{self, Found};
 use super::error::RestoreError;
+use super::evidence::Evidence;
 use super::facts::{Archive, Copy};
 use super::journal::Journal;
+use super::lines::{self, Sought};
+use super::lives::Lives;
 use super::places::{PlacedTablespace, Places};
 use super::reachability::route;
 use super::refusal::Refusal;
 use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::settings::{self, Setting};
+use super::time::format_microseconds;
+use super::timelines::{Histories, Way};
 use super::wal::WalNeed;
-use crate::pg::{Lineage, SegmentName, Timeline, WalFileName};
+use crate::pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, Manifest};
 use crate::sys::disk;
@@ -30,6 +35,9 @@ pub struct RestorePlan {
     pub backup: String,
     /// Why this one.
     pub reason: String,
+    /// No transaction ended between the target and this moment, so that the state at both is the same; the server is told to stop at a
+    /// record of this moment, because it cannot stop at a time that no later transaction confirms.
+    pub quiet_until: Option<String>,
     /// What it was taken from.
     pub lineage: Lineage,
     /// The target.
@@ -121,7 +129,12 @@ pub async fn plan(
     let current = archive.lineage().ok_or(Refusal::NothingThere)?;
     let lineage = choose::lineage(&backups, current, request)?;
     let histories = archive.histories(lineage, request.timeline, &mut warnings).await?;
-    let choice = choose::choose(&backups, lineage, &histories, request, label.as_ref())?;
+    let choice = {
+        let own = choose::eligible(&backups, lineage, request)?;
+        let (line, sought) = settle(&archive, lineage, &own, &histories, request, &mut warnings).await?;
+        let settled = Settled { line: line.as_ref(), sought: sought.as_ref(), unfinished: label.as_ref() };
+        choose::choose(&backups, lineage, &histories, request, &settled)?
+    };
     if request.timeline == TargetTimeline::Latest {
         match archive.check_newest(&choice, &histories, &mut warnings).await {
             // A primary sends a standby the history, too.
@@ -129,17 +142,21 @@ pub async fn plan(
             other => other?,
         }
     }
+    let (archive_ref, size) = (&archive, choice.backup.segment_bytes);
     let mut inventory = archive.inventory(&choice, &mut warnings).await?;
     if request.use_partial {
-        let (start, size) = (choice.backup.start_lsn, choice.backup.segment_bytes);
-        warnings.push(match inventory.count_partial(&choice.way, start, size) {
+        warnings.push(match inventory.count_partial(&choice.way, choice.backup.start_lsn, size) {
             Some(segment) => format!(
                 "recovery reads {segment}.partial, which its server left unfinished: what that server wrote later is not in it"
             ),
             None => "there is no partial segment at the end of the archive on this timeline; none is used".to_owned(),
         });
     }
-    let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment)).await;
+    let marks = |segment| async move {
+        let walk = || CommitTimes::new(segment, size);
+        Ok(archive_ref.walk(lineage, segment, walk).await?.and_then(|walk| walk.mark()))
+    };
+    let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment), marks).await;
     let route = route.map_err(|error| with_later_backups(error, &backups, lineage))?;
     warnings.extend(route.warnings);
 
@@ -163,18 +180,35 @@ pub async fn plan(
     })
     .await?;
 
-    let size = choice.backup.segment_bytes;
     let timelines = match &route.wal {
         None => vec![choice.way.target()],
         Some(wal) => {
             choice.way.crossed(wal.first.number(size).unwrap_or(0), wal.last.number(size).unwrap_or(u64::MAX), size)
         }
     };
+    // No transaction ended after the target: to the server it is the position of a record that is later.
+    let written = match route.stop {
+        Some(mark) => RestoreRequest { target: Target::Lsn(mark.lsn), exclusive: false, ..request.clone() },
+        None => request.clone(),
+    };
+    let written = match histories.keys().next_back().filter(|newest| **newest > choice.way.target()) {
+        // The server's own `latest` is the highest number, whose ever it is.
+        Some(newest) if written.standby && written.timeline == TargetTimeline::Latest => {
+            warnings.push(format!(
+                "the standby stays on timeline {}, because the archive has a timeline {newest} that is not the cluster's: it follows no \
+                 promotion until that is set aside and recovery_target_timeline is `latest`",
+                choice.way.target()
+            ));
+            RestoreRequest { timeline: TargetTimeline::Number(choice.way.target()), ..written }
+        }
+        _ => written,
+    };
     let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));
     let left = |number: &u32| !done(*number);
     Ok(RestorePlan {
         backup: manifest.label.clone(),
         reason: choice.reason,
+        quiet_until: route.stop.map(|mark| format_microseconds(mark.time)),
         lineage,
         target: request.target.clone(),
         timelines,
@@ -185,13 +219,46 @@ pub async fn plan(
         write_bytes: contents.bytes(),
         files: contents.files(),
         space,
-        settings: settings::wanted(request, &choice.way),
-        signal_file: settings::signal_file(request),
+        settings: settings::wanted(&written, &choice.way),
+        signal_file: settings::signal_file(&written),
         repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
         resumes: unfinished.is_some(),
         warnings,
         work: Work { lineage, places, contents, copies },
     })
+}
+
+/// Which line of the cluster the request is about, where it leaves that open; and where its transaction or restore point is.
+async fn settle(
+    archive: &Archive<'_>,
+    lineage: Lineage,
+    own: &[&BackupFacts],
+    histories: &Histories,
+    request: &RestoreRequest,
+    warnings: &mut Vec<String>,
+) -> Result<(Option<Way>, Option<Sought>), RestoreError> {
+    let size = own.last().map_or(SegmentSize::DEFAULT, |backup| backup.segment_bytes);
+    let evidence = Evidence { archive, lineage, size, backups: own };
+    let ways = match request.timeline {
+        TargetTimeline::Latest | TargetTimeline::Current => choose::ways(own, histories),
+        TargetTimeline::Number(number) => {
+            choose::ways(own, histories).into_iter().filter(|way| way.target() == number).collect()
+        }
+    };
+    let (lines, compared) = match request.timeline {
+        TargetTimeline::Latest => evidence.lines(ways, warnings).await?,
+        TargetTimeline::Current | TargetTimeline::Number(_) => (ways, Lives::new()),
+    };
+    let sought = match request.target {
+        Target::Xid(_) | Target::Name(_) => Some(evidence.search(&lines, &request.target, warnings).await?),
+        Target::Latest | Target::Time(_) | Target::Lsn(_) | Target::Immediate => None,
+    };
+    if request.timeline != TargetTimeline::Latest || lines.is_empty() {
+        return Ok((None, sought));
+    }
+    let decision = lines::decide(&lines, &compared, &request.target, sought.as_ref())?;
+    warnings.extend(decision.remarks);
+    Ok((Some(decision.way), sought))
 }
 
 /// Names the backups that began behind WAL that was let go, the oldest first.

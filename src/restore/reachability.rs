@@ -10,7 +10,7 @@ use super::refusal::{LetGo, Refusal};
 use super::request::{RestoreRequest, Target};
 use super::time::format_microseconds;
 use super::wal::{Inventory, Reach, WalNeed, reach, segment_before};
-use crate::pg::{Lsn, SegmentName, WalFileName};
+use crate::pg::{Lsn, Mark, SegmentName, WalFileName};
 use crate::repo::gap::Gap;
 
 /// The WAL of a recovery.
@@ -18,22 +18,31 @@ use crate::repo::gap::Gap;
 pub struct Route {
     /// The segments that recovery reads; none when a standby gets them elsewhere.
     pub wal: Option<WalNeed>,
+    /// Where recovery stops instead of at the target's time, when no transaction ended after that: a record that is later than the
+    /// time. The server itself would refuse to end recovery ("recovery ended before configured recovery target was reached").
+    pub stop: Option<Mark>,
     /// What could not be checked.
     pub warnings: Vec<String>,
 }
 
+/// In how many segments, from the last one back, a record is looked for that is later than a target time.
+const SEGMENTS_WITH_MARKS: u64 = 4;
+
 /// Checks that the WAL from the start of `choice`'s backup to the target is in `inventory`. `read` answers the first and
-/// last commit time in a segment.
-pub async fn route<E, F, R>(
+/// last commit time in a segment, `marks` the last moment that another record of it tells.
+pub async fn route<E, F, R, G, S>(
     choice: &Choice,
     request: &RestoreRequest,
     inventory: &Inventory,
     read: F,
+    marks: G,
 ) -> Result<Route, E>
 where
     E: From<Refusal>,
     F: Fn(SegmentName) -> R,
     R: Future<Output = Result<Option<(i64, i64)>, E>>,
+    G: Fn(SegmentName) -> S,
+    S: Future<Output = Result<Option<Mark>, E>>,
 {
     let survey = Survey::new(choice, request, inventory, read);
     let present = survey.reach.present.clone();
@@ -49,8 +58,9 @@ where
             warnings
                 .push(format!("segment {missing} is not in the archive; the standby depends on its primary for it"));
         }
-        return Ok(Route { wal: survey.need(present.end), warnings });
+        return Ok(Route { wal: survey.need(present.end), stop: None, warnings });
     }
+    let mut stop = None;
     let last = match &request.target {
         Target::Immediate => consistent,
         Target::Lsn(lsn) => {
@@ -62,7 +72,14 @@ where
         }
         Target::Time(time) => match survey.segment_of(*time, &mut warnings).await? {
             Some(number) => number.max(consistent),
-            None => return Err(survey.beyond().await?.into()),
+            // Nothing was done after that moment, which is proven by a record that is later.
+            None => match survey.later_mark(*time, &marks).await? {
+                Some((number, mark)) => {
+                    stop = Some(mark);
+                    number.max(consistent)
+                }
+                None => return Err(survey.beyond().await?.into()),
+            },
         },
         Target::Latest => {
             if survey.is_cut_short() {
@@ -73,6 +90,13 @@ where
                 warnings.push(format!("the standby will have to get WAL from its primary: {refusal}"));
             }
             present.end.saturating_sub(1)
+        }
+        Target::Xid(_) | Target::Name(_) if choice.position.is_some() => {
+            let number = choice.position.map_or(0, |at| at.segment_number(choice.backup.segment_bytes));
+            if number >= present.end {
+                return Err(survey.beyond().await?.into());
+            }
+            number.max(consistent)
         }
         Target::Xid(_) | Target::Name(_) => {
             warnings.push(format!(
@@ -93,7 +117,7 @@ where
             "{missing}.partial is in the archive, and is not replayed unless it is asked for (--use-partial)"
         ));
     }
-    Ok(Route { wal: survey.need(last + 1), warnings })
+    Ok(Route { wal: survey.need(last + 1), stop, warnings })
 }
 
 struct Survey<'a, F> {
@@ -176,6 +200,23 @@ impl<'a, F> Survey<'a, F> {
                 Ok(Some(present.end.saturating_sub(1)))
             }
         }
+    }
+
+    /// A record that is not earlier than `time`, and its segment, when one of the last segments that are there has one.
+    async fn later_mark<E, G, S>(&self, time: Timestamp, marks: &G) -> Result<Option<(u64, Mark)>, E>
+    where
+        G: Fn(SegmentName) -> S,
+        S: Future<Output = Result<Option<Mark>, E>>,
+    {
+        let size = self.choice.backup.segment_bytes;
+        for number in self.reach.present.clone().rev().take(usize::try_from(SEGMENTS_WITH_MARKS).unwrap_or(1)) {
+            let Some(name) = self.choice.way.segment(number, size) else { continue };
+            let later = |mark: &Mark| mark.time >= time.as_microsecond() && mark.lsn >= self.choice.backup.stop_lsn;
+            if let Some(mark) = marks(name).await?.filter(later) {
+                return Ok(Some((number, mark)));
+            }
+        }
+        Ok(None)
     }
 
     /// Why the target, which lies behind the WAL that is there, cannot be reached.
@@ -267,12 +308,23 @@ mod tests {
         Choice {
             backup: backup(lineage(), 1, 2 * SIZE.bytes() + 40, 3 * SIZE.bytes() + 80, 0),
             way: Way::to(Timeline(timeline), &histories).expect("known"),
+            position: None,
             reason: String::new(),
         }
     }
 
     /// Segment n ends with a commit at second n.
     fn run(choice: &Choice, request: &RestoreRequest, segments: &[(u32, u64)]) -> Result<Route, Error> {
+        run_with(choice, request, segments, None)
+    }
+
+    /// As [`run`], with `mark` in the last segment.
+    fn run_with(
+        choice: &Choice,
+        request: &RestoreRequest,
+        segments: &[(u32, u64)],
+        mark: Option<Mark>,
+    ) -> Result<Route, Error> {
         let inventory = Inventory {
             segments: segments.iter().map(|(timeline, number)| (Timeline(*timeline), *number)).collect(),
             ..Inventory::default()
@@ -284,10 +336,13 @@ mod tests {
                 Some((name, i64::try_from(*number).ok()? * 1_000_000))
             })
             .collect();
-        block_on(route(choice, request, &inventory, |name| {
+        let newest = times.keys().next_back().copied();
+        let read = |name| {
             let time = times.get(&name).copied();
             async move { Ok::<_, Error>(time.map(|time| (time, time))) }
-        }))
+        };
+        let marks = |name| async move { Ok::<_, Error>(mark.filter(|_| Some(name) == newest)) };
+        block_on(route(choice, request, &inventory, read, marks))
     }
 
     fn second(second: i64) -> Target {
@@ -326,6 +381,19 @@ mod tests {
         // An exclusive target stops before that very commit.
         let exclusive = RestoreRequest { exclusive: true, ..request(second(8)) };
         assert!(run(&choice(2), &exclusive, &BOTH).is_ok());
+    }
+
+    #[test]
+    fn a_time_after_the_last_transaction_of_a_quiet_server_is_reached_when_a_later_record_is_there() {
+        let mark = |time: i64| Some(Mark { time: time * 1_000_000, lsn: Lsn(8 * SIZE.bytes() + 500) });
+        let reached = |target, mark| run_with(&choice(2), &request(second(target)), &BOTH, mark);
+        let route = reached(20, mark(21)).expect("a checkpoint is later");
+        assert_eq!((route.stop, last(&route).as_str()), (mark(21), "000000020000000000000008"));
+        let refusal = reached(22, mark(21)).expect_err("nothing is later");
+        let Error::Refused(refusal) = refusal;
+        assert!(refusal.to_string().contains("check --switch-wal"), "{refusal}");
+        // Where a transaction is later, it is stopped at that as ever.
+        assert_eq!(reached(5, mark(21)).expect("reachable").stop, None);
     }
 
     #[test]
@@ -382,6 +450,7 @@ mod tests {
             reason: "gone".to_owned(),
         };
         let none = |_| async { Ok::<_, Error>(None) };
+        let unmarked = |_| async { Ok::<_, Error>(None) };
         for (held, target, refused) in [
             (vec![2, 3, 6], Target::Latest, true),
             (vec![2, 3], Target::Latest, true),
@@ -392,7 +461,7 @@ mod tests {
         ] {
             let segments = held.iter().map(|number| (Timeline(1), *number)).collect();
             let inventory = Inventory { segments, let_go: vec![gap.clone()], ..Inventory::default() };
-            match block_on(route(&choice(1), &request(target.clone()), &inventory, none)) {
+            match block_on(route(&choice(1), &request(target.clone()), &inventory, none, unmarked)) {
                 Ok(_) => assert!(!refused, "{target} with {held:?}"),
                 Err(Error::Refused(refusal)) => {
                     assert!(refused && matches!(refusal, Refusal::LetGo(_)), "{target} with {held:?}: {refusal}");

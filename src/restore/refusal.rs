@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::lives::SeveralLines;
 use crate::pg::{Lineage, Lsn, SegmentName, Timeline};
 use crate::repo::gap::Gap;
 
@@ -30,8 +31,9 @@ pub enum Refusal {
     },
     /// No backup ended before the target.
     #[error(
-        "the target {target} lies before the end of {} ({label}); the earliest that can be restored is {earliest}",
-        if *.only_this { "the backup asked for" } else { "the first backup on its timeline" }
+        "the target {target} lies before the end of {} ({label}); the earliest that can be restored is {earliest}{}",
+        if *.only_this { "the backup asked for" } else { "the first backup on its timeline" },
+        of_older_lineage(.older.as_deref())
     )]
     TooEarly {
         /// The target.
@@ -42,7 +44,12 @@ pub enum Refusal {
         label: String,
         /// Whether a backup was asked for by its label.
         only_this: bool,
+        /// The backup of an earlier lineage from which the target can be reached.
+        older: Option<Box<(String, Lineage)>>,
     },
+    /// More than one line of the cluster can be meant.
+    #[error("{0}")]
+    SeveralLines(Box<SeveralLines>),
     /// No history file of that timeline.
     #[error("timeline {timeline} is not in the archive (no {:08X}.history); known are {}", .timeline.0, numbers(.known))]
     UnknownTimeline {
@@ -221,7 +228,7 @@ pub enum Refusal {
     /// The target lies behind everything that was archived.
     #[error(
         "the target {target} lies behind the end of the archive: {end}; wait until more is archived \
-         (`select pg_switch_wal()` on the primary hastens it), or choose an earlier target"
+         (`walward check --switch-wal` on the primary archives what there is, with its time), or choose an earlier target"
     )]
     TooLate {
         /// The target.
@@ -263,6 +270,15 @@ impl Refusal {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NothingThere | Self::NoBackups { .. } | Self::NoSuchBackup { .. })
     }
+}
+
+fn of_older_lineage(older: Option<&(String, Lineage)>) -> String {
+    older.map_or_else(String::new, |(label, lineage)| {
+        format!(
+            "; the cluster was {lineage} then: `--backup {label}` with this target restores it, for PostgreSQL {}",
+            lineage.major
+        )
+    })
 }
 
 fn listed(labels: &[String]) -> String {

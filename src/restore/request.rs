@@ -48,7 +48,7 @@ impl Serialize for Target {
 /// Which timeline recovery ends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetTimeline {
-    /// The newest one that a backup leads to.
+    /// The one that the cluster is on, by what the archive knows (`lines.rs`).
     Latest,
     /// The one that the backup was taken on.
     Current,

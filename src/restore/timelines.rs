@@ -75,6 +75,39 @@ impl Way {
         self.spans.last().map_or(Lsn(0), |span| span.begin)
     }
 
+    /// The timeline before the last one, and where that was left.
+    pub fn left_parent(&self) -> Option<(Timeline, Lsn)> {
+        let [.., parent, _] = self.spans.as_slice() else { return None };
+        Some((parent.timeline, parent.end?))
+    }
+
+    /// Where this way and `other` part: what lies before is on both. `None` when they are the same way.
+    pub fn parts_from(&self, other: &Self) -> Option<Lsn> {
+        let mut begin = Lsn(0);
+        for (own, theirs) in self.spans.iter().zip(&other.spans) {
+            if own.timeline != theirs.timeline {
+                return Some(begin);
+            }
+            match (own.end, theirs.end) {
+                (Some(end), Some(other)) if end == other => begin = end,
+                (None, None) => return None,
+                (end, other) => return end.into_iter().chain(other).min(),
+            }
+        }
+        Some(begin)
+    }
+
+    /// Whether a record of `timeline` that begins at `position` lies on this way.
+    pub fn holds(&self, timeline: Timeline, position: Lsn) -> bool {
+        self.timeline_at(position) == Some(timeline)
+    }
+
+    /// The timeline that the byte at `position` belongs to.
+    pub fn timeline_at(&self, position: Lsn) -> Option<Timeline> {
+        let on = |span: &&Span| span.begin <= position && span.end.is_none_or(|end| position < end);
+        self.spans.iter().find(on).map(|span| span.timeline)
+    }
+
     /// Whether a backup that ran on `timeline` from `start` to `stop` lies on this way. One that stopped behind the fork
     /// holds pages of a future that this way does not lead to.
     pub fn carries(&self, timeline: Timeline, start: Lsn, stop: Lsn) -> bool {
@@ -160,6 +193,22 @@ mod tests {
         assert!(!way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0580_0001)));
         assert!(!way.carries(Timeline(3), Lsn(0x0200_0028), Lsn(0x0300_0000)));
         assert!(way.carries(Timeline(4), Lsn(0x0900_0028), Lsn(0x0A00_0000)));
+    }
+
+    #[test]
+    fn ways_part_where_the_first_of_them_left_the_other() {
+        let mut histories = histories();
+        histories.insert(Timeline(5), vec![(Timeline(1), Lsn(0x0300_0000))]);
+        histories.insert(Timeline(6), vec![(Timeline(1), Lsn(0x0580_0000))]);
+        let way = |timeline| Way::to(Timeline(timeline), &histories).expect("known");
+        let parts = |one, other| way(one).parts_from(&way(other)).map(|at| at.0);
+        for (one, other, at) in [(1, 4, 0x0580_0000), (2, 4, 0x0800_0000), (5, 4, 0x0300_0000), (6, 4, 0x0580_0000)] {
+            assert_eq!((parts(one, other), parts(other, one)), (Some(at), Some(at)), "{one} and {other}");
+        }
+        assert_eq!(parts(4, 4), None);
+        assert_eq!(Way::root(Timeline(9)).parts_from(&way(4)), Some(Lsn(0)));
+        assert_eq!(way(4).left_parent(), Some((Timeline(2), Lsn(0x0800_0000))));
+        assert!(way(4).holds(Timeline(2), Lsn(0x07FF_FFFF)) && !way(4).holds(Timeline(2), Lsn(0x0800_0000)));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::text::{moment, moment_after, table};
+use super::text::{exact, holds_second, moment, moment_after, table};
 use crate::base::{format_bytes, format_duration};
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
@@ -43,7 +43,9 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
                 Some(catalogue) => windows(catalogue, &repository).await?,
                 None => Vec::new(),
             };
-            for warning in catalogue.iter().flat_map(|catalogue| &catalogue.warnings) {
+            for warning in
+                catalogue.iter().flat_map(|catalogue| catalogue.warnings.iter().chain(&catalogue.other_lines))
+            {
                 printer.warning(warning);
             }
             if printer.is_json() {
@@ -95,17 +97,23 @@ fn headline(catalogue: Option<&Catalogue>, windows: &[Window], gaps: &[Range]) -
             "not recoverable: WAL that the backups need is missing".to_owned()
         };
     }
-    let stretch = |window: &Window| match window.to {
-        Some(to) => format!("from {} to {}", moment_after(window.from), moment(to)),
-        None => format!("to {}", moment_after(window.from)),
-    };
-    let stretches: Vec<String> = windows.iter().map(stretch).collect();
     let tail = match gaps {
         [] => "no gaps".to_owned(),
         [_] => "1 gap".to_owned(),
         many => format!("{} gaps", many.len()),
     };
-    format!("recoverable {}, {tail}", stretches.join("; and "))
+    format!("recoverable {}, {tail}", windows_text(windows))
+}
+
+fn windows_text(windows: &[Window]) -> String {
+    // Whole seconds that lie in the window; where there are none, to the microsecond.
+    let stretch = |window: &Window| match window.to {
+        Some(to) if holds_second(window.from, to) => format!("from {} to {}", moment_after(window.from), moment(to)),
+        Some(to) => format!("from {} to {}", exact(window.from), exact(to)),
+        None => format!("to {}", moment_after(window.from)),
+    };
+    let stretches: Vec<String> = windows.iter().map(stretch).collect();
+    stretches.join("; and ")
 }
 
 fn print(
@@ -214,6 +222,18 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_window_never_ends_before_it_begins() {
+        let shown = |from: &str, to: &str| {
+            let time = |text: &str| format!("2026-11-21T11:25:{text}Z").parse().unwrap();
+            let window = Window { from: time(from), to: Some(time(to)), ends_in_gap: false };
+            windows_text(&[window])
+        };
+        assert_eq!(shown("11.2", "13.9"), "from 2026-11-21 11:25:12Z to 2026-11-21 11:25:13Z");
+        assert_eq!(shown("11.2", "11.9"), "from 2026-11-21 11:25:11.200000Z to 2026-11-21 11:25:11.900000Z");
+        assert_eq!(shown("11.2", "12.1"), "from 2026-11-21 11:25:12Z to 2026-11-21 11:25:12Z");
+    }
 
     #[test]
     fn a_backup_without_its_wal_has_no_date() {

@@ -190,6 +190,11 @@ fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArgument
 fn describe(plan: &RestorePlan) -> String {
     let mut lines =
         vec![format!("backup        {} ({})", plan.backup, plan.reason), format!("target        {}", plan.target)];
+    if let Some(until) = &plan.quiet_until {
+        lines.push(format!(
+            "              no transaction ended between the target and {until}: recovery stops at a record of then"
+        ));
+    }
     let timelines: Vec<String> = plan.timelines.iter().map(ToString::to_string).collect();
     lines.push(format!("timeline      {}", timelines.join(" -> ")));
     if let Some(wal) = &plan.wal {

@@ -11,9 +11,22 @@ pub(super) fn moment(time: Timestamp) -> String {
 
 /// As [`moment`], rounded up: the first second that is not before `time`.
 pub(super) fn moment_after(time: Timestamp) -> String {
+    moment(whole_second_after(time))
+}
+
+fn whole_second_after(time: Timestamp) -> Timestamp {
     let whole = Timestamp::from_second(time.as_second()).unwrap_or(time);
-    let up = if whole < time { whole.checked_add(SignedDuration::from_secs(1)).unwrap_or(time) } else { whole };
-    moment(up)
+    if whole < time { whole.checked_add(SignedDuration::from_secs(1)).unwrap_or(time) } else { whole }
+}
+
+/// A moment to the microsecond, in UTC.
+pub(super) fn exact(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%S.%6fZ").to_string()
+}
+
+/// Whether a whole second lies between the two, so that [`moment_after`] of `from` is not later than [`moment`] of `to`.
+pub(super) fn holds_second(from: Timestamp, to: Timestamp) -> bool {
+    whole_second_after(from).as_second() <= to.as_second()
 }
 
 /// A table without lines; ends with a line break.

@@ -49,6 +49,8 @@ fn real_segments_give_the_times_and_restore_points_of_pg_waldump() {
             let [found] = walk.restore_points() else { panic!("one restore point") };
             assert_eq!((found.name.as_str(), found.lsn), ("before upgrade", Lsn(restore_point)));
             assert!((micros(first)..=micros(last)).contains(&found.time));
+            let hour = 3_600_000_000;
+            assert!(walk.mark().is_some_and(|mark| (found.time..micros(last) + hour).contains(&mark.time)));
             assert_eq!(walk.finish(), Some((micros(first), micros(last))));
         }
     }
@@ -97,8 +99,19 @@ impl Writer {
     }
 
     fn record(&mut self, manager: u8, info: u8, body: &[u8]) {
+        self.record_of(0, manager, info, body);
+    }
+
+    /// A commit of transaction `xid`.
+    fn commit_of(&mut self, xid: u32, time: i64) {
+        let body = [&[ID_DATA_SHORT, 8], &time.to_le_bytes()[..]].concat();
+        self.record_of(xid, RM_XACT, 0, &body);
+    }
+
+    fn record_of(&mut self, xid: u32, manager: u8, info: u8, body: &[u8]) {
         let mut record = u32::try_from(24 + body.len()).expect("small").to_le_bytes().to_vec();
-        record.extend([0; 12]);
+        record.extend(xid.to_le_bytes());
+        record.extend([0; 8]);
         record.extend([info, manager, 0, 0, 0, 0, 0, 0]);
         record.extend(body);
         self.bytes(&record);
@@ -126,6 +139,35 @@ fn walk(start: u64, segment: u64, wal: &[u8], chunk: usize) -> CommitTimes {
     let mut walk = CommitTimes::new(name, size);
     wal.chunks(chunk.max(1)).for_each(|chunk| walk.feed(chunk));
     walk
+}
+
+#[test]
+fn a_transaction_is_found_by_its_number_and_a_moment_by_a_record_that_tells_one() {
+    let mut writer = Writer::new(MIB, MIB, 8192);
+    writer.commit_of(740, 1);
+    let position = MIB + writer.wal.len() as u64;
+    writer.commit_of(741, 2);
+    // A checkpoint of second 7: its time lies behind 64 bytes of other fields.
+    let mut checkpoint = vec![ID_DATA_SHORT, 88];
+    checkpoint.extend([0; 64]);
+    checkpoint.extend(7i64.to_le_bytes());
+    checkpoint.extend([0; 16]);
+    let marked = MIB + writer.wal.len() as u64;
+    writer.record(RM_XLOG, 0x10, &checkpoint);
+    let size = SegmentSize::try_from(MIB).expect("a valid size");
+    let name = SegmentName::from_number(crate::pg::Timeline(1), 1, size).expect("a name");
+    let walk = |from: u64, xid: u32| {
+        let mut walk = CommitTimes::looking_for(name, size, Lsn(from), Some(xid));
+        walk.feed(&writer.wal);
+        walk
+    };
+    assert_eq!(walk(0, 741).ended(), Some(Lsn(position)));
+    assert_eq!((walk(0, 742).ended(), walk(position + 1, 741).ended()), (None, None));
+    assert_eq!(walk(0, 741).mark(), Some(Mark { time: 7_000_000, lsn: Lsn(marked) }));
+    // What lies before a fork is another line's, too.
+    assert_eq!(walk(0, 741).finish(), Some((1 + POSTGRES_EPOCH, 2 + POSTGRES_EPOCH)));
+    assert_eq!(walk(position, 741).finish(), Some((2 + POSTGRES_EPOCH, 2 + POSTGRES_EPOCH)));
+    assert_eq!(walk(position + 8, 741).finish(), None);
 }
 
 #[test]

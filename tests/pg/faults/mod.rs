@@ -14,6 +14,7 @@ use crate::support::{Agent, Cluster, ClusterOptions, Outcome, Site, SiteOptions,
 mod bad_store;
 mod full_disk;
 mod killed_agent;
+mod lines;
 mod outage;
 mod partial;
 mod sizes;

@@ -89,11 +89,15 @@ fn a_former_primary_that_still_pushes_after_a_promotion_changes_nothing_for_the_
     assert_archived(&site, &site.cluster);
     assert_archived(&site, &standby.cluster);
 
+    // Both have gone on, and nothing says which of them the cluster is.
+    let nowhere = site.room.join("nowhere");
+    let unsaid = ["--cluster", "main", "restore", "--yes", "--target-directory", nowhere.to_str().unwrap()];
+    site.walward(&unsaid).expect(16).says("--timeline 1 or --timeline 2");
     let expected = standby.cluster.fingerprint(&site.room, &["t"]);
-    let mut restored = site.restore("restored", &[]);
+    let mut restored = site.restore("restored", &["--timeline", "2"]);
     restored.start(&site.room);
     site.wait_promoted(&restored);
-    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected, "the latest timeline is the promoted one's");
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected, "the promoted one's");
     let mut old = site.restore("old", &["--timeline", "1"]);
     old.start(&site.room);
     site.wait_promoted(&old);
@@ -162,7 +166,7 @@ fn a_promotion_during_an_upload_loses_nothing() {
     let done = standby.cluster.archive_status("done");
     assert!(done.iter().any(|name| name == "00000002.history"), "{done:?}");
     let expected = standby.cluster.fingerprint(&site.room, &["t"]);
-    let mut restored = site.restore("restored", &[]);
+    let mut restored = site.restore("restored", &["--timeline", "2"]);
     restored.start(&site.room);
     site.wait_promoted(&restored);
     assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);

@@ -10,8 +10,9 @@ use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::commands::text::moment;
 use crate::cli::coverage::without_history;
 use crate::config::ClusterConfig;
-use crate::repo::Repository;
+use crate::pg::{Timeline, TimelineHistory, WalFileName};
 use crate::repo::gap::Gap;
+use crate::repo::{Repository, layout};
 
 /// How the last backup stands.
 #[derive(Debug, Clone)]
@@ -28,6 +29,7 @@ pub(super) async fn check(
     cluster: &ClusterConfig,
     repository: &Repository,
     age_max: Duration,
+    primary: Option<Timeline>,
     findings: &mut Findings,
 ) {
     let name = format!("{}, {}", cluster.name, repository.name());
@@ -49,6 +51,54 @@ pub(super) async fn check(
     });
     judge_last(last.as_ref(), age_max, about, findings);
     judge_wal(&catalogue, about, findings);
+    judge_lines(&catalogue, repository, primary, about, findings).await;
+}
+
+/// Other lines than the server's own: what a copy archived, which a restore may be led to. `primary` is the timeline of a server
+/// that writes.
+async fn judge_lines(
+    catalogue: &Catalogue,
+    repository: &Repository,
+    primary: Option<Timeline>,
+    about: Option<&str>,
+    findings: &mut Findings,
+) {
+    let advice = "a copy that was restored or promoted archives, or did, into this repository: switch its archiving off \
+                  (archive_mode = off) unless it took the cluster's place; the page \"Restore\" says how to go on";
+    let above = primary.map(|primary| (primary, catalogue.timelines_above(primary)));
+    if let Some((primary, above)) = &above {
+        for timeline in above {
+            let key = layout::wal_file(catalogue.lineage, WalFileName::History(*timeline));
+            let origin = repository.read_summary(&key).await.ok();
+            let origin = origin.map(|found| (found.writer, found.modified));
+            let history = catalogue.histories.get(timeline);
+            let text = above_server(*timeline, *primary, history, origin.as_ref());
+            findings.warning("timeline", about, text, Some(advice));
+        }
+    }
+    for remark in &catalogue.other_lines {
+        findings.warning("timeline", about, remark.clone(), Some(advice));
+    }
+    if above.is_some_and(|(_, above)| above.is_empty()) && catalogue.other_lines.is_empty() {
+        findings.ok("timeline", about, "none is newer than the server's own");
+    }
+}
+
+/// What is known of a timeline above the server's own.
+fn above_server(
+    timeline: Timeline,
+    primary: Timeline,
+    history: Option<&TimelineHistory>,
+    origin: Option<&(String, Timestamp)>,
+) -> String {
+    let origin = origin.map(|(host, time)| format!(", archived by {host} at {}", moment(*time)));
+    let left = history.and_then(|history| history.parents.last());
+    let left = left.map(|(parent, at)| format!(", left timeline {parent} at {at}"));
+    format!(
+        "timeline {timeline} is above that of the server, which writes timeline {primary}: it is no past of this server{}{}",
+        left.unwrap_or_default(),
+        origin.unwrap_or_default()
+    )
 }
 
 fn judge_last(last: Option<&Last<'_>>, age_max: Duration, about: Option<&str>, findings: &mut Findings) {
@@ -107,6 +157,7 @@ fn judge_wal(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings
 mod tests {
     use super::super::finding::Level;
     use super::*;
+    use crate::pg::Lsn;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -114,6 +165,16 @@ mod tests {
         let mut findings = Findings::default();
         judge_last(last, DAY, None, &mut findings);
         findings.0.into_iter().map(|finding| (finding.level, finding.text)).collect()
+    }
+
+    #[test]
+    fn a_timeline_above_the_servers_own_is_named_with_its_origin() {
+        let history = TimelineHistory { timeline: Timeline(2), parents: vec![(Timeline(1), Lsn(0x500_0098))] };
+        let origin = ("db-test".to_owned(), "2026-11-21T11:25:45Z".parse().unwrap());
+        let text = above_server(Timeline(2), Timeline(1), Some(&history), Some(&origin));
+        for told in ["timeline 2", "timeline 1 at 0/5000098", "db-test at 2026-11-21 11:25:45Z"] {
+            assert!(text.contains(told), "no {told:?} in {text}");
+        }
     }
 
     #[test]

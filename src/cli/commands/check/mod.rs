@@ -103,7 +103,9 @@ async fn check_cluster(
     for configured in context.repositories_of(cluster)? {
         let lineage = server.as_ref().map(|server| server.facts.lineage());
         if let Some(repository) = repository::check(context, cluster, configured, lineage, findings).await {
-            backups::check(cluster, &repository, ages.backup, findings).await;
+            let primary =
+                server.as_ref().filter(|server| !server.facts.in_recovery).map(|server| server.facts.timeline);
+            backups::check(cluster, &repository, ages.backup, primary, findings).await;
             opened.push(repository);
         }
     }

@@ -1,0 +1,242 @@
+//! Which line of a cluster a restore is about, when several can be meant. Pure.
+//!
+//! A promotion makes a timeline, and so do a restore and a test of one. Each way through the timelines that a backup leads to is
+//! a *line*. Where two lines part, each has a life of its own after that: transactions, backups, files. What is not told by the
+//! numbers of the timelines is told by these lives:
+//!
+//! - A line with nothing of its own is a part of the other, which goes on.
+//! - When the life of one ended before that of the other began, the cluster went from the first to the second. The newest backup has to
+//!   be there, too, for the end of the WAL to be meant on it.
+//! - When both lived at the same time, one of them is a copy that archives into the same repository. The cluster is where the
+//!   newest backup and the last transaction are, if that is one line; if it is not, a person decides.
+//!
+//! A target says more: a line is meant, too, when it has transactions of its own before the target and goes on to it. Then
+//! nothing is restored until a person has said which.
+
+use super::lives::{Life, LineSeen, Lives, SeveralLines};
+use super::refusal::Refusal;
+use super::request::Target;
+use super::timelines::Way;
+use crate::pg::{Lsn, Timeline};
+
+/// Where a transaction or a restore point was found: on this timeline, at this position.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sought {
+    /// Every record that was found. A record before a fork belongs to the timeline that was left there.
+    pub records: Vec<(Timeline, Lsn)>,
+    /// Whether all of the WAL was looked through.
+    pub whole: bool,
+}
+
+/// The line of a restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The way.
+    pub way: Way,
+    /// What is worth knowing of the others.
+    pub remarks: Vec<String>,
+}
+
+/// The lines without those that another one goes on from: whose last timeline was left with nothing of its own behind the fork.
+/// `has_more` answers whether a timeline has a segment or a backup behind a position.
+pub fn that_differ(ways: Vec<Way>, has_more: impl Fn(Timeline, Lsn) -> bool) -> Vec<Way> {
+    let goes_on = |way: &Way, other: &Way| {
+        let left = other.spans().iter().find(|span| span.timeline == way.target()).and_then(|span| span.end);
+        left.is_some_and(|at| way.parts_from(other) == Some(at) && !has_more(way.target(), at))
+    };
+    let kept: Vec<bool> = ways.iter().map(|way| !ways.iter().any(|other| goes_on(way, other))).collect();
+    ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect()
+}
+
+/// The lives that [`decide`] compares: of each line, behind each position where it parts from another.
+pub fn to_compare(lines: &[Way]) -> Vec<(&Way, Lsn)> {
+    let mut wanted: Vec<(&Way, Lsn)> = Vec::new();
+    for way in lines {
+        for at in lines.iter().filter_map(|other| way.parts_from(other)) {
+            if !wanted.contains(&(way, at)) {
+                wanted.push((way, at));
+            }
+        }
+    }
+    wanted
+}
+
+/// The line that `target` is on. `lines` is never empty.
+///
+/// # Errors
+/// The lines that can be meant, when there are several.
+pub fn decide(lines: &[Way], compared: &Lives, target: &Target, sought: Option<&Sought>) -> Result<Decision, Refusal> {
+    let survey = Survey { lines, compared, target, sought };
+    match lines {
+        [] => Err(Refusal::NothingThere),
+        [only] => Ok(Decision { way: only.clone(), remarks: survey.remarks(only) }),
+        _ => survey.decide(),
+    }
+}
+
+/// How one line stands to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// The cluster is on it, and went there from the other, or the other has nothing of its own.
+    After,
+    /// As [`Standing::After`], the other way round.
+    Before,
+    /// Both lived at the same time; the cluster is on this one by all that is known.
+    Beside,
+    /// Both lived at the same time; the cluster is on the other by all that is known.
+    Strayed,
+    /// Both lived at the same time, and it cannot be told.
+    Unknown,
+}
+
+struct Survey<'a> {
+    lines: &'a [Way],
+    compared: &'a Lives,
+    target: &'a Target,
+    sought: Option<&'a Sought>,
+}
+
+impl<'a> Survey<'a> {
+    fn life(&self, way: &Way, other: &Way) -> Life {
+        let at = way.parts_from(other);
+        at.and_then(|at| self.compared.get(&(way.target(), at))).cloned().unwrap_or_default()
+    }
+
+    fn standing(&self, way: &Way, other: &Way) -> Standing {
+        let (own, theirs) = (self.life(way, other), self.life(other, way));
+        match (own.moments(), theirs.moments()) {
+            // History says that the cluster went there.
+            (None, None) if way.target() > other.target() => Standing::After,
+            // One that came into being when all of the other had arrived may be where the cluster went, or a copy.
+            (Some(_), None) if theirs.born.zip(own.arrived).is_some_and(|(born, arrived)| born > arrived) => {
+                Standing::Unknown
+            }
+            (None, Some(_)) if own.born.zip(theirs.arrived).is_some_and(|(born, arrived)| born > arrived) => {
+                Standing::Unknown
+            }
+            (Some(_), None) => Standing::After,
+            (None, _) => Standing::Before,
+            (Some((_, last)), Some((first, _))) if last < first => Standing::Before,
+            (Some((first, _)), Some((_, last))) if last < first => Standing::After,
+            (Some((_, own_last)), Some((_, their_last))) => {
+                let newest = |life: &Life| life.backups.as_ref().map(|(_, newest)| newest.stopped);
+                match (newest(&own).cmp(&newest(&theirs)), own_last.cmp(&their_last)) {
+                    (std::cmp::Ordering::Greater, std::cmp::Ordering::Greater) => Standing::Beside,
+                    (std::cmp::Ordering::Less, std::cmp::Ordering::Less) => Standing::Strayed,
+                    _ => Standing::Unknown,
+                }
+            }
+        }
+    }
+
+    fn others<'b>(&'b self, way: &'b Way) -> impl Iterator<Item = &'a Way> + 'b {
+        self.lines.iter().filter(move |other| *other != way)
+    }
+
+    /// The line that the cluster is on now.
+    fn current(&self) -> Option<&'a Way> {
+        let leads = |way: &Way, other: &Way| matches!(self.standing(way, other), Standing::After | Standing::Beside);
+        self.lines.iter().find(|way| self.others(way).all(|other| leads(way, other)))
+    }
+
+    /// The lines that no other one took the place of.
+    fn candidates(&self) -> Vec<&'a Way> {
+        let lost = |way: &Way, other: &Way| matches!(self.standing(way, other), Standing::Before | Standing::Strayed);
+        let left: Vec<&Way> = self.lines.iter().filter(|way| !self.others(way).any(|other| lost(way, other))).collect();
+        if left.is_empty() { self.lines.iter().collect() } else { left }
+    }
+
+    fn decide(&self) -> Result<Decision, Refusal> {
+        if let Some(current) = self.current() {
+            let mut rivals: Vec<&Way> =
+                self.others(current).filter(|other| self.rivals(current, other, false)).collect();
+            if rivals.is_empty() {
+                return Ok(Decision { way: current.clone(), remarks: self.remarks(current) });
+            }
+            rivals.insert(0, current);
+            return Err(self.several(&rivals));
+        }
+        // It cannot be told where the cluster is now, but a target before the fork is the same on each of them.
+        let candidates = self.candidates();
+        let alone = |way: &&&Way| !self.others(way).any(|other| self.rivals(way, other, true));
+        match candidates.iter().rev().find(alone) {
+            Some(way) => Ok(Decision { way: (*way).clone(), remarks: self.remarks(way) }),
+            None => Err(self.several(&candidates)),
+        }
+    }
+
+    /// Whether the target can be meant on `other` although the cluster is on `way`, or, when that is `unsettled`, may be on it.
+    fn rivals(&self, way: &Way, other: &Way, unsettled: bool) -> bool {
+        let (own, theirs) = (self.life(way, other), self.life(other, way));
+        let newest = |life: &Life| life.backups.as_ref().map(|(_, newest)| newest.stopped);
+        match self.target {
+            Target::Latest => newest(&theirs) > newest(&own) || unsettled,
+            Target::Immediate => newest(&theirs) > newest(&own) || unsettled && theirs.moments().is_some(),
+            Target::Time(time) => {
+                let target = time.as_microsecond();
+                let began = |life: &Life| life.moments().is_some_and(|(first, _)| first <= target);
+                let goes_on = theirs.moments().is_some_and(|(_, last)| last > target);
+                // The cluster may have gone there although nothing was done there yet.
+                let may_be_there = unsettled && theirs.born.is_none_or(|born| born <= *time);
+                began(&theirs) && (goes_on || !began(&own) || unsettled) || may_be_there
+            }
+            Target::Lsn(lsn) => {
+                let behind = way.parts_from(other).is_some_and(|at| *lsn > at);
+                behind && theirs.moments().is_some() && theirs.end > *lsn
+            }
+            Target::Xid(_) | Target::Name(_) => {
+                let found = self.sought.is_some_and(|sought| {
+                    sought
+                        .records
+                        .iter()
+                        .any(|(timeline, at)| other.holds(*timeline, *at) && !way.holds(*timeline, *at))
+                });
+                let whole = self.sought.is_some_and(|sought| sought.whole);
+                found || !whole && theirs.moments().is_some()
+            }
+        }
+    }
+
+    fn several(&self, ways: &[&Way]) -> Refusal {
+        let lines = ways.iter().map(|way| self.seen(way, ways)).collect();
+        Refusal::SeveralLines(Box::new(SeveralLines { target: self.target.to_string(), lines }))
+    }
+
+    /// What is shown of `way` beside `ways`: its life since the first of them parted from it.
+    fn seen(&self, way: &Way, ways: &[&Way]) -> LineSeen {
+        let at = ways.iter().filter_map(|other| way.parts_from(other)).min();
+        let life = at.and_then(|at| self.compared.get(&(way.target(), at))).cloned().unwrap_or_default();
+        LineSeen::new(way.target(), way.left_parent(), life)
+    }
+
+    /// What should be known of the lines beside `way`.
+    fn remarks(&self, way: &Way) -> Vec<String> {
+        let beside = self.others(way).filter(|other| {
+            !matches!(self.standing(way, other), Standing::After | Standing::Before)
+                && self.life(other, way).moments().is_some()
+        });
+        beside
+            .map(|other| {
+                format!(
+                    "the archive holds another line, which lived at the same time and is not restored: {}; a copy of the \
+                     cluster archives, or did, into its repository",
+                    self.seen(other, &[way])
+                )
+            })
+            .collect()
+    }
+}
+
+/// The line that the end of the WAL is meant on, and what is worth a warning; none when that cannot be told.
+pub fn current(lines: &[Way], compared: &Lives) -> (Option<Way>, Vec<String>) {
+    if lines.is_empty() {
+        return (None, Vec::new());
+    }
+    match decide(lines, compared, &Target::Latest, None) {
+        Ok(decision) => (Some(decision.way), decision.remarks),
+        Err(refusal) => (None, vec![refusal.to_string()]),
+    }
+}
+
+#[cfg(test)]
+mod tests;
