@@ -79,6 +79,21 @@ pub enum BackupError {
         /// Whether the backup was taken on a standby.
         standby: bool,
     },
+    /// What the archive holds under the name of the backup's WAL is not what the server wrote.
+    #[error(
+        "{segment} in repository {repository}, written by host {writer:?} at {modified}, is not the WAL of this server: another server \
+         archives the same timeline, or this data directory was put back to an older state; a backup that needs it could not be restored"
+    )]
+    OtherWal {
+        /// The segment.
+        segment: SegmentName,
+        /// The repository.
+        repository: String,
+        /// Who wrote what is there.
+        writer: String,
+        /// When.
+        modified: Timestamp,
+    },
     /// A repository holds another history of the backup's timeline: another server was promoted to the same number.
     #[error(
         "repository {repository} holds another history of timeline {timeline}, written by {writer}: two servers were promoted \

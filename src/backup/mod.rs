@@ -7,10 +7,10 @@
 //! 2. the server begins the backup; only then are the files listed;
 //! 3. the files are copied in packs, several at once;
 //! 4. pg_control is read, the server ends the backup, and the last pack is written, with pg_control as its last member;
-//! 5. the WAL from start to stop is waited for;
+//! 5. the WAL from start to stop is waited for, and compared with the server's own;
 //! 6. the manifest is written: the backup exists.
 //!
-//! Invariants: a manifest names only packs that are durable, and a backup whose WAL is archived. Every file is in one pack. Memory
+//! Invariants: a manifest names only packs that are durable, and a backup whose WAL is archived and the server's own. Every file is in one pack. Memory
 //! is bounded by the workers' queues and some 70 bytes a file. A page whose checksum stays wrong is copied as it is and
 //! reported; the backup is made nevertheless.
 //!
@@ -28,6 +28,7 @@
 //! | `finish` | the last pack, the manifest |
 //! | `history` | the history of the backup's timeline, put beside its WAL |
 //! | `wal` | which WAL is needed; waiting for it |
+//! | `own_wal` | the proof that it is this server's |
 //! | `leases`, `cleanup` | one backup at a time; removing one that failed |
 //! | `run` | the order of it all |
 //! | `rehearsal` | the same without a server, for tests |
@@ -40,6 +41,7 @@ mod finish;
 mod history;
 mod leases;
 mod member;
+mod own_wal;
 mod packs;
 mod pages;
 mod plan;

@@ -18,6 +18,7 @@ use super::finish::{self, ControlCopy, LastFiles, LastPack};
 use super::history;
 use super::leases::{Leases, TERMS};
 use super::member::{self, Attributes};
+use super::own_wal::{self, Sample};
 use super::packs::{self, PackDone, Target, Work};
 use super::pages::PageChecks;
 use super::plan;
@@ -28,7 +29,7 @@ use super::wal::NeededWal;
 use super::warnings::Warnings;
 use crate::base::trace;
 use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
-use crate::pg::{BackupLabelFile, ControlFile, Lsn, WalRange};
+use crate::pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, Manifest, Tablespace};
 use crate::storage::folder_of;
@@ -130,6 +131,8 @@ struct Begun {
     tablespaces: Vec<TablespaceLink>,
     started: Timestamp,
     start: Lsn,
+    /// Where recovery begins in the server's WAL.
+    samples: Vec<Sample>,
 }
 
 /// Starts the backup on the server and lists the files.
@@ -157,11 +160,15 @@ async fn begin(
 
     let root = options.data_directory.clone();
     let (mut scan_warnings, major) = (std::mem::take(warnings), facts.major());
-    let (control, scan, scan_warnings) = blocking(move || {
+    let (control, samples, scan, scan_warnings) = blocking(move || {
         let control = ControlFile::read(&root)?;
+        let samples = [start, control.checkpoint]
+            .into_iter()
+            .map(|position| Sample::of_record(&root.join("pg_wal"), control.timeline, control.segment_size, position));
+        let samples = samples.collect::<Result<Vec<_>, _>>()?;
         let tablespace_version_directory = format!("PG_{major}_{}", control.catalog_version);
         let scan = scan::scan(&root, &Rules { major, tablespace_version_directory }, &mut scan_warnings)?;
-        Ok::<_, BackupError>((control, scan, scan_warnings))
+        Ok::<_, BackupError>((control, samples, scan, scan_warnings))
     })
     .await??;
     *warnings = scan_warnings;
@@ -196,7 +203,7 @@ async fn begin(
         progress: Arc::clone(progress),
         manifests_begun: AtomicUsize::new(0),
     };
-    Ok(Begun { session, facts, work: Arc::new(work), tablespaces: scan.tablespaces, started, start })
+    Ok(Begun { session, facts, work: Arc::new(work), tablespaces: scan.tablespaces, started, start, samples })
 }
 
 /// A label that no backup and no remains of one have in any repository: the start, or some seconds after it.
@@ -231,8 +238,8 @@ impl Begun {
         let work = Arc::clone(&self.work);
         let packs = self.copy(options, stop).await?;
         let corrupt = corrupt_pages(&packs);
-        let (label_file, stopped, last) = self.stop(packs, stop).await?;
-        let Self { session, facts, tablespaces, started, start, .. } = self;
+        let Stopped { label: label_file, stop: stopped, last, sample } = self.stop(packs, stop).await?;
+        let Self { session, facts, tablespaces, started, start, mut samples, .. } = self;
         drop(session);
 
         let wal =
@@ -243,8 +250,15 @@ impl Begun {
         work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
         unless_cancelled(stop, history::store(&work.root, facts.lineage(), label_file.timeline, &work.targets))
             .await??;
-        try_join_all(work.targets.iter().map(|target| {
-            wal.wait(&target.repository, facts.in_recovery, options.archive_deadline, &work.progress, stop)
+        samples.extend(sample);
+        try_join_all(work.targets.iter().map(async |target| {
+            let repository = &target.repository;
+            let waited = wal.wait(repository, facts.in_recovery, options.archive_deadline, &work.progress, stop).await;
+            // Where another server took a name first, this server's file is refused, and what comes after it never arrives.
+            match (waited, unless_cancelled(stop, own_wal::prove(repository, facts.lineage(), &samples)).await?) {
+                (_, Err(error @ BackupError::OtherWal { .. })) => Err(error),
+                (waited, proven) => waited.and(proven),
+            }
         }))
         .await?;
 
@@ -344,11 +358,7 @@ impl Begun {
     }
 
     /// Reads pg_control, ends the backup on the server, makes the last pack.
-    async fn stop(
-        &self,
-        packs: Vec<PackDone>,
-        stop: &CancellationToken,
-    ) -> Result<(BackupLabelFile, BackupStop, LastPack), BackupError> {
+    async fn stop(&self, packs: Vec<PackDone>, stop: &CancellationToken) -> Result<Stopped, BackupError> {
         let (root, major) = (self.work.root.clone(), self.facts.major());
         let (control, directory) = blocking(move || read_last(&root, major)).await??;
         let stopping = self.session.backup_stop(STOP_TIME_MAX);
@@ -358,6 +368,7 @@ impl Begun {
             return Err(BackupError::Label(stopped.label_file));
         }
         preflight::check_ended(self.facts.in_recovery, label.timeline, &control.parsed)?;
+        let sample = self.sample_of_end(label.timeline, stopped.stop_lsn).await?;
         let files = LastFiles {
             backup_label: stopped.label_file.clone(),
             tablespace_map: stopped.map_file.clone(),
@@ -373,8 +384,27 @@ impl Begun {
         };
         let number = u32::try_from(files.packs.len()).map_err(|_| BackupError::Died)?;
         let last = finish::last_pack(&self.work, number, files, stop).await?;
-        Ok((label, stopped, last))
+        Ok(Stopped { label, stop: stopped, last, sample })
     }
+
+    /// The server's WAL before the end of the backup. A server that has archived and recycled the segment by now has proved its place in the
+    /// archive's order, and the samples of the beginning stand.
+    async fn sample_of_end(&self, timeline: Timeline, end: Lsn) -> Result<Option<Sample>, BackupError> {
+        let (pg_wal, size) = (self.work.root.join("pg_wal"), self.facts.wal_segment_bytes);
+        match blocking(move || Sample::before(&pg_wal, timeline, size, end)).await? {
+            Err(BackupError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
+
+/// A backup that the server has ended.
+struct Stopped {
+    label: BackupLabelFile,
+    stop: BackupStop,
+    last: LastPack,
+    /// Where the backup ends in the server's WAL.
+    sample: Option<Sample>,
 }
 
 /// pg_control, and the data directory's owner and mode. Blocking.

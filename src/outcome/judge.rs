@@ -80,9 +80,10 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
     if let Some(error) = error.downcast_ref::<BackupError>() {
         return match error {
             BackupError::Locked { .. } | BackupError::LeaseLost { .. } => Some((Exit::Locked, None)),
-            BackupError::Refused(_) | BackupError::Label(_) | BackupError::History { .. } => {
-                Some((Exit::Refused, None))
-            }
+            BackupError::Refused(_)
+            | BackupError::Label(_)
+            | BackupError::History { .. }
+            | BackupError::OtherWal { .. } => Some((Exit::Refused, None)),
             BackupError::WalMissing { .. } => {
                 Some((Exit::Refused, Some("`walward check` tries every step of archiving")))
             }

@@ -139,6 +139,33 @@ fn a_clone_that_writes_the_same_timeline_is_refused_and_told_what_happened() {
 }
 
 #[test]
+fn a_backup_whose_wal_another_server_archived_is_refused() {
+    let mut site = site(options(StoreKind::File));
+    drain(&site, &site.cluster, Duration::from_mins(1));
+    site.cluster.stop(crate::support::Stop::Fast);
+    let data = site.room.join("clone");
+    site.room.run(site.room.command("cp").arg("-a").arg(&site.cluster.data).arg(&data));
+    let clone = Cluster::adopt(&site.room, "clone", &site.cluster.version, data);
+    let mut clone = Node::join(&site, "clone", clone);
+    clone.cluster.start(&site.room);
+    for _ in 0..12 {
+        write_on(&site, &clone.cluster);
+    }
+    drain(&site, &clone.cluster, Duration::from_mins(1));
+
+    // The original comes back. Every name that its backup needs is in the archive, and holds the clone's WAL.
+    site.cluster.start(&site.room);
+    let refused = site.walward(&["--cluster", "main", "backup"]).expect(16);
+    refused.says("is not the WAL of this server").says("another server archives the same timeline");
+    let labels = site.walward(&["--cluster", "main", "--json", "info"]).json();
+    assert_eq!(labels["repositories"][0]["backups"].as_array().map(Vec::len), Some(1), "{labels}");
+    // The clone's own backup is as good as ever.
+    let mut command = site.room.command(site.room.program("walward"));
+    command.arg("--config").arg(site.room.join("clone.toml")).args(["--no-input", "--cluster", "main", "backup"]);
+    crate::support::Outcome::of(&mut command).expect(0);
+}
+
+#[test]
 fn a_promotion_during_an_upload_loses_nothing() {
     let site = site(SiteOptions { proxied: true, ..options(StoreKind::S3) });
     let proxy = site.proxy.as_ref().unwrap();
