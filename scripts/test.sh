@@ -4,8 +4,9 @@
 #   scripts/test.sh                  everything, on the oldest, the distribution's and the newest PostgreSQL that can be had
 #   scripts/test.sh --all-versions   the same on every PostgreSQL from 13 to 18
 #   scripts/test.sh --thorough       --all-versions, 200 segments, every object store that can be had
-#                                    (scripts/object-stores.sh), the documents as a site, the examples, the packages, and
-#                                    every test that repeats or explores does it longer
+#                                    (scripts/object-stores.sh), the documents as a site, the examples, PostgreSQL's own
+#                                    tests of recovery (scripts/postgres-tap.sh), the packages, and every test that
+#                                    repeats or explores does it longer
 #   scripts/test.sh --quick          no PostgreSQL: unit tests, tests/it and tests/sim
 #   scripts/test.sh --packages       only the packages: builds them and tries them on a booted system (scripts/test-packages.sh)
 #   scripts/test.sh --offline        installs nothing; uses what is there
@@ -156,8 +157,8 @@ else
     fi
 fi
 
-# The site and the examples. A script that ends with 2 could not have its tools.
-for check in "scripts/docs.sh test" "scripts/examples.sh"; do
+# The site, the examples, PostgreSQL's own tests. A script that ends with 2 could not have its tools.
+for check in "scripts/docs.sh test" "scripts/examples.sh" "scripts/postgres-tap.sh 15 17 18"; do
     if [ -z "$thorough" ]; then
         ignored+=("$check (--thorough)")
         continue
