@@ -303,6 +303,8 @@ pub(super) enum WalCommand {
     Push(PushArguments),
     /// Fetch one file, in this process; for restore_command where there is no agent
     Fetch(FetchArguments),
+    /// Take the settings of a recovery that has ended out of postgresql.auto.conf; what `restore` makes recovery_end_command
+    Recovered(RecoveredArguments),
     /// List the ranges of WAL in the repositories; each file with -v
     List,
     /// List what is missing between the first and the last segment; exit 3 when something is
@@ -313,6 +315,12 @@ pub(super) enum WalCommand {
 pub(super) struct PushArguments {
     /// The file, as %p gives it (relative to the data directory, where PostgreSQL runs this)
     pub(super) path: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RecoveredArguments {
+    /// The data directory (default: this one, in which PostgreSQL runs it)
+    pub(super) directory: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Args)]

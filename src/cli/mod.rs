@@ -101,6 +101,8 @@ fn execute(arguments: Arguments, printer: &Printer) -> Result<Exit, Failure> {
             Ok(Exit::Done)
         }
         Command::Config { command } => commands::config::run(&global, &command, printer),
+        // PostgreSQL runs it: it needs no configuration, and no repository.
+        Command::Wal { command: WalCommand::Recovered(arguments) } => commands::recovered::run(&arguments, printer),
         command => {
             let runtime = tokio::runtime::Builder::new_multi_thread()
                 .worker_threads(RUNTIME_THREADS)
@@ -125,9 +127,11 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         _ => Context::load(global, printer)?,
     };
     match command {
-        Command::Setup(_) | Command::Config { .. } | Command::Completions { .. } | Command::Manual { .. } => {
-            Ok(Exit::Done)
-        }
+        Command::Setup(_)
+        | Command::Config { .. }
+        | Command::Completions { .. }
+        | Command::Manual { .. }
+        | Command::Wal { command: WalCommand::Recovered(_) } => Ok(Exit::Done),
         Command::Check(arguments) => Box::pin(commands::check::run(&context, &arguments, printer)).await,
         Command::Status => tokio::task::block_in_place(|| commands::status::run(&context, printer)),
         Command::Info => commands::info::run(&context, printer).await,

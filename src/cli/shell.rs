@@ -8,6 +8,11 @@ pub(super) fn client_program() -> PathBuf {
     beside.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from("walward-wal"))
 }
 
+/// This program, or its bare name when it is not known where it lies.
+pub(super) fn own_program() -> PathBuf {
+    std::env::current_exe().unwrap_or_else(|_| PathBuf::from("walward"))
+}
+
 /// `text` as one word for /bin/sh. A `%` is doubled, because PostgreSQL replaces `%p` and `%f`
 /// (`BuildArchiveCommand` in PostgreSQL 13 to 15, `replace_percent_placeholders` since 16).
 pub(super) fn quote(text: &str) -> String {

@@ -11,6 +11,7 @@ mod listen;
 mod log;
 mod metrics;
 mod peer;
+mod recovered;
 mod request;
 mod run;
 mod server;

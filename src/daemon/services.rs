@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, warn};
 
 use super::peer::{Owner, Peer};
+use super::recovered;
 use super::status::Standing;
 use super::watch::watch;
 use crate::archive::{ArchiveOptions, Archiver, FetchOptions, Fetcher};
@@ -123,6 +124,7 @@ impl Services {
             tasks.spawn(async move { settle.settle_gaps(until).await }.instrument(span.clone()));
             let owner = Owner::default();
             tasks.spawn(owner.clone().watch(cluster.data_directory.clone(), closing.clone()));
+            tasks.spawn(recovered::watch(cluster.data_directory.clone(), closing.clone()).instrument(span.clone()));
             let (debts, until) = (archiver.clone(), closing.clone());
             tasks.spawn(async move { debts.work_off(until).await }.instrument(span.clone()));
             let backup_levels = configured().map(|repository| repository.backup_level).collect();

@@ -7,13 +7,13 @@
 /// The value of the setting `name`, as the server would read it from this file alone: the last line wins. `None` when no
 /// line sets it. Files that the text includes are not read.
 pub fn setting(text: &str, name: &str) -> Option<String> {
-    text.lines().filter_map(parse_line).rfind(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    text.lines().filter_map(split_line).rfind(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
 }
 
 /// The text without the lines that set any of `names`. Comments and everything else stay.
 pub fn without_settings(text: &str, names: &[&str]) -> String {
     let sets =
-        |line: &str| parse_line(line).is_some_and(|(key, _)| names.iter().any(|name| key.eq_ignore_ascii_case(name)));
+        |line: &str| split_line(line).is_some_and(|(key, _)| names.iter().any(|name| key.eq_ignore_ascii_case(name)));
     text.split_inclusive('\n').filter(|line| !sets(line)).collect()
 }
 
@@ -55,7 +55,7 @@ pub fn quote_setting(value: &str) -> String {
 }
 
 /// The name and the value that a line sets; `None` for comments, empty lines and what the server would refuse.
-fn parse_line(line: &str) -> Option<(&str, String)> {
+pub fn split_line(line: &str) -> Option<(&str, String)> {
     let line = line.trim_start();
     let end = line.find(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '.') || !c.is_ascii()));
     let (name, rest) = line.split_at(end.unwrap_or(line.len()));

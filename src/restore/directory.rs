@@ -127,6 +127,16 @@ fn user(passwd: &str, name: &str) -> Option<Owner> {
     })
 }
 
+/// Whether two paths name one place; what is not there yet is compared by its name below what is.
+pub fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| {
+        let there = existing_ancestor(path);
+        let rest = path.strip_prefix(&there).unwrap_or(Path::new("")).to_owned();
+        std::fs::canonicalize(&there).unwrap_or(there).join(rest)
+    };
+    real(one) == real(other)
+}
+
 /// The nearest directory at or above `path` that exists.
 pub fn existing_ancestor(path: &Path) -> PathBuf {
     path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()

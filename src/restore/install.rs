@@ -15,6 +15,7 @@ use super::contents::{CONTROL_FILE, Contents};
 use super::directory::{self, Found, Owner};
 use super::error::RestoreError;
 use super::journal::Journal;
+use super::loan::{AUTO_CONF, Loan};
 use super::places::Places;
 use super::plan::check_tablespaces;
 use super::refusal::Refusal;
@@ -25,7 +26,6 @@ use crate::sys::folder::Folder;
 
 /// What pg_control is called until everything else is durable.
 const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
-const AUTO_CONF: &str = "postgresql.auto.conf";
 
 /// A directory that is ready for files.
 #[derive(Debug)]
@@ -143,15 +143,17 @@ fn link(to: &Path, at: &Path, owner: Option<Owner>) -> Result<(), RestoreError> 
     give(at, owner)
 }
 
-/// Writes the recovery settings, makes everything durable, and gives pg_control its name.
+/// Writes the recovery settings, makes everything durable, and gives pg_control its name. `lent`: the settings are for this recovery
+/// alone, and the cluster's own ones come back after it or not.
 pub fn finish(
     places: &Places,
-    wanted: &[Setting],
+    wanted: Vec<Setting>,
+    lent: Option<bool>,
     signal_file: &str,
     owner: Option<Owner>,
 ) -> Result<(), RestoreError> {
     let root = places.root();
-    write_settings(root, wanted, owner)?;
+    // The signal file first: where there is none, what was lent is taken back.
     for name in ["recovery.signal", "standby.signal"] {
         let path = root.join(name);
         if name == signal_file {
@@ -162,6 +164,7 @@ pub fn finish(
             remove_if_there(&path)?;
         }
     }
+    write_settings(root, wanted, lent, owner)?;
     for place in places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain([root]) {
         Folder::enter(place)
             .and_then(|place| durable::sync_filesystem(&place))
@@ -173,11 +176,33 @@ pub fn finish(
     Journal::remove(root)
 }
 
-fn write_settings(root: &Path, wanted: &[Setting], owner: Option<Owner>) -> Result<(), RestoreError> {
+fn write_settings(
+    root: &Path,
+    wanted: Vec<Setting>,
+    lent: Option<bool>,
+    owner: Option<Owner>,
+) -> Result<(), RestoreError> {
     let path = root.join(AUTO_CONF);
     let text = read_if_there(&path)?;
     let mode = std::fs::metadata(&path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-    durable::replace(&path, &settings::edit(&text, wanted), mode).map_err(RestoreError::io("write", &path))?;
+    let (wanted, note) = match lent {
+        None => (wanted, None),
+        Some(in_place) => {
+            let wanted = if in_place { settings::with_silenced(&text, wanted) } else { wanted };
+            let loan = settings::lent(&text, &wanted, in_place);
+            (wanted, Some(loan))
+        }
+    };
+    if let Some(loan) = note {
+        let note = Loan::path(root);
+        if let Some(folder) = note.parent().filter(|folder| !folder.is_dir()) {
+            make_directory(folder, 0o700, owner)?;
+        }
+        let text = loan.to_json().map_err(RestoreError::io("write", &note))?;
+        durable::replace(&note, &text, 0o600).map_err(RestoreError::io("write", &note))?;
+        give(&note, owner)?;
+    }
+    durable::replace(&path, &settings::edit(&text, &wanted), mode).map_err(RestoreError::io("write", &path))?;
     give(&path, owner)
 }
 

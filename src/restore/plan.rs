@@ -92,6 +92,8 @@ pub(super) struct Work {
     pub contents: Contents,
     /// The repositories that have the backup, by their place in the list, with their own manifests.
     pub copies: Vec<Copy>,
+    /// Whether the settings are for this recovery alone, and then whether the cluster's own ones come back after it.
+    pub lent: Option<bool>,
 }
 
 fn without_secrets<S: serde::Serializer>(settings: &[Setting], serializer: S) -> Result<S::Ok, S::Error> {
@@ -180,6 +182,11 @@ pub async fn plan(
     })
     .await?;
 
+    let is_in_place = {
+        let (root, original) = (root.clone(), request.original.clone());
+        let of_this_host = manifest.host == original.host;
+        blocking(move || Ok(of_this_host && directory::is_same(&root, &original.directory))).await?
+    };
     let timelines = match &route.wal {
         None => vec![choice.way.target()],
         Some(wal) => {
@@ -219,12 +226,12 @@ pub async fn plan(
         write_bytes: contents.bytes(),
         files: contents.files(),
         space,
-        settings: settings::wanted(&written, &choice.way),
+        settings: settings::wanted(&written, &choice.way, choice.backup.timeline, &histories),
         signal_file: settings::signal_file(&written),
         repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
         resumes: unfinished.is_some(),
         warnings,
-        work: Work { lineage, places, contents, copies },
+        work: Work { lineage, places, contents, copies, lent: settings::is_lent(&written).then_some(is_in_place) },
     })
 }
 

@@ -123,6 +123,19 @@ pub struct RestoreRequest {
     pub use_partial: bool,
     /// `restore_command`, whole.
     pub restore_command: String,
+    /// `recovery_end_command`, whole: what takes the settings of this recovery out again. It must not exit above 125.
+    pub end_command: String,
+    /// Where the cluster lies, and the host: a restore to there is one in place, and not a copy.
+    pub original: Place,
     /// `primary_conninfo` of a standby.
     pub primary_conninfo: Option<String>,
+}
+
+/// A data directory on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Its absolute path.
+    pub directory: PathBuf,
+    /// This host's name.
+    pub host: String,
 }

@@ -177,7 +177,7 @@ pub async fn run(
     let early_sync = Arc::clone(&restorer.early_sync);
     blocking(move || {
         early_sync.finish()?;
-        install::finish(&work.places, &settings, signal_file, owner)
+        install::finish(&work.places, settings, work.lent, signal_file, owner)
     })
     .await?;
     drop(lock);

@@ -1,9 +1,10 @@
 //! The recovery settings of a restored cluster. Pure.
 
+use super::loan::{Lent, Loan};
 use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::time::format_time;
-use super::timelines::Way;
-use crate::pg::settings;
+use super::timelines::{Histories, Way};
+use crate::pg::{Timeline, settings};
 
 /// What an earlier recovery, or the cluster that was backed up, may have left in postgresql.auto.conf and what would now
 /// contradict the request: PostgreSQL refuses two targets.
@@ -29,11 +30,26 @@ const OF_RECOVERY: [&str; 15] = [
 const TARGETS: [&str; 5] =
     ["recovery_target", "recovery_target_lsn", "recovery_target_name", "recovery_target_time", "recovery_target_xid"];
 
+/// What acts for the cluster that was backed up and not for a recovery of its backup, and the value that does nothing. A cluster that is
+/// restored in its place gets its own back when the recovery has ended.
+const OF_THE_ORIGINAL: [(&str, &str); 4] = [
+    ("archive_cleanup_command", ""),
+    ("recovery_end_command", ""),
+    ("recovery_min_apply_delay", "0"),
+    ("restore_command", ""),
+];
+
 /// A setting that is written.
 pub type Setting = (&'static str, String);
 
-/// The settings for `request`, whose recovery goes `way`.
-pub fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
+/// Whether the settings are for this recovery alone, which ends at a target or at the end of the archive. A standby without a target
+/// needs them for as long as it is one.
+pub fn is_lent(request: &RestoreRequest) -> bool {
+    !request.standby || request.target != Target::Latest
+}
+
+/// The settings for `request`, whose recovery goes `way` from a backup that ran on timeline `from`.
+pub fn wanted(request: &RestoreRequest, way: &Way, from: Timeline, histories: &Histories) -> Vec<Setting> {
     let mut settings = vec![("restore_command", request.restore_command.clone())];
     let target = match &request.target {
         Target::Latest => None,
@@ -56,10 +72,10 @@ pub fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
         }
         settings.push(("recovery_target_action", request.action.as_str().to_owned()));
     }
-    // A number, so that recovery goes where the plan said: the server's own `latest` is the highest number that it finds,
-    // related or not (findNewestTimeLine, timeline.c). A standby has to follow promotions to come.
+    // A number only where the server's own `latest`, the highest number that it finds, related or not (findNewestTimeLine, timeline.c),
+    // is another timeline than the plan's. A standby has to follow promotions to come.
     let follows = request.standby && request.timeline == TargetTimeline::Latest && !has_target;
-    let timeline = if follows {
+    let timeline = if follows || (way.target() == newest_from(from, histories) && !way.lacks_history()) {
         "latest".to_owned()
     } else if way.lacks_history() {
         // The server refuses a number other than 1 without its history (validateRecoveryParameters, xlogrecovery.c).
@@ -71,10 +87,56 @@ pub fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
     if let Some(conninfo) = request.primary_conninfo.as_ref().filter(|_| request.standby) {
         settings.push(("primary_conninfo", conninfo.clone()));
     }
+    if is_lent(request) {
+        settings.push(("recovery_end_command", request.end_command.clone()));
+    }
     if request.archive_mode_off {
         settings.push(("archive_mode", "off".to_owned()));
     }
     settings
+}
+
+/// What the server takes for `latest` when it recovers from a backup that ran on `from` (findNewestTimeLine, timeline.c; 13 to 18).
+fn newest_from(from: Timeline, histories: &Histories) -> Timeline {
+    let mut newest = from;
+    while let Some(next) = newest.0.checked_add(1).map(Timeline).filter(|next| histories.contains_key(next)) {
+        newest = next;
+    }
+    newest
+}
+
+/// What of `wanted` is lent to the recovery: all but whether it archives. What the cluster had set itself in postgresql.auto.conf
+/// (`content`) comes back, when it is restored `in_place`.
+pub fn lent(content: &[u8], wanted: &[Setting], in_place: bool) -> Loan {
+    let content = String::from_utf8_lossy(content);
+    let own =
+        |name: &str| settings::setting(&content, name).filter(|value| !value.contains(char::REPLACEMENT_CHARACTER));
+    let lent = wanted.iter().filter(|(name, _)| *name != "archive_mode").map(|(name, value)| {
+        let comes_back = in_place && OF_THE_ORIGINAL.iter().any(|(of_original, _)| of_original == name);
+        let after = own(name).filter(|own| comes_back && own != value);
+        Lent { name: (*name).to_owned(), value: value.clone(), after }
+    });
+    Loan::new(lent.collect())
+}
+
+/// `wanted`, and what silences those of the cluster's own settings in postgresql.auto.conf (`content`) that shall come back.
+pub fn with_silenced(content: &[u8], mut wanted: Vec<Setting>) -> Vec<Setting> {
+    let content = String::from_utf8_lossy(content);
+    for (name, silent) in OF_THE_ORIGINAL {
+        if settings::setting(&content, name).is_some() && !wanted.iter().any(|(known, _)| *known == name) {
+            wanted.push((name, silent.to_owned()));
+        }
+    }
+    wanted
+}
+
+/// What of postgresql.auto.conf (`content`) would end the next recovery of this cluster, and that of every standby made from it, where
+/// an earlier one ended: a target, or a timeline that is not `latest`.
+pub fn targets_in(content: &[u8]) -> Vec<(&'static str, String)> {
+    let content = String::from_utf8_lossy(content);
+    let target = |name| settings::setting(&content, name).filter(|value| !value.is_empty()).map(|value| (name, value));
+    let timeline = target("recovery_target_timeline").filter(|(_, value)| value != "latest");
+    TARGETS.into_iter().filter_map(target).chain(timeline).collect()
 }
 
 /// The file whose presence makes the server recover, and how.
@@ -105,9 +167,13 @@ pub fn edit(content: &[u8], wanted: &[Setting]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{Lsn, Timeline};
+    use crate::pg::Lsn;
     use crate::restore::choose::tests::request;
-    use crate::restore::timelines::Histories;
+
+    /// Without the histories that `way` was made from: so that no timeline but 1 is the server's `latest`.
+    fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
+        super::wanted(request, way, Timeline(1), &Histories::new())
+    }
 
     fn way(timeline: u32) -> Way {
         let histories = Histories::from([(Timeline(timeline), vec![(Timeline(1), Lsn(100))])]);
@@ -124,8 +190,17 @@ mod tests {
             "# Do not edit this file manually!\nwork_mem = '64MB'\nrestore_command = 'walward-wal fetch %f %p'\n\
              recovery_target = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
              recovery_target_lsn = '1600/28'\nrecovery_target_inclusive = 'on'\nrecovery_target_action = 'pause'\n\
-             recovery_target_timeline = '3'\narchive_mode = 'off'\n"
+             recovery_target_timeline = '3'\nrecovery_end_command = 'walward wal recovered || exit 1'\n\
+             archive_mode = 'off'\n"
         );
+    }
+
+    #[test]
+    fn a_target_that_an_earlier_recovery_left_is_found() {
+        let text = b"recovery_target_time = '2026-11-21 14:03:00+00'\nrecovery_target_xid = ''\nrecovery_target_timeline = 'latest'\n";
+        assert_eq!(targets_in(text), [("recovery_target_time", "2026-11-21 14:03:00+00".to_owned())]);
+        assert_eq!(targets_in(b"recovery_target_timeline = '1'\n"), [("recovery_target_timeline", "1".to_owned())]);
+        assert_eq!(targets_in(b"restore_command = 'walward-wal fetch %f %p'\n"), []);
     }
 
     #[test]
@@ -164,8 +239,49 @@ mod tests {
             settings.into_iter().find(|(name, _)| *name == "recovery_target_timeline").map(|(_, value)| value)
         };
         assert_eq!(timeline(&Way::root(Timeline(2))).as_deref(), Some("current"));
-        assert_eq!(timeline(&Way::root(Timeline(1))).as_deref(), Some("1"));
+        assert_eq!(timeline(&Way::root(Timeline(1))).as_deref(), Some("latest"));
         assert_eq!(timeline(&way(2)).as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn a_timeline_is_written_only_where_latest_is_another() {
+        let forks = |timelines: &[u32]| -> Histories {
+            timelines.iter().map(|number| (Timeline(*number), vec![(Timeline(1), Lsn(100))])).collect()
+        };
+        let timeline = |target: u32, histories: &Histories| {
+            let way = Way::to(Timeline(target), histories).expect("known");
+            let settings = super::wanted(&request(Target::Lsn(Lsn(100))), &way, Timeline(1), histories);
+            settings.into_iter().find(|(name, _)| *name == "recovery_target_timeline").map(|(_, value)| value)
+        };
+        assert_eq!(timeline(1, &forks(&[])).as_deref(), Some("latest"));
+        assert_eq!(timeline(2, &forks(&[2])).as_deref(), Some("latest"));
+        assert_eq!(timeline(1, &forks(&[2])).as_deref(), Some("1"));
+        assert_eq!(timeline(2, &forks(&[2, 3])).as_deref(), Some("2"));
+        // The server stops looking at the first number that is missing.
+        assert_eq!(timeline(2, &forks(&[2, 4])).as_deref(), Some("latest"));
+        assert_eq!(timeline(4, &forks(&[2, 4])).as_deref(), Some("4"));
+    }
+
+    #[test]
+    fn what_the_cluster_had_set_comes_back_only_in_its_own_place() {
+        let content = b"restore_command = 'own'\narchive_cleanup_command = 'clean %r'\nprimary_conninfo = 'host=old'\n";
+        let wanted = with_silenced(content, wanted(&request(Target::Latest), &way(1)));
+        assert!(wanted.contains(&("archive_cleanup_command", String::new())));
+        let after = |in_place| -> Vec<(String, String)> {
+            let loan = lent(content, &wanted, in_place).settings;
+            loan.into_iter().filter_map(|lent| Some((lent.name, lent.after?))).collect()
+        };
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(after(true), [pair("restore_command", "own"), pair("archive_cleanup_command", "clean %r")]);
+        assert_eq!(after(false), []);
+    }
+
+    #[test]
+    fn a_standby_without_a_target_keeps_its_settings() {
+        let standby = |target| RestoreRequest { standby: true, ..request(target) };
+        assert!(!is_lent(&standby(Target::Latest)) && is_lent(&standby(Target::Lsn(Lsn(100)))));
+        let ends = |target| wanted(&standby(target), &way(1)).iter().any(|(name, _)| *name == "recovery_end_command");
+        assert!(!ends(Target::Latest) && ends(Target::Lsn(Lsn(100))));
     }
 
     #[test]
@@ -173,7 +289,7 @@ mod tests {
         let request = RestoreRequest { standby: true, ..request(Target::Lsn(Lsn(100))) };
         let settings = wanted(&request, &way(1));
         assert!(settings.contains(&("recovery_target_action", "pause".to_owned())));
-        assert!(settings.contains(&("recovery_target_timeline", "1".to_owned())));
+        assert!(settings.contains(&("recovery_target_timeline", "latest".to_owned())));
         assert_eq!(signal_file(&request), "standby.signal");
     }
 

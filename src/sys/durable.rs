@@ -63,6 +63,18 @@ pub fn rename_in(folder: &Folder, from: &str, to: &str) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// As [`replace`], but only in place of the file that `seen` is: one that another process edits too, by the same way. `false`, and
+/// nothing was changed, when `path` names another file by now; the caller reads again. `seen` is open, so that no other file can
+/// have its number. Blocking.
+pub fn replace_seen(path: &Path, seen: &File, content: &[u8], mode: u32) -> io::Result<bool> {
+    let mut file = NewFile::begin(path, mode)?;
+    file.write_all(content)?;
+    match file.replace_seen(seen) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
 /// Renames within one file system, after an fsync of the file, and fsyncs the target's folder. Blocking.
 ///
 /// What was at `to` is replaced. If the fsync of the file fails nothing is renamed.
@@ -176,6 +188,22 @@ mod tests {
         create(&path, b"first", 0o640).unwrap();
         assert_eq!(create(&path, b"second", 0o600).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(std::fs::read(&path).unwrap(), b"first");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert_eq!(names(folder.path()), ["object"]);
+    }
+
+    #[test]
+    fn a_file_that_another_process_replaced_meanwhile_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object");
+        create(&path, b"first", 0o600).unwrap();
+        let seen = File::open(&path).unwrap();
+        replace(&path, b"theirs", 0o600).unwrap();
+        assert!(!replace_seen(&path, &seen, b"ours", 0o600).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"theirs");
+        let seen = File::open(&path).unwrap();
+        assert!(replace_seen(&path, &seen, b"ours", 0o640).unwrap());
+        assert_eq!(std::fs::read(&path).unwrap(), b"ours");
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o640);
         assert_eq!(names(folder.path()), ["object"]);
     }

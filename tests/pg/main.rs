@@ -18,6 +18,7 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod after_recovery;
 mod agent;
 mod archiving;
 mod bad_input;

@@ -14,7 +14,9 @@ use walward::pg::{Lineage, Lsn, SegmentSize, Timeline, WalFileName};
 use walward::repo::format::{Kind, Spec};
 use walward::repo::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest, Pack};
 use walward::repo::{Encryption, Repository, layout};
-use walward::restore::{Action, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run};
+use walward::restore::{
+    Action, Place, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run,
+};
 use walward::sys::cpu::CpuPool;
 
 use crate::disk::{Disk, Lies, Loss, scratch};
@@ -130,6 +132,8 @@ fn request() -> RestoreRequest {
         archive_mode_off: false,
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
+        end_command: "walward wal recovered || exit 1".to_owned(),
+        original: Place { directory: "/original".into(), host: "elsewhere".to_owned() },
         primary_conninfo: None,
     }
 }

@@ -5,6 +5,7 @@ pub(super) mod check;
 pub(super) mod config;
 pub(super) mod info;
 pub(super) mod keys;
+pub(super) mod recovered;
 pub(super) mod repo;
 mod repo_copy;
 pub(super) mod restore;

@@ -14,14 +14,15 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
-use crate::cli::shell::{client_program, quote};
+use crate::cli::shell::{client_program, own_program, quote};
 use crate::config::DEFAULT_SOCKET;
 use crate::outcome::Exit;
 use crate::pg::{Lsn, Timeline};
 use crate::restore::{
-    self, Action, Phase, Progress, RestorePlan, RestoreReport, RestoreRequest, TablespaceSelector, Target,
+    self, Action, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest, TablespaceSelector, Target,
     TargetTimeline, parse_time,
 };
+use crate::sys;
 
 pub(in crate::cli) async fn run(
     context: &Context,
@@ -29,7 +30,8 @@ pub(in crate::cli) async fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
-    let mut request = request(arguments, String::new())?;
+    let original = Place { directory: cluster.data_directory.clone(), host: sys::host::name() };
+    let mut request = request(arguments, original)?;
     request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
     let directory = arguments.target_directory.as_ref().unwrap_or(&cluster.data_directory);
     let (repositories, left_out) = context.open_enough(cluster).await?;
@@ -82,7 +84,7 @@ async fn carry_out(plan: RestorePlan, workers: usize, printer: &Printer) -> Resu
 }
 
 /// The request that the arguments spell.
-fn request(arguments: &RestoreArguments, restore_command: String) -> Result<RestoreRequest, Failure> {
+fn request(arguments: &RestoreArguments, original: Place) -> Result<RestoreRequest, Failure> {
     let usage = |text: String| Failure::new(Exit::Usage, text);
     let target = if let Some(text) = &arguments.time {
         Target::Time(parse_time(text)?)
@@ -119,7 +121,9 @@ fn request(arguments: &RestoreArguments, restore_command: String) -> Result<Rest
         backup,
         tablespace_map: arguments.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,
         archive_mode_off: arguments.archive_mode == ArchiveModeChoice::Off,
-        restore_command,
+        restore_command: String::new(),
+        end_command: end_command(),
+        original,
         use_partial: arguments.use_partial,
         primary_conninfo: arguments.primary_conninfo.clone(),
     })
@@ -185,6 +189,12 @@ fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArgument
     };
     let partial = if arguments.use_partial { " --use-partial" } else { "" };
     format!("{}{socket} --cluster {cluster} fetch{on_error}{partial} %f %p", quote(&client_program().to_string_lossy()))
+}
+
+/// What the server shall run once the recovery has ended. An exit code above 125 would stop it there
+/// (`ExecuteRecoveryCommand`, xlogarchive.c): a program that is not found exits with 127.
+fn end_command() -> String {
+    format!("{} wal recovered || exit 1", quote(&own_program().to_string_lossy()))
 }
 
 fn describe(plan: &RestorePlan) -> String {
@@ -261,7 +271,7 @@ mod tests {
     fn parse(line: &[&str]) -> Result<RestoreRequest, Failure> {
         let words = ["walward", "restore"].into_iter().chain(line.iter().copied());
         let Command::Restore(arguments) = Arguments::try_parse_from(words)?.command else { panic!("no restore") };
-        request(&arguments, "fetch".to_owned())
+        request(&arguments, Place { directory: "/data".into(), host: "db1".to_owned() })
     }
 
     #[test]

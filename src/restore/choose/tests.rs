@@ -6,7 +6,7 @@ use super::*;
 use crate::repo::manifest::BackupType;
 use crate::restore::lines;
 use crate::restore::lives::Lives;
-use crate::restore::request::Action;
+use crate::restore::request::{Action, Place};
 
 pub fn lineage() -> Lineage {
     Lineage { major: 15, system_identifier: 7 }
@@ -37,6 +37,8 @@ pub fn request(target: Target) -> RestoreRequest {
         archive_mode_off: false,
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
+        end_command: "walward wal recovered || exit 1".to_owned(),
+        original: Place { directory: "/original".into(), host: "elsewhere".to_owned() },
         primary_conninfo: None,
     }
 }

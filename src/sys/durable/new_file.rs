@@ -84,6 +84,15 @@ impl NewFile {
         })
     }
 
+    /// As [`NewFile::replace`], but fails with [`io::ErrorKind::AlreadyExists`], and changes nothing, when another file than `seen` has
+    /// the name by now.
+    pub fn replace_seen(self, seen: &File) -> io::Result<()> {
+        self.name(|folder, from, to| {
+            let (place, target) = (folder.path().join(from), folder.path().join(to));
+            take(Step::Rename(&place, &target), || folder.rename_over(from, to, seen))
+        })
+    }
+
     fn name(mut self, name: impl FnOnce(&Folder, &OsStr, &OsStr) -> io::Result<()>) -> io::Result<()> {
         self.file.set_permissions(Permissions::from_mode(self.mode))?;
         if let Some(temporary) = &self.temporary {

@@ -240,6 +240,29 @@ impl Folder {
         }
     }
 
+    /// As [`Folder::rename`], but fails with [`io::ErrorKind::AlreadyExists`], and changes nothing, when `to` is another file than `seen`.
+    pub fn rename_over(&self, from: &OsStr, to: &OsStr, seen: &File) -> io::Result<()> {
+        let folder = &*self.descriptor;
+        let id = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);
+        let seen = id(rustix::fs::fstat(seen)?);
+        let is_seen = |name: &OsStr| Ok::<_, io::Error>(id(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?) == seen);
+        if !is_seen(to)? {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let exchange = || renameat_with(folder, from, folder, to, RenameFlags::EXCHANGE);
+        match exchange() {
+            // Another file had come between the look and the exchange.
+            Ok(()) if !is_seen(from)? => {
+                exchange()?;
+                Err(io::ErrorKind::AlreadyExists.into())
+            }
+            Ok(()) => Ok(unlinkat(folder, from, AtFlags::empty())?),
+            // NFS and others know no exchange: between look and rename lies a moment.
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => Ok(renameat(folder, from, folder, to)?),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Sets the folder's own mode.
     pub fn set_mode(&self, mode: u32) -> io::Result<()> {
         Ok(rustix::fs::fchmod(&*self.descriptor, Mode::from_raw_mode(mode))?)

@@ -3,6 +3,7 @@
 mod agent;
 mod backups;
 mod finding;
+mod leftovers;
 mod postgres;
 mod repository;
 
@@ -98,6 +99,9 @@ async fn check_cluster(
     findings: &mut Findings,
 ) -> Result<(), Failure> {
     let server = postgres::check(cluster, findings).await;
+    if let Some(server) = &server {
+        leftovers::check(cluster, server.facts.in_recovery, findings).await;
+    }
     postgres::check_waiting(cluster, ages.ready, findings).await;
     let mut opened = Vec::new();
     for configured in context.repositories_of(cluster)? {

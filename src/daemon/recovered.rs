@@ -1,0 +1,63 @@
+//! Takes back what a restore lent to a recovery that has ended, where the server could not: it crashed before it ran
+//! `recovery_end_command`, or the command was not there.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::base::describe;
+use crate::restore::{RestoreError, Settled, settle};
+use crate::sys::identity;
+
+/// How often it is looked.
+const INTERVAL: Duration = Duration::from_secs(15);
+
+/// Looks until `closing` is cancelled. A file system that hangs keeps one thread.
+pub async fn watch(data_directory: PathBuf, closing: CancellationToken) {
+    let mut said = None;
+    loop {
+        let directory = data_directory.clone();
+        let looked = tokio::task::spawn_blocking(move || as_owner(&directory));
+        tokio::select! {
+            () = closing.cancelled() => return,
+            looked = looked => match looked {
+                Ok(Ok(Settled::TakenBack(names))) if !names.is_empty() => {
+                    info!(settings = names.join(", "), "a recovery has ended; its settings are out of postgresql.auto.conf");
+                }
+                Ok(Err(error)) => {
+                    let text = describe(&error);
+                    if said.as_ref() != Some(&text) {
+                        warn!("the settings of a recovery cannot be taken out of postgresql.auto.conf: {text}");
+                    }
+                    said = Some(text);
+                }
+                _ => said = None,
+            },
+        }
+        tokio::select! {
+            () = closing.cancelled() => return,
+            () = tokio::time::sleep(INTERVAL) => {}
+        }
+    }
+}
+
+/// With the rights of the data directory's owner and no other: the files are theirs, and so is every link. Blocking.
+fn as_owner(directory: &Path) -> Result<Settled, RestoreError> {
+    // Not there, or not to be seen: nothing was restored there.
+    let Ok(owner) = std::fs::metadata(directory).map(|metadata| (metadata.uid(), metadata.gid())) else {
+        return Ok(Settled::Nothing);
+    };
+    if !identity::is_root() {
+        return settle(directory);
+    }
+    let directory = directory.to_owned();
+    // PostgreSQL runs as nobody like root, so that root's directory is no cluster's.
+    if owner.0 == 0 {
+        Ok(Settled::Nothing)
+    } else {
+        identity::as_user(owner.0, owner.1, move || settle(&directory)).unwrap_or(Ok(Settled::Nothing))
+    }
+}
