@@ -386,6 +386,8 @@ mod tests {
             from_standby: false,
             host: "db1".to_owned(),
             walward_version: "0.1.0".to_owned(),
+            data_directory: None,
+            wal_directory: None,
             content_bytes: 0,
             stored_bytes: 0,
             packs: Vec::new(),

@@ -263,9 +263,12 @@ pub(super) struct RestoreArguments {
     /// A new place for a tablespace: by oid, name or old location; repeatable
     #[arg(long = "tablespace-map", value_name = "OLD=NEW")]
     pub(super) tablespace_map: Vec<String>,
-    /// Whether the restored server archives: as it did, or not at all
-    #[arg(long, value_enum, default_value = "preserve")]
-    pub(super) archive_mode: ArchiveModeChoice,
+    /// A place for pg_wal outside of the data directory, which becomes a link to it
+    #[arg(long = "waldir", value_name = "DIRECTORY")]
+    pub(super) wal_directory: Option<PathBuf>,
+    /// Whether the restored server archives (default: in its own place, and as a standby; a copy does not)
+    #[arg(long, value_enum)]
+    pub(super) archive_mode: Option<ArchiveModeChoice>,
     /// Recover the last, unfinished segment of a dead primary as well, if its .partial was archived
     #[arg(long, conflicts_with = "restore_command")]
     pub(super) use_partial: bool,
@@ -291,9 +294,9 @@ pub(super) enum ActionChoice {
 /// What becomes of `archive_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum ArchiveModeChoice {
-    /// As in the backup
+    /// As in the backup; for a server that takes the place of the original
     Preserve,
-    /// Off: for copies beside the original
+    /// Not at all
     Off,
 }
 

@@ -67,6 +67,8 @@ fn manifest() -> (Manifest, Entry) {
         from_standby: false,
         host: "db1".to_owned(),
         walward_version: "0.1.0".to_owned(),
+        data_directory: None,
+        wal_directory: None,
         content_bytes: 3,
         stored_bytes: 1000,
         packs: Vec::new(),

@@ -130,6 +130,12 @@ pub struct Manifest {
     pub host: String,
     /// Version of walward that took it.
     pub walward_version: String,
+    /// Where the data directory was on that host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_directory: Option<String>,
+    /// Where `pg_wal` was, when it was a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_directory: Option<String>,
     /// Bytes of all files.
     pub content_bytes: u64,
     /// Bytes stored in the packs.

@@ -14,6 +14,7 @@ pub mod layout;
 mod lazy;
 pub mod lease;
 pub mod manifest;
+mod part;
 pub mod place;
 mod repository;
 pub mod several;
@@ -25,5 +26,6 @@ mod two_setups;
 
 pub use error::RepoError;
 pub use lazy::LazyRepository;
+pub use part::PART_BYTES_MAX;
 pub use repository::{Encryption, ObjectSummary, OpenedObject, PutNew, Repository};
 pub use standing::Standing;

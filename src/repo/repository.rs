@@ -380,6 +380,18 @@ impl Repository {
     /// Reads what an object's header and trailer say, without its content: three small requests. Proves that both ends are there
     /// and authentic, not that the content is.
     pub async fn read_summary(&self, key: &ObjectKey) -> Result<ObjectSummary, RepoError> {
+        let (Tail { header, summary, .. }, modified) = self.tail(key).await?;
+        Ok(ObjectSummary {
+            kind: header.kind,
+            writer: header.writer,
+            modified,
+            summary,
+            key_id: header.sealed.map(|sealed| sealed.key_id),
+        })
+    }
+
+    /// Reads an object's ends, and when it was written.
+    pub(super) async fn tail(&self, key: &ObjectKey) -> Result<(Tail, Timestamp), RepoError> {
         let info = self.store.head(key).await?;
         let damaged = |error| RepoError::damaged(&self.shown(key), error);
         let (head, tail) = if info.size <= TAIL_BYTES {
@@ -401,18 +413,11 @@ impl Repository {
             let unneeded = tail.len() - usize::try_from(needed).unwrap_or(tail.len());
             tail.slice(unneeded..)
         };
-        let Tail { header, summary } =
-            Tail::parse(&head, &tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
-        Ok(ObjectSummary {
-            kind: header.kind,
-            writer: header.writer,
-            modified: info.modified,
-            summary,
-            key_id: header.sealed.map(|sealed| sealed.key_id),
-        })
+        let tail = Tail::parse(&head, &tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
+        Ok((tail, info.modified))
     }
 
-    async fn range(&self, key: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, RepoError> {
+    pub(super) async fn range(&self, key: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, RepoError> {
         // Not every store answers an empty range.
         if range.is_empty() {
             return Ok(Bytes::new());

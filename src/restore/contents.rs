@@ -172,6 +172,8 @@ pub(super) mod tests {
             from_standby: false,
             host: "db1".to_owned(),
             walward_version: "0.1.0".to_owned(),
+            data_directory: None,
+            wal_directory: None,
             content_bytes: 0,
             stored_bytes: 0,
             packs: packs.iter().enumerate().map(pack).collect(),
@@ -196,7 +198,7 @@ pub(super) mod tests {
     fn contents(more: Vec<Entry>) -> Result<Contents, RestoreError> {
         let tablespaces = vec![Tablespace { oid: 16384, name: "fast".to_owned(), location: "/fast".to_owned() }];
         let manifest = manifest(&[10_000, 10_000], tablespaces);
-        let places = Places::new(Path::new("/data"), &manifest.label, &manifest.tablespaces, &[]).expect("valid");
+        let places = Places::new(Path::new("/data"), &manifest.label, &manifest.tablespaces, &[], None).expect("valid");
         Contents::new(&manifest, needed().into_iter().chain(more).collect(), &places)
     }
 
@@ -241,7 +243,7 @@ pub(super) mod tests {
     #[test]
     fn a_backup_without_its_label_is_refused() {
         let manifest = manifest(&[10_000, 10_000], Vec::new());
-        let places = Places::new(Path::new("/data"), &manifest.label, &[], &[]).expect("valid");
+        let places = Places::new(Path::new("/data"), &manifest.label, &[], &[], None).expect("valid");
         let entries = needed().into_iter().filter(|entry| entry.path != "backup_label").collect();
         let error = Contents::new(&manifest, entries, &places).expect_err("no label").to_string();
         assert!(error.contains("backup_label"), "{error}");

@@ -3,6 +3,7 @@
 //! Until `global/pg_control` gets its name, as the last file of all, PostgreSQL refuses to start from the directory. Everything
 //! else is durable by then.
 
+use std::collections::BTreeMap;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -11,15 +12,16 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+use super::configuration;
 use super::contents::{CONTROL_FILE, Contents};
 use super::directory::{self, Found, Owner};
 use super::error::RestoreError;
 use super::journal::Journal;
-use super::loan::{AUTO_CONF, Loan};
+use super::loan::{self, AUTO_CONF};
 use super::places::Places;
 use super::plan::check_tablespaces;
 use super::refusal::Refusal;
-use super::settings::{self, Setting};
+use super::settings::{self, Lending, Setting};
 use crate::pg::Lineage;
 use crate::sys::durable;
 use crate::sys::folder::Folder;
@@ -81,6 +83,9 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
     for tablespace in places.tablespaces() {
         make_place(&tablespace.to, 0o700, owner)?;
     }
+    if let Some(to) = places.wal() {
+        make_place(to, 0o700, owner)?;
+    }
     for (path, mode) in &contents.directories {
         let place = places.resolve(path).ok_or(RestoreError::Died)?;
         if place != root {
@@ -90,6 +95,9 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
             for tablespace in places.tablespaces() {
                 link(&tablespace.to, &root.join(path).join(tablespace.oid.to_string()), owner)?;
             }
+        }
+        if let (Some(to), "pg_wal") = (places.wal(), path.as_str()) {
+            link(to, &root.join(path), owner)?;
         }
     }
     Ok(Prepared { journal, owner, lock })
@@ -143,16 +151,32 @@ fn link(to: &Path, at: &Path, owner: Option<Owner>) -> Result<(), RestoreError> 
     give(at, owner)
 }
 
-/// Writes the recovery settings, makes everything durable, and gives pg_control its name. `lent`: the settings are for this recovery
-/// alone, and the cluster's own ones come back after it or not.
-pub fn finish(
-    places: &Places,
-    wanted: Vec<Setting>,
-    lent: Option<bool>,
-    signal_file: &str,
-    owner: Option<Owner>,
-) -> Result<(), RestoreError> {
+/// What is written at the end.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// Lines that become comments, and lines that are added, by the file.
+    pub changes: BTreeMap<String, (Vec<&'static str>, String)>,
+    /// For postgresql.auto.conf.
+    pub settings: Vec<Setting>,
+    /// Set when they are for this recovery alone.
+    pub lending: Option<Lending>,
+    /// `recovery.signal` or `standby.signal`.
+    pub signal_file: &'static str,
+}
+
+/// Writes the recovery settings, makes everything durable, and gives pg_control its name.
+pub fn finish(places: &Places, ending: Ending, owner: Option<Owner>) -> Result<(), RestoreError> {
     let root = places.root();
+    let Ending { changes, settings, lending, signal_file } = ending;
+    for (file, (comments, added)) in &changes {
+        let path = places.resolve(file).ok_or(RestoreError::Died)?;
+        let mut text = configuration::commented(&read_if_there(&path)?, comments);
+        if !added.is_empty() {
+            text.extend_from_slice(b"\n# walward restore: this copy lies here\n");
+            text.extend_from_slice(added.as_bytes());
+        }
+        rewrite(&path, &text, owner)?;
+    }
     // The signal file first: where there is none, what was lent is taken back.
     for name in ["recovery.signal", "standby.signal"] {
         let path = root.join(name);
@@ -164,8 +188,9 @@ pub fn finish(
             remove_if_there(&path)?;
         }
     }
-    write_settings(root, wanted, lent, owner)?;
-    for place in places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain([root]) {
+    write_settings(places, settings, lending.as_ref(), owner)?;
+    let others = places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain(places.wal());
+    for place in others.chain([root]) {
         Folder::enter(place)
             .and_then(|place| durable::sync_filesystem(&place))
             .map_err(RestoreError::io("sync the file system of", place))?;
@@ -177,33 +202,33 @@ pub fn finish(
 }
 
 fn write_settings(
-    root: &Path,
+    places: &Places,
     wanted: Vec<Setting>,
-    lent: Option<bool>,
+    lending: Option<&Lending>,
     owner: Option<Owner>,
 ) -> Result<(), RestoreError> {
-    let path = root.join(AUTO_CONF);
+    let path = places.root().join(AUTO_CONF);
     let text = read_if_there(&path)?;
-    let mode = std::fs::metadata(&path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
-    let (wanted, note) = match lent {
-        None => (wanted, None),
-        Some(in_place) => {
-            let wanted = if in_place { settings::with_silenced(&text, wanted) } else { wanted };
-            let loan = settings::lent(&text, &wanted, in_place);
-            (wanted, Some(loan))
-        }
+    let wanted = match lending {
+        Some(lending) if lending.in_place => settings::with_silenced(&text, wanted),
+        _ => wanted,
     };
-    if let Some(loan) = note {
-        let note = Loan::path(root);
+    if let Some(lending) = lending {
+        let note = places.resolve(loan::NOTE).ok_or(RestoreError::Died)?;
         if let Some(folder) = note.parent().filter(|folder| !folder.is_dir()) {
             make_directory(folder, 0o700, owner)?;
         }
-        let text = loan.to_json().map_err(RestoreError::io("write", &note))?;
-        durable::replace(&note, &text, 0o600).map_err(RestoreError::io("write", &note))?;
-        give(&note, owner)?;
+        let loan = settings::lent(&text, &wanted, lending).to_json().map_err(RestoreError::io("write", &note))?;
+        rewrite(&note, &loan, owner)?;
     }
-    durable::replace(&path, &settings::edit(&text, &wanted), mode).map_err(RestoreError::io("write", &path))?;
-    give(&path, owner)
+    rewrite(&path, &settings::edit(&text, &wanted, lending.is_some()), owner)
+}
+
+/// Writes a file anew, with its mode.
+fn rewrite(path: &Path, content: &[u8], owner: Option<Owner>) -> Result<(), RestoreError> {
+    let mode = std::fs::metadata(path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
+    durable::replace(path, content, mode).map_err(RestoreError::io("write", path))?;
+    give(path, owner)
 }
 
 fn read_if_there(path: &Path) -> Result<Vec<u8>, RestoreError> {

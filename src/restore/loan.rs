@@ -20,14 +20,13 @@ use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::error::RestoreError;
-use super::settings::targets_in;
 use crate::pg::settings::{setting, setting_line, split_line};
 use crate::sys::durable;
 
 /// What settings are lent in.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
 /// The note's name in the data directory.
-const NOTE: &str = "pg_wal/walward.recovery.json";
+pub const NOTE: &str = "pg_wal/walward.recovery.json";
 /// The shape's version.
 const FORMAT: u32 = 1;
 /// Both files are far smaller.
@@ -131,16 +130,6 @@ impl Loan {
     }
 }
 
-/// What in the data directory `root` would end the next recovery where an earlier one ended, and whether it is lent to one that is still
-/// to end. Blocking.
-///
-/// # Errors
-/// When a file cannot be read.
-pub fn leftovers(root: &Path) -> Result<(Vec<(&'static str, String)>, bool), RestoreError> {
-    let targets = read_small(&root.join(AUTO_CONF))?.map(|(_, content)| targets_in(&content));
-    Ok((targets.unwrap_or_default(), Loan::read(root)?.is_some()))
-}
-
 /// Takes back what a restore lent to the recovery of the data directory `root`, once that has ended: no signal file is there.
 ///
 /// # Errors
@@ -179,7 +168,7 @@ pub fn settle(root: &Path) -> Result<Settled, RestoreError> {
 }
 
 /// A small regular file, open, with its content; none when it is not there.
-fn read_small(path: &Path) -> Result<Option<(File, Vec<u8>)>, RestoreError> {
+pub fn read_small(path: &Path) -> Result<Option<(File, Vec<u8>)>, RestoreError> {
     let flags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
     let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
     let file = match opened {

@@ -9,6 +9,8 @@
 //! `walward.restore.json` in it; the same request goes on from there.
 
 mod choose;
+mod configuration;
+mod configured;
 mod contents;
 mod directory;
 mod early_sync;
@@ -18,10 +20,11 @@ mod facts;
 mod horizon;
 mod install;
 mod journal;
+mod leftovers;
 mod lines;
 mod lives;
-mod overview;
 mod loan;
+mod overview;
 mod places;
 mod plan;
 mod reachability;
@@ -36,13 +39,16 @@ mod timelines;
 mod unpack;
 mod wal;
 
+pub use configuration::{Fate, Note};
+pub use directory::is_same as is_same_directory;
 pub use error::RestoreError;
+pub use leftovers::leftovers;
+pub use loan::{Settled, settle};
 pub use overview::{Overview, overview};
-pub use loan::{Settled, leftovers, settle};
 pub use places::PlacedTablespace;
 pub use plan::{RestorePlan, SpaceNeed, plan};
 pub use refusal::Refusal;
-pub use request::{Action, Place, RestoreRequest, TablespaceSelector, Target, TargetTimeline};
+pub use request::{Action, Archiving, Place, RestoreRequest, TablespaceSelector, Target, TargetTimeline};
 pub use run::{Phase, Progress, RestoreReport, run};
 pub use time::{TimeError, format_time, parse_time};
 pub use wal::WalNeed;

@@ -29,15 +29,18 @@ pub struct PlacedTablespace {
 pub struct Places {
     root: PathBuf,
     tablespaces: Vec<PlacedTablespace>,
+    /// Where pg_wal goes, when it shall be a link.
+    wal: Option<PathBuf>,
 }
 
 impl Places {
-    /// Those of a restore into `root` (absolute) of a backup with `tablespaces`, of which `map` moves some.
+    /// Those of a restore into `root` (absolute) of a backup with `tablespaces`, of which `map` moves some; `wal` is for pg_wal.
     pub fn new(
         root: &Path,
         label: &str,
         tablespaces: &[Tablespace],
         map: &[(TablespaceSelector, PathBuf)],
+        wal: Option<&Path>,
     ) -> Result<Self, Refusal> {
         let selects = |selector: &TablespaceSelector, tablespace: &Tablespace| match selector {
             TablespaceSelector::Oid(oid) => tablespace.oid == *oid,
@@ -62,15 +65,8 @@ impl Places {
             let mapped = map.iter().rev().find(|(selector, _)| selects(selector, tablespace)).map(|(_, to)| to.clone());
             let to = mapped.unwrap_or_else(|| PathBuf::from(&tablespace.location));
             let refuse = |why| Refusal::TablespacePlace { name: tablespace.name.clone(), to: to.clone(), why };
-            let plain = to.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-            if !to.is_absolute() || !plain || to.as_os_str().as_encoded_bytes().contains(&0) {
-                return Err(refuse("give an absolute path without `..`"));
-            }
-            if to == Path::new("/") || root.starts_with(&to) {
-                return Err(refuse("the data directory lies in it"));
-            }
-            if to.starts_with(root) {
-                return Err(refuse("it lies in the data directory"));
+            if let Some(why) = misplaced(&to, root) {
+                return Err(refuse(why));
             }
             if !taken.insert(to.clone()) {
                 return Err(refuse("another tablespace goes there"));
@@ -82,7 +78,18 @@ impl Places {
                 to,
             });
         }
-        Ok(Self { root: root.to_owned(), tablespaces: placed })
+        if let Some(to) = wal {
+            let taken = taken.contains(to).then_some("a tablespace goes there");
+            if let Some(why) = misplaced(to, root).or(taken) {
+                return Err(Refusal::WalPlace { to: to.to_owned(), why });
+            }
+        }
+        Ok(Self { root: root.to_owned(), tablespaces: placed, wal: wal.map(Path::to_owned) })
+    }
+
+    /// Where pg_wal goes, when it is to be a link.
+    pub fn wal(&self) -> Option<&Path> {
+        self.wal.as_deref()
     }
 
     /// The data directory.
@@ -111,12 +118,28 @@ impl Places {
         if !path.split('/').all(safe) {
             return None;
         }
+        let in_wal = path.strip_prefix("pg_wal").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+        if let (Some(wal), Some(rest)) = (&self.wal, in_wal) {
+            return Some(if rest.is_empty() { wal.clone() } else { wal.join(rest.trim_start_matches('/')) });
+        }
         Some(match self.tablespace_of(path) {
             Some((tablespace, "")) => tablespace.to.clone(),
             Some((tablespace, rest)) => tablespace.to.join(rest),
             None => self.root.join(path),
         })
     }
+}
+
+/// Why a part of the cluster cannot lie in `to`, beside a data directory in `root`.
+fn misplaced(to: &Path, root: &Path) -> Option<&'static str> {
+    let plain = to.components().all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
+    if !to.is_absolute() || !plain || to.as_os_str().as_encoded_bytes().contains(&0) {
+        return Some("give an absolute path without `..`");
+    }
+    if to == Path::new("/") || root.starts_with(to) {
+        return Some("the data directory lies in it");
+    }
+    to.starts_with(root).then_some("it lies in the data directory")
 }
 
 #[cfg(test)]
@@ -130,7 +153,7 @@ mod tests {
 
     fn places(map: &[(TablespaceSelector, PathBuf)]) -> Result<Places, Refusal> {
         let tablespaces = [tablespace(16384, "fast", "/nvme/fast"), tablespace(163, "slow", "/disk/slow")];
-        Places::new(Path::new("/data/main"), "label", &tablespaces, map)
+        Places::new(Path::new("/data/main"), "label", &tablespaces, map, None)
     }
 
     #[test]
@@ -156,6 +179,28 @@ mod tests {
             places(&[(TablespaceSelector::Location("/none".into()), "/x".into())]),
             Err(Refusal::NoSuchTablespace { .. })
         ));
+    }
+
+    #[test]
+    fn a_refused_place_names_the_option_that_gives_another() {
+        let inside = [tablespace(7, "inner", "/data/main/inner")];
+        let refused = Places::new(Path::new("/data/main"), "label", &inside, &[], None).expect_err("inside");
+        assert!(refused.to_string().contains("--tablespace-map 'inner=/NEW/PLACE'"), "{refused}");
+        let map = [(TablespaceSelector::Oid(7), PathBuf::from("/new/inner"))];
+        assert!(Places::new(Path::new("/data/main"), "label", &inside, &map, None).is_ok());
+    }
+
+    #[test]
+    fn wal_goes_where_it_is_told_and_nowhere_else() {
+        let with = |wal: &str| Places::new(Path::new("/data/main"), "label", &[], &[], Some(Path::new(wal)));
+        let places = with("/fast/wal").expect("valid");
+        let resolve = |path| places.resolve(path).map(|path| path.display().to_string());
+        assert_eq!(resolve("pg_wal").as_deref(), Some("/fast/wal"));
+        assert_eq!(resolve("pg_wal/archive_status").as_deref(), Some("/fast/wal/archive_status"));
+        assert_eq!(resolve("pg_wal2/x").as_deref(), Some("/data/main/pg_wal2/x"));
+        for place in ["wal", "/a/../b", "/data/main/wal", "/data", "/"] {
+            assert!(matches!(with(place), Err(Refusal::WalPlace { .. })), "{place}");
+        }
     }
 
     proptest! {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::choose::{self, BackupFacts, Choice, Settled};
+use super::configuration::{Configuration, Note};
+use super::configured;
 use super::contents::Contents;
 use super::directory::{self, Found};
 use super::error::RestoreError;
@@ -18,8 +20,8 @@ use super::lives::Lives;
 use super::places::{PlacedTablespace, Places};
 use super::reachability::route;
 use super::refusal::Refusal;
-use super::request::{RestoreRequest, Target, TargetTimeline};
-use super::settings::{self, Setting};
+use super::request::{Archiving, RestoreRequest, Target, TargetTimeline};
+use super::settings::{self, Lending, Setting};
 use super::time::format_microseconds;
 use super::timelines::{Histories, Way};
 use super::wal::WalNeed;
@@ -63,6 +65,12 @@ pub struct RestorePlan {
     pub settings: Vec<Setting>,
     /// `recovery.signal` or `standby.signal`.
     pub signal_file: &'static str,
+    /// Where pg_wal goes, when not into the data directory.
+    pub wal_directory: Option<PathBuf>,
+    /// Whether the restored server archives as the cluster did.
+    pub archives: bool,
+    /// What the configuration in the backup says that holds for the cluster that was backed up, and what becomes of it.
+    pub configuration: Vec<Note>,
     /// The repositories that the backup is fetched from, the first preferred.
     pub repositories: Vec<String>,
     /// Whether the directory holds a part of this restore, which is kept.
@@ -92,8 +100,10 @@ pub(super) struct Work {
     pub contents: Contents,
     /// The repositories that have the backup, by their place in the list, with their own manifests.
     pub copies: Vec<Copy>,
-    /// Whether the settings are for this recovery alone, and then whether the cluster's own ones come back after it.
-    pub lent: Option<bool>,
+    /// Set when the settings are for this recovery alone.
+    pub lending: Option<Lending>,
+    /// What is changed in files of the configuration.
+    pub changes: BTreeMap<String, (Vec<&'static str>, String)>,
 }
 
 fn without_secrets<S: serde::Serializer>(settings: &[Setting], serializer: S) -> Result<S::Ok, S::Error> {
@@ -163,12 +173,23 @@ pub async fn plan(
     warnings.extend(route.warnings);
 
     let (manifest, entries, copies) = archive.contents(&choice.backup.label, &mut warnings).await?;
-    let places = Places::new(&root, &manifest.label, &manifest.tablespaces, &request.tablespace_map)?;
+    let places = Places::new(
+        &root,
+        &manifest.label,
+        &manifest.tablespaces,
+        &request.tablespace_map,
+        request.wal_directory.as_deref(),
+    )?;
     if let Some(journal) = &unfinished {
         check_unfinished(journal, &places)?;
     }
     let contents = Contents::new(&manifest, entries, &places)?;
     warnings.extend(remarks(&manifest, &contents, &choice, current));
+    if let (Some(was), None) = (&manifest.wal_directory, &request.wal_directory) {
+        warnings.push(format!(
+            "pg_wal was a link to {was}: it is restored as a folder of the data directory; --waldir DIRECTORY puts it elsewhere"
+        ));
+    }
     let space = blocking({
         let needs = needs(&manifest, &contents, &places, unfinished.as_ref());
         let places = places.clone();
@@ -182,11 +203,6 @@ pub async fn plan(
     })
     .await?;
 
-    let is_in_place = {
-        let (root, original) = (root.clone(), request.original.clone());
-        let of_this_host = manifest.host == original.host;
-        blocking(move || Ok(of_this_host && directory::is_same(&root, &original.directory))).await?
-    };
     let timelines = match &route.wal {
         None => vec![choice.way.target()],
         Some(wal) => {
@@ -210,6 +226,9 @@ pub async fn plan(
         }
         _ => written,
     };
+    let configuration = configured::read(&contents, &copies, &choice.backup.label, &mut warnings).await?;
+    let wanted = settings::wanted(&written, &choice.way, choice.backup.timeline, &histories);
+    let arranged = arrange(&configuration, wanted, &written, &manifest, &root, &mut warnings).await?;
     let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));
     let left = |number: &u32| !done(*number);
     Ok(RestorePlan {
@@ -226,12 +245,15 @@ pub async fn plan(
         write_bytes: contents.bytes(),
         files: contents.files(),
         space,
-        settings: settings::wanted(&written, &choice.way, choice.backup.timeline, &histories),
+        settings: arranged.settings,
+        wal_directory: request.wal_directory.clone(),
+        archives: arranged.archives,
+        configuration: arranged.notes,
         signal_file: settings::signal_file(&written),
         repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
         resumes: unfinished.is_some(),
         warnings,
-        work: Work { lineage, places, contents, copies, lent: settings::is_lent(&written).then_some(is_in_place) },
+        work: Work { lineage, places, contents, copies, lending: arranged.lending, changes: arranged.changes },
     })
 }
 
@@ -266,6 +288,55 @@ async fn settle(
     let decision = lines::decide(&lines, &compared, &request.target, sought.as_ref())?;
     warnings.extend(decision.remarks);
     Ok((Some(decision.way), sought))
+}
+
+/// What is written about the configuration, by where the cluster was and where it goes.
+struct Arranged {
+    settings: Vec<Setting>,
+    archives: bool,
+    notes: Vec<Note>,
+    lending: Option<Lending>,
+    changes: BTreeMap<String, (Vec<&'static str>, String)>,
+}
+
+async fn arrange(
+    configuration: &Configuration,
+    wanted: Vec<Setting>,
+    request: &RestoreRequest,
+    manifest: &Manifest,
+    root: &Path,
+    warnings: &mut Vec<String>,
+) -> Result<Arranged, RestoreError> {
+    let original = manifest.data_directory.as_ref().map_or(request.original.directory.clone(), PathBuf::from);
+    let has_its_place = blocking({
+        let (root, original) = (root.to_owned(), original.clone());
+        move || Ok(directory::is_same(&root, &original))
+    })
+    .await?;
+    let in_place = has_its_place && manifest.host == request.original.host;
+    let verdict = configuration.judge(request, root, &original, in_place);
+    let mut settings = verdict.applied_to(wanted);
+    let archives = match request.archive {
+        Archiving::Preserve => true,
+        Archiving::Off => false,
+        Archiving::ByPlace => in_place || !settings::is_lent(request),
+    };
+    if !archives {
+        settings.push(("archive_mode", "off".to_owned()));
+    }
+    if !archives && has_its_place && request.archive == Archiving::ByPlace {
+        warnings.push(format!(
+            "this host is {} and the backup is of {}: the restored server archives nothing (archive_mode = off), so that two servers do \
+             not write one archive; when it takes the place of the original, say --archive-mode preserve",
+            request.original.host, manifest.host
+        ));
+    }
+    let lending = settings::is_lent(request).then(|| Lending {
+        in_place,
+        stays: if in_place { Vec::new() } else { verdict.overrides.iter().map(|(name, _)| *name).collect() },
+    });
+    let changes = verdict.changes();
+    Ok(Arranged { settings, archives, notes: verdict.notes, lending, changes })
 }
 
 /// Names the backups that began behind WAL that was let go, the oldest first.
@@ -344,6 +415,14 @@ pub(super) fn check_tablespaces(places: &Places) -> Result<(), RestoreError> {
         if let Some(holds) = directory::first_entry(directory)? {
             let (directory, name) = (directory.clone(), tablespace.name.clone());
             return Err(Refusal::TablespaceTaken { directory, holds, name }.into());
+        }
+    }
+    if let Some(directory) = places.wal() {
+        if directory.exists() && !directory.is_dir() {
+            return Err(Refusal::NotADirectory(directory.to_owned()).into());
+        }
+        if let Some(holds) = directory::first_entry(directory)? {
+            return Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into());
         }
     }
     Ok(())

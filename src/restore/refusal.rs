@@ -106,7 +106,8 @@ pub enum Refusal {
     },
     /// A tablespace's place is taken: likely by the cluster that was backed up.
     #[error(
-        "{} is not empty (it holds {holds}), and tablespace {name} is to be restored there; map the tablespace to another place",
+        "{} is not empty (it holds {holds}), and tablespace {name} is to be restored there; \
+         send it elsewhere with --tablespace-map '{name}=/NEW/PLACE'",
         .directory.display()
     )]
     TablespaceTaken {
@@ -163,10 +164,21 @@ pub enum Refusal {
         known: String,
     },
     /// A tablespace cannot lie there.
-    #[error("tablespace {name} cannot be restored to {}: {why}", .to.display())]
+    #[error(
+        "tablespace {name} cannot be restored to {}: {why}; send it elsewhere with --tablespace-map '{name}=/NEW/PLACE'",
+        .to.display()
+    )]
     TablespacePlace {
         /// The tablespace.
         name: String,
+        /// The place.
+        to: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// WAL cannot lie there.
+    #[error("pg_wal cannot be restored to {}: {why}; name another place with --waldir", .to.display())]
+    WalPlace {
         /// The place.
         to: PathBuf,
         /// What is wrong with it.

@@ -117,8 +117,10 @@ pub struct RestoreRequest {
     pub backup: Option<BackupLabel>,
     /// New places for tablespaces; the others go where they were.
     pub tablespace_map: Vec<(TablespaceSelector, PathBuf)>,
-    /// Write `archive_mode = off`, so that the restored server archives nothing.
-    pub archive_mode_off: bool,
+    /// A place for pg_wal outside of the data directory.
+    pub wal_directory: Option<PathBuf>,
+    /// Whether the restored server archives.
+    pub archive: Archiving,
     /// Count the partial segment that ends the target timeline as WAL, as `restore_command` must.
     pub use_partial: bool,
     /// `restore_command`, whole.
@@ -129,6 +131,18 @@ pub struct RestoreRequest {
     pub original: Place,
     /// `primary_conninfo` of a standby.
     pub primary_conninfo: Option<String>,
+}
+
+/// Whether a restored server archives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Archiving {
+    /// As the cluster does, in its own place and as a standby that follows; not at all as a copy: its WAL would go into the archive of the
+    /// original.
+    ByPlace,
+    /// As the cluster does.
+    Preserve,
+    /// Not at all.
+    Off,
 }
 
 /// A data directory on a host.

@@ -13,12 +13,13 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::configuration::Note;
 use super::contents::Contents;
 use super::directory::Owner;
 use super::early_sync::EarlySync;
 use super::error::RestoreError;
 use super::facts::{Copy, chain};
-use super::install::{self, Prepared};
+use super::install::{self, Ending, Prepared};
 use super::places::Places;
 use super::plan::{RestorePlan, Work, blocking};
 use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
@@ -84,6 +85,8 @@ pub struct RestoreReport {
     pub packs_reused: usize,
     /// How long it took.
     pub seconds: f64,
+    /// What the configuration says that holds for the cluster that was backed up, and what became of it.
+    pub configuration: Vec<Note>,
     /// What is worth knowing: packs that one repository could not give.
     pub warnings: Vec<String>,
 }
@@ -132,6 +135,7 @@ pub async fn run(
         downloaded_bytes: 0,
         packs_reused: 0,
         seconds: 0.0,
+        configuration: plan.configuration,
         warnings: Vec::new(),
     };
     // The last pack holds the files that make a cluster of the others.
@@ -173,11 +177,16 @@ pub async fn run(
         return Err(RestoreError::Cancelled);
     }
     restorer.phase(Phase::Finishing);
-    let (settings, signal_file) = (plan.settings, plan.signal_file);
+    let ending = Ending {
+        changes: work.changes.clone(),
+        settings: plan.settings,
+        lending: work.lending.clone(),
+        signal_file: plan.signal_file,
+    };
     let early_sync = Arc::clone(&restorer.early_sync);
     blocking(move || {
         early_sync.finish()?;
-        install::finish(&work.places, settings, work.lent, signal_file, owner)
+        install::finish(&work.places, ending, owner)
     })
     .await?;
     drop(lock);

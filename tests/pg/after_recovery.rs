@@ -128,4 +128,5 @@ fn what_the_server_could_not_take_out_is_named_by_check_and_taken_out_by_the_age
     eventually("the note goes", MINUTE, || (!note.exists()).then_some(()));
     site.walward(&["--cluster", "main", "check"]).says("no target of an earlier recovery is left");
     assert_eq!(site.cluster.sql(&site.room, "select count(*) from t"), "3");
+    assert_eq!(site.cluster.sql(&site.room, "show archive_mode"), "on", "in its own place it archives");
 }

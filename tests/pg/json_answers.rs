@@ -33,6 +33,7 @@ fn every_answer_is_in_the_reference_and_every_schema_of_it_is_an_answer() {
     let restore = ["restore", "--target-directory", target.to_str().expect("UTF-8")];
     ask(0, false, &[&restore[..], &["--dry-run"]].concat());
     ask(0, true, &restore);
+    ask(0, false, &["wal", "recovered", target.to_str().expect("UTF-8")]);
     ask(14, true, &["restore", "--backup", "20200101T000000Z-full", "--target-directory", "/nonexistent/x"]);
     ask(0, false, &["-v", "wal", "list"]);
     ask(0, false, &["wal", "gaps"]);

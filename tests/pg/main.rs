@@ -23,6 +23,7 @@ mod agent;
 mod archiving;
 mod bad_input;
 mod closed_doors;
+mod copies;
 mod failover;
 mod faults;
 mod flipped_bytes;

@@ -15,7 +15,7 @@ use walward::repo::format::{Kind, Spec};
 use walward::repo::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest, Pack};
 use walward::repo::{Encryption, Repository, layout};
 use walward::restore::{
-    Action, Place, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run,
+    Action, Archiving, Place, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run,
 };
 use walward::sys::cpu::CpuPool;
 
@@ -87,6 +87,8 @@ async fn repository() -> Repository {
         from_standby: true,
         host: "db1".to_owned(),
         walward_version: "0.1.0".to_owned(),
+        data_directory: None,
+        wal_directory: None,
         content_bytes: 0,
         stored_bytes: 0,
         packs: Vec::new(),
@@ -129,7 +131,8 @@ fn request() -> RestoreRequest {
         standby: false,
         backup: None,
         tablespace_map: Vec::new(),
-        archive_mode_off: false,
+        wal_directory: None,
+        archive: Archiving::Preserve,
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),

@@ -68,6 +68,8 @@ async fn make(repository: &Repository) -> Manifest {
         from_standby: false,
         host: "db1".to_owned(),
         walward_version: "0.1.0".to_owned(),
+        data_directory: None,
+        wal_directory: None,
         content_bytes: 3,
         stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum(),
         packs,

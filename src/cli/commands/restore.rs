@@ -19,8 +19,8 @@ use crate::config::DEFAULT_SOCKET;
 use crate::outcome::Exit;
 use crate::pg::{Lsn, Timeline};
 use crate::restore::{
-    self, Action, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest, TablespaceSelector, Target,
-    TargetTimeline, parse_time,
+    self, Action, Archiving, Fate, Note, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest,
+    TablespaceSelector, Target, TargetTimeline, parse_time,
 };
 use crate::sys;
 
@@ -37,6 +37,7 @@ pub(in crate::cli) async fn run(
     let (repositories, left_out) = context.open_enough(cluster).await?;
     let mut plan = restore::plan(&repositories, directory, &request).await?;
     plan.warnings.splice(0..0, left_out);
+    plan.warnings.extend(without_agent(context, arguments, &plan));
     for warning in &plan.warnings {
         printer.warning(warning);
     }
@@ -120,13 +121,22 @@ fn request(arguments: &RestoreArguments, original: Place) -> Result<RestoreReque
         standby: arguments.standby,
         backup,
         tablespace_map: arguments.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,
-        archive_mode_off: arguments.archive_mode == ArchiveModeChoice::Off,
+        wal_directory: arguments.wal_directory.as_deref().map(absolute).transpose()?,
+        archive: match arguments.archive_mode {
+            None => Archiving::ByPlace,
+            Some(ArchiveModeChoice::Preserve) => Archiving::Preserve,
+            Some(ArchiveModeChoice::Off) => Archiving::Off,
+        },
         restore_command: String::new(),
         end_command: end_command(),
         original,
         use_partial: arguments.use_partial,
         primary_conninfo: arguments.primary_conninfo.clone(),
     })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::new(Exit::Usage, format!("{}: {error}", path.display())))
 }
 
 fn timeline(text: &str) -> Result<TargetTimeline, Failure> {
@@ -164,6 +174,20 @@ fn mapping(text: &str) -> Result<(TablespaceSelector, PathBuf), Failure> {
         Err(_) => TablespaceSelector::Name(old.to_owned()),
     };
     Ok((selector, new))
+}
+
+/// What is wrong with a copy that archives and that no agent knows: its archive_command would fail, and pg_wal fill the disk.
+fn without_agent(context: &Context, arguments: &RestoreArguments, plan: &RestorePlan) -> Option<String> {
+    let asked = arguments.archive_mode == Some(ArchiveModeChoice::Preserve);
+    let mut clusters = context.loaded.config.clusters.values();
+    let is_known = clusters.any(|cluster| restore::is_same_directory(&cluster.data_directory, &plan.directory));
+    (asked && !is_known).then(|| {
+        format!(
+            "no cluster of the configuration has the data directory {}: unless it is moved to one that is, or gets a [cluster.NAME] and a \
+             repository of its own, its archive_command fails and pg_wal grows",
+            plan.directory.display()
+        )
+    })
 }
 
 /// What PostgreSQL shall run: the client of this installation, told which agent and which cluster.
@@ -216,6 +240,13 @@ fn describe(plan: &RestorePlan) -> String {
     for tablespace in &plan.tablespaces {
         lines.push(format!("tablespace    {} into {}", tablespace.name, tablespace.to.display()));
     }
+    if let Some(to) = &plan.wal_directory {
+        lines.push(format!("pg_wal        into {}", to.display()));
+    }
+    if !plan.archives {
+        lines.push("archiving     off (archive_mode = off): --archive-mode preserve keeps it on".to_owned());
+    }
+    lines.extend(plan.configuration.iter().map(|note| format!("setting       {}", noted(note))));
     lines.push(format!(
         "to do         fetch {}, write {} files, {}",
         format_bytes(plan.download_bytes),
@@ -231,6 +262,11 @@ fn describe(plan: &RestorePlan) -> String {
         ));
     }
     lines.join("\n")
+}
+
+fn noted(note: &Note) -> String {
+    let Note { file, name, value, fate, why } = note;
+    format!("{file}: {name} = '{value}' is {}: {why}", fate.words())
 }
 
 fn print(report: &RestoreReport, arguments: &RestoreArguments, printer: &Printer) -> Result<(), Failure> {
@@ -253,6 +289,9 @@ fn print(report: &RestoreReport, arguments: &RestoreArguments, printer: &Printer
     ))?;
     if report.packs_reused > 0 {
         printer.line(&format!("{} pack(s) were there from an earlier run", report.packs_reused))?;
+    }
+    for note in report.configuration.iter().filter(|note| note.fate != Fate::Kept) {
+        printer.note(&noted(note));
     }
     printer.note(if arguments.standby {
         "start PostgreSQL: it follows the archive as a standby"

@@ -68,7 +68,7 @@ the data directory and so not in the backup. Start the restored server with the 
 through the agent and recovers by itself.
 
     sudo -u postgres walward restore --target-time '2026-11-21 14:03:00+00' \\
-        --target-directory /var/lib/postgresql/15/restored --archive-mode off
+        --target-directory /var/lib/postgresql/15/restored
     sudo -u postgres /usr/lib/postgresql/15/bin/pg_ctl start \\
         -D /var/lib/postgresql/15/restored -l /tmp/restored.log \\
         -o \"-c config_file=/etc/postgresql/15/main/postgresql.conf \\
@@ -204,10 +204,10 @@ In place, to the end of the WAL, after the disk was lost: PostgreSQL is stopped,
 
     walward restore
 
-To just before a mistake, beside the original; the copy must not archive:
+To just before a mistake, beside the original; a copy archives nothing:
 
     walward restore --target-time '2026-11-21 14:03:00+00' \\
-        --target-directory /srv/restored --archive-mode off
+        --target-directory /srv/restored
 
 A standby of the running primary:
 

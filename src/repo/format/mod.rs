@@ -12,6 +12,7 @@ mod frame;
 mod header;
 mod incoming;
 mod open;
+mod part;
 mod seal;
 mod seek_table;
 mod tail;
@@ -24,6 +25,7 @@ use bytes::Bytes;
 
 pub(super) use digest::{ContentDigest, DigestChain};
 pub(super) use open::Opener;
+pub(super) use part::Part;
 pub(super) use seal::{Object, Sealer};
 pub(super) use tail::{HEAD_BYTES, TAIL_BYTES, Tail};
 

@@ -1,5 +1,7 @@
 //! What is known of an object from its ends alone: header, trailer and seek table, without the content.
 
+use std::sync::Arc;
+
 use super::context::FrameContext;
 use super::frame::SKIPPABLE_HEAD;
 use super::header::{Header, PAYLOAD_MAX};
@@ -21,6 +23,10 @@ pub(in crate::repo) struct Tail {
     pub header: Header,
     /// What the trailer says.
     pub summary: Summary,
+    /// Where each frame lies.
+    pub(super) table: SeekTable,
+    /// How they are protected.
+    pub(super) context: Arc<FrameContext>,
 }
 
 impl Tail {
@@ -61,6 +67,6 @@ impl Tail {
             stored_digest: trailer.stored_digest,
             commit_times: trailer.commit_times,
         };
-        Ok(Self { header, summary })
+        Ok(Self { header, summary, table, context: Arc::new(context) })
     }
 }

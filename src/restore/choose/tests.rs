@@ -6,7 +6,7 @@ use super::*;
 use crate::repo::manifest::BackupType;
 use crate::restore::lines;
 use crate::restore::lives::Lives;
-use crate::restore::request::{Action, Place};
+use crate::restore::request::{Action, Archiving, Place};
 
 pub fn lineage() -> Lineage {
     Lineage { major: 15, system_identifier: 7 }
@@ -34,7 +34,8 @@ pub fn request(target: Target) -> RestoreRequest {
         standby: false,
         backup: None,
         tablespace_map: Vec::new(),
-        archive_mode_off: false,
+        wal_directory: None,
+        archive: Archiving::Preserve,
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),

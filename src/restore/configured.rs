@@ -1,0 +1,74 @@
+//! Reads the configuration in a backup, before anything of it is restored.
+
+use std::io::{self, Read};
+use std::path::Path;
+
+use super::configuration::{Configuration, Source};
+use super::contents::{Contents, PackedFile};
+use super::error::RestoreError;
+use super::facts::{Copy, chain};
+use crate::repo::manifest::BackupLabel;
+use crate::repo::{PART_BYTES_MAX, layout};
+
+/// Reads what the server would read, but for what is nowhere or cannot be read: that is said in `warnings`.
+pub async fn read(
+    contents: &Contents,
+    copies: &[Copy],
+    label: &BackupLabel,
+    warnings: &mut Vec<String>,
+) -> Result<Configuration, RestoreError> {
+    let files = || contents.packs.iter().flat_map(|(pack, files)| files.iter().map(move |file| (*pack, file)));
+    let mut configuration = Configuration::new(files().map(|(_, file)| &*file.path));
+    while let Some(source) = configuration.next() {
+        let content = match &source {
+            Source::Inside(path) => match files().find(|(_, file)| *file.path == **path) {
+                Some((pack, file)) => from_pack(copies, label, pack, file).await,
+                None => Ok(Vec::new()),
+            },
+            Source::Outside(path) => {
+                let path = path.clone();
+                let read = tokio::task::spawn_blocking(move || on_this_host(&path)).await;
+                read.map_err(|_| RestoreError::Died)?.map_err(|error| error.to_string())
+            }
+        };
+        match content {
+            Ok(content) => configuration.add(source, &content),
+            Err(why) => {
+                warnings.push(format!("the configuration file {} cannot be looked at: {why}", source.shown()));
+                configuration.add_unread(source);
+            }
+        }
+    }
+    Ok(configuration)
+}
+
+/// A small file out of a pack.
+async fn from_pack(copies: &[Copy], label: &BackupLabel, pack: u32, file: &PackedFile) -> Result<Vec<u8>, String> {
+    if file.size > PART_BYTES_MAX {
+        return Err(format!("it has {} bytes", file.size));
+    }
+    let mut why = "no repository has it".to_owned();
+    for copy in copies {
+        let range = file.offset..file.offset.saturating_add(file.size);
+        match copy.repository.read_part(&layout::pack(label, pack), range).await {
+            Ok(content) if crc32c::crc32c(&content) == file.crc32c => return Ok(content.to_vec()),
+            Ok(_) => why = format!("repository {} has another content", copy.repository.name()),
+            Err(error) => why = format!("repository {}: {}", copy.repository.name(), chain(&error)),
+        }
+    }
+    Err(why)
+}
+
+/// A file that the configuration names outside of the data directory. One that is not there has nothing in it. Blocking.
+fn on_this_host(path: &Path) -> io::Result<Vec<u8>> {
+    let file = match std::fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
+    }
+    let mut content = Vec::new();
+    file.take(PART_BYTES_MAX).read_to_end(&mut content)?;
+    Ok(content)
+}
