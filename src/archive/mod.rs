@@ -12,6 +12,7 @@
 
 mod accept;
 mod archiver;
+pub mod believed;
 mod copy;
 mod debt;
 mod delivery;

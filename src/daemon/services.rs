@@ -14,9 +14,9 @@ use super::peer::{Owner, Peer};
 use super::recovered;
 use super::status::Standing;
 use super::watch::watch;
-use crate::archive::{ArchiveOptions, Archiver, FetchOptions, Fetcher};
+use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher};
 use crate::config::{ClusterConfig, Config};
-use crate::health::{ArchiveStats, FetchStats};
+use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use crate::repo::LazyRepository;
 use crate::sys;
 use crate::sys::cpu::CpuPool;
@@ -40,6 +40,8 @@ pub struct Service {
     pub archive_stats: Arc<ArchiveStats>,
     /// Counters of `fetcher`.
     pub fetch_stats: Arc<FetchStats>,
+    /// What the server believes archived.
+    pub belief: Arc<BeliefStats>,
     /// The backup that is running, if any.
     pub backup: super::backup::Slot,
     /// The owner of the data directory when it was looked at last.
@@ -127,6 +129,17 @@ impl Services {
             tasks.spawn(recovered::watch(cluster.data_directory.clone(), closing.clone()).instrument(span.clone()));
             let (debts, until) = (archiver.clone(), closing.clone());
             tasks.spawn(async move { debts.work_off(until).await }.instrument(span.clone()));
+            let belief = Arc::new(BeliefStats::default());
+            let asked = Arc::clone(&archive_stats);
+            let compare = archive::believed::watch(
+                cluster.data_directory.clone(),
+                repositories.clone(),
+                cluster.acknowledge,
+                move || asked.was_asked(),
+                Arc::clone(&belief),
+                closing.clone(),
+            );
+            tasks.spawn(compare.instrument(span.clone()));
             let backup_levels = configured().map(|repository| repository.backup_level).collect();
             let service = Service {
                 config: cluster.clone(),
@@ -136,6 +149,7 @@ impl Services {
                 fetcher,
                 archive_stats,
                 fetch_stats,
+                belief,
                 backup: super::backup::Slot::default(),
                 owner,
                 looks: Arc::new(Semaphore::new(LOOKS_MAX)),

@@ -69,6 +69,7 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
         uploads_in_flight: in_flight as u64,
         unrecorded_gaps: service.archiver.unrecorded_gaps(),
         unreadable_gaps: service.archiver.unreadable_gaps(),
+        belief: service.belief.facts(),
         fetch: service.fetch_stats.facts(),
         prefetched: prefetched as u64,
         spool_bytes,

@@ -68,6 +68,13 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Notes of gaps in the spool directory that cannot be read.",
         |c| Some(c.unreadable_gaps),
     );
+    page.each(
+        clusters,
+        "walward_archive_lost_files",
+        "gauge",
+        "Segments that the server believes archived and that fewer repositories hold than must.",
+        |c| Some(c.belief.lost_files),
+    );
     page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
     page.each(clusters, "walward_fetch_files_total", "counter", "Files given to servers in recovery.", |c| {
         Some(c.fetch.served_total)

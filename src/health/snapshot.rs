@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ArchiveFacts, DebtFacts, FetchFacts};
+use super::{ArchiveFacts, BeliefFacts, DebtFacts, FetchFacts};
 
 /// Everything that an agent knows about itself at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct ClusterSnapshot {
     /// Notes of such gaps that cannot be read: no repository will be told of these.
     #[serde(default)]
     pub unreadable_gaps: u64,
+    /// What the server believes archived, beside what the repositories hold.
+    #[serde(default)]
+    pub belief: BeliefFacts,
     /// WAL out.
     pub fetch: FetchFacts,
     /// Segments in the spool or on their way there.

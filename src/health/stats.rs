@@ -81,6 +81,12 @@ pub struct FetchFacts {
 pub struct ArchiveStats(Mutex<ArchiveFacts>);
 
 impl ArchiveStats {
+    /// Whether any push was answered.
+    pub fn was_asked(&self) -> bool {
+        let facts = self.facts();
+        facts.acknowledged_total > 0 || !facts.failed_total.is_empty()
+    }
+
     /// The counters as they are.
     pub fn facts(&self) -> ArchiveFacts {
         self.lock().clone()

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use super::lsn::Timeline;
 use super::wal_name::{SegmentName, WalFileName};
 
 const DIRECTORY: &str = "archive_status";
@@ -27,6 +29,27 @@ pub fn list_ready(pg_wal: &Path) -> io::Result<Vec<WalFileName>> {
     }
     ready.sort_unstable_by_key(archiver_order);
     Ok(ready)
+}
+
+/// The segments of `timeline` that PostgreSQL believes to be archived, and when each was finished.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn list_done(pg_wal: &Path, timeline: Timeline) -> io::Result<Vec<(SegmentName, SystemTime)>> {
+    let mut done = Vec::new();
+    for entry in std::fs::read_dir(pg_wal.join(DIRECTORY))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let file = name.to_str().and_then(|name| name.strip_suffix(".done")?.parse::<WalFileName>().ok());
+        if let Some(WalFileName::Segment(segment)) = file
+            && segment.timeline == timeline
+            // Removed meanwhile, with its segment.
+            && let Ok(finished) = entry.metadata().and_then(|metadata| metadata.modified())
+        {
+            done.push((segment, finished));
+        }
+    }
+    Ok(done)
 }
 
 /// A key that sorts as the archiver does.

@@ -5,6 +5,8 @@
 
 use serde::Serialize;
 
+use super::archive_command::{Pushing, pushing};
+
 /// A tool other than Walward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +40,8 @@ pub enum Archives {
     Nobody,
     /// Walward alone.
     Walward,
+    /// Walward, by a command that may say "archived" when it was not.
+    Lossy,
     /// Walward and another tool, by one command.
     Both(Tool),
     /// Another tool.
@@ -56,10 +60,11 @@ pub fn archives(command: &str, library: &str) -> Archives {
     if ["", "true", "/bin/true", "/usr/bin/true", ":", "exit 0", "cd ."].contains(&command) {
         return Archives::Nobody;
     }
-    match (is_ours(command), tool(command)) {
-        (true, None) => Archives::Walward,
-        (true, Some(tool)) => Archives::Both(tool),
-        (false, tool) => Archives::Other(tool.unwrap_or(Tool::Unknown)),
+    match (pushing(command), tool(command)) {
+        (Pushing::Surely(_) | Pushing::Unclear(_), None) => Archives::Walward,
+        (Pushing::Surely(_) | Pushing::Unclear(_), Some(tool)) => Archives::Both(tool),
+        (Pushing::Loses(_) | Pushing::No(Some(_)), None) => Archives::Lossy,
+        (Pushing::Loses(_) | Pushing::No(_), tool) => Archives::Other(tool.unwrap_or(Tool::Unknown)),
     }
 }
 
@@ -160,6 +165,15 @@ mod tests {
         ] {
             assert_eq!(archives(command, ""), Archives::Walward, "{command}");
         }
+    }
+
+    #[test]
+    fn a_command_that_only_looks_like_walwards_is_not_taken_for_it() {
+        for command in ["walward-wal push %p || true", "walward-wal push %f", "echo walward-wal push %p"] {
+            assert_eq!(archives(command, ""), Archives::Lossy, "{command}");
+        }
+        let other = "walward-wal push %p; pgbackrest --stanza=main archive-push %p";
+        assert_eq!(archives(other, ""), Archives::Other(Tool::PgBackRest));
     }
 
     /// Runs `command` as PostgreSQL does (`system`), and says what the two archivers saw.

@@ -19,6 +19,7 @@
 //! | [`session`] | the SQL session: facts, backup start and stop, grants, what an administrator may do |
 //! | `settings` | `postgresql.auto.conf` and its kind, as text |
 
+pub mod archive_command;
 pub mod archive_status;
 pub mod archiving;
 mod backup_label;

@@ -49,6 +49,41 @@ fn the_same_segment_again_is_a_success_and_other_bytes_are_refused() {
 }
 
 #[test]
+fn what_the_server_believes_archived_and_no_repository_holds_is_seen() {
+    let (site, _) = site_with_segment(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let (room, cluster) = (&site.room, &site.cluster);
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    site.walward(&["--cluster", "main", "check"]).says("looked for and found");
+    let command = |command: &str| {
+        cluster.sql(room, &format!("alter system set archive_command = '{}'", command.replace('\'', "''")));
+        cluster.sql(room, "select pg_reload_conf()");
+        eventually("the command holds", Duration::from_mins(1), || {
+            (cluster.sql(room, "show archive_command") == command).then_some(())
+        });
+    };
+    let ours = site.archive_command();
+    command(&format!("{} || true", ours.replace(site.socket.to_str().unwrap(), "/gone/walward.sock")));
+    // The archiver hears of it a moment later than a session.
+    std::thread::sleep(Duration::from_secs(1));
+    let gone = cluster.switch_wal(room);
+    cluster.wait_archived(room, &gone);
+    let last = cluster.switch_wal(room);
+    cluster.wait_archived(room, &last);
+    let check = site.walward(&["--cluster", "main", "check"]).expect(1);
+    check.clone().says("what follows `||` exits with 0").says("believes");
+    assert!(check.stdout.contains(&last) || check.stdout.contains(&gone), "{}", check.stdout);
+
+    // The command is right again, and the loss stays known.
+    command(&ours);
+    site.walward(&["--cluster", "main", "check"]).expect(1).says("believes");
+    eventually("the agent has seen it", Duration::from_mins(2), || {
+        let status = site.walward(&["--json", "status"]).json();
+        (status["clusters"][0]["belief"]["lost_files"].as_u64() > Some(0)).then_some(())
+    });
+    site.walward(&["status"]).says("LOST");
+}
+
+#[test]
 fn a_file_that_is_not_what_its_name_says_is_refused() {
     let (site, segment) = site_with_segment(SiteOptions::default());
     let copy = copy_of(&site, &segment);

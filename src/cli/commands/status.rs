@@ -94,6 +94,15 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         );
         printer.line(&printer.tone(&text, Tone::Bad))?;
     }
+    if cluster.belief.lost_files > 0 {
+        let text = format!(
+            "  LOST        {} segment(s) that the server believes archived are in too few repositories, the oldest {}: take a backup, and see \
+             what `walward check` says of archive_command",
+            cluster.belief.lost_files,
+            cluster.belief.oldest_lost.as_deref().unwrap_or("?")
+        );
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     if cluster.unrecorded_gaps > 0 {
         let text = format!("  LET GO      {} gap(s) that a repository was not told of yet", cluster.unrecorded_gaps);
         printer.line(&printer.tone(&text, Tone::Bad))?;

@@ -103,16 +103,22 @@ async fn check_cluster(
         leftovers::check(cluster, server.facts.in_recovery, findings).await;
     }
     postgres::check_waiting(cluster, ages.ready, findings).await;
-    let mut opened = Vec::new();
+    let mut all = Vec::new();
     for configured in context.repositories_of(cluster)? {
         let lineage = server.as_ref().map(|server| server.facts.lineage());
-        if let Some(repository) = repository::check(context, cluster, configured, lineage, findings).await {
+        let repository = repository::check(context, cluster, configured, lineage, findings).await;
+        if let Some(repository) = &repository {
             let primary =
                 server.as_ref().filter(|server| !server.facts.in_recovery).map(|server| server.facts.timeline);
-            backups::check(cluster, &repository, ages.backup, primary, findings).await;
-            opened.push(repository);
+            backups::check(cluster, repository, ages.backup, primary, findings).await;
         }
+        all.push(repository);
     }
+    // One alone says nothing of how many hold a file.
+    if let (Some(server), None) = (&server, &context.global.repository) {
+        postgres::check_belief(cluster, server, &all, findings).await;
+    }
+    let opened: Vec<_> = all.into_iter().flatten().collect();
     if opened.len() > 1 {
         repository::check_apart(cluster, &opened, findings).await;
     }

@@ -5,9 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
+use crate::archive::believed::{self, Believed};
 use crate::base::{describe, format_duration};
 use crate::cli::{arrival, whose};
 use crate::config::ClusterConfig;
+use crate::pg::WalFileName;
+use crate::pg::archive_command::{Pushing, pushing};
 use crate::pg::archive_status::{list_ready, ready_path};
 use crate::pg::session::{ServerFacts, Session};
 use crate::repo::Repository;
@@ -86,20 +89,103 @@ fn check_settings(facts: &ServerFacts, about: Option<&str>, findings: &mut Findi
     if !["replica", "logical"].contains(&facts.wal_level.as_str()) {
         findings.failed("wal_level", about, facts.wal_level.clone(), Some("set wal_level = replica and restart"));
     }
-    if !facts.archive_library.is_empty() {
+    if facts.archive_library.is_empty() {
+        check_command(facts, about, findings);
+    } else {
         let text = format!("archive_library = {} stands before archive_command", facts.archive_library);
         findings.failed("archive_command", about, text, Some("empty archive_library and reload"));
-    } else if facts.archive_command.contains("walward") {
-        findings.ok("archive_command", about, facts.archive_command.clone());
-    } else if facts.in_recovery && facts.archive_mode != "always" {
-        findings.ok("archive_command", about, "a standby, which does not archive");
-    } else {
-        let text = format!("{:?} is not Walward's", facts.archive_command);
-        findings.failed("archive_command", about, text, Some("`walward setup` prints the line for postgresql.conf"));
     }
     if !facts.full_page_writes {
         let advice = "a backup taken on a standby needs it; set full_page_writes = on";
         findings.warning("full_page_writes", about, "off", Some(advice));
+    }
+}
+
+fn check_command(facts: &ServerFacts, about: Option<&str>, findings: &mut Findings) {
+    let command = &facts.archive_command;
+    let advice = Some("`walward setup` prints the line for postgresql.conf");
+    match pushing(command) {
+        Pushing::Surely(push) => match push.socket.filter(|_| push.by_agent) {
+            Some(socket) if !Path::new(&socket).exists() => {
+                let text = format!("{command}: there is no socket {socket}");
+                findings.failed(
+                    "archive_command",
+                    about,
+                    text,
+                    Some("name the one that the agent listens on (`agent.socket`)"),
+                );
+            }
+            _ => findings.ok("archive_command", about, command.clone()),
+        },
+        Pushing::Loses(why) => {
+            let text = format!("{command}: it says \"archived\" of WAL that is not: {why}");
+            findings.failed("archive_command", about, text, advice);
+        }
+        Pushing::Unclear(why) => {
+            let text = format!("{command}: whether it exits with 0 only when the push does cannot be told: {why}");
+            findings.warning(
+                "archive_command",
+                about,
+                text,
+                Some("put the shell's constructs into a script, or leave them out"),
+            );
+        }
+        Pushing::No(_) if facts.in_recovery && facts.archive_mode != "always" => {
+            findings.ok("archive_command", about, "a standby, which does not archive");
+        }
+        Pushing::No(Some(why)) => findings.failed("archive_command", about, format!("{command}: {why}"), advice),
+        Pushing::No(None) => {
+            findings.failed("archive_command", about, format!("{command:?} is not Walward's"), advice);
+        }
+    }
+}
+
+/// Compares what the server believes archived with what the repositories hold; one that is `None` did not open.
+pub(super) async fn check_belief(
+    cluster: &ClusterConfig,
+    server: &Server,
+    repositories: &[Option<Repository>],
+    findings: &mut Findings,
+) {
+    let about = Some(cluster.name.as_str());
+    let archives_ours = !matches!(pushing(&server.facts.archive_command), Pushing::No(None));
+    if server.facts.in_recovery || repositories.is_empty() {
+        return;
+    }
+    let directory = cluster.data_directory.clone();
+    let believed = match answered(FILE_SYSTEM_DEADLINE, move || Believed::read(&directory)).await {
+        Some(Ok(Some(believed))) => believed,
+        Some(Ok(None)) | None => return,
+        Some(Err(error)) => {
+            let advice = "run this as the owner of the data directory, or as root";
+            return findings.warning("archived", about, describe(&error), Some(advice));
+        }
+    };
+    let mut believed = Believed { lineage: server.facts.lineage(), ..believed };
+    // The server's own word, which counts also when the mark is gone.
+    if let Ok(stats) = server.session.archiver_stats().await
+        && let (Some(name), Some(at)) = (stats.last_archived_wal, stats.last_archived_time)
+        && let Ok(WalFileName::Segment(last)) = name.parse()
+        && last.timeline == server.facts.timeline
+        && !believed.segments.iter().any(|(segment, _)| *segment == last)
+    {
+        believed.segments.push((last, at.into()));
+    }
+    let count = believed.segments.len();
+    let compared = believed::compare(&believed, repositories, cluster.acknowledge, archives_ours).await;
+    if let Some(first) = compared.lost.first() {
+        let text = format!(
+            "the server believes {} segment(s) archived that too few repositories hold, the first {first}",
+            compared.lost.len()
+        );
+        let advice = "take a backup now; archive_command must exit with 0 only when the push does, and a store must keep what it took";
+        findings.failed("archived", about, text, Some(advice));
+    } else {
+        let text = format!(
+            "{} of {count} segment(s) that the server believes archived were looked for and found",
+            compared.held.len()
+        );
+        findings.ok("archived", about, text);
     }
 }
 

@@ -109,6 +109,11 @@ pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
             steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
             after = Archives::Walward;
         }
+        (Archives::Lossy, _) => {
+            let because = "what stands there may say that a segment is archived when it is not";
+            steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
+            after = Archives::Walward;
+        }
         (Archives::Walward, _) => {
             if command != wish.archive_command {
                 notes.push(format!("archive_command is Walward's already, and stays as it is: {command}"));
@@ -245,6 +250,15 @@ mod tests {
         for other in [ArchiveCommandChoice::Keep, ArchiveCommandChoice::Beside, ArchiveCommandChoice::Replace] {
             let made = plan(&seen(&[("archive_command", OURS)]), &wish(other)).unwrap();
             assert_eq!((made.steps, made.archives), (vec![], Archives::Walward));
+        }
+    }
+
+    #[test]
+    fn a_command_that_loses_wal_is_replaced_by_one_that_does_not() {
+        for command in [format!("{OURS} || true"), format!("echo {OURS}"), "walward-wal push %f".to_owned()] {
+            let made = plan(&seen(&[("archive_command", &command)]), &wish(ArchiveCommandChoice::Keep)).unwrap();
+            assert_eq!(sets(&made), [("archive_command", OURS)], "{command}");
+            assert_eq!(made.archives, Archives::Walward);
         }
     }
 

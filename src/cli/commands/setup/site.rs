@@ -151,6 +151,7 @@ fn words(archives: Archives) -> Value {
     let (who, tool): (&str, Option<Tool>) = match archives {
         Archives::Nobody => ("nobody", None),
         Archives::Walward => ("walward", None),
+        Archives::Lossy => ("lossy", None),
         Archives::Both(tool) => ("both", Some(tool)),
         Archives::Other(tool) => ("other", Some(tool)),
         Archives::Library => ("library", None),

@@ -1,0 +1,35 @@
+//! What the server believes archived, beside what the repositories hold.
+
+use std::sync::{Mutex, PoisonError};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What was found when the two were compared last.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BeliefFacts {
+    /// When that was; none: not since the agent started.
+    pub compared: Option<Timestamp>,
+    /// Segments that the server believes archived and that fewer repositories hold than must.
+    pub lost_files: u64,
+    /// The oldest of them.
+    pub oldest_lost: Option<String>,
+}
+
+/// The facts as they come.
+#[derive(Debug, Default)]
+pub struct BeliefStats(Mutex<BeliefFacts>);
+
+impl BeliefStats {
+    /// As they are.
+    pub fn facts(&self) -> BeliefFacts {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A comparison has found this.
+    pub fn compared(&self, lost_files: u64, oldest_lost: Option<String>) {
+        let facts = BeliefFacts { compared: Some(Timestamp::now()), lost_files, oldest_lost };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+    }
+}
