@@ -93,6 +93,9 @@ pub struct BackupReport {
     pub label: String,
     /// The repositories that hold it, by their names in the configuration.
     pub repositories: Vec<String>,
+    /// Where they are, in the same order, without secrets.
+    #[serde(default)]
+    pub urls: Vec<String>,
     /// What it was taken from.
     pub lineage: Lineage,
     /// `server_version`, for people.

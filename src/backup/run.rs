@@ -307,6 +307,7 @@ impl Begun {
         Ok(BackupReport {
             label: head.label,
             repositories: work.targets.iter().map(|target| target.repository.name().to_owned()).collect(),
+            urls: work.targets.iter().map(|target| target.repository.url().to_owned()).collect(),
             lineage: head.lineage,
             server_version: head.server_version,
             from_standby: head.from_standby,

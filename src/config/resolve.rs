@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::apart;
 use super::document::{Document, Located, Table, Value};
 use super::keys::Section;
 use super::problem::{ConfigError, Problem};
-use super::scope::{Report, Scope, suggest};
+use super::scope::{Report, Scope, Setting, suggest};
 use super::secret::{has_password, redact_connection, world_readable};
 use super::values::{
     AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, FetchConfig, LogConfig, LogFormat, LogLevel,
@@ -15,7 +17,7 @@ use super::values::{
 };
 use super::{DEFAULT_SOCKET, Loaded};
 use crate::archive::Acknowledge;
-use crate::base::Secret;
+use crate::base::{Secret, hex};
 use crate::storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
 
 /// Checks everything and answers the values, or all problems.
@@ -47,6 +49,9 @@ pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
             clusters.insert(name, cluster);
         }
     }
+    for cluster in clusters.values_mut() {
+        cluster.fingerprint = fingerprint(cluster, &report.settings);
+    }
     warn_of_readable_files(&document.files, &clusters, &document.root, &mut report);
     if !document.root.contains_key("cluster") {
         let text = "no cluster is configured; run: walward setup".to_owned();
@@ -62,6 +67,19 @@ pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
     } else {
         Err(ConfigError::Invalid(report.problems))
     }
+}
+
+/// Of the values of a cluster and its repositories, whoever set them; secrets are hidden in `settings`.
+fn fingerprint(cluster: &ClusterConfig, settings: &[Setting]) -> String {
+    let own = format!("cluster.{}.", cluster.name);
+    let repositories: Vec<String> = cluster.repositories.iter().map(|name| format!("repository.{name}.")).collect();
+    let mut hash = Sha256::new();
+    for Setting { key, value, .. } in settings {
+        if key.starts_with(&own) || repositories.iter().any(|repository| key.starts_with(repository)) {
+            hash.update(format!("{key}={}\n", value.as_deref().unwrap_or_default()));
+        }
+    }
+    hex::encode(&hash.finalize())
 }
 
 fn check_sections(root: &Table, report: &mut Report) {
@@ -391,6 +409,8 @@ fn cluster(
             pack_bytes: scope.size("backup.pack_bytes"),
         },
         restore: RestoreConfig { workers: scope.number("restore.workers") },
+        // When all is read.
+        fingerprint: String::new(),
     };
     (!config.data_directory.as_os_str().is_empty()).then_some(config)
 }

@@ -42,6 +42,26 @@ fn message(text: &str) -> String {
 }
 
 #[test]
+fn two_processes_have_one_fingerprint_when_they_have_read_the_same() {
+    let fingerprint = |text: &str| {
+        let loaded = load_text(text).unwrap();
+        loaded.config.clusters["main"].fingerprint.clone()
+    };
+    let text = |url: &str, more: &str| {
+        format!(
+            "[repository.store]\nurl = \"{url}\"\nencryption = \"none\"\n[repository.other]\nurl = \"file:///other\"\nencryption = \"none\"\n\
+             [cluster.main]\ndata_directory = \"/data\"\nconnection = \"host=/run user=x password=secret\"\nrepositories = [\"store\"]\n{more}"
+        )
+    };
+    let one = fingerprint(&text("file:///a", ""));
+    assert_eq!(one, fingerprint(&text("file:///a", "# a comment\n")));
+    assert_eq!(one, fingerprint(&text("file:///a", "").replace("/other", "/elsewhere")), "of another repository");
+    assert_ne!(one, fingerprint(&text("file:///b", "")));
+    assert_ne!(one, fingerprint(&text("file:///a", "archive.deadline = \"7s\"\n")));
+    assert_eq!(one, fingerprint(&text("file:///a", "").replace("secret", "other")), "nothing of a secret shows in it");
+}
+
+#[test]
 fn the_least_configuration_has_every_default() {
     let config = load_text(GOOD).unwrap().config;
     assert_eq!(config.agent.socket, Path::new(DEFAULT_SOCKET));

@@ -119,12 +119,24 @@ pub struct ClusterConfig {
     pub backup: BackupConfig,
     /// Restores.
     pub restore: RestoreConfig,
+    /// The same for two processes exactly when they have read the same of this cluster and its repositories, but for secrets.
+    pub fingerprint: String,
 }
 
 impl fmt::Debug for ClusterConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, data_directory, connection, repositories, acknowledge, archive, fetch, backup, restore } =
-            self;
+        let Self {
+            name,
+            data_directory,
+            connection,
+            repositories,
+            acknowledge,
+            archive,
+            fetch,
+            backup,
+            restore,
+            fingerprint,
+        } = self;
         f.debug_struct("ClusterConfig")
             .field("name", name)
             .field("data_directory", data_directory)
@@ -135,6 +147,7 @@ impl fmt::Debug for ClusterConfig {
             .field("fetch", fetch)
             .field("backup", backup)
             .field("restore", restore)
+            .field("fingerprint", fingerprint)
             .finish()
     }
 }

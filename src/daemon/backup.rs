@@ -30,6 +30,8 @@ pub struct BackupRequest {
     pub kind: BackupType,
     /// Only into this repository; all of the cluster's when none is named.
     pub repository: Option<String>,
+    /// The fingerprint of the cluster's configuration that the client has read.
+    pub configuration: Option<String>,
 }
 
 /// The progress of the backup that is running, if any.
@@ -72,6 +74,17 @@ pub async fn run(
     let failed = |exit: Exit, text: String| Reply::Done { code: exit.code(), text };
     if request.kind != BackupType::Full {
         return failed(Exit::Usage, "only full backups can be taken in this version".to_owned());
+    }
+    if request.configuration.as_ref().is_some_and(|configuration| *configuration != service.config.fingerprint) {
+        let places: Vec<String> =
+            service.repositories.iter().map(|lazy| format!("{} ({})", lazy.name(), lazy.url())).collect();
+        let text = format!(
+            "the agent runs another configuration of {:?} than the one in the files now, and would back up to {}: reload it \
+             (systemctl reload walward)",
+            service.config.name,
+            places.join(", ")
+        );
+        return failed(Exit::Refused, text);
     }
     let (progress, watching) = watch::channel(Progress::new(Timestamp::now()));
     let Some(_taken) = service.backup.take(watching.clone()) else {

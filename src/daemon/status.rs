@@ -62,6 +62,7 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
     ClusterSnapshot {
         name: service.config.name.clone(),
         data_directory: service.config.data_directory.clone(),
+        configuration: Some(service.config.fingerprint.clone()),
         archive: service.archive_stats.facts(),
         ready_files: ready.map(|(files, _)| files),
         oldest_ready_seconds: ready.map(|(_, seconds)| seconds),

@@ -35,6 +35,9 @@ pub struct ClusterSnapshot {
     pub name: String,
     /// Where it lies.
     pub data_directory: PathBuf,
+    /// The fingerprint of the configuration of it that the agent runs; none from an older agent.
+    #[serde(default)]
+    pub configuration: Option<String>,
     /// WAL in.
     pub archive: ArchiveFacts,
     /// Files marked ready in archive_status now; `None` when it cannot be read.

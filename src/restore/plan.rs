@@ -73,6 +73,8 @@ pub struct RestorePlan {
     pub configuration: Vec<Note>,
     /// The repositories that the backup is fetched from, the first preferred.
     pub repositories: Vec<String>,
+    /// Where they are, in the same order, without secrets.
+    pub urls: Vec<String>,
     /// Whether the directory holds a part of this restore, which is kept.
     pub resumes: bool,
     /// What is worth knowing before it is run.
@@ -251,6 +253,7 @@ pub async fn plan(
         configuration: arranged.notes,
         signal_file: settings::signal_file(&written),
         repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
+        urls: copies.iter().map(|copy| copy.repository.url().to_owned()).collect(),
         resumes: unfinished.is_some(),
         warnings,
         work: Work { lineage, places, contents, copies, lending: arranged.lending, changes: arranged.changes },

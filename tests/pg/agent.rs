@@ -8,7 +8,28 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::support::{Cluster, ClusterOptions, Daemon, Outcome, Site, SiteOptions, Version};
+use crate::support::{Cluster, ClusterOptions, Daemon, Outcome, Site, SiteOptions, Version, eventually};
+
+#[test]
+fn an_agent_that_runs_an_older_configuration_is_noticed() {
+    let site = Site::start(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let backup = site.walward(&["--cluster", "main", "backup"]).expect(0);
+    backup.says(&format!("file://{}", site.repository_folder().display()));
+    let moved = site.room.make_folder("moved");
+    let old = site.repository_folder();
+    site.write_config(&site.config_text().replace(old.to_str().unwrap(), moved.to_str().unwrap()));
+    site.set_up("main");
+    let refused = site.walward(&["--cluster", "main", "backup"]).expect(16);
+    refused.says("reload").says(old.to_str().unwrap());
+    site.walward(&["--cluster", "main", "check"]).expect(1).says("the agent runs another configuration");
+    site.agent.as_ref().unwrap().reload();
+    eventually("the agent has read it", Duration::from_mins(1), || {
+        let check = site.walward(&["--cluster", "main", "check"]);
+        (!check.stdout.contains("another configuration")).then_some(())
+    });
+    let backup = site.walward(&["--cluster", "main", "backup"]).expect(0);
+    backup.says(moved.to_str().unwrap());
+}
 
 #[test]
 fn a_reload_takes_a_new_cluster_and_keeps_the_old_settings_when_the_file_is_wrong() {

@@ -40,7 +40,8 @@ pub(in crate::cli) async fn run(
 
 /// `None` when there is no agent. Ctrl-C ends this process; the agent notices and cancels the backup.
 fn by_agent(context: &Context, cluster: &ClusterConfig, printer: &Printer) -> Result<Option<Exit>, Failure> {
-    let mut request = json!({ "op": "backup", "cluster": cluster.name, "type": "full" });
+    let mut request =
+        json!({ "op": "backup", "cluster": cluster.name, "type": "full", "configuration": cluster.fingerprint });
     if let (Some(name), Value::Object(members)) = (&context.global.repository, &mut request) {
         members.insert("repository".to_owned(), Value::String(name.clone()));
     }
@@ -111,7 +112,9 @@ fn print(report: &BackupReport, printer: &Printer) -> Result<(), Failure> {
     } else {
         let took = format_duration(std::time::Duration::try_from_secs_f64(report.seconds).unwrap_or_default());
         printer.line(&format!("backup        {}", printer.tone(&report.label, Tone::Good)))?;
-        printer.line(&format!("repositories  {}", report.repositories.join(", ")))?;
+        let places: Vec<String> =
+            report.repositories.iter().zip(&report.urls).map(|(name, url)| format!("{name} ({url})")).collect();
+        printer.line(&format!("repositories  {}", places.join(", ")))?;
         printer.line(&format!("took          {took}"))?;
         printer.line(&format!(
             "content       {} files, {}, stored in {}",

@@ -234,7 +234,9 @@ fn describe(plan: &RestorePlan) -> String {
     if let Some(wal) = &plan.wal {
         lines.push(format!("WAL           {} to {} ({} segments)", wal.first, wal.last, wal.count));
     }
-    lines.push(format!("from          {}", plan.repositories.join(", ")));
+    let places: Vec<String> =
+        plan.repositories.iter().zip(&plan.urls).map(|(name, url)| format!("{name} ({url})")).collect();
+    lines.push(format!("from          {}", places.join(", ")));
     let resumes = if plan.resumes { " (goes on with an unfinished restore)" } else { "" };
     lines.push(format!("into          {}{resumes}", plan.directory.display()));
     for tablespace in &plan.tablespaces {

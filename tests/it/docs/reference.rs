@@ -138,7 +138,7 @@ fn the_page_of_metrics_is_what_the_agent_says() {
         "schema": "walward.status/1", "version": "1", "host": "h", "pid": 1, "started": "2026-11-21T00:00:00Z",
         "taken": "2026-11-21T00:00:00Z", "resident_bytes": 1,
         "clusters": [{
-            "name": "main", "data_directory": "/x",
+            "name": "main", "data_directory": "/x", "configuration": null,
             "archive": { "acknowledged_total": 0, "acknowledged_ahead_total": 0, "uploaded_total": 0, "uploaded_bytes_total": 0,
                 "upload_seconds_total": 0.0, "failed_total": failed, "last_file": null, "last_acknowledged": "2026-11-21T00:00:00Z",
                 "last_error": null, "ready_files": 0, "let_go_total": 0, "last_let_go": null },

@@ -9,6 +9,7 @@ use super::finding::Findings;
 use crate::base::format_duration;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
+use crate::config::ClusterConfig;
 use crate::health::{ClusterSnapshot, Snapshot};
 
 /// The agent compares repositories every hour; a comparison that is older has been missed.
@@ -21,6 +22,9 @@ pub(super) fn check(context: &Context, findings: &mut Findings) {
     match asked {
         Ok(Asked::Answered(answer)) => {
             if let Ok(snapshot) = serde_json::from_value::<Snapshot>(answer.json.clone()) {
+                for cluster in context.loaded.config.clusters.values() {
+                    check_configuration(cluster, &snapshot, findings);
+                }
                 for cluster in &snapshot.clusters {
                     unrecorded(cluster, findings);
                     check_debts(cluster, findings);
@@ -36,6 +40,29 @@ pub(super) fn check(context: &Context, findings: &mut Findings) {
         }
         Ok(Asked::NoAgent(error)) => findings.failed("agent", None, error.to_string(), Some(started)),
         Err(failure) => findings.failed("agent", None, failure.message(), failure.hint.as_deref().or(Some(started))),
+    }
+}
+
+/// Whether the agent runs what stands in the configuration.
+fn check_configuration(cluster: &ClusterConfig, snapshot: &Snapshot, findings: &mut Findings) {
+    let about = Some(cluster.name.as_str());
+    let advice = Some("let it read the configuration again: systemctl reload walward");
+    let running = snapshot.clusters.iter().find(|running| running.name == cluster.name);
+    match running.map(|running| (running, running.configuration.as_ref())) {
+        Some((running, Some(read))) if *read != cluster.fingerprint => {
+            let places: Vec<String> =
+                running.repositories.iter().map(|place| format!("{} ({})", place.name, place.url)).collect();
+            let text = format!(
+                "the agent runs another configuration of this cluster than the one in the files now; its repositories are {}",
+                places.join(", ")
+            );
+            findings.failed("configuration", about, text, advice);
+        }
+        Some(_) => {}
+        None => {
+            let text = "the agent does not know this cluster, or does not answer this user about it";
+            findings.failed("configuration", about, text, advice);
+        }
     }
 }
 
