@@ -4,7 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::format::FormatError;
 use crate::pg::{Lineage, Lsn, SegmentSize, Timeline};
@@ -146,6 +147,7 @@ pub struct Manifest {
     /// The tablespaces at the time.
     pub tablespaces: Vec<Tablespace>,
     /// Relation pages whose checksum did not match, after reading again: (path, block).
+    #[serde(deserialize_with = "corrupt_pages")]
     pub corrupt_pages: Vec<(String, u32)>,
 }
 
@@ -209,8 +211,19 @@ pub enum EntryKind {
 /// The format of manifests that is written, and the newest that is read.
 pub const FORMAT: u32 = 1;
 
-/// The longest line that is read: the first one, with every pack and the corrupt pages in it. Bounds memory.
-const LINE_BYTES_MAX: usize = 64 << 20;
+/// The longest first line that is read, with every pack and the corrupt pages in it. Bounds memory.
+const HEAD_BYTES_MAX: usize = 64 << 20;
+/// The longest of the other lines. A path has 4096 bytes at most on Linux, each of which six letters can stand for.
+const ENTRY_BYTES_MAX: usize = 64 << 10;
+/// How many directories and files a backup may have.
+pub const ENTRIES_MAX: usize = 20_000_000;
+/// How many corrupt pages a manifest may list.
+pub const CORRUPT_PAGES_MAX: usize = 1000;
+/// How many bytes of content each stored byte of a manifest may become. Its lines differ in places, sizes and checksums: one of a
+/// million empty files becomes 20 times as long.
+const EXPANSION_MAX: u64 = 128;
+/// How many there may be besides.
+const EXPANSION_BYTES_MIN: u64 = 1 << 20;
 
 /// What is looked at in the first line before anything else.
 #[derive(Deserialize)]
@@ -226,14 +239,30 @@ pub(super) struct ManifestLines {
     at: usize,
     /// How far behind `at` there is no line's end.
     searched: usize,
+    /// Bytes of content so far, and how many there may be.
+    content_bytes: u64,
+    content_bytes_max: u64,
+    entries: usize,
 }
 
 impl ManifestLines {
+    /// Those of a manifest that is stored in so many bytes.
+    pub(super) fn of(stored_bytes: u64) -> Self {
+        let content_bytes_max = stored_bytes.saturating_mul(EXPANSION_MAX).saturating_add(EXPANSION_BYTES_MIN);
+        Self { content_bytes_max, ..Self::default() }
+    }
+
     /// More content.
-    pub(super) fn push(&mut self, content: &[u8]) {
+    pub(super) fn push(&mut self, content: &[u8]) -> Result<(), FormatError> {
+        self.content_bytes += content.len() as u64;
+        if self.content_bytes > self.content_bytes_max {
+            let what = format!("its content is more than {EXPANSION_MAX} times as long as it is stored");
+            return Err(FormatError::Text(what));
+        }
         self.buffer.drain(..self.at);
         self.at = 0;
         self.buffer.extend_from_slice(content);
+        Ok(())
     }
 
     /// Whether every line was taken.
@@ -243,7 +272,7 @@ impl ManifestLines {
 
     /// The first line, which must be that of backup `label`; `None`: not all of it has arrived.
     pub(super) fn head(&mut self, label: &BackupLabel) -> Result<Option<Manifest>, FormatError> {
-        let Some(line) = self.line()? else { return Ok(None) };
+        let Some(line) = self.line(HEAD_BYTES_MAX)? else { return Ok(None) };
         let probe: Probe = serde_json::from_slice(line).map_err(|error| invalid(&error))?;
         if probe.format > FORMAT {
             return Err(FormatError::Newer(probe.format));
@@ -257,8 +286,12 @@ impl ManifestLines {
 
     /// The next line behind the first; `None`: not all of it has arrived.
     pub(super) fn entry(&mut self) -> Result<Option<Entry>, FormatError> {
-        let Some(line) = self.line()? else { return Ok(None) };
+        let Some(line) = self.line(ENTRY_BYTES_MAX)? else { return Ok(None) };
         let entry: Entry = serde_json::from_slice(line).map_err(|error| invalid(&error))?;
+        self.entries += 1;
+        if self.entries > ENTRIES_MAX {
+            return Err(FormatError::Text(format!("it lists more than {ENTRIES_MAX} directories and files")));
+        }
         if is_safe(&entry.path) {
             Ok(Some(entry))
         } else {
@@ -266,10 +299,12 @@ impl ManifestLines {
         }
     }
 
-    fn line(&mut self) -> Result<Option<&[u8]>, FormatError> {
+    fn line(&mut self, bytes_max: usize) -> Result<Option<&[u8]>, FormatError> {
         let rest = self.buffer.get(self.at..).unwrap_or_default();
         let fresh = rest.get(self.searched..).unwrap_or_default();
+        let too_long = || FormatError::Text(format!("it has a line of more than {bytes_max} bytes"));
         match fresh.iter().position(|byte| *byte == b'\n') {
+            Some(length) if self.searched + length > bytes_max => Err(too_long()),
             Some(length) => {
                 let length = self.searched + length;
                 let begin = self.at;
@@ -277,13 +312,39 @@ impl ManifestLines {
                 self.searched = 0;
                 Ok(self.buffer.get(begin..begin + length))
             }
-            None if rest.len() > LINE_BYTES_MAX => Err(FormatError::Text("it has a line without an end".to_owned())),
+            None if rest.len() > bytes_max => Err(too_long()),
             None => {
                 self.searched = rest.len();
                 Ok(None)
             }
         }
     }
+}
+
+/// Reads no more corrupt pages than there may be: each takes several times as many bytes as it is written in.
+fn corrupt_pages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, u32)>, D::Error> {
+    struct Pages;
+
+    impl<'de> Visitor<'de> for Pages {
+        type Value = Vec<(String, u32)>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {CORRUPT_PAGES_MAX} pages")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut pages = Vec::new();
+            while let Some(page) = list.next_element()? {
+                if pages.len() == CORRUPT_PAGES_MAX {
+                    return Err(A::Error::invalid_length(CORRUPT_PAGES_MAX + 1, &self));
+                }
+                pages.push(page);
+            }
+            Ok(pages)
+        }
+    }
+
+    deserializer.deserialize_seq(Pages)
 }
 
 fn invalid(error: &serde_json::Error) -> FormatError {
@@ -349,8 +410,8 @@ mod tests {
     fn a_path_that_leads_out_is_refused() {
         for path in ["/etc/passwd", "..", "base/../../x", "./x", "base//1", "base/", "a\0b", "."] {
             let entry = Entry { path: path.to_owned(), mode: 0, mtime: 0, what: EntryKind::Directory };
-            let mut lines = ManifestLines::default();
-            lines.push(format!("{}\n", serde_json::to_string(&entry).expect("JSON")).as_bytes());
+            let mut lines = ManifestLines::of(1000);
+            lines.push(format!("{}\n", serde_json::to_string(&entry).expect("JSON")).as_bytes()).expect("short");
             assert!(matches!(lines.entry(), Err(FormatError::Text(_))), "{path:?}");
         }
         assert!(is_safe("") && is_safe("base/1/1259") && is_safe("pg_tblspc/16384/PG_15_202209061/x..y"));
@@ -359,9 +420,41 @@ mod tests {
     #[test]
     fn a_newer_manifest_is_told() {
         let label = "20261121T064158Z-full".parse().expect("a label");
-        let mut lines = ManifestLines::default();
-        lines.push(b"{\"format\":2,\"shape\":\"round\"}\n");
+        let mut lines = ManifestLines::of(1000);
+        lines.push(b"{\"format\":2,\"shape\":\"round\"}\n").expect("short");
         assert_eq!(lines.head(&label), Err(FormatError::Newer(2)));
+    }
+
+    #[test]
+    fn a_short_object_becomes_no_long_manifest() {
+        let mut lines = ManifestLines::of(1000);
+        let zeros = vec![b'0'; 1 << 20];
+        lines.push(&zeros).expect("a frame is always read");
+        assert!(matches!(lines.push(&zeros), Err(FormatError::Text(what)) if what.contains("128 times")));
+    }
+
+    #[derive(Debug, Deserialize)]
+    struct Listed {
+        #[serde(deserialize_with = "corrupt_pages")]
+        corrupt_pages: Vec<(String, u32)>,
+    }
+
+    #[test]
+    fn a_line_and_a_list_in_it_have_their_bounds() {
+        let mut lines = ManifestLines::of(1 << 20);
+        let mut line = b"{\"path\":\"a\",\"mode\":0,\"mtime\":0,\"kind\":\"directory\",\"more\":[0".to_vec();
+        line.extend(b",0".repeat(ENTRY_BYTES_MAX / 2));
+        line.extend(b"]}\n");
+        lines.push(&line).expect("some");
+        assert!(matches!(lines.entry(), Err(FormatError::Text(what)) if what.contains("65536 bytes")));
+
+        let listed = |count: usize| {
+            let pages = vec!["[\"\",0]"; count].join(",");
+            serde_json::from_str::<Listed>(&format!("{{\"corrupt_pages\":[{pages}]}}"))
+        };
+        assert_eq!(listed(CORRUPT_PAGES_MAX).expect("as many as may be").corrupt_pages.len(), CORRUPT_PAGES_MAX);
+        let error = listed(CORRUPT_PAGES_MAX + 1).expect_err("one too many").to_string();
+        assert!(error.contains("at most 1000 pages"), "{error}");
     }
 
     proptest! {
@@ -369,10 +462,10 @@ mod tests {
         fn entries_are_read_back_whatever_arrives_at_once(entries in entries(), piece in 1usize..200) {
             let text: String =
                 entries.iter().map(|entry| serde_json::to_string(entry).expect("JSON") + "\n").collect();
-            let mut lines = ManifestLines::default();
+            let mut lines = ManifestLines::of(1000);
             let mut read = Vec::new();
             for piece in text.as_bytes().chunks(piece) {
-                lines.push(piece);
+                lines.push(piece).expect("short");
                 while let Some(entry) = lines.entry().expect("valid") {
                     read.push(entry);
                 }
@@ -383,9 +476,9 @@ mod tests {
 
         #[test]
         fn arbitrary_lines_never_panic(bytes: Vec<u8>) {
-            let mut lines = ManifestLines::default();
-            lines.push(&bytes);
-            lines.push(b"\n");
+            let mut lines = ManifestLines::of(1000);
+            lines.push(&bytes).expect("short");
+            lines.push(b"\n").expect("short");
             let _ = lines.entry();
             let _ = lines.head(&"20261121T064158Z-full".parse().expect("a label"));
         }

@@ -105,13 +105,14 @@ impl ManifestReader {
         let key = layout::manifest(label);
         let object = repository.shown(&key);
         let mut content = repository.read(&key).await?;
-        let mut lines = ManifestLines::default();
+        let mut lines = ManifestLines::of(content.stored_bytes);
+        let damaged = |error| RepoError::damaged(&object, error);
         let head = loop {
-            if let Some(head) = lines.head(label).map_err(|error| RepoError::damaged(&object, error))? {
+            if let Some(head) = lines.head(label).map_err(damaged)? {
                 break head;
             }
             match content.content.next().await {
-                Some(chunk) => lines.push(&chunk?),
+                Some(chunk) => lines.push(&chunk?).map_err(damaged)?,
                 None => return Err(RepoError::damaged(&object, FormatError::Text("its first line is cut".to_owned()))),
             }
         };
@@ -126,7 +127,7 @@ impl ManifestReader {
                 return Ok(Some(entry));
             }
             match self.content.content.next().await {
-                Some(chunk) => self.lines.push(&chunk?),
+                Some(chunk) => self.lines.push(&chunk?).map_err(damaged)?,
                 None if self.lines.is_empty() => return Ok(None),
                 None => return Err(damaged(FormatError::Text("its last line is cut".to_owned()))),
             }

@@ -12,6 +12,8 @@ const FRAME_MAGIC: u32 = 0x184D_2A5E;
 const FOOTER_MAGIC: u32 = 0x8F92_EAB1;
 /// Compressed and decompressed size.
 const ENTRY_BYTES: usize = 8;
+/// The longest table that is read: of an object of 8 TiB.
+const TABLE_BYTES_MAX: u64 = 64 << 20;
 /// Number of frames, descriptor, magic number.
 pub(super) const FOOTER_BYTES: usize = 4 + 1 + 4;
 
@@ -61,7 +63,10 @@ impl SeekTable {
     pub(super) fn length_from_footer(footer: &[u8]) -> Result<u64, FormatError> {
         let mut fields = Fields(footer);
         match (fields.u32(), fields.u8(), fields.u32(), fields.0) {
-            (Some(frames), Some(0), Some(FOOTER_MAGIC), []) => Ok(table_bytes(u64::from(frames))),
+            (Some(frames), Some(0), Some(FOOTER_MAGIC), []) => match table_bytes(u64::from(frames)) {
+                bytes if bytes <= TABLE_BYTES_MAX => Ok(bytes),
+                _ => Err(FormatError::SeekTable("it is longer than that of any object")),
+            },
             _ => Err(FormatError::SeekTable("it does not end as one")),
         }
     }
@@ -116,6 +121,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_footer_that_claims_a_table_of_gigabytes_is_not_believed() {
+        let footer = |frames: u32| {
+            let mut footer = frames.to_le_bytes().to_vec();
+            footer.push(0);
+            footer.extend_from_slice(&FOOTER_MAGIC.to_le_bytes());
+            SeekTable::length_from_footer(&footer)
+        };
+        assert_eq!(footer(3), Ok(table_bytes(3)));
+        assert!(footer(8 << 20).is_err() && footer(u32::MAX).is_err());
+    }
 
     proptest! {
         #[test]
