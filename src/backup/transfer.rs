@@ -15,6 +15,7 @@ use crate::repo::format::{Kind, Spec};
 use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
 use crate::repo::transfer::{TransferError, copy_over, same_content};
 use crate::repo::{RepoError, Repository, layout, stored};
+use crate::storage::ObjectKey;
 
 /// Packs that are copied at the same time.
 const PACKS_AT_ONCE: usize = 2;
@@ -97,7 +98,10 @@ pub async fn copy_backup(
         Err(error) => return Err(at(from, "read a manifest in", error)),
     };
     match stored::head(to, label).await {
-        Ok(there) if is_the_same(&head, &there) => return Ok(CopiedBackup::There),
+        Ok(there) if is_the_same(&head, &there) => {
+            keep(to, &layout::manifest(label)).await.map_err(|source| at(to, "keep a manifest in", source))?;
+            return Ok(CopiedBackup::There);
+        }
         Ok(_) => return Ok(CopiedBackup::Contradiction),
         Err(error) if error.class() == ErrorClass::NotFound => {}
         Err(error) => return Err(at(to, "read a manifest in", error)),
@@ -153,7 +157,11 @@ async fn copy_pack(
         return Err(failed(RepoError::damaged_text(&from.shown(&key), "it is not the pack that the manifest lists")));
     }
     let (summary, reused) = match same_content(from, to, &key).await? {
-        Some(summary) => (summary, true),
+        Some(summary) => {
+            let failed = |source| TransferError::To { repository: to.name().to_owned(), source };
+            keep(to, &key).await.map_err(failed)?;
+            (summary, true)
+        }
         None => (copy_over(from, to, level, &key).await?, false),
     };
     let pack = Pack {
@@ -163,6 +171,11 @@ async fn copy_pack(
         stored_sha256: hex::encode(&summary.stored_digest),
     };
     Ok((pack, reused))
+}
+
+/// Makes durable what an earlier run brought: its last step may have failed.
+async fn keep(to: &Repository, key: &ObjectKey) -> Result<(), RepoError> {
+    Ok(to.store().keep(key).await?)
 }
 
 async fn write_manifest(

@@ -6,8 +6,14 @@ use std::path::{Path, PathBuf};
 
 use super::error::RestoreError;
 use super::journal::{self, Journal};
+use super::loan;
 use super::refusal::Refusal;
 use crate::sys::durable;
+
+/// What pg_control is called until everything else is durable.
+pub const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
+/// Of which a restore makes one and removes the other.
+pub const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
 /// What is at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,12 +72,21 @@ pub fn first_entry(directory: &Path) -> Result<Option<String>, RestoreError> {
     };
     for entry in entries {
         let name = entry.map_err(RestoreError::io("list", directory))?.file_name();
-        let ours = name.to_str().is_some_and(durable::is_temporary_name);
-        if name != "lost+found" && !ours {
+        if !is_of_nobody(&name.to_string_lossy()) {
             return Ok(Some(name.to_string_lossy().into_owned()));
         }
     }
     Ok(None)
+}
+
+/// Whether the restore itself makes a file of this path in the data directory.
+pub fn is_own(path: &str) -> bool {
+    [journal::NAME, UNPLACED_CONTROL_FILE, loan::AUTO_CONF, loan::NOTE].contains(&path) || SIGNAL_FILES.contains(&path)
+}
+
+/// Whether a name means nothing: what `mkfs` makes, and what our own writing left behind when it was cut.
+pub fn is_of_nobody(name: &str) -> bool {
+    name == "lost+found" || durable::is_temporary_name(name)
 }
 
 /// The process of the server that runs in `directory`: `postmaster.pid` names it, and it is alive. When the process's

@@ -1,5 +1,6 @@
 //! Large files are made durable while others are still being written, so that the sync of the whole file system at the end, which
-//! makes everything durable, finds little left to do.
+//! makes everything durable, finds little left to do. On a kernel whose sync of a file system keeps quiet about failed writes each
+//! file is made durable as it is finished.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use super::error::RestoreError;
+use crate::sys::durable;
 
 /// Smaller files are left to the sync at the end: each would cost a commit of the file system's journal.
 const FILE_BYTES_MIN: u64 = 8 << 20;
@@ -22,6 +24,8 @@ type Written = (File, PathBuf);
 pub struct EarlySync {
     running: Mutex<Option<Running>>,
     given_up: Arc<AtomicBool>,
+    /// Files are synced one by one, before anything is said of them.
+    one_by_one: bool,
 }
 
 #[derive(Debug)]
@@ -41,7 +45,8 @@ impl EarlySync {
         let stop = Arc::clone(&given_up);
         let work = move || waiting.into_iter().take_while(|_| !stop.load(Ordering::Relaxed)).try_for_each(sync);
         let thread = std::thread::Builder::new().name("walward-sync".to_owned()).spawn(work)?;
-        Ok(Self { running: Mutex::new(Some(Running { files, thread })), given_up })
+        let one_by_one = !durable::reports_failed_writes();
+        Ok(Self { running: Mutex::new(Some(Running { files, thread })), given_up, one_by_one })
     }
 
     /// Takes `file`, which is written to its end.
@@ -49,6 +54,9 @@ impl EarlySync {
     /// # Errors
     /// A file that was taken before is not on the disk.
     pub fn offer(&self, file: File, bytes: u64, path: &Path) -> Result<(), RestoreError> {
+        if self.one_by_one {
+            return sync((file, path.to_path_buf()));
+        }
         if bytes < FILE_BYTES_MIN {
             return Ok(());
         }
@@ -82,7 +90,7 @@ impl Drop for EarlySync {
     }
 }
 
-/// A file that could not be synced is removed: its pages look right, and the next run would take it for what is on the disk.
+/// A file that could not be synced is removed: its pages look right, and are not on the disk.
 fn sync((file, path): Written) -> Result<(), RestoreError> {
     file.sync_data().map_err(|error| {
         let _ = std::fs::remove_file(&path);
@@ -120,6 +128,17 @@ mod tests {
             }
             early_sync
         }
+    }
+
+    #[test]
+    fn where_a_sync_of_the_file_system_would_say_nothing_every_file_is_synced_by_itself() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        let mut early_sync = EarlySync::start().expect("a thread");
+        early_sync.one_by_one = true;
+        File::create(&path).expect("made");
+        early_sync.offer(File::open(&path).expect("there"), 0, &path).expect("durable");
+        assert!(early_sync.offer(socket(), 0, &path).is_err() && !path.exists());
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// A sync failed before, and nothing can be proven any more.
+    #[error("what was written to {} may not be on the disk, because a sync failed; run the restore again", .0.display())]
+    Unproven(PathBuf),
     /// No repository was given.
     #[error("there is no repository to restore from")]
     NoRepository,
@@ -96,7 +99,7 @@ impl RestoreError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) if refusal.is_not_found() => ErrorClass::NotFound,
-            Self::Refused(_) | Self::NoRepository | Self::Died => ErrorClass::Permanent,
+            Self::Refused(_) | Self::Unproven(_) | Self::NoRepository | Self::Died => ErrorClass::Permanent,
             Self::NoSpace { .. } => ErrorClass::NoSpace,
             Self::Repository { source, .. } => source.class(),
             Self::Pack { class, .. } | Self::Timelines { class, .. } => *class,

@@ -3,10 +3,10 @@
 //! Until `global/pg_control` gets its name, as the last file of all, PostgreSQL refuses to start from the directory. Everything
 //! else is durable by then.
 
-use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
+use std::collections::{BTreeMap, HashSet};
+use std::fs::Permissions;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,30 +14,28 @@ use rustix::fs::FlockOperation;
 
 use super::configuration;
 use super::contents::{CONTROL_FILE, Contents};
-use super::directory::{self, Found, Owner};
+use super::directory::{self, Found, Owner, SIGNAL_FILES, UNPLACED_CONTROL_FILE};
 use super::error::RestoreError;
 use super::journal::Journal;
 use super::loan::{self, AUTO_CONF};
 use super::places::Places;
 use super::plan::check_tablespaces;
+use super::proof::Proof;
 use super::refusal::Refusal;
 use super::settings::{self, Lending, Setting};
 use crate::pg::Lineage;
-use crate::sys::durable;
+use crate::sys::durable::{self, FileSystem};
 use crate::sys::folder::Folder;
-
-/// What pg_control is called until everything else is durable.
-const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
 
 /// A directory that is ready for files.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What is done already.
-    pub journal: Journal,
+    /// What is done already, and what will be.
+    pub proof: Proof,
     /// Whom files are given to.
     pub owner: Option<Owner>,
-    /// Locks the directory against another restore for as long as it is open.
-    pub lock: File,
+    /// Lock the data directory and the tablespaces' against another restore for as long as they are open.
+    pub locks: Vec<Folder>,
 }
 
 /// The name that a file has while the restore goes on.
@@ -46,61 +44,138 @@ pub fn working_path(places: &Places, path: &str) -> Option<PathBuf> {
 }
 
 /// Makes the directories, the links of the tablespaces and the journal; or takes up where another run stopped.
+///
+/// What the plan saw may have changed since: another restore may have begun, ended, or its server started. So all is looked at again
+/// once the directories are locked, and nothing that was there is touched before.
 pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Contents) -> Result<Prepared, RestoreError> {
     let root = places.root();
     let owner = directory::owner(root)?;
-    let found = directory::inspect(root)?;
-    let fresh = Journal::new(lineage, label, places.tablespaces());
-    let (journal, is_new) = match found {
-        Found::Unfinished(journal) => {
-            if (journal.lineage, &journal.backup, &journal.tablespaces)
-                != (fresh.lineage, &fresh.backup, &fresh.tablespaces)
-            {
-                let what = format!("backup {}, begun meanwhile", journal.backup);
-                return Err(Refusal::OtherRequest { directory: root.to_owned(), what }.into());
-            }
-            (journal, false)
-        }
-        Found::Absent | Found::Empty => {
-            check_tablespaces(places)?;
-            (fresh, true)
-        }
-    };
-    make_place(root, mode_of_root(contents), owner)?;
-    let lock = File::open(root).map_err(RestoreError::io("open", root))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(Refusal::Busy(root.to_owned()).into()),
-        Err(error) => return Err(RestoreError::io("lock", root)(error.into())),
-    }
-    if is_new {
-        journal.write(root)?;
-    }
+    // Leaves no empty directories where it can be seen at once that the answer is no.
+    take_up(lineage, label, places)?;
+    let locks = places.roots().map(|place| lock_place(place, owner)).collect::<Result<Vec<_>, _>>()?;
+    let file_systems = watch(&locks)?;
+    let unfinished = take_up(lineage, label, places)?;
     // Under the lock they can only be what an earlier run left when it was cut; PostgreSQL's manifest does not list them.
     Folder::enter(root)
         .and_then(|root| durable::remove_abandoned(&root, Duration::ZERO))
         .map_err(RestoreError::io("list", root))?;
+    let journal = if let Some(journal) = unfinished {
+        journal
+    } else {
+        let journal = Journal::new(lineage, label, places.tablespaces());
+        journal.write(root)?;
+        journal
+    };
+    let directories_done = journal.directories_done;
+    let mut proof = Proof::new(root.to_owned(), journal, file_systems);
+    set_attributes(root, mode_of_root(contents), owner)?;
     for tablespace in places.tablespaces() {
-        make_place(&tablespace.to, 0o700, owner)?;
+        set_attributes(&tablespace.to, 0o700, owner)?;
     }
     if let Some(to) = places.wal() {
-        make_place(to, 0o700, owner)?;
+        set_attributes(to, 0o700, owner)?;
     }
+    if !directories_done {
+        remove_directories(places, contents)?;
+    }
+    make_directories(places, contents, owner)?;
+    if !directories_done {
+        proof.directories()?;
+    }
+    Ok(Prepared { proof, owner, locks })
+}
+
+/// The journal of the unfinished restore that is gone on with, if there is one.
+fn take_up(lineage: Lineage, label: &str, places: &Places) -> Result<Option<Journal>, RestoreError> {
+    let root = places.root();
+    match directory::inspect(root)? {
+        Found::Unfinished(journal) => {
+            if (journal.lineage, journal.backup.as_str(), &*journal.tablespaces)
+                != (lineage, label, places.tablespaces())
+            {
+                let what = format!("backup {}, begun meanwhile", journal.backup);
+                return Err(Refusal::OtherRequest { directory: root.to_owned(), what }.into());
+            }
+            Ok(Some(journal))
+        }
+        Found::Absent | Found::Empty => check_tablespaces(places).map(|()| None),
+    }
+}
+
+/// Makes a directory where it is missing, with those above it, and locks it.
+fn lock_place(path: &Path, owner: Option<Owner>) -> Result<Folder, RestoreError> {
+    let failed = |verb| RestoreError::io(verb, path);
+    if let Some(parent) = path.parent() {
+        // Where root restores for another user, that user has to get through, whatever root's umask.
+        let make = if owner.is_some() { durable::create_dir_all_as_said } else { durable::create_dir_all_durable };
+        make(parent, 0o755).map_err(RestoreError::io("make the directory", parent))?;
+    }
+    durable::create_dir_all_durable(path, 0o700).map_err(failed("make the directory"))?;
+    let lock = Folder::enter(path).map_err(failed("open"))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(Refusal::Busy(path.to_owned()).into()),
+        Err(error) => return Err(failed("lock")(error.into())),
+    }
+    // What is locked must be what the path leads to.
+    let locked = rustix::fs::fstat(&lock).map_err(io::Error::from).map_err(failed("look at"))?;
+    let there = std::fs::metadata(path).map_err(failed("look at"))?;
+    let is_there = (locked.st_dev, locked.st_ino) == (there.dev(), there.ino());
+    if is_there { Ok(lock) } else { Err(Refusal::Busy(path.to_owned()).into()) }
+}
+
+/// The file systems of the directories, each once.
+fn watch(places: &[Folder]) -> Result<Vec<FileSystem>, RestoreError> {
+    let (mut devices, mut file_systems) = (HashSet::new(), Vec::new());
+    for place in places {
+        let failed = |verb| RestoreError::io(verb, place.path());
+        if devices.insert(place.device().map_err(failed("look at"))?) {
+            file_systems.push(FileSystem::watch(place.clone()).map_err(failed("open"))?);
+        }
+    }
+    Ok(file_systems)
+}
+
+/// Removes the directories and links that an earlier run made and did not prove to be durable. No file of the backup is in them yet.
+fn remove_directories(places: &Places, contents: &Contents) -> Result<(), RestoreError> {
+    let unless_gone = |path: &Path, outcome: io::Result<()>| match outcome {
+        Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Err(RestoreError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    };
+    let tablespaces = places.tablespaces().iter().map(|tablespace| format!("pg_tblspc/{}", tablespace.oid));
+    for link in tablespaces.chain(places.wal().map(|_| "pg_wal".to_owned())) {
+        let link = places.root().join(link);
+        if link.is_symlink() {
+            unless_gone(&link, std::fs::remove_file(&link))?;
+        }
+    }
+    for path in contents.directories.keys().rev() {
+        let place = places.resolve(path).ok_or(RestoreError::Died)?;
+        if !places.roots().any(|root| root == place) {
+            unless_gone(&place, std::fs::remove_dir(&place))?;
+        }
+    }
+    Ok(())
+}
+
+fn make_directories(places: &Places, contents: &Contents, owner: Option<Owner>) -> Result<(), RestoreError> {
     for (path, mode) in &contents.directories {
         let place = places.resolve(path).ok_or(RestoreError::Died)?;
-        if place != root {
+        if place != places.root() {
             make_directory(&place, mode | 0o700, owner)?;
         }
         if path == "pg_tblspc" {
             for tablespace in places.tablespaces() {
-                link(&tablespace.to, &root.join(path).join(tablespace.oid.to_string()), owner)?;
+                link(&tablespace.to, &place.join(tablespace.oid.to_string()), owner)?;
             }
         }
         if let (Some(to), "pg_wal") = (places.wal(), path.as_str()) {
-            link(to, &root.join(path), owner)?;
+            link(to, &places.root().join(path), owner)?;
         }
     }
-    Ok(Prepared { journal, owner, lock })
+    Ok(())
 }
 
 /// PostgreSQL takes a data directory with 0700, or with 0750 where the group may read (`checkDataDir`, miscinit.c).
@@ -109,19 +184,15 @@ fn mode_of_root(contents: &Contents) -> u32 {
     if listed.is_some_and(|mode| mode & 0o050 == 0o050) { 0o750 } else { 0o700 }
 }
 
-/// Makes a directory, and those above it that are missing.
-fn make_place(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), RestoreError> {
-    if let Some(parent) = path.parent() {
-        durable::create_dir_all_durable(parent, 0o755).map_err(RestoreError::io("make the directory", parent))?;
-    }
-    make_directory(path, mode, owner)
-}
-
 fn make_directory(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), RestoreError> {
     match std::fs::DirBuilder::new().mode(mode).create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
         other => other.map_err(RestoreError::io("make the directory", path))?,
     }
+    set_attributes(path, mode, owner)
+}
+
+fn set_attributes(path: &Path, mode: u32, owner: Option<Owner>) -> Result<(), RestoreError> {
     std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(RestoreError::io("set the mode of", path))?;
     match owner {
         // Through a link: the data directory itself may be one.
@@ -165,7 +236,13 @@ pub struct Ending {
 }
 
 /// Writes the recovery settings, makes everything durable, and gives pg_control its name.
-pub fn finish(places: &Places, ending: Ending, owner: Option<Owner>) -> Result<(), RestoreError> {
+/// What is left to say, if anything.
+pub fn finish(
+    places: &Places,
+    ending: Ending,
+    owner: Option<Owner>,
+    proof: &mut Proof,
+) -> Result<Option<String>, RestoreError> {
     let root = places.root();
     let Ending { changes, settings, lending, signal_file } = ending;
     for (file, (comments, added)) in &changes {
@@ -178,7 +255,7 @@ pub fn finish(places: &Places, ending: Ending, owner: Option<Owner>) -> Result<(
         rewrite(&path, &text, owner)?;
     }
     // The signal file first: where there is none, what was lent is taken back.
-    for name in ["recovery.signal", "standby.signal"] {
+    for name in SIGNAL_FILES {
         let path = root.join(name);
         if name == signal_file {
             durable::replace(&path, b"", 0o600).map_err(RestoreError::io("write", &path))?;
@@ -189,16 +266,24 @@ pub fn finish(places: &Places, ending: Ending, owner: Option<Owner>) -> Result<(
         }
     }
     write_settings(places, settings, lending.as_ref(), owner)?;
-    let others = places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain(places.wal());
-    for place in others.chain([root]) {
-        Folder::enter(place)
-            .and_then(|place| durable::sync_filesystem(&place))
-            .map_err(RestoreError::io("sync the file system of", place))?;
-    }
+    proof.sync()?;
     let control_file = root.join(CONTROL_FILE);
-    durable::rename(&root.join(UNPLACED_CONTROL_FILE), &control_file)
-        .map_err(RestoreError::io("write", &control_file))?;
-    Journal::remove(root)
+    place_control_file(root).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Refusal::Overtaken(control_file.clone()).into(),
+        _ => RestoreError::io("write", &control_file)(error),
+    })?;
+    // All is durable by now, and a server may have been started.
+    Ok(Journal::remove(root).err().map(|error| {
+        let error = crate::base::describe(&error);
+        format!("the restore is finished, but {error}; remove that file, should it be there after a power cut")
+    }))
+}
+
+/// Unless there is another one.
+fn place_control_file(root: &Path) -> io::Result<()> {
+    let name = |path: &'static str| path.rsplit_once('/').map_or(path, |(_, name)| name);
+    let global = Folder::enter(root)?.folder("global")?;
+    durable::rename_new_in(&global, name(UNPLACED_CONTROL_FILE), name(CONTROL_FILE))
 }
 
 fn write_settings(

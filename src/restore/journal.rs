@@ -1,7 +1,8 @@
 //! `walward.restore.json` in the target directory: what is being restored there, and which packs are done.
 //!
-//! It is the first file in the directory and the last to go. That a pack is in it says that its files were written, not
-//! that they are durable: who goes on reads them again and compares their checksums, so a power cut costs a pack and no more.
+//! It is the first file in the directory and the last to go. A pack is in it only once its files were proven to be on the disk
+//! ([`super::proof`]): the run that goes on reads them again and compares their checksums, but what it reads may come from memory, and
+//! shows what was written, not what is durable. What is not in it is made anew, however right it looks.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -33,7 +34,9 @@ pub struct Journal {
     pub backup: String,
     /// Where the tablespaces go.
     pub tablespaces: Vec<PlacedTablespace>,
-    /// The packs whose files are all written.
+    /// Whether the directories are durable.
+    pub directories_done: bool,
+    /// The packs whose files are all durable.
     pub packs_done: BTreeSet<u32>,
 }
 
@@ -45,6 +48,7 @@ impl Journal {
             lineage,
             backup: backup.to_owned(),
             tablespaces: tablespaces.to_vec(),
+            directories_done: false,
             packs_done: BTreeSet::new(),
         }
     }
@@ -84,8 +88,7 @@ impl Journal {
     /// Removes it: the restore is finished. Blocking.
     pub fn remove(directory: &Path) -> Result<(), RestoreError> {
         let path = Self::path(directory);
-        std::fs::remove_file(&path).map_err(RestoreError::io("remove", &path))?;
-        durable::sync_directory(directory).map_err(RestoreError::io("sync", directory))
+        durable::remove_file(&path).map_err(RestoreError::io("remove", &path))
     }
 }
 
@@ -108,9 +111,11 @@ mod tests {
     #[test]
     fn what_is_not_a_journal_is_refused() {
         let directory = tempfile::tempdir().expect("a directory");
-        for text in
-            ["", "{}", "{\"format\":2,\"lineage\":\"15-7\",\"backup\":\"\",\"tablespaces\":[],\"packs_done\":[]}"]
-        {
+        for text in [
+            "",
+            "{}",
+            "{\"format\":2,\"lineage\":\"15-7\",\"backup\":\"\",\"tablespaces\":[],\"directories_done\":true,\"packs_done\":[]}",
+        ] {
             durable::replace(&Journal::path(directory.path()), text.as_bytes(), 0o600).expect("written");
             let error = Journal::read(directory.path()).expect_err(text);
             assert!(matches!(error, RestoreError::Refused(Refusal::Journal { .. })), "{error}");

@@ -6,7 +6,7 @@
 //! settings, and `global/pg_control` last.
 //!
 //! What a crash leaves behind is a directory without pg_control, from which PostgreSQL refuses to start, with the journal
-//! `walward.restore.json` in it; the same request goes on from there.
+//! `walward.restore.json` in it; the same request goes on from there, and believes only what [`proof`] noted in it.
 
 mod choose;
 mod configuration;
@@ -17,6 +17,7 @@ mod early_sync;
 mod error;
 mod evidence;
 mod facts;
+mod foreign;
 mod horizon;
 mod install;
 mod journal;
@@ -27,6 +28,7 @@ mod loan;
 mod overview;
 mod places;
 mod plan;
+mod proof;
 mod reachability;
 mod refusal;
 mod request;

@@ -62,8 +62,16 @@ impl Places {
         let mut taken = HashSet::new();
         let mut placed = Vec::with_capacity(tablespaces.len());
         for tablespace in tablespaces {
-            let mapped = map.iter().rev().find(|(selector, _)| selects(selector, tablespace)).map(|(_, to)| to.clone());
-            let to = mapped.unwrap_or_else(|| PathBuf::from(&tablespace.location));
+            let mut mapped = map.iter().filter(|(selector, _)| selects(selector, tablespace)).map(|(_, to)| to);
+            let first = mapped.next();
+            if let Some((first, second)) = first.and_then(|first| Some((first, mapped.find(|to| *to != first)?))) {
+                return Err(Refusal::MappedTwice {
+                    name: tablespace.name.clone(),
+                    first: first.clone(),
+                    second: second.clone(),
+                });
+            }
+            let to = first.map_or_else(|| PathBuf::from(&tablespace.location), PathBuf::clone);
             let refuse = |why| Refusal::TablespacePlace { name: tablespace.name.clone(), to: to.clone(), why };
             if let Some(why) = misplaced(&to, root) {
                 return Err(refuse(why));
@@ -90,6 +98,11 @@ impl Places {
     /// Where pg_wal goes, when it is to be a link.
     pub fn wal(&self) -> Option<&Path> {
         self.wal.as_deref()
+    }
+
+    /// Every directory that is written to, and lies in no other one: tablespaces', pg_wal's, and the data directory last.
+    pub fn roots(&self) -> impl Iterator<Item = &Path> {
+        self.tablespaces.iter().map(|tablespace| tablespace.to.as_path()).chain(self.wal()).chain([self.root()])
     }
 
     /// The data directory.
@@ -201,6 +214,20 @@ mod tests {
         for place in ["wal", "/a/../b", "/data/main/wal", "/data", "/"] {
             assert!(matches!(with(place), Err(Refusal::WalPlace { .. })), "{place}");
         }
+    }
+
+    #[test]
+    fn a_tablespace_that_is_mapped_to_two_places_goes_to_neither() {
+        let name = || TablespaceSelector::Name("fast".to_owned());
+        let map = |first: TablespaceSelector, second: TablespaceSelector, to: &str| {
+            places(&[(first, "/new/fast".into()), (second, to.into())])
+        };
+        for second in [name(), TablespaceSelector::Oid(16384), TablespaceSelector::Location("/nvme/fast".into())] {
+            let error = map(name(), second.clone(), "/other/fast").expect_err("two places").to_string();
+            assert!(error.contains("/new/fast") && error.contains("/other/fast"), "{error}");
+            map(name(), second, "/new/fast").expect("the same place twice");
+        }
+        map(name(), TablespaceSelector::Oid(163), "/new/slow").expect("two tablespaces");
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use super::directory::{self, Found};
 use super::error::RestoreError;
 use super::evidence::Evidence;
 use super::facts::{Archive, Copy};
+use super::foreign;
 use super::journal::Journal;
 use super::lines::{self, Sought};
 use super::lives::Lives;
@@ -204,6 +205,15 @@ pub async fn plan(
         }
     })
     .await?;
+    let (contents, remark) = blocking({
+        let (places, resumes) = (places.clone(), unfinished.is_some());
+        move || {
+            let remark = if resumes { foreign::remark(&places, &contents)? } else { None };
+            Ok((contents, remark))
+        }
+    })
+    .await?;
+    warnings.extend(remark);
 
     let timelines = match &route.wal {
         None => vec![choice.way.target()],

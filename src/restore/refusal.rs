@@ -147,6 +147,13 @@ pub enum Refusal {
         /// How it differs.
         what: String,
     },
+    /// Something else put a pg_control there while the restore ran.
+    #[error(
+        "{} appeared while this restore ran, and is not its own; it was left as it is. Find out what else writes to that directory, \
+         empty it, and restore again",
+        .0.display()
+    )]
+    Overtaken(PathBuf),
     /// Two restores at once.
     #[error("another restore into {} is running", .0.display())]
     Busy(PathBuf),
@@ -162,6 +169,16 @@ pub enum Refusal {
         selector: String,
         /// What there is.
         known: String,
+    },
+    /// Two mappings for one tablespace.
+    #[error("tablespace {name} is mapped twice, to {} and to {}; say where it is to go once", .first.display(), .second.display())]
+    MappedTwice {
+        /// The tablespace.
+        name: String,
+        /// The first place.
+        first: PathBuf,
+        /// Another one.
+        second: PathBuf,
     },
     /// A tablespace cannot lie there.
     #[error(

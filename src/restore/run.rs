@@ -1,16 +1,18 @@
 //! Carries a plan out: packs in parallel, each streamed once and cut into files; then settings, pg_control, done.
 //!
-//! Cut anywhere, it can be run again: packs that are in the journal and whose files are intact are not fetched again.
+//! Cut anywhere, it can be run again: packs that are in the journal, because they were proven to be on the disk, and whose files are
+//! intact, are not fetched again.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::configuration::Note;
@@ -22,6 +24,7 @@ use super::facts::{Copy, chain};
 use super::install::{self, Ending, Prepared};
 use super::places::Places;
 use super::plan::{RestorePlan, Work, blocking};
+use super::proof::Proof;
 use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
 use crate::base::{ErrorClass, hex};
 use crate::repo::RepoError;
@@ -111,7 +114,7 @@ pub async fn run(
             packs_done: 0,
         };
     });
-    let Prepared { mut journal, owner, lock } = {
+    let Prepared { proof, owner, locks } = {
         let (work, backup) = (Arc::clone(&work), plan.backup.clone());
         blocking(move || install::prepare(work.lineage, &backup, &work.places, &work.contents)).await?
     };
@@ -120,7 +123,8 @@ pub async fn run(
         label,
         owner,
         early_sync: Arc::new(EarlySync::start().map_err(RestoreError::io("start a thread to write", &plan.directory))?),
-        written: journal.packs_done.clone(),
+        written: proof.journal().packs_done.clone(),
+        proof: Arc::new(Mutex::new(proof)),
         progress,
         begin_no_more: CancellationToken::new(),
         cancel: cancel.child_token(),
@@ -148,28 +152,37 @@ pub async fn run(
                 async move { (number, restorer.pack(number).await) }
             })
             .buffer_unordered(workers.max(1));
+        let mut proving = Proving::default();
         let mut failure = None;
-        while let Some((number, outcome)) = packs.next().await {
-            let noted = match outcome {
-                Ok(outcome) => {
-                    report.downloaded_bytes += outcome.downloaded_bytes;
-                    report.packs_reused += usize::from(outcome.reused);
-                    report.warnings.extend(outcome.warnings);
-                    journal.packs_done.insert(number);
-                    let (work, journal) = (Arc::clone(&work), journal.clone());
-                    blocking(move || journal.write(work.places.root())).await
-                }
-                Err(error) => Err(error),
+        loop {
+            let error = tokio::select! {
+                next = packs.next() => match next {
+                    Some((number, Ok(outcome))) => {
+                        report.downloaded_bytes += outcome.downloaded_bytes;
+                        report.packs_reused += usize::from(outcome.reused);
+                        report.warnings.extend(outcome.warnings);
+                        restorer.progress.send_modify(|progress| progress.packs_done += 1);
+                        if !outcome.reused {
+                            proving.finished.insert(number);
+                        }
+                        None
+                    }
+                    Some((_, Err(error))) => Some(error),
+                    None => break,
+                },
+                proven = proving.running() => proven.err(),
             };
-            match noted {
-                Ok(()) => restorer.progress.send_modify(|progress| progress.packs_done += 1),
-                Err(error) => {
+            match error {
+                None => proving.start(&restorer.proof),
+                Some(error) => {
                     restorer.stop_after(&error);
                     failure.get_or_insert(error);
                 }
             }
         }
-        if let Some(failure) = failure {
+        // What arrived is for the next run, should this one have failed.
+        let proven = proving.finish(&restorer.proof).await;
+        if let Some(failure) = failure.or(proven.err()) {
             return Err(failure);
         }
     }
@@ -183,16 +196,57 @@ pub async fn run(
         lending: work.lending.clone(),
         signal_file: plan.signal_file,
     };
-    let early_sync = Arc::clone(&restorer.early_sync);
-    blocking(move || {
+    let (early_sync, proof) = (Arc::clone(&restorer.early_sync), Arc::clone(&restorer.proof));
+    let left_to_say = blocking(move || {
         early_sync.finish()?;
-        install::finish(&work.places, ending, owner)
+        let mut proof = proof.lock().unwrap_or_else(PoisonError::into_inner);
+        install::finish(&work.places, ending, owner, &mut proof)
     })
     .await?;
-    drop(lock);
+    report.warnings.extend(left_to_say);
+    drop(locks);
     restorer.phase(Phase::Done);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// Packs that are written, and the sync that proves those that were before it began: one at a time.
+#[derive(Default)]
+struct Proving {
+    finished: BTreeSet<u32>,
+    running: Option<JoinHandle<Result<(), RestoreError>>>,
+}
+
+impl Proving {
+    /// Begins to prove what is finished, unless a sync is under way.
+    fn start(&mut self, proof: &Arc<Mutex<Proof>>) {
+        if self.running.is_none() && !self.finished.is_empty() {
+            let (proof, packs) = (Arc::clone(proof), std::mem::take(&mut self.finished));
+            let prove = move || proof.lock().unwrap_or_else(PoisonError::into_inner).packs(&packs);
+            self.running = Some(tokio::task::spawn_blocking(prove));
+        }
+    }
+
+    /// Waits for the sync that is under way; for ever when there is none.
+    async fn running(&mut self) -> Result<(), RestoreError> {
+        match &mut self.running {
+            Some(running) => {
+                let proven = running.await.map_err(|_| RestoreError::Died);
+                self.running = None;
+                proven?
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Proves the rest.
+    async fn finish(mut self, proof: &Arc<Mutex<Proof>>) -> Result<(), RestoreError> {
+        while self.running.is_some() || !self.finished.is_empty() {
+            self.start(proof);
+            self.running().await?;
+        }
+        Ok(())
+    }
 }
 
 struct Restorer {
@@ -200,8 +254,9 @@ struct Restorer {
     label: BackupLabel,
     owner: Option<Owner>,
     early_sync: Arc<EarlySync>,
-    /// Packs that an earlier run wrote.
+    /// Packs that an earlier run wrote, and proved to be on the disk.
     written: BTreeSet<u32>,
+    proof: Arc<Mutex<Proof>>,
     progress: watch::Sender<Progress>,
     /// The restore will fail; packs that are on their way may arrive, for the next run.
     begin_no_more: CancellationToken,
@@ -251,6 +306,9 @@ impl Restorer {
                 self.progress.send_modify(|progress| progress.bytes_done += bytes);
                 return Ok(PackOutcome { downloaded_bytes: 0, reused: true, warnings: Vec::new() });
             }
+            // From now on its files are not what was proven.
+            let proof = Arc::clone(&self.proof);
+            blocking(move || proof.lock().unwrap_or_else(PoisonError::into_inner).withdraw(number)).await?;
         }
         let mut attempts = Vec::new();
         let mut class = ErrorClass::Permanent;

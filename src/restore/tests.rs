@@ -277,6 +277,85 @@ async fn a_restore_that_was_cut_goes_on_where_it_stopped() {
 }
 
 #[tokio::test]
+async fn of_two_restores_into_one_directory_or_tablespace_the_second_is_refused_and_touches_nothing() {
+    let fixture = Fixture::new(&["one"]).await;
+    let fast = fixture.directory.path().join("fast");
+    std::fs::create_dir(&fast).expect("made");
+    let lock = |path: &std::path::Path| {
+        let held = std::fs::File::open(path).expect("a directory");
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::NonBlockingLockExclusive).expect("free");
+        held
+    };
+    for busy in [fixture.target(), fast.clone()] {
+        let plan = fixture.plan(Target::Latest).await.expect("a plan");
+        let held = lock(&busy);
+        let error = execute(plan).await.expect_err("busy");
+        assert!(matches!(&error, RestoreError::Refused(Refusal::Busy(path)) if *path == busy), "{error}");
+        drop(held);
+        assert_eq!(std::fs::read_dir(fixture.target()).expect("there").count(), 0);
+    }
+    // Planned while both were empty; the other one has a data directory of its own, and the same place for its tablespace.
+    let plans = [fixture.plan(Target::Latest).await, fixture.plan(Target::Latest).await];
+    let elsewhere = fixture.directory.path().join("elsewhere");
+    let other = plan(&fixture.repositories, &elsewhere, &request_for(Target::Latest)).await.expect("a plan");
+    let [first, second] = plans.map(|plan| plan.expect("a plan"));
+    execute(first).await.expect("restored");
+    let error = execute(second).await.expect_err("it is there");
+    assert!(matches!(error, RestoreError::Refused(Refusal::NotEmpty { .. })), "{error}");
+    let error = execute(other).await.expect_err("its tablespace is there");
+    assert!(matches!(error, RestoreError::Refused(Refusal::TablespaceTaken { .. })), "{error}");
+    assert!(!elsewhere.exists());
+    fixture.check();
+}
+
+#[tokio::test]
+async fn a_pg_control_that_is_not_the_restores_own_is_left_as_it_is() {
+    let fixture = Fixture::new(&["one"]).await;
+    let plan = fixture.plan(Target::Latest).await.expect("a plan");
+    let (work, backup) = (plan.work, plan.backup);
+    let mut prepared =
+        install::prepare(work.lineage, &backup, &work.places, &work.contents).expect("an empty directory");
+    let place = |name: &str| fixture.target().join("global").join(name);
+    durable::create(&place("pg_control.walward"), b"ours", 0o600).expect("made");
+    durable::create(&place("pg_control"), b"of a running server", 0o600).expect("made");
+    let ending = install::Ending {
+        changes: std::collections::BTreeMap::new(),
+        settings: Vec::new(),
+        lending: None,
+        signal_file: "recovery.signal",
+    };
+    let ended = install::finish(&work.places, ending, prepared.owner, &mut prepared.proof);
+    let error = ended.expect_err("another one is there");
+    assert!(matches!(error, RestoreError::Refused(Refusal::Overtaken(_))), "{error}");
+    assert_eq!(std::fs::read(place("pg_control")).expect("there"), b"of a running server");
+}
+
+#[tokio::test]
+async fn what_is_foreign_in_the_directory_of_an_unfinished_restore_is_mentioned() {
+    let fixture = Fixture::new(&["one"]).await;
+    let key = layout::pack(&label(), 1);
+    let pack = fixture.stored(0, &key).await;
+    fixture.store(0).delete(&key).await.expect("deleted");
+    fixture.restore().await.expect_err("a pack is missing");
+    fixture.replace(0, &key, pack).await;
+    let foreign = |plan: &RestorePlan| -> Vec<String> {
+        plan.warnings.iter().filter(|warning| warning.contains("not of this backup")).cloned().collect()
+    };
+    assert_eq!(foreign(&fixture.plan(Target::Latest).await.expect("a plan")), Vec::<String>::new());
+    for path in ["pg_wal/000000010000000000000009", "pg_hba.conf", "pg_tblspc/16384/notes", "base/77/1"] {
+        let path = fixture.target().join(path);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+        durable::create(&path, b"x", 0o600).expect("made");
+    }
+    let plan = fixture.plan(Target::Latest).await.expect("a plan");
+    let [warning] = &*foreign(&plan) else { panic!("{:?}", plan.warnings) };
+    assert!(warning.contains("holds 4 names that are not of this backup"), "{warning}");
+    execute(plan).await.expect("restored");
+    fixture.check();
+    assert!(fixture.target().join("pg_hba.conf").exists());
+}
+
+#[tokio::test]
 async fn a_finished_pack_whose_files_did_not_survive_is_fetched_again() {
     let fixture = Fixture::new(&["one"]).await;
     let key = layout::pack(&label(), 1);

@@ -12,7 +12,9 @@ use futures::StreamExt;
 
 use super::error::shown;
 use super::upload::part_bytes;
-use super::{Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{
+    Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+};
 use crate::base::{ErrorClass, format_duration};
 
 /// Waits for `call` for no longer than `limit`; then it is [`ErrorClass::Transient`], and whether it had an effect is unknown.
@@ -98,6 +100,17 @@ impl Store for WithDeadlines {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         within(self.limits.request_timeout, "delete", self.key(key), self.inner.delete(key)).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        // It may have to be copied.
+        let limit = self.limits.attempt_timeout(self.head(key).await?.size);
+        within(limit, "keep", self.key(key), self.inner.keep(key)).await
+    }
+
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        let url = self.inner.url().to_owned();
+        within(self.limits.request_timeout, "look through", url, self.inner.unfinished(age_min, remove)).await
     }
 
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {

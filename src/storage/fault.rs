@@ -12,7 +12,9 @@ use futures::StreamExt;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{
+    Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+};
 use crate::base::ErrorClass;
 
 /// What goes wrong with one call.
@@ -229,6 +231,14 @@ impl Store for Faulty {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.call(self.next("delete", key.as_str()), self.inner.delete(key)).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.call(self.next("keep", key.as_str()), self.inner.keep(key)).await
+    }
+
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        self.call(self.next("unfinished", ""), self.inner.unfinished(age_min, remove)).await
     }
 
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {

@@ -5,10 +5,12 @@
 //!
 //! Invariants: the root folder is made by [`FileStore::create_root`] alone, so a root that is missing is an error and never
 //! "no such object"; a name appears whole and synced; a folder goes with its last object, as on an object store; no symbolic link below
-//! the root is followed, because the root's owner need not be who runs this ([`crate::sys::folder`]).
+//! the root is followed, because the root's owner need not be who runs this ([`crate::sys::folder`]). A file lies in a folder only if that
+//! folder was durable: an empty one, which may be left from a sync that failed, is made anew.
 //!
 //! A crash leaves at most temporary files ([`durable::is_temporary_name`]) and empty folders; neither is an object. Those files go
-//! when somebody writes to their folder first, so that an agent that is killed again and again does not fill the disk with them.
+//! when a process writes to their folder for the first time, so that an agent that is killed again and again does not fill the disk
+//! with them; and where nothing is written any more, by [`Store::unfinished`].
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -27,7 +29,10 @@ use tokio::sync::Semaphore;
 
 use super::error::shown;
 use super::heir::Heir;
-use super::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{
+    Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+    empty_folders,
+};
 use crate::base::ErrorClass;
 use crate::sys::durable::{self, NewFile};
 use crate::sys::folder::{self, Facts, Folder, Kind};
@@ -194,6 +199,7 @@ impl Inner {
                 found => return Ok(found?),
             }
         }
+        empty_folders::remove_on_the_way(root, folder);
         let made = durable::make_folders_in(root, folder, FOLDER_MODE, heir.map(Heir::ids))?;
         match durable::remove_abandoned(&made, ABANDONED_AGE_MIN) {
             Ok(0) => {}
@@ -220,16 +226,19 @@ impl Inner {
         match file.place_new() {
             Ok(()) => Ok(Put::Created),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                // Whoever gave the name may not have synced it: killed in between, an error, or still at it. What is said
+                // The writer that gave the name may not have synced it: killed in between, an error, or still at it. What is said
                 // to exist is as durable as what was created.
-                let (folder, name) = place_of(key);
-                let folder = self.root()?.folder(folder)?;
-                durable::sync_file_in(&folder, name)?;
-                durable::sync_folder(&folder)?;
+                self.keep(key)?;
                 Ok(Put::Exists)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Makes the name of an object durable whose content is: its writer made that sure before it gave the name.
+    fn keep(&self, key: &ObjectKey) -> Result<(), Failure> {
+        let (folder, name) = place_of(key);
+        Ok(durable::name_again(&self.root()?.folder(folder)?, name)?)
     }
 
     fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, Failure> {
@@ -295,6 +304,21 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// What killed writers left in `folder` and those in it.
+fn unfinished_in(folder: &Folder, age_min: Duration, remove: bool, found: &mut Unfinished) -> Result<(), Failure> {
+    let mut others = Vec::new();
+    let within = durable::abandoned(folder, age_min, remove, &mut others)?;
+    found.files += within.files;
+    found.bytes += within.bytes;
+    for name in others {
+        // Else it is an object, or gone.
+        if let Ok(inner) = folder.folder(&name) {
+            unfinished_in(&inner, age_min, remove, found)?;
+        }
+    }
+    Ok(())
 }
 
 /// The folder of an object below the repository's, and the name in it.
@@ -384,6 +408,20 @@ impl Store for FileStore {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let name = key.clone();
         self.run("delete", key.as_str(), move |inner| inner.delete(&name)).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let name = key.clone();
+        self.run("keep", key.as_str(), move |inner| inner.keep(&name)).await
+    }
+
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        self.run("look through", "", move |inner| {
+            let mut found = Unfinished::default();
+            unfinished_in(&inner.root()?, age_min, remove, &mut found)?;
+            Ok(found)
+        })
+        .await
     }
 
     async fn start_upload(&self, key: &ObjectKey, _expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {
@@ -518,6 +556,56 @@ mod tests {
             assert_eq!(mode(path), 0o700, "{path:?}");
         }
         assert_eq!((mode("wal/log/x"), mode("backup/label/pack/00000")), (0o600, 0o600));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_kept_is_the_same_to_who_is_reading_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = crate::storage::bare_folder(root.path());
+        let key = ObjectKey::new("wal/x").unwrap();
+        store.put_new(&key, vec![7; 100].into()).await.unwrap();
+        let before = store.head(&key).await.unwrap();
+        let inode = || std::fs::metadata(root.path().join("wal/x")).unwrap().ino();
+        let first = inode();
+        store.keep(&key).await.unwrap();
+        assert_eq!(store.put_new(&key, vec![7; 100].into()).await.unwrap(), Put::Exists);
+        assert!(inode() != first);
+        assert_eq!(store.head(&key).await.unwrap(), before);
+        let none = store.keep(&ObjectKey::new("wal/none").unwrap()).await.unwrap_err();
+        assert_eq!(none.class, ErrorClass::NotFound);
+    }
+
+    #[tokio::test]
+    async fn what_killed_writers_left_anywhere_is_counted_and_goes_when_it_is_old_and_nobody_is_at_it() {
+        let root = tempfile::tempdir().unwrap();
+        let store = crate::storage::bare_folder(root.path());
+        let key = |name: &str| ObjectKey::new(name).unwrap();
+        store.put_new(&key("backup/a/pack/00000"), vec![1].into()).await.unwrap();
+        let mut working = store.start_upload(&key("backup/a/pack/00001"), 1).await.unwrap();
+        working.write(vec![1; PIECE_BYTES].into()).await.unwrap();
+        let left = |folder: &str, age: Duration| {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+            let path = durable::temporary_path(&root.path().join(folder).join("x"));
+            let file = File::create(&path).unwrap();
+            file.set_len(100).unwrap();
+            file.set_modified(std::time::SystemTime::now() - age).unwrap();
+            path
+        };
+        let hour = Duration::from_hours(1);
+        let old = [left("backup/a/pack", 3 * hour), left("wal/15-7/00000001/00000000", 3 * hour)];
+        let young = left("wal/15-7", hour);
+        for entry in std::fs::read_dir(root.path().join("backup/a/pack")).unwrap() {
+            let file = File::options().write(true).open(entry.unwrap().path()).unwrap();
+            file.set_modified(std::time::SystemTime::now() - 3 * hour).unwrap();
+        }
+        let expected = Unfinished { files: 2, bytes: 200 };
+        assert_eq!(store.unfinished(2 * hour, false).await.unwrap(), expected);
+        assert!(old.iter().all(|path| path.exists()));
+        assert_eq!(store.unfinished(2 * hour, true).await.unwrap(), expected);
+        assert!(!old.iter().any(|path| path.exists()) && young.exists());
+        assert_eq!(store.unfinished(2 * hour, true).await.unwrap(), Unfinished::default());
+        assert_eq!(working.finish().await.unwrap(), PIECE_BYTES as u64);
+        store.head(&key("backup/a/pack/00001")).await.unwrap();
     }
 
     /// Root may do what the repository's owner does every day (`keys rotate`, `repo copy`), and must leave it usable for them.

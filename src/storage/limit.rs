@@ -11,7 +11,9 @@ use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::error::shown;
-use super::{Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{
+    Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+};
 use crate::base::{ErrorClass, format_duration};
 
 /// The places at one store; clones share them.
@@ -111,6 +113,16 @@ impl Store for Limited {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let _place = self.place("delete", key).await?;
         self.inner.delete(key).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let _place = self.place("keep", key).await?;
+        self.inner.keep(key).await
+    }
+
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        let _place = self.places.take("look through", shown(self.inner.url(), "")).await?;
+        self.inner.unfinished(age_min, remove).await
     }
 
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {

@@ -15,6 +15,7 @@ mod conformance;
 mod create;
 mod credentials;
 mod deadline;
+mod empty_folders;
 mod error;
 #[doc(hidden)]
 pub mod fault;
@@ -50,7 +51,7 @@ pub use open::{create_root, install_crypto_provider, open};
 pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions, folder_of};
 pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};
-pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Upload};
+pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Unfinished, Upload};
 pub use upload::PartLimits;
 
 use error::Cause;

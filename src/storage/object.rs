@@ -8,6 +8,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,7 +23,9 @@ use super::classify::{Verdict, judge};
 use super::create;
 use super::error::shown;
 use super::upload::{MultipartUpload, Parts};
-use super::{Calls, Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
+use super::{
+    Calls, Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+};
 use crate::base::ErrorClass;
 
 /// What this file needs of a client: whole objects and parts.
@@ -250,6 +253,14 @@ impl Store for ObjectStoreBacked {
             ErrorClass::NotFound => Ok(()),
             _ => Err(self.failed("delete", key.as_str(), verdict)),
         }
+    }
+
+    async fn keep(&self, _key: &ObjectKey) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn unfinished(&self, _age_min: Duration, _remove: bool) -> Result<Unfinished, StoreError> {
+        Ok(Unfinished::default())
     }
 
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::error::shown;
 use super::patience;
 use super::{
-    Body, Cause, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload,
+    Body, Cause, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject,
+    Unfinished, Upload,
 };
 use crate::base::ErrorClass;
 
@@ -120,6 +121,14 @@ impl Store for Retrying {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         retried(&self.limits, key, || self.inner.delete(key)).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        retried(&self.limits, key, || self.inner.keep(key)).await
+    }
+
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        retried(&self.limits, self.inner.url(), || self.inner.unfinished(age_min, remove)).await
     }
 
     /// Only the beginning is tried again here; parts are, where they are sent.

@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -79,6 +80,15 @@ pub struct StoredObject {
     pub body: Body,
 }
 
+/// Files of a store that are no objects: writers that were killed left them unfinished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Unfinished {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// A place for immutable objects.
 ///
 /// Every method: [`crate::base::ErrorClass::NotFound`] only when the store itself said so. An acknowledged write is durable.
@@ -115,6 +125,20 @@ pub trait Store: Debug + Send + Sync + 'static {
 
     /// Removes an object; one that is not there is a success.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
+
+    /// Makes durable what is there under `key`, whoever wrote it: a writer that was killed, or whose last step failed, shows it
+    /// before it is. Where a store shows only what is durable there is nothing to do.
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let _ = key;
+        Ok(())
+    }
+
+    /// What killed writers left unfinished longer than `age_min` ago, anywhere in the store; with `remove`, it goes. Never what a
+    /// writer is at work on. Nothing where the store itself holds such parts: then it is for the bucket's own rules.
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        let _ = (age_min, remove);
+        Ok(Unfinished::default())
+    }
 
     /// Begins an object that arrives in parts. Not conditional: for names that only one writer can choose. Until
     /// [`Upload::finish`] has answered nothing is visible under the name. `expected_bytes` is a guess of the size, from which

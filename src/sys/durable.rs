@@ -1,17 +1,28 @@
 //! Writes that survive a power cut: temporary name, write, fsync, rename, fsync of the folder.
 //!
-//! After an fsync error the file is not trusted again: it is removed and the error returned
-//! (PostgreSQL's "fsyncgate", 2018: a second fsync may succeed without having written).
+//! After an fsync error nothing is trusted that it was to make durable (PostgreSQL's "fsyncgate", 2018: Linux reports a failed
+//! write-back once to every descriptor that was open by then, forgets which pages were dirty, and a second fsync succeeds without
+//! having written). Hence three rules:
+//!
+//! - a descriptor is opened before the change that it makes durable, so that it hears of every error since: [`NewFile`] syncs the
+//!   descriptor that it wrote through, the folder of a new name is held open before the name is given, and a [`FileSystem`] before
+//!   the first write to it;
+//! - a file has its own name only after its content is durable. So of a file that is there by its name the content is durable,
+//!   and the name may not be: the one who gave it may have failed at the sync of the folder, or been killed before it;
+//! - nobody syncs again what another sync may have failed for: it is made anew. [`NewFile::replace`] does so by itself,
+//!   [`name_again`] for a name that was found, and [`make_folders_in`] removes the folders that it could not sync.
 //!
 //! A crash leaves at most a file `.walward-<pid>-<random>.tmp` beside the target ([`is_temporary_name`]); nobody reads it
 //! and anybody may remove it. Its writer holds a lock on it for as long as it lives: [`remove_abandoned`] takes only the others.
 // The functions that clippy.toml bans elsewhere are banned in favour of this file.
 #![allow(clippy::disallowed_methods)]
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
@@ -19,7 +30,7 @@ use rustix::fs::{FlockOperation, flock};
 mod folders;
 mod new_file;
 
-pub use folders::{create_dir_all_durable, make_folders_in};
+pub use folders::{create_dir_all_as_said, create_dir_all_durable, make_folders_in};
 pub use new_file::NewFile;
 
 use super::folder::{Folder, Kind};
@@ -80,8 +91,43 @@ pub fn replace_seen(path: &Path, seen: &File, content: &[u8], mode: u32) -> io::
 /// What was at `to` is replaced. If the fsync of the file fails nothing is renamed.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_file(from)?;
+    let folder = parent(to)?.0;
     take(Step::Rename(from, to), || std::fs::rename(from, to))?;
-    sync_folder(&parent(to)?.0)
+    sync_folder(&folder)
+}
+
+/// As [`rename_in`], but fails with [`io::ErrorKind::AlreadyExists`], and changes nothing, when `to` is there. Where the folder cannot
+/// be synced the file gets its old name back, as far as that goes. Blocking.
+pub fn rename_new_in(folder: &Folder, from: &str, to: &str) -> io::Result<()> {
+    sync_file_in(folder, OsStr::new(from))?;
+    let name = |from: &str, to: &str| {
+        let (place, target) = (folder.path().join(from), folder.path().join(to));
+        take(Step::RenameNew(&place, &target), || folder.rename_new(OsStr::new(from), OsStr::new(to)))
+    };
+    name(from, to)?;
+    sync_folder(folder).inspect_err(|_| {
+        let _ = name(to, from);
+    })
+}
+
+/// Makes the name of a file in `folder` durable that is there already, whoever gave it: the same bytes under the same name, with its
+/// mode, owner and time, in a file of their own. The name is there all the while. Blocking.
+///
+/// An fsync of the folder would not do: where an earlier one failed it succeeds, and keeps nothing.
+pub fn name_again(folder: &Folder, name: &OsStr) -> io::Result<()> {
+    const PIECE_BYTES: usize = 1 << 20;
+    let mut found = folder.open(name)?;
+    let metadata = found.metadata()?;
+    let mut copy = NewFile::begin_in(folder, name, metadata.mode() & 0o7777)?;
+    let length = usize::try_from(metadata.len()).map_or(PIECE_BYTES, |length| length.clamp(1, PIECE_BYTES));
+    let mut piece = vec![0; length];
+    loop {
+        let length = found.read(&mut piece)?;
+        let Some(read) = piece.get(..length).filter(|read| !read.is_empty()) else { break };
+        copy.write_all(read)?;
+    }
+    copy.resemble(&metadata)?;
+    copy.replace()
 }
 
 /// Removes the file and fsyncs its folder, so that it does not come back after a power cut. Blocking.
@@ -118,10 +164,50 @@ pub fn sync_folder(folder: &Folder) -> io::Result<()> {
     take(Step::SyncFolder(folder.path()), || folder.sync())
 }
 
-/// Makes everything durable that was written to the file system of `folder`: one call instead of an fsync for each of
-/// many thousand files. Blocking. Linux 5.8 and later report write errors here; before that use an fsync a file.
-pub fn sync_filesystem(folder: &Folder) -> io::Result<()> {
-    take(Step::SyncFileSystem(folder.path()), || folder.sync_filesystem())
+/// A file system that is written to, opened before the first write. Only so does the sync at the end hear of everything that
+/// failed since.
+#[derive(Debug)]
+pub struct FileSystem {
+    within: Folder,
+    number: u64,
+}
+
+impl FileSystem {
+    /// The file system of the folder `within`. To be called before the first write.
+    pub fn watch(within: Folder) -> io::Result<Self> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        take(Step::WatchFileSystem(within.path(), number), || Ok(()))?;
+        Ok(Self { within, number })
+    }
+
+    /// Makes everything durable that was written to it: one call instead of an fsync for each of many thousand files. An error says
+    /// that something which was written since it is watched may not be. It is said once: the next call may succeed, and then
+    /// proves what was written after the failed one, and nothing else. Blocking.
+    ///
+    /// Linux 5.8 and later report failed writes here; see [`reports_failed_writes`].
+    pub fn sync(&self) -> io::Result<()> {
+        take(Step::SyncFileSystem(self.within.path(), self.number), || self.within.sync_filesystem())
+    }
+
+    /// A folder on it.
+    pub fn path(&self) -> &Path {
+        self.within.path()
+    }
+}
+
+/// Whether [`FileSystem::sync`] hears of failed writes: Linux 5.8 and later (735e4ae5ba28, "vfs: track per-sb writeback errors and
+/// report them to syncfs"). Before that use an fsync a file.
+pub fn reports_failed_writes() -> bool {
+    hears_of_failed_writes(&rustix::system::uname().release().to_string_lossy())
+}
+
+fn hears_of_failed_writes(release: &str) -> bool {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
+        _ => false,
+    }
 }
 
 /// Whether `name` (a file's name without its folder) is one that only this module gives to unfinished files.
@@ -134,9 +220,29 @@ pub fn is_temporary_name(name: &str) -> bool {
 ///
 /// Those younger than `age_min` stay: where others write to the folder, one of them may have made a file and not locked it yet.
 pub fn remove_abandoned(folder: &Folder, age_min: Duration) -> io::Result<u64> {
-    let mut removed = 0;
+    abandoned(folder, age_min, true, &mut Vec::new()).map(|found| found.files)
+}
+
+/// Unfinished files whose writers are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Abandoned {
+    /// How many.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// As [`remove_abandoned`], but only with `remove`; otherwise they are counted. The other names in `folder` come to the end of `others`.
+pub fn abandoned(
+    folder: &Folder,
+    age_min: Duration,
+    remove: bool,
+    others: &mut Vec<OsString>,
+) -> io::Result<Abandoned> {
+    let mut found = Abandoned::default();
     for name in folder.names()? {
         if !name.to_str().is_some_and(is_temporary_name) {
+            others.push(name);
             continue;
         }
         // Placed or removed by its writer since, or another user's.
@@ -146,11 +252,14 @@ pub fn remove_abandoned(folder: &Folder, age_min: Duration) -> io::Result<u64> {
             continue;
         }
         let Ok(file) = folder.open_to_write(&name) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() && folder.remove_file(&name).is_ok() {
-            removed += 1;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
+            && (!remove || folder.remove_file(&name).is_ok())
+        {
+            found.files += 1;
+            found.bytes += facts.bytes;
         }
     }
-    Ok(removed)
+    Ok(found)
 }
 
 /// A name for an unfinished file beside `path`, that nobody else uses.
@@ -305,7 +414,66 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
         create(&path.join("file"), b"", 0o600).unwrap();
         assert!(create_dir_all_durable(&path.join("file/d"), 0o700).is_err());
-        sync_filesystem(&Folder::enter(&path).unwrap()).unwrap();
+        FileSystem::watch(Folder::enter(&path).unwrap()).unwrap().sync().unwrap();
+    }
+
+    #[test]
+    fn folders_have_the_mode_that_was_said_whatever_the_umask() {
+        let root = tempfile::tempdir().unwrap();
+        create_dir_all_as_said(&root.path().join("a/b"), 0o777).unwrap();
+        for path in ["a", "a/b"] {
+            let mode = std::fs::metadata(root.path().join(path)).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o777, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_made_again_is_the_same_file_to_whoever_reads_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("object");
+        let content: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_le_bytes).take((2 << 20) + 7).collect();
+        create(&path, &content, 0o640).unwrap();
+        let an_hour_ago = SystemTime::now() - Duration::from_hours(1);
+        File::options().write(true).open(&path).unwrap().set_modified(an_hour_ago).unwrap();
+        let before = std::fs::metadata(&path).unwrap();
+        let held = Folder::enter(folder.path()).unwrap();
+        name_again(&held, OsStr::new("object")).unwrap();
+        let after = std::fs::metadata(&path).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), content);
+        assert_eq!(
+            (after.mode(), after.uid(), after.mtime(), after.mtime_nsec()),
+            (before.mode(), before.uid(), before.mtime(), before.mtime_nsec())
+        );
+        assert_ne!(after.ino(), before.ino());
+        assert_eq!(names(folder.path()), ["object"]);
+        assert_eq!(name_again(&held, OsStr::new("none")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn kernels_that_keep_failed_writes_from_a_sync_of_the_file_system_are_known() {
+        for (release, expected) in [
+            ("5.8.0", true),
+            ("6.1.0-18-amd64", true),
+            ("10.0", true),
+            ("5.7.19", false),
+            ("4.18.0-553.el8_10.x86_64", false),
+            ("", false),
+            ("x", false),
+        ] {
+            assert_eq!(hears_of_failed_writes(release), expected, "{release}");
+        }
+    }
+
+    #[test]
+    fn rename_new_keeps_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Folder::enter(folder.path()).unwrap();
+        create(&folder.path().join("from"), b"from", 0o600).unwrap();
+        create(&folder.path().join("to"), b"to", 0o600).unwrap();
+        assert_eq!(rename_new_in(&held, "from", "to").unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(folder.path().join("to")).unwrap(), b"to");
+        rename_new_in(&held, "from", "new").unwrap();
+        assert_eq!(names(folder.path()), ["new", "to"]);
     }
 
     #[test]

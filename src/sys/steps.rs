@@ -25,8 +25,12 @@ pub enum Step<'a> {
     MakeFolder(&'a Path),
     /// fsync of a folder: the names in it.
     SyncFolder(&'a Path),
-    /// Everything that was written to the file system.
-    SyncFileSystem(&'a Path),
+    /// A folder goes.
+    RemoveFolder(&'a Path),
+    /// A descriptor of the file system, by its number: it hears of what fails from now on.
+    WatchFileSystem(&'a Path, u64),
+    /// Everything that was written to the file system, by the descriptor of that number.
+    SyncFileSystem(&'a Path, u64),
 }
 
 /// Who watches.

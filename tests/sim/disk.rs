@@ -3,10 +3,13 @@
 //!
 //! As strict as POSIX allows: an fsync of a file keeps its bytes but not its name, one of a folder keeps the names in it but
 //! neither their bytes nor the folder's own name. What was not synced may be there after the cut, or not, or in part: the
-//! bytes cut short, zeroed or anything. A rename happens whole or not at all. After an fsync that failed, later ones of the
-//! same file succeed and keep nothing.
+//! bytes cut short, zeroed or anything. A rename happens whole or not at all.
+//!
+//! As unkind as Linux: a sync that fails forgets what it was to keep. Reads show it, and a later sync of the same file, folder or
+//! file system succeeds and keeps it no more: only what is written or named anew. An error is told to the caller of the sync that
+//! failed and, once, to each descriptor of the file system that was opened before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -50,6 +53,8 @@ pub struct Lies {
     pub files: bool,
     /// An fsync of a folder keeps nothing.
     pub folders: bool,
+    /// Whoever called a sync that failed calls it again, and believes the second one.
+    pub retried: bool,
 }
 
 /// What becomes of what was not synced.
@@ -104,8 +109,13 @@ struct State {
     lies: Lies,
     steps: u64,
     synced: Tree,
-    /// Files of which an fsync failed.
-    given_up: HashSet<u64>,
+    /// Files of which a sync failed, kept open so that their inodes are not used again.
+    given_up: HashMap<u64, File>,
+    /// Names of which a sync failed: what they stood for then.
+    forgotten: HashMap<(u64, OsString), Option<Entry>>,
+    /// How many syncs failed, and how many of them each descriptor of the file system has told or is too young for.
+    failures: u64,
+    watched: HashMap<u64, u64>,
     /// From and to, since the beginning.
     renames: Vec<[(u64, OsString); 2]>,
     wreck: Option<Arc<Wreck>>,
@@ -142,8 +152,10 @@ fn path_of<'a>(step: &Step<'a>) -> &'a Path {
         | Step::RenameNew(_, path)
         | Step::Remove(path)
         | Step::MakeFolder(path)
+        | Step::RemoveFolder(path)
         | Step::SyncFolder(path)
-        | Step::SyncFileSystem(path) => path,
+        | Step::WatchFileSystem(path, _)
+        | Step::SyncFileSystem(path, _) => path,
     }
 }
 
@@ -165,7 +177,10 @@ impl Disk {
             lies,
             steps: 0,
             synced: read_tree(root),
-            given_up: HashSet::new(),
+            given_up: HashMap::new(),
+            forgotten: HashMap::new(),
+            failures: 0,
+            watched: HashMap::new(),
             renames: Vec::new(),
             wreck: None,
             trace: None,
@@ -241,7 +256,9 @@ impl Disk {
             Step::Remove(path) => format!("remove {}", name(path)),
             Step::MakeFolder(path) => format!("mkdir {}", name(path)),
             Step::SyncFolder(path) => format!("fsync folder {}", name(path)),
-            Step::SyncFileSystem(_) => "syncfs".to_owned(),
+            Step::RemoveFolder(path) => format!("rmdir {}", name(path)),
+            Step::WatchFileSystem(..) => "open the file system".to_owned(),
+            Step::SyncFileSystem(..) => "syncfs".to_owned(),
         }
     }
 
@@ -266,8 +283,9 @@ impl Disk {
                 Err(gone())
             }
             Verdict::Before(kind) => {
-                if let Step::SyncFile(path) = step {
-                    state.given_up.insert(inode(path)?);
+                let is_sync = state.fail(&step, &self.root)?;
+                if is_sync && state.lies.retried {
+                    return state.effect(&step, &self.root, act);
                 }
                 Err(kind.into())
             }
@@ -280,13 +298,80 @@ impl Disk {
 }
 
 impl State {
+    /// A step that fails without an effect. Whether it was a sync: what that was to keep is forgotten.
+    fn fail(&mut self, step: &Step<'_>, root: &Path) -> io::Result<bool> {
+        match *step {
+            Step::SyncFile(path) => self.forget_file(inode(path)?, path)?,
+            Step::SyncFolder(path) => self.forget_names(inode(path)?, &read_names(path)?),
+            Step::SyncFileSystem(..) => {
+                let mut folders = vec![root.to_owned()];
+                while let Some(folder) = folders.pop() {
+                    let names = read_names(&folder)?;
+                    self.forget_names(inode(&folder)?, &names);
+                    for (name, entry) in names {
+                        let path = folder.join(name);
+                        if entry.folder {
+                            folders.push(path);
+                        } else {
+                            self.forget_file(entry.inode, &path)?;
+                        }
+                    }
+                }
+            }
+            _ => return Ok(false),
+        }
+        self.failures += 1;
+        if let Step::SyncFileSystem(_, number) = *step {
+            self.watched.insert(number, self.failures);
+        }
+        Ok(true)
+    }
+
+    fn forget_file(&mut self, number: u64, path: &Path) -> io::Result<()> {
+        let bytes = std::fs::read(path)?;
+        if self.synced.files.get(&number).is_none_or(|content| *content.bytes != *bytes) {
+            self.given_up.insert(number, File::open(path)?);
+        }
+        Ok(())
+    }
+
+    fn forget_names(&mut self, folder: u64, now: &Names) {
+        let synced = self.synced.folders.get(&folder).cloned().unwrap_or_default();
+        for name in synced.keys().chain(now.keys()) {
+            if synced.get(name) != now.get(name) {
+                self.forgotten.insert((folder, name.clone()), now.get(name).copied());
+            }
+        }
+    }
+
+    fn keep_file(&mut self, number: u64, content: Content) {
+        if !self.given_up.contains_key(&number) {
+            self.synced.files.insert(number, content);
+        }
+    }
+
+    /// Keeps the names of a folder, but those that were forgotten and stand for the same since.
+    fn keep_names(&mut self, folder: u64, mut now: Names) {
+        let synced = self.synced.folders.entry(folder).or_default();
+        self.forgotten.retain(|(of, name), stood_for| {
+            let stands = *of != folder || now.get(name) == stood_for.as_ref();
+            if *of == folder && stands {
+                match synced.get(name) {
+                    Some(old) => now.insert(name.clone(), *old),
+                    None => now.remove(name),
+                };
+            }
+            stands
+        });
+        *synced = now;
+    }
+
     fn effect(&mut self, step: &Step<'_>, root: &Path, act: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         match *step {
-            Step::Create(_) | Step::MakeFolder(_) | Step::Write(..) | Step::Remove(_) => act()?,
+            Step::Create(_) | Step::MakeFolder(_) | Step::Write(..) | Step::Remove(_) | Step::RemoveFolder(_) => act()?,
             Step::SyncFile(path) => {
-                let number = inode(path)?;
-                if !self.lies.files && !self.given_up.contains(&number) {
-                    self.synced.files.insert(number, read_file(path)?);
+                if !self.lies.files {
+                    self.keep_file(inode(path)?, read_file(path)?);
                 }
             }
             Step::Rename(from, to) | Step::RenameNew(from, to) => {
@@ -300,12 +385,21 @@ impl State {
             }
             Step::SyncFolder(path) => {
                 if !self.lies.folders {
-                    self.synced.folders.insert(inode(path)?, read_names(path)?);
+                    self.keep_names(inode(path)?, read_names(path)?);
                 }
             }
-            Step::SyncFileSystem(_) => {
+            Step::WatchFileSystem(_, number) => {
+                self.watched.insert(number, self.failures);
+            }
+            Step::SyncFileSystem(_, number) => {
                 if !self.lies.files {
-                    self.synced = read_tree(root);
+                    let tree = read_tree(root);
+                    tree.files.into_iter().for_each(|(number, content)| self.keep_file(number, content));
+                    tree.folders.into_iter().for_each(|(number, names)| self.keep_names(number, names));
+                }
+                let told = self.watched.insert(number, self.failures).expect("a descriptor that was opened");
+                if told < self.failures && !self.lies.retried {
+                    return Err(io::Error::other("a sync failed since this descriptor was opened"));
                 }
             }
         }
@@ -428,11 +522,24 @@ impl Wreck {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::collections::HashSet;
+
     use walward::sys::durable;
+    use walward::sys::folder::Folder;
+
+    use super::*;
 
     fn go() -> Decide {
         Box::new(|_| Verdict::Go)
+    }
+
+    /// The first step that begins with `what` fails.
+    fn fails_once(what: &'static str) -> Decide {
+        let mut first = true;
+        Box::new(move |seen| {
+            let fails = seen.what.starts_with(what) && std::mem::take(&mut first);
+            if fails { Verdict::Before(io::ErrorKind::Other) } else { Verdict::Go }
+        })
     }
 
     /// A disk in `folder`, and what is left of it after a cut.
@@ -485,18 +592,46 @@ mod tests {
 
     #[test]
     fn after_a_failed_fsync_a_second_one_keeps_nothing() {
-        let mut first = true;
-        let fails_once: Decide = Box::new(move |seen| {
-            let fails = seen.what.starts_with("fsync a") && std::mem::take(&mut first);
-            if fails { Verdict::Before(io::ErrorKind::Other) } else { Verdict::Go }
-        });
         let write = |root: &Path| {
             std::fs::write(root.join("a"), b"x").unwrap();
             assert!(durable::sync_file(&root.join("a")).is_err());
             durable::sync_file(&root.join("a")).unwrap();
             durable::sync_directory(root).unwrap();
         };
-        assert_eq!(after(write, fails_once, Loss::All), [file("a", b"")]);
+        assert_eq!(after(write, fails_once("fsync a"), Loss::All), [file("a", b"")]);
+    }
+
+    #[test]
+    fn after_a_failed_sync_of_a_folder_only_a_name_that_is_given_anew_is_kept() {
+        let write = |root: &Path| {
+            assert!(durable::create(&root.join("a"), b"a", 0o600).is_err());
+            durable::sync_directory(root).unwrap();
+            durable::create(&root.join("b"), b"b", 0o600).unwrap();
+            std::fs::copy(root.join("a"), root.join("c")).unwrap();
+            durable::name_again(&Folder::enter(root).unwrap(), OsStr::new("c")).unwrap();
+        };
+        assert_eq!(after(write, fails_once("fsync folder"), Loss::All), [file("b", b"b"), file("c", b"a")]);
+        let write = |root: &Path| {
+            assert!(durable::create(&root.join("a"), b"a", 0o600).is_err());
+            durable::name_again(&Folder::enter(root).unwrap(), OsStr::new("a")).unwrap();
+        };
+        assert_eq!(after(write, fails_once("fsync folder"), Loss::All), [file("a", b"a")]);
+    }
+
+    #[test]
+    fn a_failed_sync_of_a_file_system_is_told_once_to_each_descriptor_and_keeps_nothing_that_it_forgot() {
+        let write = |root: &Path| {
+            let watch = || durable::FileSystem::watch(Folder::enter(root).unwrap()).unwrap();
+            let (one, other) = (watch(), watch());
+            std::fs::write(root.join("a"), b"x").unwrap();
+            assert!(one.sync().is_err());
+            assert!(one.sync().is_ok() && watch().sync().is_ok());
+            assert!(other.sync().is_err());
+            assert!(other.sync().is_ok());
+            std::fs::write(root.join("b"), b"y").unwrap();
+            one.sync().unwrap();
+        };
+        assert_eq!(after(write, fails_once("syncfs"), Loss::All), [file("b", b"y")]);
     }
 
     #[test]

@@ -188,7 +188,11 @@ impl Site {
 }
 
 fn lies_of(mutant: Mutant) -> Lies {
-    Lies { files: mutant == Mutant::FilesNotSynced, folders: mutant == Mutant::FoldersNotSynced }
+    Lies {
+        files: mutant == Mutant::FilesNotSynced,
+        folders: mutant == Mutant::FoldersNotSynced,
+        retried: mutant == Mutant::SecondSyncTrusted,
+    }
 }
 
 /// One run of `walwardd` for the primary (and, on another host, for its rival).
@@ -398,6 +402,10 @@ impl Store for Between {
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.inner.delete(key).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        self.inner.keep(key).await
     }
 
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {

@@ -34,6 +34,15 @@ fn a_disk_that_forgets_to_sync_files_is_caught() {
 }
 
 #[test]
+fn a_sync_that_is_believed_the_second_time_is_caught() {
+    let what = caught(Mutant::SecondSyncTrusted, |shape| {
+        shape.disks = true;
+        shape.disk_faults = 15;
+    });
+    assert!(what.contains("acknowledged") || what.contains("set"), "{what}");
+}
+
+#[test]
 fn a_store_that_acknowledges_before_it_is_durable_is_caught() {
     let what = caught(Mutant::AnswersEarly, |_| {});
     assert!(what.contains("was acknowledged"), "{what}");

@@ -14,6 +14,8 @@ pub enum Mutant {
     FoldersNotSynced,
     /// An fsync of a file does nothing.
     FilesNotSynced,
+    /// A sync that failed is called again, and the second one is believed.
+    SecondSyncTrusted,
     /// The store says "durable" first and writes later.
     AnswersEarly,
     /// The store writes over what is there.

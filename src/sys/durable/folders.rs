@@ -1,5 +1,6 @@
 //! Folders that survive a power cut.
 
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 
@@ -10,17 +11,54 @@ use super::sync_folder;
 /// Makes `path` and the folders above it that are missing, each with `mode` (less the umask), and all of them durable. Blocking.
 ///
 /// A folder that is there already keeps its mode. Its name is made durable, too, as are those above it on the same file
-/// system: whoever made it may have been killed before that.
+/// system: whoever made it may have been killed before that. What was made and could not be synced is removed again: a second sync
+/// would say nothing.
 pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
+    create_dir_all(path, mode, false)
+}
+
+/// As [`create_dir_all_durable`], but the folders that are made have `mode` as it is, whatever the umask. Blocking.
+pub fn create_dir_all_as_said(path: &Path, mode: u32) -> io::Result<()> {
+    create_dir_all(path, mode, true)
+}
+
+fn create_dir_all(path: &Path, mode: u32, as_said: bool) -> io::Result<()> {
     let (above, missing) = nearest(path)?;
-    sync_above(&make_folders_in(&above, missing, mode, None)?, path)
+    let mut fresh = Vec::new();
+    let done = make_below(&above, missing, (mode, as_said), None, &mut fresh);
+    let done = done.and_then(|folder| sync_above(&folder, path));
+    unless_made(done, &fresh)
 }
 
 /// Makes the folders of `path`, which lies below `root`, that are missing, each with `mode` (less the umask), and their names
 /// durable; answers the last one. `owner` gets those that are root's: new ones, and what root left otherwise. Blocking.
 ///
-/// No symbolic link is followed on the way.
+/// No symbolic link is followed on the way. What was made and could not be synced is removed again.
 pub fn make_folders_in(root: &Folder, path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Folder> {
+    let mut fresh = Vec::new();
+    let done = make_below(root, path, (mode, false), owner, &mut fresh);
+    unless_made(done, &fresh)
+}
+
+/// Removes the `fresh` folders, the innermost first, when the end was not reached.
+fn unless_made<T>(done: io::Result<T>, fresh: &[(Folder, OsString)]) -> io::Result<T> {
+    done.inspect_err(|_| {
+        for (folder, name) in fresh.iter().rev() {
+            if take(Step::RemoveFolder(&folder.path().join(name)), || folder.remove_folder(name)).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+/// What was made comes to the end of `fresh`, with the folder that it is in.
+fn make_below(
+    root: &Folder,
+    path: &Path,
+    (mode, as_said): (u32, bool),
+    owner: Option<(u32, u32)>,
+    fresh: &mut Vec<(Folder, OsString)>,
+) -> io::Result<Folder> {
     let mut folder = root.clone();
     for name in path {
         let inner = match folder.folder(name) {
@@ -28,10 +66,17 @@ pub fn make_folders_in(root: &Folder, path: &Path, mode: u32, owner: Option<(u32
                 let place = folder.path().join(name);
                 match take(Step::MakeFolder(&place), || folder.make_folder(name, mode)) {
                     // Somebody else made it in between.
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    other => other?,
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.folder(name)?,
+                    other => {
+                        other?;
+                        fresh.push((folder.clone(), name.to_owned()));
+                        let inner = folder.folder(name)?;
+                        if as_said {
+                            inner.set_mode(mode)?;
+                        }
+                        inner
+                    }
                 }
-                folder.folder(name)?
             }
             other => other?,
         };

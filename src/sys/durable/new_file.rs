@@ -2,9 +2,9 @@
 #![allow(clippy::disallowed_methods)]
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{File, Permissions};
+use std::fs::{File, Metadata, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -68,7 +68,17 @@ impl NewFile {
         fchown(&self.file, uid, gid)
     }
 
-    /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken.
+    /// Makes it look like the file that `metadata` is of. What belongs to another user stays ours where only root may give it.
+    pub(super) fn resemble(&self, metadata: &Metadata) -> io::Result<()> {
+        let own = self.file.metadata()?;
+        if (own.uid(), own.gid()) != (metadata.uid(), metadata.gid()) {
+            let _ = self.give(Some(metadata.uid()), Some(metadata.gid()));
+        }
+        self.file.set_modified(metadata.modified()?)
+    }
+
+    /// Makes it durable under its name; fails with [`io::ErrorKind::AlreadyExists`] when that is taken. After another error the name
+    /// may be there, and not durable ([`super::name_again`]).
     pub fn place_new(self) -> io::Result<()> {
         self.name(|folder, from, to| {
             let (place, target) = (folder.path().join(from), folder.path().join(to));

@@ -76,7 +76,7 @@ pub(super) fn text_with(path: &Path, new: &NewTables) -> Result<String, Failure>
 /// Writes the file, whole or not at all. `text` was found to be a good configuration.
 pub(super) fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let folder = path.parent().unwrap_or(Path::new("/"));
-    durable::create_dir_all_durable(folder, 0o755).with_context(|| format!("cannot make {}", folder.display()))?;
+    durable::create_dir_all_as_said(folder, 0o755).with_context(|| format!("cannot make {}", folder.display()))?;
     let written =
         if path.exists() { replace(path, text.as_bytes()) } else { durable::create(path, text.as_bytes(), MODE) };
     Ok(written.with_context(|| format!("cannot write {}", path.display()))?)
