@@ -33,6 +33,16 @@ pub enum BackupError {
         /// The repository.
         repository: String,
     },
+    /// A pack of this backup vanished before the manifest was written.
+    #[error(
+        "pack {pack} of this backup is not in repository {repository} any more; find out what removes objects there, and take the backup again"
+    )]
+    PackGone {
+        /// The repository.
+        repository: String,
+        /// The pack's number.
+        pack: u32,
+    },
     /// The server could not be asked.
     #[error("cannot {doing}")]
     Server {
@@ -45,6 +55,15 @@ pub enum BackupError {
     /// The data directory could not be listed.
     #[error("cannot list the data directory")]
     Scan(#[from] ScanError),
+    /// More than a restore would read.
+    #[error(
+        "the cluster has {files} files and directories, and a backup may have {} at most",
+        crate::repo::manifest::ENTRIES_MAX
+    )]
+    TooManyFiles {
+        /// How many.
+        files: u64,
+    },
     /// A file could not be copied.
     #[error("cannot copy the data directory")]
     Copy(#[from] CopyError),

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::cleanup;
 use super::copy::{self, Copied, CopyError};
 use super::error::BackupError;
 use super::member::{self, Attributes};
@@ -223,6 +224,7 @@ pub async fn manifest(
     last: &Arc<LastPack>,
     cancel: &CancellationToken,
 ) -> Result<Summary, BackupError> {
+    cleanup::check_packs(&target.repository, &work.label, &head.packs).await?;
     let (mut stream, content) = pack_stream();
     let expected_bytes = MANIFEST_LINE_BYTES * (work.tree.file_count() + work.tree.directories().len() as u64);
     let writer = {

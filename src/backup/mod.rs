@@ -14,8 +14,8 @@
 //! is bounded by the workers' queues and some 70 bytes a file. A page whose checksum stays wrong is copied as it is and
 //! reported; the backup is made nevertheless.
 //!
-//! What a crash leaves behind: packs without a manifest, which are no backup and are found by their age; leases that run
-//! out. The server ends its side when the session breaks.
+//! What a crash leaves behind: packs without a manifest, which are no backup (`check` and `info` mention them, and a later backup
+//! removes them under its lease, once they are old); leases that run out. The server ends its side when the session breaks.
 //!
 //! | file | what it does |
 //! |---|---|

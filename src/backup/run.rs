@@ -31,7 +31,7 @@ use crate::base::trace;
 use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
 use crate::pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
 use crate::repo::Repository;
-use crate::repo::manifest::{BackupLabel, BackupType, Manifest, Tablespace};
+use crate::repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
 use crate::storage::folder_of;
 
 /// How long connecting may take.
@@ -48,8 +48,6 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 const ASK_INTERVAL: Duration = Duration::from_secs(15);
 /// zstd's level where none is configured.
 const LEVEL: i32 = 3;
-/// How many corrupt pages the manifest and the report list.
-const CORRUPT_PAGES_MAX: usize = 1000;
 
 /// Takes a full backup of one cluster into every one of `repositories`: one pass over the files, the same label everywhere.
 ///
@@ -79,7 +77,10 @@ async fn take(
     let stop = cancel.child_token();
     let leases = unless_cancelled(&cancel, Leases::take(repositories, &options.host, TERMS, stop.clone())).await??;
     let mut warnings = Warnings::default();
-    let begin = begin(repositories, &options, session, facts, &progress, &mut warnings);
+    let begin = async {
+        cleanup::remove_remains(repositories).await;
+        begin(repositories, &options, session, facts, &progress, &mut warnings).await
+    };
     let taken = match unless_cancelled(&stop, begin).await {
         Ok(Ok(backup)) => backup.take(&options, &stop).await,
         Ok(Err(error)) | Err(error) => Err(error),
@@ -172,6 +173,11 @@ async fn begin(
     })
     .await??;
     *warnings = scan_warnings;
+    let files = scan.tree.file_count() + scan.tree.directories().len() as u64;
+    // Some more come at the end: the label and its like.
+    if files + 16 > ENTRIES_MAX as u64 {
+        return Err(BackupError::TooManyFiles { files });
+    }
     preflight::check_begun(facts.in_recovery, start, &options.data_directory, &control)?;
 
     progress.send_modify(|progress| {

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Context as _;
 use futures::StreamExt;
 use futures::stream;
+use jiff::Timestamp;
 
 use super::coverage::{BackupSpan, Range, Reach, TimelineWal, explains, gaps, reach};
 use super::failure::Failure;
-use crate::base::{ErrorClass, describe};
+use crate::base::{ErrorClass, describe, format_bytes};
 use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use crate::repo::gap::{self, Gap};
 use crate::repo::manifest::Manifest;
+use crate::repo::remains::{self, Remains, Verdict};
 use crate::repo::{Repository, layout, stored};
 use crate::restore;
+use crate::storage::Unfinished;
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -38,6 +41,10 @@ pub(super) struct Catalogue {
     pub(super) line: Option<Timeline>,
     /// What that rule says of other lines.
     pub(super) other_lines: Vec<String>,
+    /// Packs of backups that were begun and not finished, old enough to be spoken of.
+    pub(super) remains: Vec<Remains>,
+    /// Files that were never finished.
+    pub(super) unfinished: Unfinished,
     /// What could not be read and was left out.
     pub(super) warnings: Vec<String>,
 }
@@ -54,6 +61,8 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
         let_go: Vec::new(),
         line: None,
         other_lines: Vec::new(),
+        remains: Vec::new(),
+        unfinished: Unfinished::default(),
         warnings: Vec::new(),
     };
     catalogue.read_backups(repository).await?;
@@ -73,6 +82,7 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
 impl Catalogue {
     async fn read_backups(&mut self, repository: &Repository) -> Result<(), Failure> {
         let labels = stored::labels(repository).await.context("cannot list the backups")?;
+        let now = Timestamp::now();
         let mut heads = stream::iter(&labels)
             .map(|label| async move { (label, stored::head(repository, label).await) })
             .buffered(READS_AT_ONCE);
@@ -80,7 +90,11 @@ impl Catalogue {
             match head {
                 Ok(manifest) => self.backups.push(manifest),
                 // Begun and not finished: no backup.
-                Err(error) if error.class() == ErrorClass::NotFound => {}
+                Err(error) if error.class() == ErrorClass::NotFound => {
+                    let found = remains::look_at(repository, label.clone()).await;
+                    let found = found.with_context(|| format!("cannot list the packs of backup {label}"))?;
+                    self.remains.extend(found.filter(|remains| remains.judge(now) != Verdict::MayBeAtWork));
+                }
                 // One damaged manifest must not hide the others.
                 Err(error) if error.class() == ErrorClass::Corrupt => {
                     self.warnings.push(format!("backup {label} is left out: {}", describe(&error)));
@@ -91,6 +105,10 @@ impl Catalogue {
             }
         }
         self.backups.sort_by_key(|backup| backup.started);
+        match repository.store().unfinished(remains::REMOVED_AGE_MIN, false).await {
+            Ok(unfinished) => self.unfinished = unfinished,
+            Err(error) => self.warnings.push(format!("unfinished files were not looked for: {}", describe(&error))),
+        }
         Ok(())
     }
 
@@ -121,6 +139,24 @@ impl Catalogue {
             }
         }
         Ok(())
+    }
+
+    /// What killed writers left behind, in words; none when they left nothing.
+    pub(super) fn left_behind(&self) -> Option<String> {
+        let labels: Vec<&str> = self.remains.iter().map(|remains| remains.label.as_str()).collect();
+        let bytes = self.remains.iter().map(Remains::bytes).sum();
+        let backups = match labels[..] {
+            [] => None,
+            [one] => Some(format!("backup {one} was begun and not finished ({})", format_bytes(bytes))),
+            [.., last] => {
+                let (count, bytes) = (labels.len(), format_bytes(bytes));
+                Some(format!("{count} backups were begun and not finished ({bytes}), the last of them {last}"))
+            }
+        };
+        let Unfinished { files, bytes } = self.unfinished;
+        let files = (files > 0).then(|| format!("{files} file(s) were never finished ({})", format_bytes(bytes)));
+        let parts: Vec<String> = backups.into_iter().chain(files).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
     }
 
     /// Where `timeline` comes from; without a history file it is taken for a first one.
@@ -165,14 +201,14 @@ impl Catalogue {
         way: &TimelineHistory,
         first: u64,
         end: u64,
-    ) -> Result<Option<jiff::Timestamp>, Failure> {
+    ) -> Result<Option<Timestamp>, Failure> {
         for number in (first..end).rev().take(usize::try_from(SEGMENTS_LOOKED_INTO).unwrap_or(usize::MAX)) {
             let timeline = way.required_timeline_for_segment(number, self.segment_size);
             let Some(name) = SegmentName::from_number(timeline, number, self.segment_size) else { continue };
             let key = layout::wal_file(self.lineage, WalFileName::Segment(name));
             let found = repository.read_summary(&key).await.with_context(|| format!("cannot read when {name} ends"))?;
             if let Some((_, last)) = found.summary.commit_times {
-                return Ok(jiff::Timestamp::from_microsecond(last).ok());
+                return Ok(Timestamp::from_microsecond(last).ok());
             }
         }
         Ok(None)
@@ -185,6 +221,36 @@ mod tests {
     use crate::repo::Encryption;
     use crate::storage::{Payload, memory};
     use crate::sys::cpu::CpuPool;
+
+    #[tokio::test]
+    async fn what_killed_backups_left_behind_is_told_once_it_is_old() {
+        let (pool, now) = (CpuPool::new(1).unwrap(), Timestamp::UNIX_EPOCH);
+        let root = tempfile::tempdir().unwrap();
+        let store = crate::storage::bare_folder(root.path());
+        let made = Repository::create("r", store, "main", &Encryption::None, &[], pool, now).await;
+        let mut repository = made.unwrap().0;
+        let lineage = Lineage { major: 15, system_identifier: 7 };
+        repository.add_lineage(lineage, SegmentSize::DEFAULT, now).await.unwrap();
+        let left = |path: &std::path::Path, hours: u64| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = std::fs::File::create(path).unwrap();
+            file.set_len(1 << 20).unwrap();
+            file.set_modified(std::time::SystemTime::now() - std::time::Duration::from_hours(hours)).unwrap();
+        };
+        let pack = |day: u8| root.path().join(format!("backup/202611{day}T064158Z-full/pack/00000"));
+        left(&pack(21), 0);
+        assert_eq!(read(&repository).await.unwrap().unwrap().left_behind(), None);
+        left(&pack(22), 2);
+        let told = async || read(&repository).await.unwrap().unwrap().left_behind().unwrap();
+        assert_eq!(told().await, "backup 20261122T064158Z-full was begun and not finished (1 MiB)");
+        left(&pack(23), 30);
+        left(&crate::sys::durable::temporary_path(&pack(23)), 30);
+        assert_eq!(
+            told().await,
+            "2 backups were begun and not finished (2 MiB), the last of them 20261123T064158Z-full; \
+             1 file(s) were never finished (1 MiB)"
+        );
+    }
 
     #[tokio::test]
     async fn a_damaged_history_hides_nothing_else() {

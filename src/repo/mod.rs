@@ -16,6 +16,7 @@ pub mod lease;
 pub mod manifest;
 mod part;
 pub mod place;
+pub mod remains;
 mod repository;
 pub mod several;
 mod standing;

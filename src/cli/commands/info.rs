@@ -153,6 +153,10 @@ fn print(
         let head = ["backup", "type", "size", "stored", "took", "WAL", "recoverable from"];
         printer.raw(table(&head, rows).as_bytes())?;
     }
+    if let Some(left) = catalogue.left_behind() {
+        printer.line("")?;
+        printer.line(&printer.tone(&format!("left behind: {left}"), Tone::Warning))?;
+    }
     let there = ranges(&catalogue.wal, catalogue.segment_size);
     if !there.is_empty() {
         printer.line("")?;
@@ -205,6 +209,19 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
             })
         })
         .collect();
+    let remains: Vec<Value> = catalogue
+        .iter()
+        .flat_map(|catalogue| &catalogue.remains)
+        .map(|remains| {
+            json!({
+                "label": remains.label.as_str(),
+                "packs": remains.packs.len(),
+                "stored_bytes": remains.bytes(),
+                "newest": remains.newest(),
+            })
+        })
+        .collect();
+    let unfinished = catalogue.map(|catalogue| catalogue.unfinished).unwrap_or_default();
     json!({
         "cluster": cluster,
         "repository": repository.name(),
@@ -216,6 +233,8 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
         "backups": backups,
         "wal": catalogue.map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default(),
         "gaps": holes,
+        "remains": remains,
+        "unfinished": { "files": unfinished.files, "bytes": unfinished.bytes },
     })
 }
 

@@ -12,6 +12,7 @@ use crate::cli::coverage::without_history;
 use crate::config::ClusterConfig;
 use crate::pg::{Timeline, TimelineHistory, WalFileName};
 use crate::repo::gap::Gap;
+use crate::repo::remains::REMOVED_AGE_MIN;
 use crate::repo::{Repository, layout};
 
 /// How the last backup stands.
@@ -50,6 +51,11 @@ pub(super) async fn check(
         consistent: catalogue.reach(backup).is_some_and(|reached| reached.consistent),
     });
     judge_last(last.as_ref(), age_max, about, findings);
+    if let Some(left) = catalogue.left_behind() {
+        let hours = REMOVED_AGE_MIN.as_secs() / 3600;
+        let advice = format!("the next `walward backup` removes what is older than {hours} hours");
+        findings.warning("remains", about, left, Some(&advice));
+    }
     judge_wal(&catalogue, about, findings);
     judge_lines(&catalogue, repository, primary, about, findings).await;
 }
