@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use crate::support::{Agent, Cluster, ClusterOptions, Outcome, Site, SiteOptions, StoreKind, eventually};
 
 mod bad_store;
+mod failed_sync;
 mod full_disk;
 mod killed_agent;
 mod lines;
