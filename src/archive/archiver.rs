@@ -1,14 +1,12 @@
 //! One cluster's archiver: answers `push`, and uploads ready files ahead of it.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::io;
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,21 +14,19 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
-use super::look_ahead::{QUEUE_FILES_MAX, UnderWay, choose, places};
+use super::lead::{End, Refusal};
 use super::patience::{Waited, hope_for};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::queue_limit::QueueLimit;
 use super::room::Room;
-use super::source::FileStamp;
+use super::source::{FileStamp, Found};
+use super::state::{InFlight, State, Stored, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send, why_unwritable};
 use crate::base::{describe, trace};
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
-use crate::pg::{WalFileName, list_ready};
+use crate::pg::WalFileName;
 use crate::repo::LazyRepository;
 
-/// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].
-const PAUSE_FIRST: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// Archived files that are still on their way to further repositories, at most; what comes on top is owed to them.
 const LEFTOVERS_MAX: usize = 2;
 
@@ -58,75 +54,36 @@ pub enum Pushed {
     Ahead,
     /// It was uploaded now, or was on its way.
     Now,
-    /// It is in no repository that lacks it: more WAL waited than `archive.queue_limit` allows. The gap is noted durably.
+    /// It is not archived: more WAL waited than `archive.queue_limit` allows. The gap is noted durably.
     LetGo,
+    /// It is not archived yet: it stood before WAL that is to be let go. It is noted durably, and archived from pg_wal when the store is
+    /// back.
+    PutOff,
 }
-
-type InFlight = Shared<BoxFuture<'static, Outcome>>;
 
 /// One cluster's archiver. Clones share it.
 #[derive(Clone)]
-pub struct Archiver(Arc<Inner>);
+pub struct Archiver(pub(super) Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     /// What every line of the log is written in.
     span: Span,
     pg_wal: PathBuf,
     repositories: Vec<Arc<LazyRepository>>,
-    options: ArchiveOptions,
+    pub(super) options: ArchiveOptions,
     /// MiB of segments that may be on their way at once, over all clusters of the agent.
     memory: Arc<Semaphore>,
     memory_mib: u32,
-    stats: Arc<ArchiveStats>,
+    pub(super) stats: Arc<ArchiveStats>,
     /// What is known of each repository, in their order.
     repository_stats: Vec<RepositoryStats>,
     /// Places for archived files that are still on their way to further repositories.
     leftovers: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
-    changed: Notify,
+    pub(super) changed: Notify,
     state: Mutex<State>,
     queue_limit: OnceLock<QueueLimit>,
-}
-
-#[derive(Default)]
-struct State {
-    /// What is durable somewhere, and was still marked ready when archive_status was read last.
-    stored: HashMap<WalFileName, Stored>,
-    in_flight: HashMap<WalFileName, (InFlight, Arc<Delivery>)>,
-    /// Ready files of the last listing that were not looked at yet.
-    queue: VecDeque<WalFileName>,
-    failures: u32,
-    paused_until: Option<Instant>,
-}
-
-struct Stored {
-    stamp: FileStamp,
-    /// The repositories that have it.
-    places: BTreeSet<usize>,
-    /// PostgreSQL asked for it and was told.
-    acknowledged: bool,
-}
-
-impl State {
-    fn under_way(&self) -> UnderWay {
-        let mut under_way = UnderWay { failing: self.failures > 0, ..UnderWay::default() };
-        for (_, delivery) in self.in_flight.values() {
-            match delivery.sealed_bytes() {
-                None => under_way.reading += 1,
-                Some(bytes) => {
-                    under_way.sealed += 1;
-                    under_way.sealed_bytes = under_way.sealed_bytes.saturating_add(bytes);
-                }
-            }
-        }
-        under_way
-    }
-
-    /// Files that are in `needed` repositories and that PostgreSQL did not ask for yet.
-    fn unasked(&self, needed: usize) -> usize {
-        self.stored.values().filter(|stored| stored.places.len() >= needed && !stored.acknowledged).count()
-    }
 }
 
 impl Archiver {
@@ -199,21 +156,25 @@ impl Archiver {
         self.0.changed.notify_one();
     }
 
-    /// The file of this name in pg_wal, for [`Archiver::push`]. Blocking.
-    pub fn find(&self, name: WalFileName) -> io::Result<FileStamp> {
-        FileStamp::of(&self.path(name))
+    /// What is to be known of the file of this name in pg_wal, for [`Archiver::push`]. Blocking.
+    pub fn find(&self, name: WalFileName) -> Found {
+        Found::look(&self.0.pg_wal, name)
     }
 
     /// Answers when `name`, which was `found`, is durable in as many repositories as must acknowledge it.
     ///
     /// # Errors
     /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
-    pub async fn push(&self, name: WalFileName, found: io::Result<FileStamp>) -> Result<Pushed, Arc<PushError>> {
+    pub async fn push(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
         self.push_counted(name, found).instrument(self.span()).await
     }
 
-    async fn push_counted(&self, name: WalFileName, found: io::Result<FileStamp>) -> Result<Pushed, Arc<PushError>> {
+    async fn push_counted(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
         let begun = Instant::now();
+        let (life, marked) = (found.life, found.marked);
+        if marked {
+            self.state().lead.asked(life, begun);
+        }
         // Every step within has a deadline but the file system; a hung one must not hold the client for ever.
         let after = self.0.options.deadline.saturating_mul(3);
         let result = match tokio::time::timeout(after, self.push_uncounted(name, found)).await {
@@ -222,31 +183,45 @@ impl Archiver {
         };
         match &result {
             Ok(Pushed::LetGo) => self.0.stats.let_go(name),
+            Ok(Pushed::PutOff) => {}
             Ok(how) => {
                 self.0.stats.acknowledged(name, *how == Pushed::Ahead);
                 debug!(segment = %name, ahead = *how == Pushed::Ahead, milliseconds = begun.elapsed().as_millis(), "acknowledged");
             }
             Err(error) => self.0.stats.refused(&describe(error.as_ref()), error.class()),
         }
+        if marked {
+            let end = if matches!(result, Ok(Pushed::Ahead | Pushed::Now)) { End::Archived } else { End::Not };
+            self.state().lead.answered(life, name, end, Instant::now());
+        }
         self.wake();
         result
     }
 
-    async fn push_uncounted(&self, name: WalFileName, found: io::Result<FileStamp>) -> Result<Pushed, Arc<PushError>> {
-        let stamp = found.map_err(|source| Arc::new(PushError::Read { path: self.path(name), source }))?;
-        if self.acknowledge(name, stamp) {
+    async fn push_uncounted(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
+        let earlier_waits = found.earlier_waits;
+        let stamp = found.file.map_err(|source| Arc::new(PushError::Read { path: self.path(name), source }))?;
+        let is_next = !earlier_waits && !self.is_contradicted();
+        if is_next && self.acknowledge(name, stamp) {
             return Ok(Pushed::Ahead);
         }
+        let attempt = async {
+            if !is_next {
+                // Rare, and large: the future of every push would be as large as it.
+                Box::pin(self.stand_alone(name, earlier_waits)).await?;
+            }
+            if self.acknowledge(name, stamp) { Ok(Pushed::Ahead) } else { self.push_now(name, stamp).await }
+        };
         match self.queue_limit() {
-            Some(limit) => limit.around(name, self.push_now(name, stamp)).await,
-            None => self.push_now(name, stamp).await,
+            Some(limit) => limit.around(name, attempt).await,
+            None => attempt.await,
         }
     }
 
     async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
         // What is on its way may be an older file of this name. Only what was asked for now may be acknowledged.
         for _ in 0..2 {
-            match self.within_patience(name, self.start(name)).await {
+            match self.within_patience(name, self.start(name, Why::Asked)).await {
                 Ok(archived) if archived == stamp => {
                     self.acknowledge(name, stamp);
                     return Ok(Pushed::Now);
@@ -304,26 +279,7 @@ impl Archiver {
 
     /// Archives a file that PostgreSQL no longer asks for.
     pub(super) async fn archive_again(&self, name: WalFileName) -> Result<(), Arc<PushError>> {
-        self.start(name).await.map(drop)
-    }
-
-    /// Uploads ready files until `closing` is cancelled: woken by [`Archiver::wake`], and by the clock so that a lost event
-    /// costs nothing but time.
-    pub async fn look_ahead(&self, closing: CancellationToken) {
-        let inner = &self.0;
-        loop {
-            let looked_at_all = self.state().queue.is_empty();
-            if looked_at_all {
-                self.list().await;
-            }
-            self.start_ready();
-            let wait = self.pause().unwrap_or(inner.options.rescan_interval).min(inner.options.rescan_interval);
-            tokio::select! {
-                () = closing.cancelled() => return,
-                () = inner.changed.notified() => {}
-                () = tokio::time::sleep(wait) => self.state().queue.clear(),
-            }
-        }
+        self.start(name, Why::Asked).await.map(drop)
     }
 
     /// Waits until nothing is on its way any more. Call after the stop token was cancelled.
@@ -363,45 +319,8 @@ impl Archiver {
         self.0.repository_stats.iter().map(RepositoryStats::facts).collect()
     }
 
-    /// Reads archive_status, and forgets what is no longer ready.
-    async fn list(&self) {
-        let pg_wal = self.0.pg_wal.clone();
-        let Ok(listing) = tokio::task::spawn_blocking(move || list_ready(&pg_wal)).await else { return };
-        match listing {
-            Ok(ready) => {
-                self.0.stats.ready_files(ready.len());
-                let mut state = self.state();
-                if !state.stored.is_empty() {
-                    let ready: HashSet<_> = ready.iter().collect();
-                    state.stored.retain(|name, _| ready.contains(name));
-                }
-                state.queue = ready.into_iter().take(QUEUE_FILES_MAX).collect();
-            }
-            Err(error) => debug!(%error, "cannot list archive_status"),
-        }
-    }
-
-    fn start_ready(&self) {
-        if self.pause().is_some() {
-            return;
-        }
-        let options = &self.0.options;
-        let chosen = {
-            let mut guard = self.state();
-            let state = &mut *guard;
-            let needed = self.needed();
-            let places = places(options.workers, options.look_ahead, state.unasked(needed), state.under_way());
-            let stored = |name| state.stored.get(&name).is_some_and(|stored| stored.places.len() >= needed);
-            let known = |name| stored(name) || state.in_flight.contains_key(&name);
-            choose(&mut state.queue, known, places)
-        };
-        for name in chosen {
-            drop(self.start(name));
-        }
-    }
-
     /// Joins the upload of `name` that is on its way, or starts one, which goes on whether or not anybody waits for it.
-    fn start(&self, name: WalFileName) -> InFlight {
+    pub(super) fn start(&self, name: WalFileName, why: Why) -> InFlight {
         let mut state = self.state();
         if let Some((running, _)) = state.in_flight.get(&name) {
             return running.clone();
@@ -411,7 +330,7 @@ impl Archiver {
         let (this, followed) = (self.clone(), Arc::clone(&delivery));
         let deliver = async move {
             // Whatever happens, the name must not stay marked as being on its way.
-            let delivered = AssertUnwindSafe(this.deliver(name, &delivery)).catch_unwind().await;
+            let delivered = AssertUnwindSafe(this.deliver(name, why, &delivery)).catch_unwind().await;
             let error = match delivered {
                 Ok(Ok(())) => PushError::Stopping(name),
                 Ok(Err(error)) => error,
@@ -433,14 +352,19 @@ impl Archiver {
     }
 
     /// Sends the file to the repositories that lack it. Decides as soon as the policy allows; the others have a while longer.
-    async fn deliver(&self, name: WalFileName, delivery: &Delivery) -> Result<(), PushError> {
+    async fn deliver(&self, name: WalFileName, why: Why, delivery: &Delivery) -> Result<(), PushError> {
         let inner = &self.0;
         let begun = Instant::now();
         let this = self.clone();
-        let stamp = match tokio::task::spawn_blocking(move || this.find(name)).await {
-            Ok(found) => found.map_err(|source| PushError::Read { path: self.path(name), source })?,
-            Err(_) => return Err(PushError::Stopping(name)),
+        let Ok(found) = tokio::task::spawn_blocking(move || this.find(name)).await else {
+            return Err(PushError::Stopping(name));
         };
+        let stamp = found.file.map_err(|source| PushError::Read { path: self.path(name), source })?;
+        // Another server's data directory may have taken the place of the one that asked.
+        if why == Why::Ahead && !self.state().lead.is_of(found.life) {
+            return Err(PushError::Replaced(name));
+        }
+        delivery.of(found.life, found.marked);
         let answers = policy::begin(&self.places(name, stamp), self.needed());
         let chosen: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
@@ -460,7 +384,8 @@ impl Archiver {
                 self.wake();
             };
             let listeners = Listeners { sealed: &sealed, answered: &report };
-            let sending = send(&inner.repositories, &chosen, &inner.pg_wal, name, &inner.options.writer, listeners);
+            let file = (&*inner.pg_wal, name, Some(stamp));
+            let sending = send(&inner.repositories, &chosen, file, &inner.options.writer, listeners);
             tokio::select! {
                 outcome = sending => outcome.map(|_| ()),
                 () = self.patience(delivery, &room, chosen.len()) => Ok(()),
@@ -483,6 +408,7 @@ impl Archiver {
         let place = |(at, lazy): (usize, &Arc<LazyRepository>)| Place {
             durable: stored.is_some_and(|stored| stored.places.contains(&at)),
             resting: lazy.standing().is_resting(now),
+            uncompared: state.uncompared.contains(&at),
         };
         self.0.repositories.iter().enumerate().map(place).collect()
     }
@@ -516,6 +442,9 @@ impl Archiver {
                     *stored = fresh();
                 }
                 stored.places.insert(at);
+                if stored.places.len() == inner.repositories.len() {
+                    state.is_everywhere(delivery.whose().0, name);
+                }
             }
             Err(error) => {
                 let text = describe(error);
@@ -544,6 +473,12 @@ impl Archiver {
 
     /// Notes what was decided, and tells whoever waits.
     fn decided(&self, name: WalFileName, delivery: &Delivery, outcome: Outcome) {
+        if let (Err(error), (life, true)) = (&outcome, delivery.whose())
+            && error.is_refusal()
+        {
+            let other_content = matches!(**error, PushError::Different { .. });
+            self.state().lead.refuse(life, name, Refusal { why: describe(error.as_ref()), other_content });
+        }
         self.finished(name, &outcome);
         delivery.decide(outcome);
     }
@@ -553,13 +488,14 @@ impl Archiver {
         for at in delivery.owed() {
             if let (Some(stats), Some(lazy)) = (self.0.repository_stats.get(at), self.0.repositories.get(at)) {
                 stats.owes(&name);
+                self.state().uncompared.insert(at);
                 debug!(segment = %name, repository = lazy.name(), "owed");
             }
         }
     }
 
     /// In how many repositories a file must be.
-    fn needed(&self) -> usize {
+    pub(super) fn needed(&self) -> usize {
         self.0.options.acknowledge.needed(self.0.repositories.len())
     }
 
@@ -568,6 +504,7 @@ impl Archiver {
         state.in_flight.remove(&name);
         match outcome {
             Ok(_) => {
+                state.lead.settled(name);
                 if state.failures > 0 {
                     info!(segment = %name, "archiving works again");
                 }
@@ -578,9 +515,7 @@ impl Archiver {
                 }
             }
             Err(error) => {
-                let pause = PAUSE_FIRST.saturating_mul(1 << state.failures.min(10)).min(PAUSE_MAX);
-                state.failures = state.failures.saturating_add(1);
-                state.paused_until = Some(Instant::now() + pause);
+                state.rest();
                 let (repository, class) = (error.repository(), error.class());
                 warn!(segment = %name, repository, error_class = %class, error = describe(error.as_ref()), "cannot archive");
             }
@@ -602,12 +537,12 @@ impl Archiver {
     }
 
     /// How long look-ahead rests after failures; `None` when it does not.
-    fn pause(&self) -> Option<Duration> {
+    pub(super) fn pause(&self) -> Option<Duration> {
         let left = self.state().paused_until?.checked_duration_since(Instant::now())?;
         (!left.is_zero()).then_some(left)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

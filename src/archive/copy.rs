@@ -1,16 +1,21 @@
 //! Brings one repository's WAL into another: whatever it lacks, however old. What was copied stays; a run that was cut goes on
 //! where it stopped, because it looks at what is missing.
+//!
+//! What both have is compared where something is missing beside it, and at the end of every timeline (`agree.rs`). Where the two
+//! part, nothing is copied that comes after it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 
+use super::agree::{Parting, Seams, parting};
+use super::follows::follows;
 use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, Timeline, WalFileName};
+use crate::pg::{Lineage, Timeline, TimelineHistory, WalFileName};
 use crate::repo::transfer::{TransferError, copy_new};
-use crate::repo::{PutNew, RepoError, Repository, gap, layout};
+use crate::repo::{PutNew, RepoError, Repository, gap, layout, stored};
 use crate::storage::{Listing, ObjectKey};
 
 /// Bytes of WAL in memory at once, and files at most.
@@ -37,36 +42,95 @@ pub struct CopiedWal {
     pub damaged: Vec<String>,
     /// Files whose names are taken by other content.
     pub contradictions: Vec<String>,
+    /// Files that were not copied because they come after one of these.
+    pub withheld: u64,
+}
+
+/// What a copy of WAL is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Missing {
+    /// The files that the second repository lacks, and that fit to what it has.
+    pub files: Vec<MissingFile>,
+    /// Files with two contents, in words.
+    pub contradictions: Vec<String>,
+    /// How many files are not in `files` because they come after these.
+    pub withheld: u64,
 }
 
 /// The files of every lineage that `from` has and `to` lacks, the histories of a lineage before its segments, these in order.
-pub async fn missing_wal(from: &Repository, to: &Repository) -> Result<Vec<MissingFile>, TransferError> {
-    let read = |source| TransferError::From { repository: from.name().to_owned(), source };
-    let written = |source| TransferError::To { repository: to.name().to_owned(), source };
-    let mut missing = Vec::new();
+pub async fn missing_wal(from: &Repository, to: &Repository) -> Result<Missing, TransferError> {
+    let mut all = Missing::default();
     for entry in &from.identity().lineages {
-        let lineage = entry.lineage;
-        let mut compare = |there: &Listing, here: &Listing| {
-            let known: BTreeSet<&str> = here.objects.iter().map(|object| object.key.file_name()).collect();
-            let lacking = there.objects.iter().filter(|object| !known.contains(object.key.file_name()));
-            missing.extend(lacking.filter_map(|object| {
-                let name = object.key.file_name().parse().ok()?;
-                Some(MissingFile { lineage, name, stored_bytes: object.size })
-            }));
-        };
-        let root = layout::wal_root(lineage);
-        let there = list(from, &root).await.map_err(read)?;
-        compare(&there, &list(to, &root).await.map_err(written)?);
-        for timeline in words(&there).map(Timeline) {
-            let logs = list(from, &layout::wal_timeline(lineage, timeline)).await.map_err(read)?;
-            for log in words(&logs) {
-                let folder = layout::wal_log(lineage, timeline, log);
-                let (there, here) = futures::join!(list(from, &folder), list(to, &folder));
-                compare(&there.map_err(read)?, &here.map_err(written)?);
+        let (files, partings) = look(from, to, entry.lineage).await?;
+        all.contradictions.extend(partings.iter().map(|parting| parting.why.clone()));
+        let mut histories: HashMap<Timeline, Option<TimelineHistory>> = HashMap::new();
+        for file in files {
+            let timeline = file.name.timeline();
+            if !partings.is_empty() && !histories.contains_key(&timeline) {
+                let text = stored::history(from, entry.lineage, timeline).await.ok();
+                histories.insert(timeline, text.and_then(|text| TimelineHistory::parse(timeline, &text).ok()));
+            }
+            let history = histories.get(&timeline).and_then(Option::as_ref);
+            if partings.iter().any(|parting| follows(parting.first, file.name, history, entry.segment_bytes)) {
+                all.withheld += 1;
+            } else {
+                all.files.push(file);
             }
         }
     }
-    Ok(missing)
+    Ok(all)
+}
+
+/// What `to` lacks of one lineage, and where the two part.
+async fn look(
+    from: &Repository,
+    to: &Repository,
+    lineage: Lineage,
+) -> Result<(Vec<MissingFile>, Vec<Parting>), TransferError> {
+    let read = |source| TransferError::From { repository: from.name().to_owned(), source };
+    let written = |source| TransferError::To { repository: to.name().to_owned(), source };
+    let (mut missing, mut partings) = (Vec::new(), Vec::new());
+    let root = layout::wal_root(lineage);
+    let there = list(from, &root).await.map_err(read)?;
+    let histories = compare(&there, &list(to, &root).await.map_err(written)?, lineage, &mut missing);
+    let common: Vec<WalFileName> = histories.into_iter().filter(|(_, both)| *both).map(|(name, _)| name).collect();
+    partings.extend(parting((from, to), lineage, &common, &common).await?);
+    for timeline in words(&there).map(Timeline) {
+        let (mut seams, mut common) = (Seams::default(), Vec::new());
+        let logs = list(from, &layout::wal_timeline(lineage, timeline)).await.map_err(read)?;
+        for log in words(&logs) {
+            let folder = layout::wal_log(lineage, timeline, log);
+            let (there, here) = futures::join!(list(from, &folder), list(to, &folder));
+            for (name, both) in compare(&there.map_err(read)?, &here.map_err(written)?, lineage, &mut missing) {
+                if matches!(name, WalFileName::Segment(_)) {
+                    seams.next(name, both);
+                    common.extend(both.then_some(name));
+                }
+            }
+        }
+        partings.extend(parting((from, to), lineage, &seams.end(), &common).await?);
+    }
+    Ok((missing, partings))
+}
+
+/// The files of `there`, in order, and whether `here` has them as well; what it lacks is added to `missing`.
+fn compare(
+    there: &Listing,
+    here: &Listing,
+    lineage: Lineage,
+    missing: &mut Vec<MissingFile>,
+) -> BTreeMap<WalFileName, bool> {
+    let known: BTreeSet<&str> = here.objects.iter().map(|object| object.key.file_name()).collect();
+    let mut all = BTreeMap::new();
+    for object in &there.objects {
+        let Ok(name) = object.key.file_name().parse() else { continue };
+        let both = known.contains(object.key.file_name());
+        all.insert(name, both);
+        if !both {
+            missing.push(MissingFile { lineage, name, stored_bytes: object.size });
+        }
+    }
+    all
 }
 
 /// Copies `missing`, several at once. `on_file` hears of each that was dealt with. A file that is damaged at its origin, or whose

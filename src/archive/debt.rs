@@ -1,7 +1,10 @@
 //! Works off what the repositories owe each other. The truth is what they hold: it is compared when the agent starts, when
 //! something was left owing, and now and then; nothing of it is written down anywhere.
 //!
-//! Bounds: one folder's names at a time, [`COPIES_AT_ONCE`] files, the memory that archiving leaves free. A repository that
+//! Before anything is brought, what the repositories both have is compared (`comparison.rs`): nothing that comes after a file with two
+//! contents is brought anywhere.
+//!
+//! Bounds: one timeline's names at a time, [`COPIES_AT_ONCE`] files, the memory that archiving leaves free. A repository that
 //! fails rests longer and longer, and its debt waits.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +19,16 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use super::agree::Parting;
 use super::archiver::Archiver;
-use super::owed::{Holding, Owed, owed};
+use super::comparison::{Agreed, Folder};
+use super::follows::follows;
+use super::owed::{Owed, owed};
 use crate::base::{ErrorClass, describe};
 use crate::health::RepositoryStats;
-use crate::pg::{Lineage, Timeline, WalFileName};
+use crate::pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
 use crate::repo::transfer::{TransferError, copy_new};
-use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout};
-use crate::storage::{Listing, ObjectKey};
+use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout, stored};
 
 /// How often repositories that owe each other nothing are compared.
 const COMPARE_INTERVAL: Duration = Duration::from_hours(1);
@@ -41,30 +46,6 @@ const ROOM_INTERVAL: Duration = Duration::from_millis(100);
 const OPEN_TIME_MAX: Duration = Duration::from_mins(2);
 const COPY_TIME_MAX: Duration = Duration::from_mins(10);
 
-/// A folder of the archive that holds WAL files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Folder {
-    /// Timeline histories.
-    Histories(Lineage),
-    /// One log of a timeline.
-    Log(Lineage, Timeline, u32),
-}
-
-impl Folder {
-    fn lineage(self) -> Lineage {
-        match self {
-            Self::Histories(lineage) | Self::Log(lineage, ..) => lineage,
-        }
-    }
-
-    fn key(self) -> ObjectKey {
-        match self {
-            Self::Histories(lineage) => layout::wal_root(lineage),
-            Self::Log(lineage, timeline, log) => layout::wal_log(lineage, timeline, log),
-        }
-    }
-}
-
 impl Archiver {
     /// Brings to every repository what it is owed, until `closing` is cancelled. Archiving goes first: it is asked for room, and
     /// given way.
@@ -74,9 +55,10 @@ impl Archiver {
             return;
         }
         let mut last = None::<Comparison>;
+        let mut agreed = Agreed::default();
         let mut pause = DEBT_INTERVAL;
         loop {
-            let owing = self.stats().iter().any(|stats| stats.facts().files > 0);
+            let owing = self.is_parted() || self.stats().iter().any(|stats| stats.facts().files > 0);
             let everywhere = self.stats().iter().all(|stats| stats.facts().compared.is_some());
             let due = last.as_ref().is_none_or(Comparison::is_old);
             if (due || owing || !everywhere) && self.somebody_can_be_paid(due) {
@@ -84,7 +66,7 @@ impl Archiver {
                 let before = paid();
                 let round = async {
                     let round = Round::open(self).await;
-                    if round.is_worth_it(last.as_ref()) { round.run(&closing).await } else { None }
+                    if round.is_worth_it(last.as_ref()) { round.run(&mut agreed, &closing).await } else { None }
                 };
                 tokio::select! {
                     compared = round => last = compared.or(last),
@@ -108,7 +90,7 @@ impl Archiver {
             self.repositories().iter().zip(self.stats()).filter(|(lazy, _)| !lazy.standing().is_resting(now));
         awake.any(|(_, stats)| {
             let facts = stats.facts();
-            due || facts.files > 0 || facts.compared.is_none()
+            due || facts.files > 0 || facts.differs.is_some() || facts.compared.is_none()
         })
     }
 }
@@ -126,22 +108,35 @@ impl Comparison {
 }
 
 /// One comparison of the repositories, and the payments that follow.
-struct Round<'a> {
-    archiver: &'a Archiver,
+pub struct Round<'a> {
+    pub(super) archiver: &'a Archiver,
     /// Those that could be opened, in their order.
-    open: Vec<Option<Repository>>,
+    pub(super) open: Vec<Option<Repository>>,
+    /// What each is owed.
+    pub(super) duties: Vec<Duties>,
+}
+
+/// What a repository is owed of each lineage.
+#[derive(Debug, Clone, Default)]
+pub struct Duties {
+    /// When it was told of it.
+    pub(super) told: BTreeMap<Lineage, Timestamp>,
+    /// The first segment that it has, once it was seen.
+    pub(super) first: BTreeMap<Lineage, SegmentName>,
 }
 
 /// What a comparison has found.
 #[derive(Default)]
-struct Found {
+pub struct Found {
     folders: BTreeSet<Folder>,
     /// For each repository: how many files it is owed, and the oldest.
     counts: BTreeMap<usize, (u64, Option<(String, Timestamp)>)>,
+    /// Where two repositories part.
+    pub(super) partings: Vec<((usize, usize), Lineage, Parting)>,
 }
 
 impl Found {
-    fn add(&mut self, folder: Folder, owed: &[Owed]) {
+    pub(super) fn add(&mut self, folder: Folder, owed: &[Owed]) {
         if !owed.is_empty() && self.folders.len() < FOLDERS_MAX {
             self.folders.insert(folder);
         }
@@ -165,10 +160,15 @@ impl<'a> Round<'a> {
             if lazy.standing().is_resting(now) {
                 return None;
             }
-            match tokio::time::timeout(OPEN_TIME_MAX, lazy.reopen()).await {
-                Ok(Ok(repository)) => {
+            let opened = async {
+                let repository = lazy.reopen().await?;
+                let told = repository.told().await?;
+                Ok::<_, RepoError>((repository, told))
+            };
+            match tokio::time::timeout(OPEN_TIME_MAX, opened).await {
+                Ok(Ok(opened)) => {
                     lazy.standing().answered();
-                    Some(repository)
+                    Some(opened)
                 }
                 Ok(Err(error)) => {
                     note(lazy, stats, &error);
@@ -181,7 +181,10 @@ impl<'a> Round<'a> {
                 }
             }
         }));
-        Self { archiver, open: open.await }
+        let (open, told): (Vec<_>, Vec<_>) = open.await.into_iter().map(Option::unzip).unzip();
+        let duties =
+            |told: Option<Vec<_>>| Duties { told: told.into_iter().flatten().collect(), first: BTreeMap::new() };
+        Self { archiver, open, duties: told.into_iter().map(duties).collect() }
     }
 
     fn with(&self) -> Vec<bool> {
@@ -196,13 +199,14 @@ impl<'a> Round<'a> {
         }
         let is_new = |last: &Comparison| with.iter().zip(&last.with).any(|(now, then)| *now && !*then);
         let owing = || self.archiver.stats().iter().zip(&with).any(|(stats, open)| *open && stats.facts().files > 0);
-        last.is_none_or(|last| last.is_old() || is_new(last)) || owing()
+        last.is_none_or(|last| last.is_old() || is_new(last)) || owing() || self.archiver.is_parted()
     }
 
-    async fn run(mut self, closing: &CancellationToken) -> Option<Comparison> {
+    async fn run(mut self, agreed: &mut Agreed, closing: &CancellationToken) -> Option<Comparison> {
         let at = Instant::now();
-        let found = self.compare().await;
+        let found = self.compare(agreed).await;
         let with = self.with();
+        self.archiver.compared(&with, &found.partings);
         // One that was left out, or failed on the way, may hold what the others lack.
         let all = with.iter().all(|open| *open);
         for (at, stats) in self.archiver.stats().iter().enumerate() {
@@ -221,81 +225,50 @@ impl<'a> Round<'a> {
             if closing.is_cancelled() {
                 return comparison;
             }
+            let lineage = folder.lineage();
             let holdings = self.holdings(folder).await;
-            let payments = owed(&holdings).into_iter().flat_map(|debt| {
-                let Owed { name, from, to, .. } = debt;
-                to.into_iter().map(move |to| (name, from.clone(), to)).collect::<Vec<_>>()
-            });
+            let mut payments = Vec::new();
+            for Owed { name, from, to, .. } in owed(&holdings) {
+                if self.comes_after(&found.partings, lineage, name).await {
+                    debug!(segment = %name, "not brought: it comes after a file with two contents");
+                } else {
+                    payments.extend(to.into_iter().map(|to| (name, from.clone(), to)));
+                }
+            }
             stream::iter(payments)
-                .for_each_concurrent(COPIES_AT_ONCE, |(name, from, to)| self.pay(folder.lineage(), name, from, to))
+                .for_each_concurrent(COPIES_AT_ONCE, |(name, from, to)| self.pay(lineage, name, from, to))
                 .await;
         }
         comparison
     }
 
-    /// Goes through all folders and counts.
-    async fn compare(&mut self) -> Found {
-        let mut found = Found::default();
-        let identities = self.open.iter().flatten().flat_map(|repository| &repository.identity().lineages);
-        let lineages: BTreeSet<Lineage> = identities.map(|entry| entry.lineage).collect();
-        for lineage in lineages {
-            let histories = Folder::Histories(lineage);
-            let listings = self.list(&histories.key(), lineage).await;
-            let timelines = folders(&listings);
-            found.add(histories, &owed(&self.holdings_of(listings, lineage)));
-            for timeline in timelines.into_iter().map(Timeline) {
-                let logs = folders(&self.list(&layout::wal_timeline(lineage, timeline), lineage).await);
-                for log in logs {
-                    let folder = Folder::Log(lineage, timeline, log);
-                    found.add(folder, &owed(&self.holdings(folder).await));
-                }
+    /// Whether `name` continues a file with two contents, or is one.
+    async fn comes_after(
+        &self,
+        partings: &[((usize, usize), Lineage, Parting)],
+        lineage: Lineage,
+        name: WalFileName,
+    ) -> bool {
+        let partings: Vec<WalFileName> =
+            partings.iter().filter(|(_, of, _)| *of == lineage).map(|(.., parting)| parting.first).collect();
+        if partings.is_empty() {
+            return false;
+        }
+        let mut known = None;
+        for repository in self.open.iter().flatten() {
+            let Some(entry) = repository.identity().find(lineage) else { continue };
+            let text = stored::history(repository, lineage, name.timeline()).await;
+            let history = text.ok().and_then(|text| TimelineHistory::parse(name.timeline(), &text).ok());
+            known = Some((history, entry.segment_bytes));
+            if known.as_ref().is_some_and(|(history, _)| history.is_some()) {
+                break;
             }
         }
-        found
+        let Some((history, size)) = known else { return true };
+        partings.into_iter().any(|first| first == name || follows(first, name, history.as_ref(), size))
     }
 
-    async fn holdings(&mut self, folder: Folder) -> Vec<Option<Holding>> {
-        let listings = self.list(&folder.key(), folder.lineage()).await;
-        self.holdings_of(listings, folder.lineage())
-    }
-
-    fn holdings_of(&self, listings: Vec<Option<Listing>>, lineage: Lineage) -> Vec<Option<Holding>> {
-        let holding = |(repository, listing): (&Option<Repository>, Option<Listing>)| {
-            let since = repository.as_ref()?.identity().find(lineage)?.since;
-            let objects = listing?.objects.into_iter();
-            let files = objects.filter_map(|object| Some((object.key.file_name().parse().ok()?, object.modified)));
-            Some(Holding { files: files.collect(), since })
-        };
-        self.open.iter().zip(listings).map(holding).collect()
-    }
-
-    /// Lists a folder in every repository that knows the lineage. One that fails is left out from then on.
-    async fn list(&mut self, folder: &ObjectKey, lineage: Lineage) -> Vec<Option<Listing>> {
-        let listings = join_all(self.open.iter().map(async |repository| {
-            let repository = repository.as_ref()?;
-            repository.identity().find(lineage)?;
-            Some(repository.store().list(Some(folder)).await)
-        }));
-        let mut listed = Vec::new();
-        for (at, listing) in listings.await.into_iter().enumerate() {
-            listed.push(match listing {
-                Some(Ok(listing)) => Some(listing),
-                Some(Err(error)) => {
-                    if let Some((lazy, stats)) = self.side(at) {
-                        note(lazy, stats, &error.into());
-                    }
-                    if let Some(open) = self.open.get_mut(at) {
-                        *open = None;
-                    }
-                    None
-                }
-                None => None,
-            });
-        }
-        listed
-    }
-
-    fn side(&self, at: usize) -> Option<(&'a Arc<LazyRepository>, &'a RepositoryStats)> {
+    pub(super) fn side(&self, at: usize) -> Option<(&'a Arc<LazyRepository>, &'a RepositoryStats)> {
         Some((self.archiver.repositories().get(at)?, self.archiver.stats().get(at)?))
     }
 
@@ -345,13 +318,7 @@ impl<'a> Round<'a> {
     }
 }
 
-/// The timelines or logs whose folders are in any of `listings`.
-fn folders(listings: &[Option<Listing>]) -> BTreeSet<u32> {
-    let folders = listings.iter().flatten().flat_map(|listing| &listing.folders);
-    folders.filter_map(|folder| layout::parse_word(folder)).collect()
-}
-
-fn note(lazy: &LazyRepository, stats: &RepositoryStats, error: &RepoError) {
+pub(super) fn note(lazy: &LazyRepository, stats: &RepositoryStats, error: &RepoError) {
     let text = describe(error);
     warn!(repository = lazy.name(), error_class = %error.class(), error = text, "cannot compare or copy");
     lazy.standing().failed(error.class(), Instant::now());
@@ -375,6 +342,6 @@ impl Archiver {
 impl Archiver {
     /// One comparison of the repositories that do not rest, and what follows from it.
     pub(super) async fn compare_once(&self) {
-        Round::open(self).await.run(&CancellationToken::new()).await;
+        Round::open(self).await.run(&mut Agreed::default(), &CancellationToken::new()).await;
     }
 }

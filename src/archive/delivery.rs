@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::policy::{Answer, Verdict, judge};
 use super::source::FileStamp;
 use super::upload::{PushError, answer_of};
+use crate::pg::ServerLife;
 
 /// What became of a file: archived, or why not.
 pub type Outcome = Result<FileStamp, Arc<PushError>>;
@@ -33,18 +34,37 @@ struct State {
     failure: Option<Arc<PushError>>,
     /// What was decided is that it is archived.
     archived: bool,
+    /// The server that it is of, and whether that has marked it.
+    whose: (Option<ServerLife>, bool),
 }
 
 impl Delivery {
     /// One that must reach `needed` repositories. Whoever waits for it hears through `decide`.
     pub fn new(needed: usize, decide: oneshot::Sender<Outcome>) -> Self {
-        let state = State { stamp: None, decide: Some(decide), answers: Vec::new(), failure: None, archived: false };
+        let state = State {
+            stamp: None,
+            decide: Some(decide),
+            answers: Vec::new(),
+            failure: None,
+            archived: false,
+            whose: (None, false),
+        };
         Self {
             needed,
             decided: CancellationToken::new(),
             sealed_bytes: AtomicU64::new(NOT_SEALED),
             state: Mutex::new(state),
         }
+    }
+
+    /// Says whose file it is, and whether it is marked.
+    pub fn of(&self, life: Option<ServerLife>, marked: bool) {
+        self.state().whose = (life, marked);
+    }
+
+    /// The server that it is of, and whether that has marked it.
+    pub fn whose(&self) -> (Option<ServerLife>, bool) {
+        self.state().whose
     }
 
     /// Says which file it is and whom it goes to, and what that means as it stands.

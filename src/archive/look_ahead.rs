@@ -7,19 +7,58 @@ use crate::pg::WalFileName;
 /// How many files of a listing are remembered: with a hundred thousand waiting, archive_status is read once for so many.
 pub const QUEUE_FILES_MAX: usize = 1024;
 
-/// Takes the next files to start off `queue` (ready files in the archiver's order): those that are not `known` (durable
-/// already, or on their way), at most `places`. Known ones in front of them are dropped on the way.
+/// What is known of a ready file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is durable already, or on its way.
+    Known,
+    /// It is not in the lead (see `lead.rs`), and nothing after it is.
+    Beyond,
+    /// Nobody looked lately whether the archive has its name.
+    Unlisted,
+    /// The archive has its name: to send it is to compare it, and writes nothing.
+    There,
+    /// The archive does not have its name.
+    New,
+}
+
+/// What to do next.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// Files to start, in order.
+    pub start: Vec<WalFileName>,
+    /// A file of the folder that is to be listed before it is gone on.
+    pub list: Option<WalFileName>,
+}
+
+/// Takes the next files to start off `queue` (ready files in the archiver's order), at most `places`; known ones in front of
+/// them are dropped on the way.
+///
+/// A name that the archive has may have other content there. Nothing new is written after it before that is settled: `unsettled` says
+/// that such a file is on its way.
 pub fn choose(
     queue: &mut VecDeque<WalFileName>,
-    known: impl Fn(WalFileName) -> bool,
+    judge: impl Fn(WalFileName) -> Standing,
+    mut unsettled: bool,
     places: usize,
-) -> Vec<WalFileName> {
-    let mut chosen = Vec::new();
-    while chosen.len() < places {
-        let Some(name) = queue.pop_front() else { break };
-        if !known(name) {
-            chosen.push(name);
+) -> Chosen {
+    let mut chosen = Chosen::default();
+    while chosen.start.len() < places {
+        let Some(name) = queue.front().copied() else { break };
+        match judge(name) {
+            Standing::Known => {}
+            Standing::There => {
+                unsettled = true;
+                chosen.start.push(name);
+            }
+            Standing::New if !unsettled => chosen.start.push(name),
+            Standing::New | Standing::Beyond => break,
+            Standing::Unlisted => {
+                chosen.list = Some(name);
+                break;
+            }
         }
+        queue.pop_front();
     }
     chosen
 }
@@ -76,13 +115,47 @@ mod tests {
             let mut queue: VecDeque<_> = ready.iter().copied().collect();
             let mut all = Vec::new();
             loop {
-                let chosen = choose(&mut queue, |file| known.contains(&file), places);
+                let judge = |file| if known.contains(&file) { Standing::Known } else { Standing::New };
+                let chosen = choose(&mut queue, judge, false, places).start;
                 if chosen.is_empty() { break }
                 prop_assert!(chosen.len() <= places);
                 all.extend(chosen);
             }
             let expected: Vec<_> = ready.into_iter().filter(|file| !known.contains(file)).collect();
             prop_assert_eq!(all, expected);
+        }
+
+        #[test]
+        fn nothing_new_is_written_after_a_name_that_is_there_and_not_settled_or_that_nobody_looked_for(
+            standings in proptest::collection::vec(0u8..5, 0..30), unsettled: bool, places in 0usize..40,
+        ) {
+            let of = |number: usize| match standings[number] {
+                0 => Standing::Known,
+                1 => Standing::There,
+                2 => Standing::Unlisted,
+                3 => Standing::Beyond,
+                _ => Standing::New,
+            };
+            let number = |file: WalFileName| match file {
+                WalFileName::Segment(segment) => segment.segment as usize,
+                _ => usize::MAX,
+            };
+            let mut queue: VecDeque<_> = (0u32..).zip(&standings).map(|(number, _)| name(number)).collect();
+            let chosen = choose(&mut queue, |file| of(number(file)), unsettled, places);
+            prop_assert!(chosen.start.len() <= places && chosen.start.is_sorted());
+            let there = chosen.start.iter().position(|file| of(number(*file)) == Standing::There);
+            for (at, file) in chosen.start.iter().enumerate() {
+                match of(number(*file)) {
+                    Standing::New => prop_assert!(!unsettled && there.is_none_or(|there| at < there)),
+                    other => prop_assert_eq!(other, Standing::There),
+                }
+                let stopped = |before: usize| matches!(of(before), Standing::Unlisted | Standing::Beyond);
+                prop_assert!(!(0..number(*file)).any(stopped));
+            }
+            if let Some(wanted) = chosen.list {
+                prop_assert_eq!(of(number(wanted)), Standing::Unlisted);
+                prop_assert_eq!(queue.front(), Some(&wanted), "it is looked at again");
+            }
         }
 
         #[test]

@@ -5,19 +5,27 @@
 //!
 //! Invariants: "durable" is said of a file only after as many repositories acknowledged it as must; what is remembered of it is
 //! a shortcut that the repositories can confirm again. What the others still lack is owed to them and told by no note of ours:
-//! the difference between the repositories is the truth. "Absent" is said only when every repository said so and proved to be
+//! the difference between the repositories is the truth. Nothing goes in that the running server does not ask for (`lead.rs`), and
+//! nothing that comes after a file with two contents (`follows.rs`): not ahead, not by hand, not as a debt, not as a copy. A name is
+//! never taken for its content. "Absent" is said only when every repository said so and proved to be
 //! the repository that it should be. WAL is let go only beyond `archive.queue_limit`, and noted durably before. A crash leaves
 //! nothing else that matters: the next push meets its own objects and finds
 //! them equal; the spool is emptied at the next start.
 
 mod accept;
+mod agree;
+mod ahead;
 mod archiver;
 pub mod believed;
+mod comparison;
 mod copy;
 mod debt;
 mod delivery;
 mod fetch;
 mod fetcher;
+mod follows;
+mod in_order;
+mod lead;
 mod look_ahead;
 mod owed;
 mod patience;
@@ -27,18 +35,20 @@ mod room;
 mod settle;
 mod source;
 mod spool;
+mod state;
 #[cfg(test)]
 mod tests;
+mod there;
 mod upload;
 mod window;
 
 pub use accept::{Rejection, accept};
 pub use archiver::{ArchiveOptions, Archiver, Pushed};
-pub use copy::{CopiedWal, MissingFile, copy_gaps, copy_wal, missing_wal};
+pub use copy::{CopiedWal, Missing, MissingFile, copy_gaps, copy_wal, missing_wal};
 pub use fetch::{AtHole, FetchError, Retrieved, retrieve};
 pub use fetcher::{FetchOptions, Fetched, Fetcher};
 pub use owed::{Holding, Owed, may_be_owed, owed};
 pub use policy::Acknowledge;
-pub use source::{FileStamp, WalFile};
+pub use source::{FileStamp, Found, WalFile};
 pub use spool::Place;
 pub use upload::{PushError, archive_file, archive_now};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::pg::WalFileName;
+use crate::pg::{SegmentName, WalFileName};
 
 /// How far the clocks of two stores may lie apart.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(10);
@@ -15,16 +15,24 @@ const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(10);
 pub struct Holding {
     /// The files, and when each was written, by the store's clock.
     pub files: BTreeMap<WalFileName, Timestamp>,
-    /// Since when files are owed to it: it was told of the lineage then. What is older comes by `repo copy`, if somebody
-    /// wants it.
+    /// The first segment of the lineage that it has. What comes later is owed to it, whatever clocks say.
+    pub first: Option<SegmentName>,
+    /// When it was told of the lineage, by the store's clock. What was archived since is owed to it. What is older than both comes by
+    /// `repo copy`, if somebody wants it.
     pub since: Timestamp,
 }
 
 impl Holding {
     /// Whether a file that was archived at `archived` is owed to this repository.
     fn lacks(&self, name: WalFileName, archived: Timestamp) -> bool {
-        !self.files.contains_key(&name)
-            && archived.saturating_add(CLOCK_SKEW_MAX).is_ok_and(|latest| latest >= self.since)
+        let comes_later = self.first.is_some_and(|first| match name {
+            WalFileName::History(timeline) => timeline >= first.timeline,
+            WalFileName::Segment(name) | WalFileName::Partial(name) | WalFileName::BackupHistory(name, _) => {
+                name >= first
+            }
+        });
+        let is_younger = || archived.saturating_add(CLOCK_SKEW_MAX).is_ok_and(|latest| latest >= self.since);
+        !self.files.contains_key(&name) && (comes_later || is_younger())
     }
 }
 
@@ -68,7 +76,7 @@ pub fn may_be_owed(name: WalFileName, archived: Timestamp, holdings: &[Option<Ho
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{SegmentName, Timeline};
+    use crate::pg::Timeline;
     use proptest::prelude::*;
 
     fn name(number: u32) -> WalFileName {
@@ -82,8 +90,17 @@ mod tests {
     fn holding(files: &[u32], since: i64) -> Holding {
         Holding {
             files: files.iter().map(|number| (name(*number), at(i64::from(*number)))).collect(),
+            first: files.iter().min().map(|number| SegmentName { timeline: Timeline(1), log: 0, segment: *number }),
             since: at(since),
         }
+    }
+
+    #[test]
+    fn what_comes_after_its_own_first_file_is_owed_whatever_the_clocks_say() {
+        // It was told of the lineage two hours after everything was archived, as its clock has it.
+        let holdings = [Some(holding(&[1, 2, 3, 4], 0)), Some(holding(&[2], 120))];
+        let names: Vec<_> = owed(&holdings).into_iter().map(|owed| owed.name).collect();
+        assert_eq!(names, [name(3), name(4)]);
     }
 
     #[test]
@@ -127,8 +144,9 @@ mod tests {
                 let (Some(before), Some(after)) = (before, after) else { continue };
                 prop_assert!(before.files.keys().all(|name| after.files.contains_key(name)));
                 for number in 0..60u32 {
-                    // Older than the repository: nobody owes it, and it is not brought.
-                    if i64::from(number) + 10 < before.since.duration_since(at(0)).as_mins() {
+                    // Older than the repository and all that it has: nobody owes it, and it is not brought.
+                    let first = before.first.is_none_or(|first| number < first.segment);
+                    if first && i64::from(number) + 10 < before.since.duration_since(at(0)).as_mins() {
                         prop_assert_eq!(before.files.contains_key(&name(number)), after.files.contains_key(&name(number)));
                     }
                 }

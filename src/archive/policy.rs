@@ -65,14 +65,24 @@ pub fn judge(answers: &[Answer], needed: usize) -> Verdict {
 }
 
 /// Before a file is sent: who gets it. It is durable in those that `durable` says; a repository that rests after failures is
-/// left out where enough others remain, so that it costs them no time and no memory.
+/// left out where enough others remain, so that it costs them no time and no memory; and so is one that missed files, until it
+/// was compared: what another server wrote to it meanwhile must not be continued.
 pub fn begin(places: &[Place], needed: usize) -> Vec<Answer> {
-    let within_reach = places.iter().filter(|place| place.durable || !place.resting).count();
-    let leave_out = within_reach >= needed;
+    let are_enough =
+        |suits: &dyn Fn(&Place) -> bool| places.iter().filter(|place| place.durable || suits(place)).count() >= needed;
+    let is_awake = |place: &Place| !place.resting;
+    let is_compared = |place: &Place| !place.resting && !place.uncompared;
+    let suits: &dyn Fn(&Place) -> bool = if are_enough(&is_compared) {
+        &is_compared
+    } else if are_enough(&is_awake) {
+        &is_awake
+    } else {
+        &|_| true
+    };
     let answer = |place: &Place| match place {
         Place { durable: true, .. } => Answer::Durable,
-        Place { resting: true, .. } if leave_out => Answer::LeftOut,
-        Place { .. } => Answer::Waiting,
+        place if suits(place) => Answer::Waiting,
+        Place { .. } => Answer::LeftOut,
     };
     places.iter().map(answer).collect()
 }
@@ -84,6 +94,8 @@ pub struct Place {
     pub durable: bool,
     /// It failed lately.
     pub resting: bool,
+    /// It missed a file, and was not compared with the others since.
+    pub uncompared: bool,
 }
 
 #[cfg(test)]
@@ -92,7 +104,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn places() -> impl Strategy<Value = Vec<Place>> {
-        let place = any::<(bool, bool)>().prop_map(|(durable, resting)| Place { durable, resting });
+        let place = any::<(bool, bool, bool)>().prop_map(|(durable, resting, uncompared)| Place {
+            durable,
+            resting,
+            uncompared,
+        });
         proptest::collection::vec(place, 1..6)
     }
 
@@ -112,8 +128,12 @@ mod tests {
             prop_assert!(in_play >= needed);
             for (place, answer) in places.iter().zip(&answers) {
                 prop_assert_eq!(place.durable, *answer == Answer::Durable);
-                prop_assert!(place.resting || *answer != Answer::LeftOut);
+                prop_assert!(place.resting || place.uncompared || *answer != Answer::LeftOut);
             }
+            // Who may be another's by now is asked only where too few others remain.
+            let sure = places.iter().filter(|place| place.durable || !place.resting && !place.uncompared).count();
+            let doubtful = |(place, answer): (&Place, &Answer)| place.uncompared && *answer == Answer::Waiting;
+            prop_assert!(sure < needed || !places.iter().zip(&answers).any(doubtful));
         }
 
         #[test]

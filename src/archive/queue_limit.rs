@@ -3,8 +3,8 @@
 //! When more WAL waits than the limit and the store is what keeps it from being archived, PostgreSQL is told to forget the oldest
 //! file, and no more than brings the rest within the limit: what still waits is archived later without another gap. A wrong
 //! key, a damaged object or another cluster's repository are not the store's doing: no time heals them, and whoever puts them
-//! right needs the WAL. Before
-//! PostgreSQL is told, the gap is noted durably in the agent's spool directory ([`Notes`]); a crash in between leaves a note of a
+//! right needs the WAL. A timeline's history frees nothing, but PostgreSQL asks for it first: it is put off, and archived when the store
+//! is back, from pg_wal, where PostgreSQL keeps it. Before PostgreSQL is told, the gap is noted durably in the agent's spool directory ([`Notes`]); a crash in between leaves a note of a
 //! file that is asked for again. `settle.rs` brings the notes to the repositories.
 
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use tokio::sync::Notify;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::archiver::Pushed;
 use super::upload::PushError;
@@ -36,6 +36,8 @@ pub struct Facts {
     pub waiting: u64,
     /// How long ago the store failed last, and nothing was archived since; none when it works, or was not tried.
     pub failed: Option<Duration>,
+    /// It is WAL, which PostgreSQL removes when it was told to forget it. A timeline's or a backup's history is a few bytes.
+    pub is_wal: bool,
 }
 
 /// What to do with a file that was not archived.
@@ -45,6 +47,8 @@ pub enum Verdict {
     Keep(&'static str),
     /// PostgreSQL is told to forget it, because of this.
     LetGo(&'static str),
+    /// PostgreSQL is told to go on, because of this, and the file is archived from where it lies when the store is back.
+    PutOff(&'static str),
 }
 
 /// Decides. Pure.
@@ -54,7 +58,8 @@ pub fn judge(facts: &Facts) -> Verdict {
         None => Verdict::Keep("the store has not failed"),
         Some(since) if since > FAILURE_BELIEVED => Verdict::Keep("the store was not tried lately"),
         Some(_) if facts.waiting <= limit => Verdict::Keep("no more waits than queue_limit allows"),
-        Some(_) => Verdict::LetGo("more waits than queue_limit allows, and the store fails"),
+        Some(_) if facts.is_wal => Verdict::LetGo("more waits than queue_limit allows, and the store fails"),
+        Some(_) => Verdict::PutOff("it keeps WAL from being let go, of which more waits than queue_limit allows"),
     }
 }
 
@@ -107,8 +112,10 @@ impl QueueLimit {
         if self.limit.is_none() {
             return attempt.await;
         }
-        if self.failure().is_some() && self.let_go(name).await {
-            return Ok(Pushed::LetGo);
+        if self.failure().is_some()
+            && let Some(pushed) = self.let_go(name).await
+        {
+            return Ok(pushed);
         }
         let result = attempt.await;
         match &result {
@@ -117,23 +124,31 @@ impl QueueLimit {
             // A file that is refused wants a person, however much waits behind it.
             Err(_) => return result,
         }
-        if result.is_err() && self.let_go(name).await { Ok(Pushed::LetGo) } else { result }
+        match &result {
+            Ok(_) => result,
+            Err(_) => self.let_go(name).await.map_or(result, Ok),
+        }
     }
 
-    /// Lets `name` go if that is the verdict; `true` when it is noted, and only then.
-    async fn let_go(&self, name: WalFileName) -> bool {
-        let Some((at, reason)) = self.failure().clone() else { return false };
+    /// Lets `name` go, or puts it off, if that is the verdict; answers when it is noted, and only then.
+    async fn let_go(&self, name: WalFileName) -> Option<Pushed> {
+        let (at, reason) = self.failure().clone()?;
         let pg_wal = self.pg_wal.clone();
         let queue = match tokio::task::spawn_blocking(move || queue(&pg_wal)).await {
             Ok(Ok(queue)) => queue,
             Ok(Err(reason)) => {
                 error!(reason, "cannot tell how much WAL waits, so that none is let go");
-                return false;
+                return None;
             }
-            Err(_) => return false,
+            Err(_) => return None,
         };
-        let facts = Facts { limit: self.limit, waiting: queue.waiting, failed: Some(at.elapsed()) };
-        let (Verdict::LetGo(why), Some(limit)) = (judge(&facts), self.limit) else { return false };
+        let (failed, is_wal) = (Some(at.elapsed()), is_wal(name));
+        let limit = self.limit?;
+        let (how, why) = match judge(&Facts { limit: self.limit, waiting: queue.waiting, failed, is_wal }) {
+            Verdict::Keep(_) => return None,
+            Verdict::LetGo(why) => (Pushed::LetGo, why),
+            Verdict::PutOff(why) => (Pushed::PutOff, why),
+        };
         let now = Timestamp::now();
         let gap = Gap {
             format: crate::repo::gap::FORMAT,
@@ -150,15 +165,19 @@ impl QueueLimit {
         let (waiting, limit) = (format_bytes(queue.waiting), format_bytes(limit));
         match self.notes.add(gap, queue.segment_size).await {
             Ok(()) => {
-                error!(
-                    segment = %name, waiting, limit, why,
-                    "WAL was let go: the archive has a gap, take a new backup as soon as the store is back"
-                );
-                true
+                if how == Pushed::LetGo {
+                    error!(
+                        segment = %name, waiting, limit, why,
+                        "WAL was let go: the archive has a gap, take a new backup as soon as the store is back"
+                    );
+                } else {
+                    warn!(segment = %name, waiting, limit, why, "put off: it is archived as soon as the store is back");
+                }
+                Some(how)
             }
             Err(error) => {
                 error!(segment = %name, error_class = %ErrorClass::of_io(&error), %error, "cannot note a gap, so that the file is kept");
-                false
+                None
             }
         }
     }
@@ -168,13 +187,17 @@ impl QueueLimit {
     }
 }
 
+/// Whether letting it go frees anything.
+fn is_wal(name: WalFileName) -> bool {
+    matches!(name, WalFileName::Segment(_) | WalFileName::Partial(_))
+}
+
 /// Blocking.
 fn queue(pg_wal: &Path) -> Result<Queue, String> {
     let data_directory = pg_wal.parent().unwrap_or(pg_wal);
     let control = ControlFile::read(data_directory).map_err(|error| describe(&error))?;
     let ready = list_ready(pg_wal).map_err(|error| describe(&error))?;
-    let segments =
-        ready.iter().filter(|name| matches!(name, WalFileName::Segment(_) | WalFileName::Partial(_))).count();
+    let segments = ready.iter().filter(|name| is_wal(**name)).count();
     Ok(Queue {
         lineage: control.lineage(),
         segment_size: control.segment_size,
@@ -198,7 +221,7 @@ impl Notes {
         Self { folder, known: tokio::sync::Mutex::default(), files, unreadable }
     }
 
-    /// How many notes there are. None is known before the folder was read.
+    /// How many notes of WAL that was let go there are. None is known before the folder was read.
     pub fn count(&self) -> u64 {
         self.files.load(Ordering::Relaxed)
     }
@@ -244,7 +267,7 @@ impl Notes {
             Some(place) => *place = note,
             None => notes.push(note),
         }
-        self.files.store(notes.len() as u64, Ordering::Relaxed);
+        self.counted(notes);
         Ok(())
     }
 
@@ -256,8 +279,13 @@ impl Notes {
         let path = self.path(gap);
         blocking(move || durable::remove_file(&path)).await?;
         notes.remove(at);
-        self.files.store(notes.len() as u64, Ordering::Relaxed);
+        self.counted(notes);
         Ok(())
+    }
+
+    fn counted(&self, notes: &[Gap]) {
+        let gaps = notes.iter().filter(|note| is_wal(note.first)).count();
+        self.files.store(gaps as u64, Ordering::Relaxed);
     }
 
     fn path(&self, gap: &Gap) -> PathBuf {
@@ -270,7 +298,7 @@ impl Notes {
             let read = blocking(move || read_folder(&folder)).await;
             self.unreadable.store(read.as_ref().map_or(1, |(_, unreadable)| *unreadable), Ordering::Relaxed);
             let (notes, _) = read?;
-            self.files.store(notes.len() as u64, Ordering::Relaxed);
+            self.counted(&notes);
             *known = Some(notes);
         }
         Ok(known.get_or_insert_default())
@@ -327,19 +355,23 @@ mod tests {
 
     fn facts() -> impl Strategy<Value = Facts> {
         let failed = proptest::option::of((0u64..200).prop_map(Duration::from_secs));
-        (proptest::option::of(0u64..100), 0u64..200, failed).prop_map(|(limit, waiting, failed)| Facts {
+        let facts = (proptest::option::of(0u64..100), 0u64..200, failed, any::<bool>());
+        facts.prop_map(|(limit, waiting, failed, is_wal)| Facts {
             limit: limit.map(|limit| limit * SIZE),
             waiting: waiting * SIZE,
             failed,
+            is_wal,
         })
     }
 
     proptest! {
         #[test]
         fn nothing_is_let_go_but_beyond_a_limit_while_the_store_fails(facts in facts()) {
-            if let Verdict::LetGo(_) = judge(&facts) {
+            let verdict = judge(&facts);
+            if !matches!(verdict, Verdict::Keep(_)) {
                 prop_assert!(facts.limit.is_some_and(|limit| facts.waiting > limit));
                 prop_assert!(facts.failed.is_some_and(|since| since <= FAILURE_BELIEVED));
+                prop_assert_eq!(matches!(verdict, Verdict::LetGo(_)), facts.is_wal, "nothing else frees anything");
             }
         }
 
@@ -351,6 +383,7 @@ mod tests {
                     limit: facts.limit.map(|limit| limit.saturating_sub(more * SIZE)),
                     waiting: facts.waiting + more * SIZE,
                     failed: facts.failed.map(|since| since.saturating_sub(Duration::from_secs(more))),
+                    is_wal: true,
                 };
                 prop_assert!(matches!(judge(&worse), Verdict::LetGo(_)));
             }
@@ -372,7 +405,7 @@ mod tests {
                 loop {
                     let waiting = (written - next) * SIZE;
                     let known = failed.then_some(Duration::ZERO);
-                    let verdict = judge(&Facts { limit: Some(limit * SIZE), waiting, failed: known });
+                    let verdict = judge(&Facts { limit: Some(limit * SIZE), waiting, failed: known, is_wal: true });
                     if next < written && matches!(verdict, Verdict::LetGo(_)) {
                         prop_assert!(!works || failed);
                         gone += 1;
@@ -434,16 +467,16 @@ mod tests {
         let again = Notes::new(folder.path().join("let-go"));
         let mut found = ranges(&again.all().await.unwrap());
         found.sort();
-        assert_eq!((found, again.count()), (wanted, 3));
+        assert_eq!((found, again.count()), (wanted, 2), "a history is no gap yet");
         // Asked for again: nothing new.
         again.add(gap("0000000100000000000000FF"), SegmentSize::DEFAULT).await.unwrap();
-        assert_eq!(again.count(), 3);
+        assert_eq!(again.count(), 2);
 
         let old =
             again.all().await.unwrap().into_iter().find(|gap| gap.covers("0000000100000000000000FE".parse().unwrap()));
         again.add(gap("000000010000000100000001"), SegmentSize::DEFAULT).await.unwrap();
         again.settled(&old.unwrap()).await.unwrap();
-        assert_eq!(again.count(), 3, "it has grown since the repositories were told");
+        assert_eq!(again.count(), 2, "it has grown since the repositories were told");
         for note in again.all().await.unwrap() {
             again.settled(&note).await.unwrap();
         }

@@ -86,7 +86,11 @@ impl Archiver {
             Ok::<BTreeSet<WalFileName>, std::io::Error>(names.filter(|name| gap::covers(range, *name)).collect())
         });
         for name in left.await.ok().and_then(Result::ok).unwrap_or_default() {
-            match self.archive_again(name).await {
+            let archived = match self.stand_alone(name, false).await {
+                Ok(()) => self.archive_again(name).await,
+                Err(error) => Err(error),
+            };
+            match archived {
                 Ok(()) => info!(segment = %name, "archived after all: it had been let go and still lay in pg_wal"),
                 // The next would meet the same store.
                 Err(error) if error.is_the_stores() => return,

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::accept::SMALL_FILE_BYTES_MAX;
-use crate::pg::{CommitTimes, SegmentSize, WalFileName};
+use crate::pg::archive_status::ready_path;
+use crate::pg::{CommitTimes, SegmentName, SegmentSize, ServerLife, WalFileName};
 use crate::repo::format::FRAME_BYTES;
 use crate::sys::piece;
 
@@ -53,6 +54,40 @@ impl From<&std::fs::Metadata> for FileStamp {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         }
     }
+}
+
+/// What one visit to a data directory tells of a file that is to be archived.
+#[derive(Debug)]
+pub struct Found {
+    /// The file.
+    pub file: io::Result<FileStamp>,
+    /// PostgreSQL has marked it.
+    pub marked: bool,
+    /// What comes right before it, or its timeline's history, is marked as well: PostgreSQL would ask for that first.
+    pub earlier_waits: bool,
+    /// The server that runs there, looked at last: what was found before is that server's.
+    pub life: Option<ServerLife>,
+}
+
+impl Found {
+    /// Looks at `name` in `pg_wal`, whose parent is the data directory. Blocking.
+    pub fn look(pg_wal: &Path, name: WalFileName) -> Self {
+        let file = FileStamp::of(&pg_wal.join(name.to_string()));
+        let is_marked = |name| std::fs::symlink_metadata(ready_path(pg_wal, name)).is_ok();
+        let bytes = file.as_ref().map_or(0, FileStamp::bytes);
+        let earlier_waits = right_before(name, bytes).into_iter().any(is_marked);
+        let life = pg_wal.parent().and_then(|data| ServerLife::read(data).ok().flatten());
+        Self { file, marked: is_marked(name), earlier_waits, life }
+    }
+}
+
+/// The segment before a segment of `bytes`, and the history of its timeline.
+fn right_before(name: WalFileName, bytes: u64) -> Vec<WalFileName> {
+    let WalFileName::Segment(segment) = name else { return Vec::new() };
+    let size = SegmentSize::try_from(bytes).ok();
+    let before =
+        size.and_then(|size| SegmentName::from_number(segment.timeline, segment.number(size)?.checked_sub(1)?, size));
+    before.map(WalFileName::Segment).into_iter().chain([WalFileName::History(segment.timeline)]).collect()
 }
 
 /// An opened file of pg_wal.

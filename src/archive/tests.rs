@@ -1,5 +1,7 @@
 //! Push and fetch over real file repositories, with segments made by hand.
 
+mod agree;
+mod ahead;
 mod patience;
 mod queue_limit;
 mod several;
@@ -40,7 +42,26 @@ impl Room {
         std::fs::copy(fixtures.join("pg_control"), data.join("global/pg_control")).expect("the fixture");
         crate::sys::durable::create(&data.join("PG_VERSION"), b"15\n", 0o600).expect("PG_VERSION");
         let lineage = crate::pg::ControlFile::read(&data).expect("pg_control").lineage();
-        Self { folder, lineage }
+        let room = Self { folder, lineage };
+        room.server_starts(1);
+        room
+    }
+
+    /// The server in the data directory is another one from now on.
+    fn server_starts(&self, number: u32) {
+        let path = self.folder.path().join("data/postmaster.pid");
+        let _ = std::fs::remove_file(&path);
+        let text = format!("77\n/data\n{}\n5432\n/run\n", 1_800_000_000 + number);
+        crate::sys::durable::create(&path, text.as_bytes(), 0o600).expect("postmaster.pid");
+    }
+
+    /// What PostgreSQL does when it was told that a file is archived.
+    fn done(&self, file: WalFileName) {
+        let (ready, done) = (
+            crate::pg::archive_status::ready_path(&self.pg_wal(), file),
+            crate::pg::archive_status::done_path(&self.pg_wal(), file),
+        );
+        crate::sys::durable::rename(&ready, &done).expect("renamed");
     }
 
     fn pg_wal(&self) -> PathBuf {
@@ -53,11 +74,15 @@ impl Room {
 
     /// A new repository that knows the data directory's lineage.
     async fn repository(&self, name: &str) -> Arc<LazyRepository> {
+        self.repository_made_at(name, Timestamp::now()).await
+    }
+
+    /// The same, by a host whose clock says `now`.
+    async fn repository_made_at(&self, name: &str, now: Timestamp) -> Arc<LazyRepository> {
         let options = self.options(name);
         let pool = CpuPool::new(2).expect("threads");
         storage::create_root(&options, "main").expect("a root");
         let store = storage::open(&options, "main").expect("a store");
-        let now = Timestamp::now();
         let created = Repository::create(name, store, "main", &Encryption::None, &[], pool.clone(), now).await;
         let (mut repository, _) = created.expect("a repository");
         let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
@@ -297,18 +322,22 @@ async fn what_was_uploaded_ahead_is_acknowledged_only_while_it_is_the_same_file(
         let (archiver, stop) = (archiver.clone(), stop.clone());
         async move { archiver.look_ahead(stop).await }
     });
+    for file in &files[..2] {
+        archiver.push(*file, archiver.find(*file)).await.expect("archived");
+        room.done(*file);
+    }
     let mut waited = 0;
-    while stats.facts().uploaded_total < 8 {
+    while stats.facts().uploaded_total < 10 {
         tokio::time::sleep(Duration::from_millis(20)).await;
         waited += 1;
         assert!(waited < 1000, "look-ahead does not run");
     }
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert_eq!(stats.facts().uploaded_total, 8, "no further ahead than allowed");
-    assert!(matches!(archiver.push(files[0], archiver.find(files[0])).await, Ok(Pushed::Ahead)));
-    // Another file takes the place of the second before PostgreSQL asks.
-    room.write(files[1], &segment(files[1], room.lineage.system_identifier, 2));
-    let error = archiver.push(files[1], archiver.find(files[1])).await.expect_err("other content");
+    assert_eq!(stats.facts().uploaded_total, 10, "no further ahead than allowed");
+    assert!(matches!(archiver.push(files[2], archiver.find(files[2])).await, Ok(Pushed::Ahead)));
+    // Another file takes the place of the next one before PostgreSQL asks.
+    room.write(files[3], &segment(files[3], room.lineage.system_identifier, 2));
+    let error = archiver.push(files[3], archiver.find(files[3])).await.expect_err("other content");
     assert!(matches!(*error, PushError::Different { .. }), "{error:?}");
     stop.cancel();
     running.await.expect("ended");

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::accept::{Rejection, accept};
+use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::{FileStamp, WalFile};
@@ -81,6 +82,18 @@ pub enum PushError {
         /// When.
         modified: jiff::Timestamp,
     },
+    /// What comes before it has other content in a repository, or another server's.
+    #[error(
+        "{name} is refused: it continues {earlier}, which has two contents, and what two servers wrote must not become one archive ({why}); nothing was overwritten; the page \"When two servers wrote the same WAL\" of the documentation says how to go on"
+    )]
+    Follows {
+        /// The file.
+        name: WalFileName,
+        /// The file with two contents.
+        earlier: WalFileName,
+        /// What was found there.
+        why: String,
+    },
     /// It took too long; it may still go on, and the next try will find out.
     #[error("{name} was not durable after {} s{}; PostgreSQL will ask again", .after.as_secs(), unanswered(.waiting))]
     Deadline {
@@ -138,9 +151,11 @@ impl PushError {
                 ErrorClass::NotFound => ErrorClass::Permanent,
                 class => class,
             },
-            Self::Control { .. } | Self::Rejected { .. } | Self::Different { .. } | Self::Died(_) => {
-                ErrorClass::Permanent
-            }
+            Self::Control { .. }
+            | Self::Rejected { .. }
+            | Self::Different { .. }
+            | Self::Follows { .. }
+            | Self::Died(_) => ErrorClass::Permanent,
             Self::Repository { source, .. } => source.class(),
             Self::Deadline { .. } | Self::Unanswered { .. } | Self::Replaced(_) => ErrorClass::Transient,
             Self::Stopping(_) => ErrorClass::Cancelled,
@@ -158,10 +173,16 @@ impl PushError {
             | Self::Control { .. }
             | Self::Rejected { .. }
             | Self::Different { .. }
+            | Self::Follows { .. }
             | Self::Replaced(_)
             | Self::Died(_)
             | Self::Stopping(_) => false,
         }
+    }
+
+    /// Whether trying again changes nothing before a person has put something right: the file is none, or another one has its name.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Rejected { .. } | Self::Different { .. } | Self::Follows { .. })
     }
 }
 
@@ -187,6 +208,9 @@ pub async fn archive_now(
     writer: &str,
     deadline: Duration,
 ) -> Result<(FileStamp, Vec<PushError>), PushError> {
+    if earlier_waits(pg_wal, name).await {
+        Box::pin(stand_alone(repositories, acknowledge, pg_wal, name, writer)).await?;
+    }
     let needed = acknowledge.needed(repositories.len());
     let everybody: Vec<usize> = (0..repositories.len()).collect();
     let collected = Mutex::new((vec![Answer::Waiting; repositories.len()], Vec::new(), None));
@@ -214,7 +238,7 @@ pub async fn archive_now(
         tokio::time::sleep(LEFTOVER_PATIENCE).await;
     };
     tokio::select! {
-        sent = send(repositories, &everybody, pg_wal, name, writer, Listeners { sealed: &|_, _| {}, answered: &report }) => {
+        sent = send(repositories, &everybody, (pg_wal, name, None), writer, Listeners { sealed: &|_, _| {}, answered: &report }) => {
             sent?;
         }
         () = patience => {}
@@ -265,7 +289,7 @@ pub struct Listeners<'f> {
 }
 
 /// Sends one file to those of `repositories` that `chosen` numbers: read, digested and compressed once for all that are open.
-/// Returns when all have answered.
+/// Returns when all have answered. Where the file that is to be sent is known, another one under its name is not.
 ///
 /// A repository that takes longer than [`OPEN_PATIENCE`] to open does not hold the others up: it gets a reading of its own.
 ///
@@ -274,12 +298,14 @@ pub struct Listeners<'f> {
 pub async fn send(
     repositories: &[Arc<LazyRepository>],
     chosen: &[usize],
-    pg_wal: &Path,
-    name: WalFileName,
+    (pg_wal, name, known): (&Path, WalFileName, Option<FileStamp>),
     writer: &str,
     listeners: Listeners<'_>,
 ) -> Result<FileStamp, PushError> {
     let (file, lineage) = open(pg_wal, name).await?;
+    if known.is_some_and(|known| known != file.stamp()) {
+        return Err(PushError::Replaced(name));
+    }
     let kind =
         accept(name, file.head(), file.bytes(), lineage).map_err(|reason| PushError::Rejected { name, reason })?;
     let sending = Sending { file: &file, lineage, kind, writer, listeners };

@@ -139,6 +139,12 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
             );
             Some(Reply::Done { code: 0, text })
         }
+        Ok(Pushed::PutOff) => {
+            let text = format!(
+                "{name} was put off, because more WAL waits than archive.queue_limit allows and the store fails; it is archived from pg_wal when the store is back"
+            );
+            Some(Reply::Done { code: 0, text })
+        }
         Ok(Pushed::Ahead | Pushed::Now) => Some(Reply::Done { code: 0, text: String::new() }),
         Err(error) if matches!(*error, PushError::Stopping(_)) => None,
         Err(error) => failed(describe(error.as_ref())),

@@ -23,10 +23,12 @@ pub struct DebtFacts {
     pub paid_total: u64,
     /// What failed last at this repository.
     pub last_error: Option<LastError>,
-    /// Files refused because it holds other content under their names, since the agent started.
+    /// How often it was found to hold other content under a file's name, since the agent started.
     pub contradictions_total: u64,
     /// The newest of these.
     pub last_contradiction: Option<LastError>,
+    /// The first file whose content differs from that in another repository, as was found when they were compared last.
+    pub differs: Option<String>,
 }
 
 /// The facts of one repository as they come.
@@ -90,6 +92,11 @@ impl RepositoryStats {
         let mut facts = self.lock();
         facts.contradictions_total += 1;
         facts.last_contradiction = Some(LastError { at: Timestamp::now(), text: text.to_owned() });
+    }
+
+    /// From which file on it holds other content than another repository.
+    pub fn differs(&self, first: Option<String>) {
+        self.lock().differs = first;
     }
 
     fn lock(&self) -> MutexGuard<'_, DebtFacts> {

@@ -143,8 +143,15 @@ pub fn render(snapshot: &Snapshot) -> String {
         clusters,
         "walward_repository_contradictions_total",
         "counter",
-        "Files that were refused because the repository holds other content under their names.",
+        "Files under whose names the repository was found to hold other content than the server or another repository.",
         |repository| Some(repository.debt.contradictions_total),
+    );
+    page.repositories(
+        clusters,
+        "walward_repository_differs",
+        "gauge",
+        "Whether the repository holds other content than another one from some file on, as was found when they were compared last.",
+        |repository| Some(u64::from(repository.debt.differs.is_some())),
     );
     page.0
 }

@@ -1,5 +1,5 @@
 //! PostgreSQL's files and sessions, versions 13 to 18. Parsing is pure; only [`session`] talks to a server, and only
-//! [`ControlFile::read`] and [`list_ready`] touch a disk. Nothing here writes, so that a crash leaves nothing behind.
+//! [`ControlFile::read`], [`ServerLife::read`] and [`list_ready`] touch a disk. Nothing here writes, so that a crash leaves nothing behind.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `archive_status` | what waits to be archived |
 //! | `archiving` | who archives: Walward, another tool, both |
 //! | `control` | `pg_control` and `PG_VERSION` |
+//! | `postmaster` | `postmaster.pid`: one life of a server |
 //! | `relation_file`, `page_checksum` | which files hold data pages, and whether a page is sound |
 //! | `exclude` | what a base backup leaves out |
 //! | `backup_label` | `backup_label` and backup history files |
@@ -32,6 +33,7 @@ mod lineage;
 mod lsn;
 mod page;
 mod page_checksum;
+mod postmaster;
 mod record;
 mod relation_file;
 pub mod session;
@@ -51,6 +53,7 @@ pub use page::{
     read_long_header,
 };
 pub use page_checksum::{PageState, page_checksum, page_lsn, verify_page};
+pub use postmaster::ServerLife;
 pub use record::{CommitTimes, Mark, RestorePoint};
 pub use relation_file::{Fork, RelationFile};
 pub use wal_name::{SegmentName, WalFileName, WalNameError};

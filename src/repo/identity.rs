@@ -141,6 +141,29 @@ pub(super) async fn load_again(store: &dyn Store, opened: &Identity) -> Result<(
     }
 }
 
+/// When the store took each lineage in, by its own clock: the clock of the host that made the entry may be any.
+pub(super) async fn told(store: &dyn Store) -> Result<Vec<(Lineage, Timestamp)>, RepoError> {
+    let listing = store.list(Some(&layout::identities())).await?;
+    let mut generations: Vec<_> = listing
+        .objects
+        .iter()
+        .filter_map(|object| Some((layout::parse_generation(object.key.file_name())?, object)))
+        .collect();
+    generations.sort_by_key(|(generation, _)| *generation);
+    let mut told: Vec<(Lineage, Timestamp)> = Vec::new();
+    for (_, object) in generations {
+        let bytes = generations::fetch(store, &object.key).await?;
+        let identity: Identity = checked_json::decode(&bytes, FORMAT)
+            .map_err(|error| RepoError::damaged(&generations::shown(store, &object.key), error))?;
+        for entry in identity.lineages {
+            if told.iter().all(|(lineage, _)| *lineage != entry.lineage) {
+                told.push((entry.lineage, object.modified));
+            }
+        }
+    }
+    Ok(told)
+}
+
 /// Writes a generation; `false` when another's is there.
 pub(super) async fn put(store: &dyn Store, generation: u32, identity: &Identity) -> Result<bool, RepoError> {
     let key = layout::identity(generation);

@@ -12,7 +12,7 @@ use super::format::{
     Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Spec, Summary, TAIL_BYTES, Tail,
 };
 use super::identity::{self, Identity};
-use super::keys::{Found, KeyError, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
+use super::keys::{Found, KeyError, KeySource, Keyring, MasterKey, OpenKeys, RecoveryKey, RootId, Secret};
 use super::several::{self, SealTarget, Sealed};
 use super::{generations, layout};
 use crate::base::{ErrorClass, describe};
@@ -242,6 +242,11 @@ impl Repository {
         Ok(())
     }
 
+    /// When the repository was told of each of its lineages, by the store's clock.
+    pub async fn told(&self) -> Result<Vec<(Lineage, Timestamp)>, RepoError> {
+        identity::told(&*self.store).await
+    }
+
     /// Tells the repository of the lineages that `from` knows, when the two are of one cluster.
     ///
     /// # Errors
@@ -327,20 +332,30 @@ impl Repository {
 
     /// The digest of an object's content under the active master key.
     async fn content_digest(&self, key: &ObjectKey) -> Result<[u8; 32], RepoError> {
-        self.content_digest_for(self, key).await
+        self.content_digest_under(self.keyring.as_ref().map(Keyring::active), key).await
     }
 
-    /// The digest that the content of an object of this repository has under the active master key of `other`.
-    pub(super) async fn content_digest_for(&self, other: &Self, key: &ObjectKey) -> Result<[u8; 32], RepoError> {
+    /// The digest that the content of an object of this repository has under `master`, which may be another repository's.
+    pub(super) async fn content_digest_under(
+        &self,
+        master: Option<&MasterKey>,
+        key: &ObjectKey,
+    ) -> Result<[u8; 32], RepoError> {
         let died = |source| RepoError::Worker { object: self.shown(key), source };
-        let hasher = ContentDigest::under(other.keyring.as_ref().map(Keyring::active));
-        let mut digest = DigestChain::new(hasher);
+        let mut digest = DigestChain::new(ContentDigest::under(master));
         let mut content = self.read(key).await?.content;
         while let Some(chunk) = content.next().await {
             digest.push(chunk?);
             digest.turn(&self.pool).await.map_err(died)?;
         }
         Ok(digest.finish(&self.pool).await.map_err(died)?.finish())
+    }
+
+    /// The master key of `id`, under which an object of this repository is sealed; none for a plain one.
+    pub(super) fn master_key(&self, id: Option<[u8; 16]>, key: &ObjectKey) -> Result<Option<&MasterKey>, RepoError> {
+        let Some(id) = id else { return Ok(None) };
+        let found = self.keyring.as_ref().and_then(|ring| ring.find(&id));
+        found.map(Some).ok_or_else(|| RepoError::UnknownMasterKey { object: self.shown(key), id })
     }
 
     /// Seals `content` and uploads it in parts under a name that only this writer can choose. Memory: a few parts. For packs and manifests.

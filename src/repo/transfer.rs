@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use jiff::Timestamp;
 
 use super::error::RepoError;
 use super::format::{Spec, Summary};
@@ -72,32 +73,78 @@ pub async fn copy_over(
     uploaded.map_err(|error| verdict(from, to, &source.failure, error))
 }
 
-/// Whether `to` has an object under `key` with the content that `from` has there; then what its trailer says. The content is
-/// read from `from` when digests under two keys cannot be compared.
+/// Whether `to` has an object under `key` with the content that `from` has there, sealed under the master key that is used now; then
+/// what its trailer says. The content is read from `from` when digests under two keys cannot be compared.
 pub async fn same_content(
     from: &Repository,
     to: &Repository,
     key: &ObjectKey,
 ) -> Result<Option<Summary>, TransferError> {
-    let read = |source| TransferError::From { repository: from.name().to_owned(), source };
     let theirs = match to.read_summary(key).await {
         Ok(theirs) => theirs,
         // Not there, or half of something: in either case it is written.
         Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => return Ok(None),
         Err(source) => return Err(TransferError::To { repository: to.name().to_owned(), source }),
     };
-    let ours = from.read_summary(key).await.map_err(read)?;
+    let ours = from.read_summary(key).await.map_err(|source| failed_at(from, source))?;
     let active = to.keyring().map(|ring| *ring.active().id());
-    if ours.kind != theirs.kind || ours.summary.content_bytes != theirs.summary.content_bytes || theirs.key_id != active
-    {
-        return Ok(None);
+    let same = theirs.key_id == active && is_same((from, &ours), (to, &theirs), key).await?;
+    Ok(same.then_some(theirs.summary))
+}
+
+/// What two repositories have under one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compared {
+    /// The same content.
+    Same,
+    /// Two contents: who wrote each, and when by its store's clock.
+    Different {
+        /// In the first.
+        here: (String, Timestamp),
+        /// In the second.
+        there: (String, Timestamp),
+    },
+    /// One of them has nothing under the name any more.
+    Gone,
+}
+
+/// Compares what two repositories have under `key`: the trailers' digests, and where these were made with two keys the content that
+/// `here` has. Memory: a few frames.
+pub async fn compare(here: &Repository, there: &Repository, key: &ObjectKey) -> Result<Compared, TransferError> {
+    let (ours, theirs) = futures::join!(here.read_summary(key), there.read_summary(key));
+    let is_gone = |error: &RepoError| error.class() == ErrorClass::NotFound;
+    if ours.as_ref().is_err_and(is_gone) || theirs.as_ref().is_err_and(is_gone) {
+        return Ok(Compared::Gone);
+    }
+    let ours = ours.map_err(|source| failed_at(here, source))?;
+    let theirs = theirs.map_err(|source| TransferError::To { repository: there.name().to_owned(), source })?;
+    Ok(if is_same((here, &ours), (there, &theirs), key).await? {
+        Compared::Same
+    } else {
+        Compared::Different { here: (ours.writer, ours.modified), there: (theirs.writer, theirs.modified) }
+    })
+}
+
+async fn is_same(
+    (from, ours): (&Repository, &ObjectSummary),
+    (to, theirs): (&Repository, &ObjectSummary),
+    key: &ObjectKey,
+) -> Result<bool, TransferError> {
+    if ours.kind != theirs.kind || ours.summary.content_bytes != theirs.summary.content_bytes {
+        return Ok(false);
     }
     let digest = if ours.key_id == theirs.key_id {
         ours.summary.content_digest
     } else {
-        from.content_digest_for(to, key).await.map_err(read)?
+        let master = to.master_key(theirs.key_id, key);
+        let master = master.map_err(|source| TransferError::To { repository: to.name().to_owned(), source })?;
+        from.content_digest_under(master, key).await.map_err(|source| failed_at(from, source))?
     };
-    Ok((digest == theirs.summary.content_digest).then_some(theirs.summary))
+    Ok(digest == theirs.summary.content_digest)
+}
+
+fn failed_at(from: &Repository, source: RepoError) -> TransferError {
+    TransferError::From { repository: from.name().to_owned(), source }
 }
 
 /// An object as it arrives, its failure kept for the side that it belongs to.
@@ -191,6 +238,9 @@ mod tests {
             let read = to.read(&key()).await.expect("read").into_bytes(&key(), usize::MAX).await;
             assert!(read.expect("whole") == content);
             assert_eq!(same_content(&from, &to, &key()).await.expect("asked"), Some(found.summary));
+            for (here, there) in [(&from, &to), (&to, &from)] {
+                assert_eq!(compare(here, there, &key()).await.expect("asked"), Compared::Same);
+            }
         }
     }
 
@@ -201,6 +251,12 @@ mod tests {
         put(&to, b"two").await;
         assert!(matches!(copy_new(&from, &to, 1, &key()).await, Ok(PutNew::Different { .. })));
         assert_eq!(same_content(&from, &to, &key()).await.expect("asked"), None);
+        for (here, there) in [(&from, &to), (&to, &from)] {
+            let compared = compare(here, there, &key()).await.expect("asked");
+            assert!(matches!(&compared, Compared::Different { here, .. } if here.0 == "db1"), "{compared:?}");
+        }
+        let gone = repository("third", memory(), true).await;
+        assert_eq!(compare(&from, &gone, &key()).await.expect("asked"), Compared::Gone);
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ mod flipped_bytes;
 mod harness;
 mod json_answers;
 mod least_privilege;
+mod lives;
 mod logging;
 mod lying_store;
 mod main_job;

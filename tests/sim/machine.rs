@@ -26,6 +26,7 @@ use walward::sys::cpu::CpuPool;
 
 use crate::disk::{Disk, Lies, Loss};
 use crate::faults::{mix, of_disk, of_store};
+use crate::ledger::{Book, Ledger, TRIAL};
 use crate::postgres::{Postgres, SEGMENT_BYTES, size};
 use crate::shape::{Mutant, Shape};
 
@@ -201,6 +202,8 @@ pub struct Agent {
     /// Another agent on the same files.
     pub twin: Archiver,
     pub rival: Option<Archiver>,
+    /// Of a copy of the primary's data directory.
+    pub trial: Archiver,
     pub fetcher: Fetcher,
     /// The bytes of objects on their way to the stores, of each process.
     meters: Vec<Arc<Meter>>,
@@ -217,8 +220,8 @@ struct Meter {
 impl Agent {
     pub fn start(
         sites: &[Site],
-        primary: &Postgres,
-        rival: Option<&Postgres>,
+        (primary, rival, trial): (&Postgres, Option<&Postgres>, &Postgres),
+        ledger: &Arc<Ledger>,
         (shape, weather): (&Shape, Weather),
         spool: &Path,
         trace: &Trace,
@@ -228,7 +231,8 @@ impl Agent {
         // A disk ends a life by itself.
         let cut = weather.cut.filter(|_| !shape.disks);
         let meters = RefCell::new(Vec::new());
-        let repositories = |who: &str| -> Vec<Arc<LazyRepository>> {
+        ledger.begin(weather);
+        let repositories = |who: &'static str, server: Option<&Postgres>| -> Vec<Arc<LazyRepository>> {
             let meter = Arc::new(Meter::default());
             meters.borrow_mut().push(Arc::clone(&meter));
             let of = |site: &Site| {
@@ -236,12 +240,13 @@ impl Agent {
                 let plan = ending(plan, cut, &calls, &ended);
                 let plan = traced(plan, format!("{who} {}", site.name), trace);
                 let (inner, meter) = (site.store(), Arc::clone(&meter));
-                site.lazy(Arc::new(Between { inner, meter, mutant: shape.mutant }), plan)
+                let book = server.map(|server| Book::new(ledger, site.name, who, server));
+                site.lazy(Arc::new(Between { inner, meter, book, mutant: shape.mutant }), plan)
             };
             sites.iter().map(of).collect()
         };
         let memory_mib = if shape.mutant == Mutant::UnboundedMemory { 1000 } else { MEMORY_MIB };
-        let archiver = |server: &Postgres, who: &str| {
+        let archiver = |server: &Postgres, who: &'static str| {
             let options = ArchiveOptions {
                 acknowledge: Acknowledge::All,
                 workers: 4,
@@ -253,12 +258,12 @@ impl Agent {
             let memory = (Arc::new(Semaphore::new(memory_mib as usize)), memory_mib);
             let stats = Arc::new(ArchiveStats::default());
             let stop = CancellationToken::new();
-            Archiver::new(CLUSTER, server.data(), repositories(who), options, memory, stats, stop)
+            Archiver::new(CLUSTER, server.data(), repositories(who, Some(server)), options, memory, stats, stop)
         };
         let spool_bytes = if shape.mutant == Mutant::UnboundedSpool { 1 << 30 } else { SPOOL_SEGMENTS * SEGMENT_BYTES };
         let fetcher = Fetcher::new(
             CLUSTER,
-            repositories("recovery"),
+            repositories("recovery", None),
             FetchOptions { deadline: FETCH_DEADLINE, workers: 3 },
             (spool, spool_bytes),
             Arc::new(FetchStats::default()),
@@ -267,8 +272,14 @@ impl Agent {
         let fetcher = fetcher.map_err(|error| format!("the agent does not start: {error}"))?;
         let (primary, twin) = (archiver(primary, "primary"), archiver(primary, "twin"));
         let rival = rival.map(|rival| archiver(rival, "rival"));
+        let trial = archiver(trial, TRIAL);
         let meters = meters.take();
-        Ok(Self { archiver: primary, twin, rival, fetcher, meters, spool: spool.to_owned(), ended })
+        Ok(Self { archiver: primary, twin, rival, trial, fetcher, meters, spool: spool.to_owned(), ended })
+    }
+
+    /// It is stopped.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::SeqCst);
     }
 
     /// Whether this life is over.
@@ -325,6 +336,8 @@ fn traced(plan: Plan, who: String, trace: &Trace) -> Plan {
 struct Between {
     inner: Arc<dyn Store>,
     meter: Arc<Meter>,
+    /// Where what is written is judged.
+    book: Option<Book>,
     mutant: Mutant,
 }
 
@@ -374,7 +387,13 @@ impl Store for Between {
                 self.inner.delete(key).await?;
                 self.inner.put_new(key, payload).await
             }
-            _ => self.inner.put_new(key, payload).await,
+            _ => {
+                let put = self.inner.put_new(key, payload).await?;
+                if let (Put::Created, Some(book)) = (put, &self.book) {
+                    book.wrote(key, &*self.inner).await;
+                }
+                Ok(put)
+            }
         }
     }
 
@@ -397,7 +416,11 @@ impl Store for Between {
     }
 
     async fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, StoreError> {
-        self.inner.list(folder).await
+        let mut listing = self.inner.list(folder).await?;
+        if self.mutant == Mutant::BlindListings && folder.is_some_and(|folder| folder.as_str().starts_with("wal/")) {
+            listing.objects.clear();
+        }
+        Ok(listing)
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {

@@ -6,6 +6,8 @@
 //! - what was acknowledged can be read, byte for byte, after losing everything that was not durable;
 //! - the same bytes again are a success, other bytes under a name that was acknowledged never;
 //! - a fetch that could not find out says so (255); "absent" is never said of a file that was acknowledged;
+//! - nothing is archived that no server asked for in the life that it is in; nothing is written after a file that is known to
+//!   have other content than the writer's own;
 //! - memory and spool stay within their bounds, and every answer comes within its deadline;
 //! - after any crash the next start needs no manual step.
 //!
@@ -28,6 +30,8 @@ mod backup;
 mod disk;
 mod faults;
 mod healed;
+mod ledger;
+mod lives;
 mod machine;
 mod mutants;
 mod postgres;

@@ -1,5 +1,6 @@
 //! The simulation itself: what is broken on purpose is noticed, within the seeds of a normal run.
 
+use crate::lives::roll_back;
 use crate::seeds::{self, Broken};
 use crate::shape::{Mutant, Shape};
 use crate::wal::{SEEDS, cut_everywhere};
@@ -70,4 +71,27 @@ fn memory_without_a_bound_is_caught() {
 fn a_spool_without_a_bound_is_caught() {
     let what = caught(Mutant::UnboundedSpool, |_| {});
     assert!(what.contains("the spool holds"), "{what}");
+}
+
+fn with_lives(shape: &mut Shape) {
+    (shape.lives_of_servers, shape.look_ahead, shape.rival) = (true, true, false);
+    (shape.store_faults, shape.disk_faults, shape.cut_within, shape.lives, shape.actions) = (0, 0, 0, 3, 40);
+}
+
+#[test]
+fn an_agent_that_does_not_see_what_is_there_is_caught() {
+    let Err(Broken { what, .. }) = roll_back(Mutant::BlindListings) else { panic!("it was not noticed") };
+    assert!(what.contains("which is another server's there"), "{what}");
+}
+
+#[test]
+fn a_copy_that_asks_is_caught_by_what_it_did_not_ask_for() {
+    let what = caught(Mutant::CopyAsks, with_lives);
+    assert!(what.contains("trial archived") && what.contains("nobody asked for"), "{what}");
+}
+
+#[test]
+fn a_server_that_asks_without_a_command_is_caught() {
+    let what = caught(Mutant::AsksWithoutCommand, with_lives);
+    assert!(what.contains("nobody asked for"), "{what}");
 }

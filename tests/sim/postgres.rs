@@ -1,6 +1,8 @@
 //! A model of PostgreSQL's side: a data directory with WAL that is written, marked, promoted and recycled.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -8,7 +10,7 @@ use walward::pg::archive_status::{done_path, ready_path};
 use walward::pg::{ControlFile, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName, magic_of_major};
 
 use crate::faults::mix;
-use crate::truth::Version;
+use crate::truth::{Version, print_of};
 
 pub const SEGMENT_BYTES: u64 = 1 << 20;
 /// The segment that the first server begins with.
@@ -25,12 +27,30 @@ pub fn segment(timeline: u32, number: u64) -> SegmentName {
     SegmentName::from_number(Timeline(timeline), number, size()).unwrap()
 }
 
+/// What a server's `archive_command` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Walward's.
+    Ours,
+    /// Empty: nothing is archived for now, and nothing is marked as archived.
+    Empty,
+    /// Another tool's, which always succeeds.
+    Another,
+}
+
+/// What a server wrote, or had inherited with its data directory: stands for the bytes of each file.
+pub type Own = Arc<Mutex<BTreeMap<WalFileName, u64>>>;
+
 /// A server's data directory and where it writes.
 #[derive(Debug)]
 pub struct Postgres {
     data: PathBuf,
     seed: u64,
     pub version: Version,
+    pub command: Command,
+    pub own: Own,
+    /// How many times it was started.
+    starts: u64,
     pub lineage: Lineage,
     pub timeline: u32,
     /// The segment that is being written.
@@ -49,7 +69,57 @@ impl Postgres {
         std::fs::copy(fixtures.join("pg_control"), data.join("global/pg_control")).unwrap();
         std::fs::write(data.join("PG_VERSION"), format!("{MAJOR}\n")).unwrap();
         let lineage = ControlFile::read(data).unwrap().lineage();
-        Self { data: data.to_owned(), seed, version, lineage, timeline: 1, next: FIRST, parents: Vec::new() }
+        let mut server = Self {
+            data: data.to_owned(),
+            seed,
+            version,
+            command: Command::Ours,
+            own: Own::default(),
+            starts: 0,
+            lineage,
+            timeline: 1,
+            next: FIRST,
+            parents: Vec::new(),
+        };
+        server.start();
+        server
+    }
+
+    /// It is started (again): another life.
+    pub fn start(&mut self) {
+        self.starts += 1;
+        let path = self.data.join("postmaster.pid");
+        let _ = std::fs::remove_file(&path);
+        let started = 1_800_000_000 + u64::from(self.version) * 100_000 + self.starts;
+        std::fs::write(path, format!("1\n{}\n{started}\n5432\n\n", self.data.display())).unwrap();
+    }
+
+    /// A cold copy of its data directory, which goes on by itself: what it writes from now on are other bytes.
+    pub fn copy(&self, data: &Path, version: Version) -> Self {
+        let mut copy = Self::new(data, version, self.seed);
+        for folder in ["pg_wal", "pg_wal/archive_status"] {
+            for entry in std::fs::read_dir(self.data.join(folder)).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_file() {
+                    std::fs::copy(&path, data.join(folder).join(path.file_name().unwrap())).unwrap();
+                }
+            }
+        }
+        (copy.timeline, copy.next, copy.parents) = (self.timeline, self.next, self.parents.clone());
+        copy.own = Arc::new(Mutex::new(self.own.lock().unwrap().clone()));
+        copy
+    }
+
+    /// The volume is rolled back: `former`, a cold copy, takes the place of this data directory, and is started.
+    pub fn roll_back(&mut self, former: Self) {
+        std::fs::remove_dir_all(&self.data).unwrap();
+        std::fs::rename(&former.data, &self.data).unwrap();
+        let own = std::mem::take(&mut *former.own.lock().unwrap());
+        // Whoever looks at what this server wrote looks at the new one.
+        *self.own.lock().unwrap() = own;
+        let (data, own) = (self.data.clone(), Arc::clone(&self.own));
+        *self = Self { data, own, ..former };
+        self.start();
     }
 
     pub fn data(&self) -> &Path {
@@ -77,6 +147,7 @@ impl Postgres {
         let content = self.content(name);
         // As PostgreSQL does: a recycled or restored file takes the name at once.
         let other = self.pg_wal().join("xlogtemp");
+        self.own.lock().unwrap().insert(name, print_of(&content));
         std::fs::write(&other, content).unwrap();
         std::fs::rename(&other, self.path(name)).unwrap();
         self.mark(name);

@@ -26,6 +26,12 @@ pub enum Mutant {
     UnboundedMemory,
     /// Nobody counts the bytes of the spool.
     UnboundedSpool,
+    /// A listing shows no WAL: the agent believes that every name is new.
+    BlindListings,
+    /// A copy that is tried out asks for a file, although its `archive_command` should be empty.
+    CopyAsks,
+    /// A server whose `archive_command` was taken away asks for a file all the same.
+    AsksWithoutCommand,
 }
 
 #[derive(Debug, Clone)]
@@ -39,6 +45,8 @@ pub struct Shape {
     pub look_ahead: bool,
     /// Another server believes that it is the primary.
     pub rival: bool,
+    /// The primary's volume is rolled back, copies of it are tried out, and its `archive_command` is changed.
+    pub lives_of_servers: bool,
     /// How many times the agent starts before everything heals.
     pub lives: u64,
     /// What PostgreSQL and its people do in each.
@@ -68,6 +76,7 @@ impl Shape {
             store_faults: pick(random, &[0, 3, 6, 15]),
             disk_faults: if disks { pick(random, &[0, 15, 30, 60]) } else { 0 },
             cut_within: pick(random, &[0, 40, 120, 250]),
+            lives_of_servers: random.random(),
             mutant: Mutant::None,
         }
     }

@@ -6,14 +6,14 @@ use walward::pg::{SegmentName, WalFileName};
 
 use crate::faults::mix;
 
-/// Whose bytes: the primary's or the rival's.
+/// Whose bytes: a life of a server.
 pub type Version = u8;
 
 #[derive(Debug, Default)]
 struct File {
-    /// What was tried, and what its bytes are.
-    tried: BTreeMap<Version, u64>,
-    acknowledged: Option<Version>,
+    /// What was tried.
+    tried: BTreeSet<u64>,
+    acknowledged: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -26,26 +26,32 @@ pub fn print_of(bytes: &[u8]) -> u64 {
 
 impl Truth {
     /// Somebody tries to archive it.
-    pub fn tried(&mut self, name: WalFileName, version: Version, bytes: &[u8]) {
-        self.0.entry(name).or_default().tried.insert(version, print_of(bytes));
+    pub fn tried(&mut self, name: WalFileName, bytes: &[u8]) {
+        self.0.entry(name).or_default().tried.insert(print_of(bytes));
     }
 
     /// Somebody was told that it is durable.
-    pub fn acknowledge(&mut self, name: WalFileName, version: Version) -> Result<(), String> {
+    pub fn acknowledge(&mut self, name: WalFileName, bytes: &[u8]) -> Result<(), String> {
         let file = self.0.entry(name).or_default();
-        match file.acknowledged.replace(version) {
-            Some(before) if before != version => Err(format!(
-                "{name} was acknowledged with the bytes of server {before}, and now with those of {version}"
-            )),
+        let print = print_of(bytes);
+        match file.acknowledged.replace(print) {
+            Some(before) if before != print => {
+                Err(format!("{name} was acknowledged with other bytes than these that were acknowledged now"))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// A person moved it out of the archive.
+    pub fn set_aside(&mut self, name: WalFileName) {
+        self.0.entry(name).or_default().acknowledged = None;
     }
 
     pub fn is_acknowledged(&self, name: WalFileName) -> bool {
         self.0.get(&name).is_some_and(|file| file.acknowledged.is_some())
     }
 
-    /// Whether two servers tried to archive it.
+    /// Whether two contents were tried under it.
     pub fn is_contested(&self, name: WalFileName) -> bool {
         self.0.get(&name).is_some_and(|file| file.tried.len() > 1)
     }
@@ -81,8 +87,8 @@ impl Truth {
         let print = print_of(bytes);
         let Some(file) = self.0.get(&name) else { return Err(format!("{name} came, which nobody archived")) };
         let right = match file.acknowledged {
-            Some(version) => file.tried.get(&version) == Some(&print),
-            None => file.tried.values().any(|tried| *tried == print),
+            Some(acknowledged) => acknowledged == print,
+            None => file.tried.contains(&print),
         };
         if right { Ok(()) } else { Err(format!("{name} came with other bytes than were archived")) }
     }

@@ -35,13 +35,14 @@ fn whatever_breaks_nothing_that_was_acknowledged_is_lost() {
 }
 
 /// One repository on one disk, one file after the other: the same steps each time.
-fn plain(sealed: bool, mutant: Mutant) -> Shape {
+pub fn plain(sealed: bool, mutant: Mutant) -> Shape {
     Shape {
         disks: true,
         repositories: 1,
         sealed,
         look_ahead: false,
         rival: false,
+        lives_of_servers: false,
         lives: 1,
         actions: 0,
         store_faults: 0,

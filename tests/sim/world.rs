@@ -15,9 +15,10 @@ use walward::pg::{Timeline, TimelineHistory, WalFileName};
 
 use crate::disk::{Loss, scratch};
 use crate::faults::mix;
+use crate::ledger::Ledger;
 use crate::machine::{Agent, FETCH_DEADLINE, PUSH_DEADLINE, SetUp, Site, Trace, Weather, note};
-use crate::postgres::{FIRST, Postgres, SEGMENT_BYTES, segment, size};
-use crate::shape::Shape;
+use crate::postgres::{Command, FIRST, Postgres, SEGMENT_BYTES, segment, size};
+use crate::shape::{Mutant, Shape};
 use crate::truth::Truth;
 
 /// The longest that a fetch may take: its deadline, and one round over the repositories at the slowest that a store may be
@@ -28,6 +29,7 @@ const PROMOTIONS_MAX: u32 = 4;
 
 pub const PRIMARY: u8 = 1;
 pub const RIVAL: u8 = 2;
+const TRIED: u8 = 3;
 
 /// What a run saw.
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,7 +46,15 @@ pub struct World {
     pub sites: Vec<Site>,
     pub primary: Postgres,
     pub rival: Option<Postgres>,
+    /// A copy of the primary that is tried out.
+    pub trial: Postgres,
+    /// A cold copy of the primary's volume.
+    pub volume: Option<Postgres>,
+    pub copies: u8,
+    /// When the primary asked last, in this life of the agent.
+    pub asked_last: Option<Instant>,
     pub truth: Truth,
+    pub ledger: Arc<Ledger>,
     pub tally: Tally,
     pub trace: Trace,
     random: StdRng,
@@ -82,6 +92,7 @@ impl World {
         let sites = keys.into_iter().take(shape.repositories).map(site).collect();
         let primary = Postgres::new(&folder.path().join("primary"), PRIMARY, seed);
         let rival = shape.rival.then(|| Postgres::new(&folder.path().join("rival"), RIVAL, seed));
+        let trial = Postgres::new(&folder.path().join("trial"), TRIED, seed);
         std::fs::create_dir_all(folder.path().join("standby/pg_wal")).unwrap();
         note(trace, format!("seed {seed}: {shape:?}"));
         Self {
@@ -89,7 +100,12 @@ impl World {
             sites,
             primary,
             rival,
+            trial,
+            volume: None,
+            copies: 0,
+            asked_last: None,
             truth: Truth::default(),
+            ledger: Arc::default(),
             tally: Tally::default(),
             trace: Arc::clone(trace),
             random: StdRng::seed_from_u64(mix(seed, &"model")),
@@ -132,6 +148,7 @@ impl World {
                 }
                 world.act(agent).await?;
                 agent.check_bounds(world.sites.len())?;
+                world.ledger.judge()?;
             }
             Ok(())
         })
@@ -163,14 +180,17 @@ impl World {
                     Err(SetUp::Failed(error) | SetUp::Gone(error)) => return Err(error),
                 }
             }
-            let rival = self.rival.as_ref();
+            let servers = (&self.primary, self.rival.as_ref(), &self.trial);
             let shape = (&self.shape, weather);
-            let agent = Agent::start(&self.sites, &self.primary, rival, shape, &spool, &self.trace)?;
+            let agent = Agent::start(&self.sites, servers, &self.ledger, shape, &spool, &self.trace)?;
+            self.asked_last = None;
             if self.shape.look_ahead {
-                let archiver = agent.archiver.clone();
-                tokio::spawn(async move { archiver.look_ahead(tokio_util::sync::CancellationToken::new()).await });
+                for archiver in [agent.archiver.clone(), agent.trial.clone()] {
+                    tokio::spawn(async move { archiver.look_ahead(tokio_util::sync::CancellationToken::new()).await });
+                }
             }
-            work(self, &agent).await
+            let done = work(self, &agent).await;
+            done.and_then(|()| self.ledger.judge())
         });
         // The process dies as it stands: what is under way is dropped.
         drop(runtime);
@@ -185,6 +205,7 @@ impl World {
                 for _ in 0..self.random.random_range(1..=3) {
                     let name = self.primary.finish_segment();
                     note(&self.trace, format!("PostgreSQL finished {name}"));
+                    self.marked(name);
                     if let (WalFileName::Segment(segment), true) = (name, self.random.random_ratio(1, 8)) {
                         self.primary.write(WalFileName::BackupHistory(segment, 0x28));
                     }
@@ -219,6 +240,7 @@ impl World {
                 Ok(())
             }
             84..90 if self.rival.is_some() => self.rival_acts(agent).await,
+            84..90 | 97..99 if self.shape.lives_of_servers => self.live(agent).await,
             90..92 => self.two_agents(agent).await,
             92..94 => {
                 // PostgreSQL crashed before it had marked what was archived; and what is marked twice is pushed twice.
@@ -248,24 +270,42 @@ impl World {
     pub fn see_ready(&mut self) {
         for name in self.primary.ready() {
             let bytes = std::fs::read(self.primary.path(name)).unwrap();
-            self.truth.tried(name, PRIMARY, &bytes);
+            self.truth.tried(name, &bytes);
         }
+    }
+
+    pub fn random(&mut self) -> &mut StdRng {
+        &mut self.random
     }
 
     /// PostgreSQL's archiver: one file after the other until one fails, at most `most` of them (`pgarch_ArchiverCopyLoop`).
     pub async fn archive(&mut self, agent: &Agent, most: usize) -> Result<(), String> {
+        let asks_without = self.shape.mutant == Mutant::AsksWithoutCommand;
+        match self.primary.command {
+            Command::Empty if !asks_without => return Ok(()),
+            Command::Another if !asks_without => {
+                for name in self.primary.ready() {
+                    self.ledger.passes(name);
+                    self.primary.done(name);
+                }
+                return Ok(());
+            }
+            Command::Ours | Command::Empty | Command::Another => {}
+        }
         for name in self.primary.ready().into_iter().take(most) {
             if agent.is_over(&self.sites) {
                 return Ok(());
             }
             let bytes = std::fs::read(self.primary.path(name)).unwrap();
-            match self.push(&agent.archiver, name, PRIMARY, &bytes).await? {
+            let pushed = self.push(&agent.archiver, name, &bytes).await?;
+            self.asked_last = Some(Instant::now());
+            match pushed {
                 // Killed before it could say so to itself.
                 Push::Done if self.random.random_ratio(1, 12) => return Ok(()),
                 Push::Done => self.primary.done(name),
-                Push::Different => {
-                    note(&self.trace, format!("the DBA gives {name} up"));
-                    self.primary.give_up(name);
+                Push::Different(first) => {
+                    self.set_aside(agent, first).await;
+                    return Ok(());
                 }
                 Push::Failed => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -277,39 +317,40 @@ impl World {
     }
 
     /// One push, and everything that must hold of its answer.
-    pub async fn push(
-        &mut self,
-        archiver: &Archiver,
-        name: WalFileName,
-        version: u8,
-        bytes: &[u8],
-    ) -> Result<Push, String> {
-        self.truth.tried(name, version, bytes);
+    pub async fn push(&mut self, archiver: &Archiver, name: WalFileName, bytes: &[u8]) -> Result<Push, String> {
+        self.truth.tried(name, bytes);
         let begun = Instant::now();
         let answer = archiver.push(name, archiver.find(name)).await;
         let took = begun.elapsed();
         if took > 3 * PUSH_DEADLINE + Duration::from_secs(1) {
             return Err(format!("push {name} took {took:?}"));
         }
-        self.judge(name, version, &answer)
+        self.judge(name, bytes, &answer)
     }
 
     fn judge(
         &mut self,
         name: WalFileName,
-        version: u8,
+        bytes: &[u8],
         answer: &Result<walward::archive::Pushed, Arc<PushError>>,
     ) -> Result<Push, String> {
-        note(&self.trace, format!("push {name} by {version}: {}", shown(answer)));
+        note(&self.trace, format!("push {name}: {}", shown(answer)));
         match answer.as_ref().map_err(AsRef::as_ref) {
             Ok(_) => {
                 self.tally.acknowledged += 1;
-                self.truth.acknowledge(name, version)?;
+                self.truth.acknowledge(name, bytes)?;
                 Ok(Push::Done)
             }
             Err(PushError::Different { .. }) if self.truth.is_contested(name) => {
                 self.tally.refused += 1;
-                Ok(Push::Different)
+                Ok(Push::Different(name))
+            }
+            Err(PushError::Follows { earlier, .. }) if self.truth.is_contested(*earlier) => {
+                self.tally.refused += 1;
+                Ok(Push::Different(*earlier))
+            }
+            Err(PushError::Follows { earlier, .. }) => {
+                Err(format!("{name} was refused because of {earlier}, although nobody wrote other bytes"))
             }
             Err(PushError::Different { .. }) => Err(format!("{name} was refused, although nobody wrote other bytes")),
             Err(PushError::Rejected { reason, .. }) if !matches!(reason, Rejection::UnknownLineage { .. }) => {
@@ -332,15 +373,18 @@ impl World {
         let name = rival.finish_segment();
         let bytes = std::fs::read(rival.path(name)).unwrap();
         rival.give_up(name);
-        self.push(archiver, name, RIVAL, &bytes).await.map(|_| ())
+        self.push(archiver, name, &bytes).await.map(|_| ())
     }
 
     /// A standby with `archive_mode = always` pushes the same file through an agent of its own at the same moment; or the rival
     /// pushes another one under its name.
     async fn two_agents(&mut self, agent: &Agent) -> Result<(), String> {
+        if self.primary.command != Command::Ours {
+            return Ok(());
+        }
         let Some(name) = self.primary.ready().first().copied() else { return Ok(()) };
-        let mut bytes = std::fs::read(self.primary.path(name)).unwrap();
-        let (mut archiver, mut version) = (&agent.twin, PRIMARY);
+        let own = std::fs::read(self.primary.path(name)).unwrap();
+        let (mut archiver, mut bytes) = (&agent.twin, own.clone());
         if let (Some(rival), Some(archives), WalFileName::Segment(segment)) = (&mut self.rival, &agent.rival, name)
             && self.random.random()
         {
@@ -349,15 +393,16 @@ impl World {
             rival.finish_segment();
             rival.give_up(name);
             bytes = std::fs::read(rival.path(name)).unwrap();
-            (archiver, version) = (archives, RIVAL);
+            archiver = archives;
         }
-        self.truth.tried(name, version, &bytes);
+        self.truth.tried(name, &bytes);
         let (first, second) = tokio::join!(
             agent.archiver.push(name, agent.archiver.find(name)),
             archiver.push(name, archiver.find(name))
         );
-        self.judge(name, PRIMARY, &first)?;
-        self.judge(name, version, &second).map(|_| ())
+        self.asked_last = Some(Instant::now());
+        self.judge(name, &own, &first)?;
+        self.judge(name, &bytes, &second).map(|_| ())
     }
 
     /// One `fetch` as PostgreSQL asks for it, and everything that must hold of its end.
@@ -461,7 +506,13 @@ impl World {
     /// Everything heals: nothing that was acknowledged is missing, and what waits is archived without anybody's help.
     pub fn heal(&mut self, loss: Loss) -> Result<(), String> {
         let weather = Weather::fair(self.weather.life + 1);
+        self.switch(Command::Ours);
+        // The person who keeps the primary's life ends the agent's.
         self.alive(weather, loss, async |world, agent| {
+            world.set_all_aside(agent).await;
+            Ok(())
+        })?;
+        self.alive(Weather::fair(weather.life + 1), Loss::Nothing, async |world, agent| {
             world.read_all_from_each().await?;
             world.catch_up(agent).await?;
             world.read_all_from_each().await?;
@@ -484,6 +535,9 @@ impl World {
             }
             let refused = self.tally.failed_pushes;
             self.archive(agent, usize::MAX).await?;
+            if agent.is_over(&self.sites) {
+                return Err(format!("{} waits, and the agent has ended, although nothing is broken", before[0]));
+            }
             failed += self.tally.failed_pushes - refused;
             if failed > 0 {
                 return Err(format!("{} cannot be archived, although nothing is broken", self.primary.ready()[0]));
@@ -504,7 +558,8 @@ impl World {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Push {
     Done,
-    Different,
+    /// A file has two contents, and which.
+    Different(WalFileName),
     Failed,
 }
 

@@ -63,7 +63,7 @@ async fn a_copied_repository_knows_what_was_let_go() {
     assert!(!archiver.settle_all(archiver.queue_limit().expect("a limit")).await);
     let (from, to) = (one.get().await.expect("open"), two.get().await.expect("open"));
     let missing = missing_wal(&from, &to).await.expect("compared");
-    copy_wal(&from, &to, 1, &missing, |_| {}).await.expect("copied");
+    copy_wal(&from, &to, 1, &missing.files, |_| {}).await.expect("copied");
     let ask = async || {
         retrieve(&[Arc::clone(&two)], Some(room.lineage), files[1], &room.destination(), DEADLINE, AtHole::Tell).await
     };
@@ -122,4 +122,25 @@ async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
     let error = both.push(files[0], both.find(files[0])).await.expect_err("what is there cannot be verified");
     assert_eq!(error.class(), ErrorClass::Corrupt, "{error:?}");
     assert_eq!(both.unrecorded_gaps(), 0);
+}
+
+#[tokio::test]
+async fn a_history_is_put_off_and_not_let_go_and_archived_when_the_store_is_back() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let archiver = limited(&room, vec![Arc::clone(&one)], Acknowledge::All);
+    let files = waiting(&room, 4);
+    let history = name("00000002.history");
+    room.write(history, b"1\t0/500028\tno recovery target specified\n");
+    let away = Away::take(&room, "one");
+    let push = async |file| archiver.push(file, archiver.find(file)).await;
+    assert!(matches!(push(history).await, Ok(Pushed::PutOff)));
+    assert_eq!(archiver.unrecorded_gaps(), 0, "nothing is lost");
+    // What PostgreSQL asks for behind it is what frees the disk.
+    assert!(matches!(push(files[0]).await, Ok(Pushed::LetGo)));
+    assert_eq!(archiver.unrecorded_gaps(), 1);
+    away.back(&one);
+    assert!(!archiver.settle_all(archiver.queue_limit().expect("a limit")).await);
+    assert!(room.object("one", history).exists());
+    assert_eq!(archiver.unrecorded_gaps(), 0);
 }

@@ -100,7 +100,10 @@ async fn copy(
     let mut report = Report { from: from.name().to_owned(), to: to.name().to_owned(), ..Report::default() };
     let mut meter = Meter::new(printer, "repo-copy");
     let backups = if only == Some(CopyOnly::Wal) { Vec::new() } else { copyable(from).await? };
-    let wal = if only == Some(CopyOnly::Backups) { Vec::new() } else { missing_wal(from, to).await? };
+    let found = missing_wal(from, to).await?;
+    let wal = if only == Some(CopyOnly::Backups) { Vec::new() } else { found.files };
+    // A backup needs the WAL of its own server.
+    let backups = if found.contradictions.is_empty() { backups } else { Vec::new() };
     let mut progress = Progress {
         bytes_total: wal.iter().map(|file| file.stored_bytes).sum::<u64>()
             + backups.iter().map(|(_, bytes)| *bytes).sum::<u64>(),
@@ -115,6 +118,8 @@ async fn copy(
         let _ = meter.show(progress.bytes_done, progress.bytes_total, "copying WAL", progress);
     });
     report.wal = cancel.run_until_cancelled(copied).await.ok_or(BackupError::Cancelled)??;
+    report.wal.contradictions.extend(found.contradictions);
+    report.wal.withheld = found.withheld;
     if only != Some(CopyOnly::Backups) {
         let (_, damaged) = cancel.run_until_cancelled(copy_gaps(from, to)).await.ok_or(BackupError::Cancelled)??;
         report.wal.damaged.extend(damaged);
@@ -181,6 +186,12 @@ fn print(report: &Report, printer: &Printer) -> Result<Exit, Failure> {
     }
     for contradiction in &report.wal.contradictions {
         printer.warning(&format!("{contradiction}; nothing was overwritten"));
+    }
+    if !report.wal.contradictions.is_empty() {
+        printer.warning(&format!(
+            "{} WAL file(s) that come after these, and all backups, were not copied: what two servers wrote must not become one archive",
+            report.wal.withheld
+        ));
     }
     Ok(exit)
 }

@@ -59,6 +59,10 @@ fn print_debt(debt: &DebtFacts, printer: &Printer) -> Result<(), Failure> {
             printer.line(&format!("              failed last: {} ({})", error.text, moment(error.at)))?;
         }
     }
+    if let Some(first) = &debt.differs {
+        let text = format!("              differs from another repository from {first} on: see walward check");
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     if let Some(last) = &debt.last_contradiction {
         let text = format!("              contradicts: {} ({})", last.text, moment(last.at));
         printer.line(&printer.tone(&text, Tone::Bad))?;

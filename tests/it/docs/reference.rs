@@ -133,7 +133,7 @@ fn the_page_of_the_configuration_has_every_key_as_it_is() {
 fn the_page_of_metrics_is_what_the_agent_says() {
     let failed = json!({ "transient": 1 });
     let debt = json!({ "files": 0, "oldest_file": null, "oldest_since": "2026-11-21T00:00:00Z", "compared": null, "paid_total": 0,
-        "last_error": null, "contradictions_total": 0, "last_contradiction": null });
+        "last_error": null, "contradictions_total": 0, "last_contradiction": null, "differs": null });
     let snapshot = json!({
         "schema": "walward.status/1", "version": "1", "host": "h", "pid": 1, "started": "2026-11-21T00:00:00Z",
         "taken": "2026-11-21T00:00:00Z", "resident_bytes": 1,

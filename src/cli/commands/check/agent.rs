@@ -10,7 +10,7 @@ use crate::base::format_duration;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::config::ClusterConfig;
-use crate::health::{ClusterSnapshot, Snapshot};
+use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
 
 /// The agent compares repositories every hour; a comparison that is older has been missed.
 const COMPARED_AGE_MAX: Duration = Duration::from_hours(2);
@@ -72,15 +72,27 @@ fn check_debts(cluster: &ClusterSnapshot, findings: &mut Findings) {
         return;
     }
     for repository in &cluster.repositories {
-        let name = format!("{}, {}", cluster.name, repository.name);
-        let (about, debt) = (Some(name.as_str()), &repository.debt);
+        check_debt(&format!("{}, {}", cluster.name, repository.name), &repository.debt, findings);
+    }
+}
+
+fn check_debt(name: &str, debt: &DebtFacts, findings: &mut Findings) {
+    let about = Some(name);
+    {
         if let Some(last) = &debt.last_contradiction {
             let advice =
                 "two servers write the same timeline: stop archiving on the wrong one; nothing was overwritten";
             findings.failed("contradiction", about, &last.text, Some(advice));
         }
         let compared = debt.compared.map(|at| age(at, Timestamp::now()));
-        if debt.files > 0 {
+        if let Some(first) = &debt.differs {
+            let text = format!(
+                "differs from another repository from {first} on; nothing that comes after it is archived or brought"
+            );
+            let advice =
+                "decide which of the two lives to keep: \"When two servers wrote the same WAL\" in the documentation";
+            findings.failed("debt", about, text, Some(advice));
+        } else if debt.files > 0 {
             let oldest = debt.oldest_file.as_deref().map(|file| format!(", the oldest {file}")).unwrap_or_default();
             let failed = debt.last_error.as_ref().map(|error| format!("; it failed last: {}", error.text));
             let text = format!(
@@ -153,5 +165,18 @@ mod tests {
         assert_eq!(judged(Some(Duration::from_mins(61))), [Level::Ok]);
         assert_eq!(judged(Some(Duration::from_hours(3))), [Level::Warning]);
         assert_eq!(judged(None), [Level::Warning]);
+    }
+
+    #[test]
+    fn repositories_with_two_contents_are_not_called_complete() {
+        let mut findings = Findings::default();
+        let debt = DebtFacts {
+            compared: Some(Timestamp::now()),
+            differs: Some("000000010000000000000003".to_owned()),
+            ..DebtFacts::default()
+        };
+        check_debt("main, s3", &debt, &mut findings);
+        let levels: Vec<_> = findings.0.iter().map(|finding| finding.level).collect();
+        assert_eq!(levels, [Level::Failed]);
     }
 }

@@ -1,0 +1,275 @@
+//! Goes through what the repositories hold: what one has and another lacks (`owed.rs`), and whether what both have is the same
+//! (`agree.rs`).
+//!
+//! Content is compared beside every run of files that one lacks, at the end of every timeline, and for the newest
+//! [`NEWEST_COMPARED`] files of the newest one. What was found equal, or was written to all of them by this agent, is not compared
+//! again by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::join_all;
+use tracing::{error, warn};
+
+use super::agree::{Parting, Seams, parting};
+use super::archiver::Archiver;
+use super::debt::{Duties, Found, Round, note};
+use super::owed::{Holding, owed};
+use crate::base::{ErrorClass, describe};
+use crate::pg::{Lineage, Timeline, WalFileName};
+use crate::repo::transfer::TransferError;
+use crate::repo::{Repository, layout};
+use crate::storage::{Listing, ObjectKey};
+
+/// How many files of the newest timeline are compared, seams or not: those that came while nobody looked.
+const NEWEST_COMPARED: usize = 32;
+/// Files that are known to be the same everywhere; those before them are compared again when they have to be.
+pub const AGREED_MAX: usize = 4096;
+
+/// A folder of the archive that holds WAL files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Folder {
+    /// Timeline histories.
+    Histories(Lineage),
+    /// One log of a timeline.
+    Log(Lineage, Timeline, u32),
+}
+
+impl Folder {
+    /// Whose it is.
+    pub fn lineage(self) -> Lineage {
+        match self {
+            Self::Histories(lineage) | Self::Log(lineage, ..) => lineage,
+        }
+    }
+
+    fn key(self) -> ObjectKey {
+        match self {
+            Self::Histories(lineage) => layout::wal_root(lineage),
+            Self::Log(lineage, timeline, log) => layout::wal_log(lineage, timeline, log),
+        }
+    }
+}
+
+/// Files of which two repositories were found to have the same content.
+#[derive(Debug, Default)]
+pub struct Agreed(BTreeSet<((usize, usize), Lineage, WalFileName)>);
+
+impl Agreed {
+    fn add(&mut self, pair: (usize, usize), lineage: Lineage, name: WalFileName) {
+        self.0.insert((pair, lineage, name));
+        if self.0.len() > AGREED_MAX {
+            self.0.pop_first();
+        }
+    }
+}
+
+/// The names of one timeline, as two repositories hold them.
+#[derive(Default)]
+struct Pair {
+    seams: Seams,
+    common: Vec<WalFileName>,
+}
+
+impl Round<'_> {
+    /// Goes through all folders and counts; compares contents.
+    pub(super) async fn compare(&mut self, agreed: &mut Agreed) -> Found {
+        let mut found = Found::default();
+        let identities = self.open.iter().flatten().flat_map(|repository| &repository.identity().lineages);
+        let lineages: BTreeSet<Lineage> = identities.map(|entry| entry.lineage).collect();
+        for lineage in lineages {
+            let histories = Folder::Histories(lineage);
+            let listings = self.list(&histories.key(), lineage).await;
+            let timelines = folders(&listings);
+            for (pair, common) in pairs(&self.holdings_of(&listings, lineage)) {
+                self.agree(pair, (lineage, &common, &common), agreed, &mut found).await;
+            }
+            let newest = timelines.last().copied();
+            for timeline in timelines {
+                let mut all: BTreeMap<(usize, usize), Pair> = BTreeMap::new();
+                let logs = folders(&self.list(&layout::wal_timeline(lineage, Timeline(timeline)), lineage).await);
+                for log in logs {
+                    let folder = Folder::Log(lineage, Timeline(timeline), log);
+                    let holdings = self.holdings(folder).await;
+                    found.add(folder, &owed(&holdings));
+                    walk(&holdings, &mut all);
+                }
+                for (pair, Pair { seams, common }) in all {
+                    let mut wanted = seams.end();
+                    if Some(timeline) == newest {
+                        wanted.extend(common.iter().rev().take(NEWEST_COMPARED));
+                    }
+                    self.agree(pair, (lineage, &wanted, &common), agreed, &mut found).await;
+                }
+            }
+            // Which of them are owed is known when the first segments are.
+            found.add(histories, &owed(&self.holdings_of(&listings, lineage)));
+        }
+        found
+    }
+
+    /// Compares `wanted`, of `common` names in order, at two repositories.
+    async fn agree(
+        &mut self,
+        pair: (usize, usize),
+        (lineage, wanted, common): (Lineage, &[WalFileName], &[WalFileName]),
+        agreed: &mut Agreed,
+        found: &mut Found,
+    ) {
+        let (Some(Some(here)), Some(Some(there))) = (self.open.get(pair.0), self.open.get(pair.1)) else { return };
+        let is_current = here.identity().current().is_some_and(|entry| entry.lineage == lineage);
+        let known = |name: &WalFileName| {
+            agreed.0.contains(&(pair, lineage, *name)) || is_current && self.archiver.is_everywhere(*name)
+        };
+        let mut wanted: Vec<_> = wanted.iter().copied().filter(|name| !known(name)).collect();
+        wanted.sort_unstable_by(|a, b| b.cmp(a));
+        wanted.dedup();
+        match parting((here, there), lineage, &wanted, common).await {
+            Ok(Some(parting)) => found.partings.push((pair, lineage, parting)),
+            Ok(None) => wanted.into_iter().for_each(|name| agreed.add(pair, lineage, name)),
+            // Damage to one object is that object's, and is told where it is read.
+            Err(error) if error.class() == ErrorClass::Corrupt => {
+                warn!(error_class = %error.class(), error = describe(&error), "cannot compare a file");
+            }
+            Err(error) => {
+                let (at, error) = match error {
+                    TransferError::From { source, .. } => (pair.0, source),
+                    TransferError::To { source, .. } => (pair.1, source),
+                };
+                self.leave_out(at, &error);
+            }
+        }
+    }
+
+    /// What each of them holds in `folder`.
+    pub(super) async fn holdings(&mut self, folder: Folder) -> Vec<Option<Holding>> {
+        let listings = self.list(&folder.key(), folder.lineage()).await;
+        let mut holdings = self.holdings_of(&listings, folder.lineage());
+        for (holding, duties) in holdings.iter_mut().zip(&mut self.duties) {
+            let Some(holding) = holding else { continue };
+            let segments = holding.files.keys().filter_map(|name| match name {
+                WalFileName::Segment(segment) => Some(*segment),
+                _ => None,
+            });
+            if let (None, Some(first)) = (holding.first, segments.min()) {
+                // Folders are gone through in their order.
+                duties.first.insert(folder.lineage(), first);
+                holding.first = Some(first);
+            }
+        }
+        holdings
+    }
+
+    fn holdings_of(&self, listings: &[Option<Listing>], lineage: Lineage) -> Vec<Option<Holding>> {
+        let holding = |((repository, duties), listing): ((&Option<Repository>, &Duties), &Option<Listing>)| {
+            repository.as_ref()?;
+            let objects = listing.as_ref()?.objects.iter();
+            let files = objects.filter_map(|object| Some((object.key.file_name().parse().ok()?, object.modified)));
+            let (since, first) = (*duties.told.get(&lineage)?, duties.first.get(&lineage).copied());
+            Some(Holding { files: files.collect(), first, since })
+        };
+        self.open.iter().zip(&self.duties).zip(listings).map(holding).collect()
+    }
+
+    /// Lists a folder in every repository that knows the lineage. One that fails is left out from then on.
+    async fn list(&mut self, folder: &ObjectKey, lineage: Lineage) -> Vec<Option<Listing>> {
+        let listings = join_all(self.open.iter().map(async |repository| {
+            let repository = repository.as_ref()?;
+            repository.identity().find(lineage)?;
+            Some(repository.store().list(Some(folder)).await)
+        }));
+        let mut listed = Vec::new();
+        for (at, listing) in listings.await.into_iter().enumerate() {
+            listed.push(match listing {
+                Some(Ok(listing)) => Some(listing),
+                Some(Err(error)) => {
+                    self.leave_out(at, &error.into());
+                    None
+                }
+                None => None,
+            });
+        }
+        listed
+    }
+
+    fn leave_out(&mut self, at: usize, error: &crate::repo::RepoError) {
+        if let Some((lazy, stats)) = self.side(at) {
+            note(lazy, stats, error);
+        }
+        if let Some(open) = self.open.get_mut(at) {
+            *open = None;
+        }
+    }
+}
+
+impl Archiver {
+    /// Takes the outcome of a comparison with those of the repositories that `with` says.
+    pub(super) fn compared(&self, with: &[bool], partings: &[((usize, usize), Lineage, Parting)]) {
+        let open = |at: usize| with.get(at).is_some_and(|open| *open);
+        let mut state = self.state();
+        let before = std::mem::take(&mut state.parted);
+        state.parted = before.iter().filter(|((a, b), ..)| !(open(*a) && open(*b))).cloned().collect();
+        for found in partings {
+            let (pair, lineage, parting) = found;
+            let known = before.iter().any(|(p, l, known)| (p, l, known.first) == (pair, lineage, parting.first));
+            if !known {
+                error!(segment = %parting.first, error_class = %ErrorClass::Permanent, "repositories contradict each other: {}", parting.why);
+                for stats in [pair.0, pair.1].into_iter().filter_map(|at| self.stats().get(at)) {
+                    stats.contradicted(&parting.why);
+                }
+            }
+            state.parted.push(found.clone());
+        }
+        for (at, stats) in self.stats().iter().enumerate() {
+            let own = state.parted.iter().find(|((a, b), ..)| *a == at || *b == at);
+            stats.differs(own.map(|(.., parting)| parting.first.to_string()));
+            // One that was away is trusted with new files again.
+            if open(at) {
+                state.uncompared.remove(&at);
+            }
+        }
+    }
+
+    /// Whether repositories contradict each other, as far as is known.
+    pub(super) fn is_parted(&self) -> bool {
+        !self.state().parted.is_empty()
+    }
+
+    /// Whether this agent wrote the file to every repository, or found it there with the same content.
+    fn is_everywhere(&self, name: WalFileName) -> bool {
+        self.state().everywhere.1.contains(&name)
+    }
+}
+
+/// For each two of them: the names that both hold, in order.
+fn pairs(holdings: &[Option<Holding>]) -> Vec<((usize, usize), Vec<WalFileName>)> {
+    let mut pairs = Vec::new();
+    for (a, here) in holdings.iter().enumerate() {
+        for (b, there) in holdings.iter().enumerate().skip(a + 1) {
+            if let (Some(here), Some(there)) = (here, there) {
+                let common = here.files.keys().filter(|name| there.files.contains_key(name)).copied().collect();
+                pairs.push(((a, b), common));
+            }
+        }
+    }
+    pairs
+}
+
+/// Goes on with the segments of one more folder.
+fn walk(holdings: &[Option<Holding>], all: &mut BTreeMap<(usize, usize), Pair>) {
+    for (pair, common) in pairs(holdings) {
+        let (Some(Some(here)), Some(Some(there))) = (holdings.get(pair.0), holdings.get(pair.1)) else { continue };
+        let walked = all.entry(pair).or_default();
+        let is_segment = |name: &&WalFileName| matches!(name, WalFileName::Segment(_));
+        let names: BTreeSet<_> = here.files.keys().chain(there.files.keys()).filter(is_segment).collect();
+        for name in names {
+            walked.seams.next(*name, here.files.contains_key(name) && there.files.contains_key(name));
+        }
+        walked.common.extend(common.iter().filter(is_segment));
+    }
+}
+
+/// The timelines or logs whose folders are in any of `listings`.
+fn folders(listings: &[Option<Listing>]) -> BTreeSet<u32> {
+    let folders = listings.iter().flatten().flat_map(|listing| &listing.folders);
+    folders.filter_map(|folder| layout::parse_word(folder)).collect()
+}

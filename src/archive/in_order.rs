@@ -1,0 +1,184 @@
+//! Before a file is archived on its own: does it come after one that has other content in a repository?
+//!
+//! PostgreSQL asks in order, and stops at a file that is refused. A person who pushes by hand does not, and may take a mark away.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Read;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::future::join_all;
+
+use super::agree::Parting;
+use super::archiver::Archiver;
+use super::follows::follows;
+use super::policy::Acknowledge;
+use super::source::Found;
+use super::there::{self, Log};
+use super::upload::{Listeners, PushError, send};
+use crate::base::describe;
+use crate::pg::archive_status::archiver_order;
+use crate::pg::{ControlFile, Lineage, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
+use crate::repo::{LazyRepository, layout};
+
+/// Folders of the archive that are listed for one file, at most.
+const FOLDERS_MAX: usize = 16;
+/// A history has a line of some 60 bytes for each promotion.
+const HISTORY_BYTES_MAX: u64 = 1 << 20;
+/// How long a repository may take to say whether it has a file.
+const EXISTS_TIME_MAX: Duration = Duration::from_secs(20);
+
+impl Archiver {
+    /// Whether anything is known to have two contents.
+    pub(super) fn is_contradicted(&self) -> bool {
+        let state = self.state();
+        !state.parted.is_empty() || state.lead.contradicted().next().is_some()
+    }
+
+    /// Fails when `name` comes after a file of which a repository holds other content.
+    pub(super) async fn stand_alone(&self, name: WalFileName, earlier_waits: bool) -> Result<(), Arc<PushError>> {
+        if self.is_contradicted() {
+            let way = Way::read(self.pg_wal(), name).await?;
+            let (parted, refused) = {
+                let state = self.state();
+                let of_lineage = state.parted.iter().filter(|(_, lineage, _)| *lineage == way.lineage);
+                let parted: Vec<Parting> = of_lineage.map(|(.., parting)| parting.clone()).collect();
+                let refused: Vec<_> = state.lead.contradicted().map(|(at, why)| (at, why.to_owned())).collect();
+                (parted, refused)
+            };
+            for Parting { first, why } in parted {
+                if first == name || way.leads_over(first) {
+                    return Err(Arc::new(PushError::Follows { name, earlier: first, why }));
+                }
+            }
+            for (earlier, why) in refused.into_iter().filter(|(earlier, _)| way.leads_over(*earlier)) {
+                // It may have been put right: then nothing is in the way any more.
+                if self.archive_again(earlier).await.is_err() {
+                    return Err(Arc::new(PushError::Follows { name, earlier, why }));
+                }
+            }
+        }
+        if earlier_waits {
+            let (repositories, options) = (self.repositories(), &self.0.options);
+            stand_alone(repositories, options.acknowledge, self.pg_wal(), name, &options.writer).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a file that PostgreSQL would ask for before `name` waits.
+pub async fn earlier_waits(pg_wal: &Path, name: WalFileName) -> bool {
+    let pg_wal = pg_wal.to_path_buf();
+    tokio::task::spawn_blocking(move || Found::look(&pg_wal, name)).await.is_ok_and(|found| found.earlier_waits)
+}
+
+/// Fails when one of the files that wait and that `name` comes after has other content in a repository. What a repository does not
+/// have is not sent.
+///
+/// Two lives of a server differ from one moment on, so that the last file that both have tells.
+pub async fn stand_alone(
+    repositories: &[Arc<LazyRepository>],
+    acknowledge: Acknowledge,
+    pg_wal: &Path,
+    name: WalFileName,
+    writer: &str,
+) -> Result<(), PushError> {
+    let way = Way::read(pg_wal, name).await?;
+    let mut listed: HashMap<Log, HashSet<WalFileName>> = HashMap::new();
+    for earlier in way.waiting.iter().rev().copied().filter(|earlier| way.leads_over(*earlier)) {
+        if let Some(log) = there::log_of(earlier) {
+            if !listed.contains_key(&log) {
+                if listed.len() == FOLDERS_MAX {
+                    break;
+                }
+                let names = there::names(repositories, acknowledge, way.lineage, log).await;
+                let failed = |(repository, source)| PushError::Repository { name, repository, source };
+                listed.insert(log, names.map_err(failed)?);
+            }
+            if listed.get(&log).is_none_or(|names| !names.contains(&earlier)) {
+                continue;
+            }
+        }
+        let holders = holders(repositories, way.lineage, earlier).await;
+        if !holders.is_empty() {
+            return compare(repositories, &holders, pg_wal, (name, earlier), writer).await;
+        }
+    }
+    Ok(())
+}
+
+/// The repositories that have a file of this name. One that does not answer now is compared when it is written to.
+async fn holders(repositories: &[Arc<LazyRepository>], lineage: Lineage, earlier: WalFileName) -> Vec<usize> {
+    let key = layout::wal_file(lineage, earlier);
+    let asked = join_all(repositories.iter().enumerate().map(async |(at, lazy)| {
+        let has = async { lazy.with_lineage(lineage).await?.exists(&key).await };
+        let has = tokio::time::timeout(EXISTS_TIME_MAX, has).await;
+        matches!(has, Ok(Ok(true))).then_some(at)
+    }));
+    asked.await.into_iter().flatten().collect()
+}
+
+/// Sends `earlier` to its holders, which compares it.
+async fn compare(
+    repositories: &[Arc<LazyRepository>],
+    holders: &[usize],
+    pg_wal: &Path,
+    (name, earlier): (WalFileName, WalFileName),
+    writer: &str,
+) -> Result<(), PushError> {
+    let failure = Mutex::new(None);
+    let answered = |_, _, result: Result<(), PushError>| {
+        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_worse = |known: &Option<PushError>| !matches!(known, Some(PushError::Different { .. }));
+        if let (Err(error), true) = (result, is_worse(&failure)) {
+            *failure = Some(error);
+        }
+    };
+    let listeners = Listeners { sealed: &|_, _| {}, answered: &answered };
+    send(repositories, holders, (pg_wal, earlier, None), writer, listeners).await?;
+    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        None => Ok(()),
+        Some(error @ PushError::Different { .. }) => Err(PushError::Follows { name, earlier, why: describe(&error) }),
+        Some(error) => Err(error),
+    }
+}
+
+/// What leads to a file.
+struct Way {
+    name: WalFileName,
+    lineage: Lineage,
+    size: SegmentSize,
+    /// Of the file's timeline; none where it cannot be read.
+    history: Option<TimelineHistory>,
+    /// What waits, and PostgreSQL would ask for first, in its order.
+    waiting: Vec<WalFileName>,
+}
+
+impl Way {
+    async fn read(pg_wal: &Path, name: WalFileName) -> Result<Self, PushError> {
+        let pg_wal = pg_wal.to_path_buf();
+        let read = move || {
+            let data_directory = pg_wal.parent().unwrap_or(&pg_wal);
+            let control = ControlFile::read(data_directory)
+                .map_err(|source| PushError::Control { path: data_directory.to_path_buf(), source })?;
+            let mut waiting = list_ready(&pg_wal)
+                .map_err(|source| PushError::Read { path: pg_wal.join("archive_status"), source })?;
+            waiting.retain(|file| archiver_order(file) < archiver_order(&name));
+            let history = history(&pg_wal, name.timeline());
+            Ok(Self { name, lineage: control.lineage(), size: control.segment_size, history, waiting })
+        };
+        tokio::task::spawn_blocking(read).await.unwrap_or(Err(PushError::Stopping(name)))
+    }
+
+    fn leads_over(&self, earlier: WalFileName) -> bool {
+        follows(earlier, self.name, self.history.as_ref(), self.size)
+    }
+}
+
+fn history(pg_wal: &Path, timeline: Timeline) -> Option<TimelineHistory> {
+    let mut text = String::new();
+    let file = std::fs::File::open(pg_wal.join(WalFileName::History(timeline).to_string())).ok()?;
+    file.take(HISTORY_BYTES_MAX).read_to_string(&mut text).ok()?;
+    TimelineHistory::parse(timeline, &text).ok()
+}

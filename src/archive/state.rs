@@ -1,0 +1,107 @@
+//! What an archiver knows of its files at one moment. All of it is a shortcut: the repositories and archive_status say it again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, Shared};
+use tokio::time::Instant;
+
+use super::agree::Parting;
+use super::comparison::AGREED_MAX;
+use super::delivery::{Delivery, Outcome};
+use super::lead::Lead;
+use super::look_ahead::UnderWay;
+use super::source::FileStamp;
+use super::there::There;
+use crate::pg::{Lineage, ServerLife, WalFileName};
+
+/// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
+
+/// Why a file is archived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// It was asked for.
+    Asked,
+    /// It will be.
+    Ahead,
+}
+
+/// A file on its way; everybody who wants it waits for the same one.
+pub type InFlight = Shared<BoxFuture<'static, Outcome>>;
+
+/// What is known.
+#[derive(Default)]
+pub struct State {
+    /// What is durable somewhere, and was still marked ready when archive_status was read last.
+    pub stored: HashMap<WalFileName, Stored>,
+    pub in_flight: HashMap<WalFileName, (InFlight, Arc<Delivery>)>,
+    /// Ready files of the last listing that were not looked at yet.
+    pub queue: VecDeque<WalFileName>,
+    /// What may be taken from it.
+    pub lead: Lead,
+    /// Names that the archive has.
+    pub there: There,
+    /// Repositories that missed a file and were not compared with the others since: they may have been somebody else's meanwhile.
+    pub uncompared: BTreeSet<usize>,
+    /// Where repositories contradict each other, as far as is known.
+    pub parted: Vec<((usize, usize), Lineage, Parting)>,
+    /// Files of this life of the server that every repository has.
+    pub everywhere: (Option<ServerLife>, BTreeSet<WalFileName>),
+    /// Files that failed since one was archived.
+    pub failures: u32,
+    /// Nothing is uploaded ahead before this.
+    pub paused_until: Option<Instant>,
+}
+
+/// A file that is durable somewhere.
+pub struct Stored {
+    /// The file in pg_wal.
+    pub stamp: FileStamp,
+    /// The repositories that have it.
+    pub places: BTreeSet<usize>,
+    /// PostgreSQL asked for it and was told.
+    pub acknowledged: bool,
+}
+
+impl State {
+    pub fn under_way(&self) -> UnderWay {
+        let mut under_way = UnderWay { failing: self.failures > 0, ..UnderWay::default() };
+        for (_, delivery) in self.in_flight.values() {
+            match delivery.sealed_bytes() {
+                None => under_way.reading += 1,
+                Some(bytes) => {
+                    under_way.sealed += 1;
+                    under_way.sealed_bytes = under_way.sealed_bytes.saturating_add(bytes);
+                }
+            }
+        }
+        under_way
+    }
+
+    pub fn is_everywhere(&mut self, life: Option<ServerLife>, name: WalFileName) {
+        let (known, names) = &mut self.everywhere;
+        if *known != life {
+            (*known, *names) = (life, BTreeSet::new());
+        }
+        names.insert(name);
+        if names.len() > AGREED_MAX {
+            names.pop_first();
+        }
+    }
+
+    /// After a failure nothing is uploaded ahead for a while; what failed comes first again.
+    pub fn rest(&mut self) {
+        let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);
+        self.failures = self.failures.saturating_add(1);
+        self.paused_until = Some(Instant::now() + pause);
+        self.queue.clear();
+    }
+
+    /// Files that are in `needed` repositories and that PostgreSQL did not ask for yet.
+    pub fn unasked(&self, needed: usize) -> usize {
+        self.stored.values().filter(|stored| stored.places.len() >= needed && !stored.acknowledged).count()
+    }
+}

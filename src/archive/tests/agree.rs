@@ -1,0 +1,144 @@
+//! Repositories that hold two contents under one name.
+
+use super::*;
+use crate::base::describe;
+use crate::repo::gap;
+
+fn numbered(number: u32) -> WalFileName {
+    name(&format!("0000000100000000000000{number:02X}"))
+}
+
+/// A server writes these, each filled with `byte`, and they go to `repositories` without the agent.
+async fn archived(room: &Room, repositories: &[Arc<LazyRepository>], numbers: &[u32], byte: u8) {
+    for number in numbers {
+        let file = numbered(*number);
+        room.write(file, &segment(file, room.lineage.system_identifier, byte));
+        archive_file(repositories, &room.pg_wal(), file, &format!("host-{byte}")).await.expect("archived");
+    }
+}
+
+fn held(room: &Room, repository: &str, numbers: std::ops::RangeInclusive<u32>) -> Vec<u32> {
+    numbers.filter(|number| room.object(repository, numbered(*number)).exists()).collect()
+}
+
+/// Moves what a repository has under these names out of it.
+fn set_aside(room: &Room, repository: &str, numbers: &[u32]) {
+    for number in numbers {
+        let aside = room.folder.path().join(format!("aside-{repository}-{number}"));
+        crate::sys::durable::rename(&room.object(repository, numbered(*number)), &aside).expect("moved");
+    }
+}
+
+#[tokio::test]
+async fn what_a_clone_wrote_while_a_repository_was_away_is_not_continued_there() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let archiver = archiver(&room, vec![Arc::clone(&one), Arc::clone(&two)], ONE);
+    let push = async |number: u32| {
+        let file = numbered(number);
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        archiver.push(file, archiver.find(file)).await
+    };
+    for number in 1..=2 {
+        push(number).await.expect("archived");
+    }
+    archiver.drain().await;
+    let away = Away::take(&room, "two");
+    for number in 3..=6 {
+        push(number).await.expect("one is enough");
+    }
+    away.back(&two);
+    archived(&room, std::slice::from_ref(&two), &[3, 4, 5], 2).await;
+    push(7).await.expect("one is enough");
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4, 5], "it was not compared since it was away");
+
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4, 5], "a debt does not bring what comes after two contents");
+    for facts in archiver.repository_facts() {
+        assert_eq!(facts.differs, Some(numbered(3).to_string()));
+        assert_eq!(facts.contradictions_total, 1);
+        assert!(facts.last_contradiction.is_some_and(|last| last.text.contains("host \"host-2\"")));
+    }
+    assert_eq!(archiver.repository_facts()[1].files, 2, "it is not called complete");
+    archiver.compare_once().await;
+    assert_eq!(archiver.repository_facts()[0].contradictions_total, 1, "it is told once");
+    let error = push(8).await.expect_err("the timeline has two contents");
+    let text = describe(error.as_ref());
+    assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(3)), "{text}");
+    assert!(text.contains("repository \"one\"") && text.contains("repository \"two\""), "{text}");
+
+    // A person chooses the first server's.
+    set_aside(&room, "two", &[3, 4, 5]);
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(archiver.repository_facts().iter().filter(|facts| facts.differs.is_some()).count(), 0);
+    push(8).await.expect("archived");
+}
+
+#[tokio::test]
+async fn two_contents_are_found_among_the_newest_files_although_the_last_ones_agree() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1, 2], 1).await;
+    archived(&room, &both[..1], &[3, 4], 1).await;
+    archived(&room, &both[1..], &[3, 4], 2).await;
+    archived(&room, &both, &[5, 6], 1).await;
+    let archiver = archiver(&room, both, ONE);
+    archiver.compare_once().await;
+    assert_eq!(archiver.repository_facts()[0].differs, Some(numbered(3).to_string()));
+}
+
+#[tokio::test]
+async fn a_copy_brings_nothing_that_comes_after_a_file_with_two_contents() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let from = std::slice::from_ref(&one);
+    archived(&room, from, &[1, 2, 3, 4, 5, 6], 1).await;
+    // Timeline 2 was left behind by nobody before segment 5, timeline 3 began in segment 2.
+    let [second, third] = ["00000002.history", "00000003.history"].map(name);
+    room.write(second, b"1\t0/500028\tno recovery target specified\n");
+    room.write(third, b"1\t0/200028\tbefore\n");
+    let others = ["000000020000000000000005", "000000030000000000000002"].map(name);
+    for file in others {
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    }
+    for file in [second, third, others[0], others[1]] {
+        archive_file(from, &room.pg_wal(), file, "host-1").await.expect("archived");
+    }
+    archived(&room, std::slice::from_ref(&two), &[2], 1).await;
+    archived(&room, std::slice::from_ref(&two), &[3, 4], 2).await;
+    let (from, to) = (one.get().await.expect("open"), two.get().await.expect("open"));
+    let missing = missing_wal(&from, &to).await.expect("compared");
+    let names: Vec<_> = missing.files.iter().map(|file| file.name).collect();
+    assert_eq!(names, [third, numbered(1), others[1]]);
+    assert_eq!(missing.withheld, 4, "segments 5 and 6, and the timeline that begins behind them");
+    assert_eq!(missing.contradictions.len(), 1);
+    assert!(missing.contradictions[0].starts_with(&numbered(3).to_string()), "{:?}", missing.contradictions);
+    assert_eq!(gap::read_all(&to, room.lineage).await.expect("read").0, Vec::new());
+}
+
+#[tokio::test]
+async fn debts_trust_no_clock_of_the_host_that_made_the_repository() {
+    let room = Room::new();
+    let ahead = Timestamp::now().checked_add(jiff::SignedDuration::from_hours(2)).expect("a time");
+    let both = vec![room.repository("one").await, room.repository_made_at("two", ahead).await];
+    archived(&room, &both[..1], &[1, 2, 3, 4, 5], 1).await;
+    archiver(&room, both, ONE).compare_once().await;
+    assert_eq!(held(&room, "two", 1..=5), [1, 2, 3, 4, 5]);
+}
+
+#[tokio::test]
+async fn debts_trust_no_clock_of_a_store_for_what_comes_after_its_own_first_file() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both[..1], &[1], 1).await;
+    archived(&room, &both, &[2], 1).await;
+    archived(&room, &both[..1], &[3, 4], 1).await;
+    let later = std::time::SystemTime::now() + Duration::from_hours(2);
+    for entry in std::fs::read_dir(room.folder.path().join("two/main/cluster")).expect("listed") {
+        let file = std::fs::File::options().write(true).open(entry.expect("an entry").path()).expect("the identity");
+        file.set_modified(later).expect("another time");
+    }
+    archiver(&room, both, ONE).compare_once().await;
+    assert_eq!(held(&room, "two", 1..=5), [2, 3, 4]);
+}
