@@ -176,6 +176,7 @@ pub fn check_ended(in_recovery: bool, timeline: Timeline, control: &ControlFile)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pg::Capacity;
     use crate::repo::identity::LineageEntry;
     use jiff::Timestamp;
 
@@ -222,6 +223,7 @@ mod tests {
             min_recovery_timeline: Timeline(0),
             backup_start: Lsn(0),
             wal_level: 1,
+            capacity: Capacity::default(),
             block_size: 8192,
             relation_segment_blocks: 131_072,
             wal_block_size: 8192,

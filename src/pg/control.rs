@@ -13,6 +13,7 @@
 //! | 136 | 8 | minimum recovery end, its timeline at 144 |
 //! | 152 | 8 | start of the backup that is being recovered from |
 //! | 172 | 4 | wal_level |
+//! | 180 | 4 each | the five sizes of [`Capacity`] |
 //! | 216 | 4 each | block size, blocks a relation segment, WAL block size, WAL segment size |
 //! | 252 | 4 | version of data checksums, 0 for none |
 //! | 288 | 4 | CRC-32C of all bytes before; at 292 in 18, which has one more byte in front |
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use super::Lineage;
 use super::bytes::{i64_at, u32_at, u64_at};
+use super::capacity::Capacity;
 use super::lsn::{Lsn, SegmentSize, SegmentSizeError, Timeline};
 
 /// How often a torn read is repeated, as PostgreSQL's own tools do (`get_controlfile`, src/common/controldata_utils.c).
@@ -83,6 +85,8 @@ pub struct ControlFile {
     pub backup_start: Lsn,
     /// `wal_level`: 0 minimal, 1 replica, 2 logical.
     pub wal_level: u32,
+    /// How much shared memory its WAL takes to be replayed.
+    pub capacity: Capacity,
     /// Bytes of a data page.
     pub block_size: u32,
     /// Pages in a file of a relation.
@@ -212,6 +216,7 @@ impl ControlFile {
             min_recovery_timeline: Timeline(u32(144)?),
             backup_start: Lsn(u64(152)?),
             wal_level: u32(172)?,
+            capacity: Capacity::read(bytes, 180).ok_or_else(short)?,
             block_size: u32(216)?,
             relation_segment_blocks: u32(220)?,
             wal_block_size: u32(224)?,

@@ -19,6 +19,7 @@
 //! | 24 | | headers of blocks and of data, then block data, then main data |
 
 use super::bytes::{i64_at, u32_at, u64_at};
+use super::capacity::Capacity;
 use super::lsn::{Lsn, SegmentSize};
 use super::page::{LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, read_long_header};
 use super::wal_name::SegmentName;
@@ -40,6 +41,8 @@ const RM_XACT: u8 = 1;
 /// `XLOG_RESTORE_POINT` and the two kinds of checkpoint, src/include/catalog/pg_control.h.
 const XLOG_RESTORE_POINT: u8 = 0x70;
 const XLOG_CHECKPOINTS: [u8; 2] = [0x00, 0x10];
+/// `XLOG_PARAMETER_CHANGE`, src/include/catalog/pg_control.h.
+const XLOG_PARAMETER_CHANGE: u8 = 0x60;
 /// Where a checkpoint's time (`CheckPoint.time`, Unix seconds) lies in its record's data, 13 to 18.
 const CHECKPOINT_TIME_OFFSET: usize = 64;
 /// `XLOG_XACT_OPMASK` and the four ways a transaction ends, src/include/access/xact.h.
@@ -83,6 +86,7 @@ pub struct CommitTimes {
     sought: Option<u32>,
     ended: Option<Lsn>,
     mark: Option<Mark>,
+    capacity: Option<Capacity>,
     segment_bytes: u64,
     /// Known after the first page's header.
     page_bytes: u64,
@@ -142,6 +146,7 @@ impl CommitTimes {
             sought: xid,
             ended: None,
             mark: None,
+            capacity: None,
             segment_bytes: size.bytes(),
             page_bytes: 0,
             magic: 0,
@@ -207,9 +212,9 @@ impl CommitTimes {
     }
 
     /// Takes what a record's `data` says.
-    fn take(&mut self, kind: TimedRecord, data: &[u8], lsn: Lsn, xid: Option<u32>) {
+    fn take(&mut self, kind: KnownRecord, data: &[u8], lsn: Lsn, xid: Option<u32>) {
         match kind {
-            TimedRecord::TransactionEnd => {
+            KnownRecord::TransactionEnd => {
                 let Some(time) = unix_time(data) else { return };
                 let (first, last) = self.times.unwrap_or((time, time));
                 self.times = Some((first.min(time), last.max(time)));
@@ -217,7 +222,7 @@ impl CommitTimes {
                     self.ended = self.ended.or(Some(lsn));
                 }
             }
-            TimedRecord::RestorePoint => {
+            KnownRecord::RestorePoint => {
                 let (Some(time), Some(name)) = (unix_time(data), data.get(8..)) else { return };
                 self.marked(Mark { time, lsn });
                 if self.restore_points.len() < RESTORE_POINTS_MAX {
@@ -226,13 +231,23 @@ impl CommitTimes {
                     self.restore_points.push(RestorePoint { name, time, lsn });
                 }
             }
-            TimedRecord::Checkpoint => {
+            KnownRecord::ParameterChange => {
+                if let Some(found) = Capacity::read(data, 0) {
+                    self.capacity = Some(self.capacity.map_or(found, |known| known.max(found)));
+                }
+            }
+            KnownRecord::Checkpoint => {
                 let time = i64_at(data, CHECKPOINT_TIME_OFFSET).and_then(|seconds| seconds.checked_mul(1_000_000));
                 if let Some(time) = time {
                     self.marked(Mark { time, lsn });
                 }
             }
         }
+    }
+
+    /// The largest sizes that a server was started with, as far as a record says so.
+    pub fn capacity(&self) -> Option<Capacity> {
+        self.capacity
     }
 
     fn marked(&mut self, mark: Mark) {
@@ -358,7 +373,7 @@ impl CommitTimes {
             return;
         }
         let [.., info, manager] = super::bytes::array::<18>(&self.partial.head, 0).unwrap_or_default();
-        let kind = if position < self.from.0 { None } else { TimedRecord::of(manager, info) };
+        let kind = if position < self.from.0 { None } else { KnownRecord::of(manager, info) };
         if want == RECORD_HEADER_BYTES && kind.is_some() {
             let more = usize::try_from(total).unwrap_or(usize::MAX).min(HEAD_BYTES);
             if more > want {
@@ -375,19 +390,21 @@ impl CommitTimes {
     }
 }
 
-/// The records that tell a time.
+/// The records that are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum TimedRecord {
+enum KnownRecord {
     TransactionEnd,
     RestorePoint,
     Checkpoint,
+    ParameterChange,
 }
 
-impl TimedRecord {
+impl KnownRecord {
     fn of(manager: u8, info: u8) -> Option<Self> {
         match (manager, info & 0xF0) {
             (RM_XACT, _) if XACT_ENDS.contains(&(info & XACT_OPERATION)) => Some(Self::TransactionEnd),
             (RM_XLOG, XLOG_RESTORE_POINT) => Some(Self::RestorePoint),
+            (RM_XLOG, XLOG_PARAMETER_CHANGE) => Some(Self::ParameterChange),
             (RM_XLOG, kind) if XLOG_CHECKPOINTS.contains(&kind) => Some(Self::Checkpoint),
             _ => None,
         }

@@ -43,7 +43,7 @@ pub async fn read(
 }
 
 /// A small file out of a pack.
-async fn from_pack(copies: &[Copy], label: &BackupLabel, pack: u32, file: &PackedFile) -> Result<Vec<u8>, String> {
+pub async fn from_pack(copies: &[Copy], label: &BackupLabel, pack: u32, file: &PackedFile) -> Result<Vec<u8>, String> {
     if file.size > PART_BYTES_MAX {
         return Err(format!("it has {} bytes", file.size));
     }

@@ -34,6 +34,7 @@ mod refusal;
 mod request;
 mod run;
 mod settings;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -23,6 +23,7 @@ use super::reachability::route;
 use super::refusal::Refusal;
 use super::request::{Archiving, RestoreRequest, Target, TargetTimeline};
 use super::settings::{self, Lending, Setting};
+use super::sizes;
 use super::time::format_microseconds;
 use super::timelines::{Histories, Way};
 use super::wal::WalNeed;
@@ -193,6 +194,8 @@ pub async fn plan(
             "pg_wal was a link to {was}: it is restored as a folder of the data directory; --waldir DIRECTORY puts it elsewhere"
         ));
     }
+    let raised = sizes::raised(&archive, &choice, route.wal.as_ref(), &contents, &copies).await?;
+    warnings.extend(raised.warning);
     let space = blocking({
         let needs = needs(&manifest, &contents, &places, unfinished.as_ref());
         let places = places.clone();
@@ -239,7 +242,8 @@ pub async fn plan(
         _ => written,
     };
     let configuration = configured::read(&contents, &copies, &choice.backup.label, &mut warnings).await?;
-    let wanted = settings::wanted(&written, &choice.way, choice.backup.timeline, &histories);
+    let mut wanted = settings::wanted(&written, &choice.way, choice.backup.timeline, &histories);
+    wanted.extend(raised.settings);
     let arranged = arrange(&configuration, wanted, &written, &manifest, &root, &mut warnings).await?;
     let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));
     let left = |number: &u32| !done(*number);

@@ -4,7 +4,7 @@ use super::loan::{Lent, Loan};
 use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::time::format_time;
 use super::timelines::{Histories, Way};
-use crate::pg::{Timeline, settings};
+use crate::pg::{Capacity, Timeline, settings};
 
 /// What an earlier recovery, or the cluster that was backed up, may have left in postgresql.auto.conf and what would now
 /// contradict the request: PostgreSQL refuses two targets.
@@ -134,6 +134,7 @@ pub fn lent(content: &[u8], wanted: &[Setting], lending: &Lending) -> Loan {
             Some((_, silent)) if lending.stays.contains(name) && silent != value => Some((*silent).to_owned()),
             _ if lending.stays.contains(name) => return None,
             Some(_) if lending.in_place => own(name).filter(|own| own != value),
+            None if Capacity::has(name) => own(name).filter(|own| own != value),
             _ => None,
         };
         Some(Lent { name: (*name).to_owned(), value: value.clone(), after })
@@ -305,6 +306,15 @@ mod tests {
         assert!(!loan.iter().any(|lent| lent.name == "archive_cleanup_command"));
         let end = loan.iter().find(|lent| lent.name == "recovery_end_command").expect("lent");
         assert_eq!(end.after.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_size_that_was_raised_is_the_clusters_own_again_after_the_recovery() {
+        let wanted = [("max_connections", "50".to_owned()), ("max_wal_senders", "20".to_owned())];
+        let lending = Lending { in_place: false, stays: Vec::new() };
+        let loan = lent(b"max_connections = '20'\n", &wanted, &lending).settings;
+        let after: Vec<_> = loan.iter().map(|lent| (lent.name.as_str(), lent.after.as_deref())).collect();
+        assert_eq!(after, [("max_connections", Some("20")), ("max_wal_senders", None)]);
     }
 
     #[test]

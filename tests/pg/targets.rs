@@ -184,6 +184,28 @@ fn small_and_large_segments_are_archived_and_replayed() {
 }
 
 #[test]
+fn connections_that_were_raised_after_the_backup_hold_no_recovery_up() {
+    let mut site = Site::prepare(SiteOptions::default());
+    site.cluster.set("max_connections", "20");
+    site.cluster.start(&site.room);
+    site.start_agent();
+    site.cluster.sql(&site.room, "create table t (id int)");
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    site.cluster.stop(crate::support::Stop::Fast);
+    site.cluster.set("max_connections", "50");
+    site.cluster.start(&site.room);
+    write_row(&site, 1);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+
+    let target = site.room.join("never");
+    let plan = ["restore", "--cluster", "main", "--dry-run", "--target-directory", target.to_str().unwrap()];
+    site.walward(&plan).expect(0).says("max_connections from 20 to 50");
+    let (highest, restored) = restored_to(&site, "restored", &[]);
+    assert_eq!((highest, restored.sql(&site.room, "show max_connections").as_str()), (1, "50"));
+}
+
+#[test]
 fn impossible_targets_are_refused_before_anything_is_written() {
     let site = Site::start(SiteOptions::default());
     let (room, cluster) = (&site.room, &site.cluster);

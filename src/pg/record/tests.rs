@@ -154,6 +154,10 @@ fn a_transaction_is_found_by_its_number_and_a_moment_by_a_record_that_tells_one(
     checkpoint.extend([0; 16]);
     let marked = MIB + writer.wal.len() as u64;
     writer.record(RM_XLOG, 0x10, &checkpoint);
+    let mut sizes = vec![ID_DATA_SHORT, 28];
+    sizes.extend([300u32, 8, 10, 0, 64].into_iter().flat_map(u32::to_le_bytes));
+    sizes.extend([0; 8]);
+    writer.record(RM_XLOG, XLOG_PARAMETER_CHANGE, &sizes);
     let size = SegmentSize::try_from(MIB).expect("a valid size");
     let name = SegmentName::from_number(crate::pg::Timeline(1), 1, size).expect("a name");
     let walk = |from: u64, xid: u32| {
@@ -164,6 +168,7 @@ fn a_transaction_is_found_by_its_number_and_a_moment_by_a_record_that_tells_one(
     assert_eq!(walk(0, 741).ended(), Some(Lsn(position)));
     assert_eq!((walk(0, 742).ended(), walk(position + 1, 741).ended()), (None, None));
     assert_eq!(walk(0, 741).mark(), Some(Mark { time: 7_000_000, lsn: Lsn(marked) }));
+    assert_eq!(walk(0, 741).capacity(), Capacity::read(sizes.get(2..).expect("long enough"), 0));
     // What lies before a fork is another line's, too.
     assert_eq!(walk(0, 741).finish(), Some((1 + POSTGRES_EPOCH, 2 + POSTGRES_EPOCH)));
     assert_eq!(walk(position, 741).finish(), Some((2 + POSTGRES_EPOCH, 2 + POSTGRES_EPOCH)));
