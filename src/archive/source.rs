@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,9 +9,10 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::accept::SMALL_FILE_BYTES_MAX;
-use crate::pg::archive_status::ready_path;
+use crate::pg::archive_status::ready_since;
 use crate::pg::{CommitTimes, SegmentName, SegmentSize, ServerLife, WalFileName};
 use crate::repo::format::FRAME_BYTES;
+use crate::sys::folder::{Facts, Folder, Kind};
 use crate::sys::piece;
 
 /// Chunks that wait between the reader and the sealer.
@@ -30,11 +30,14 @@ pub struct FileStamp {
 impl FileStamp {
     /// The stamp of the file at `path`; links are not followed. Blocking.
     pub fn of(path: &Path) -> io::Result<Self> {
-        let metadata = std::fs::symlink_metadata(path)?;
-        if !metadata.is_file() {
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not the path of a file"));
+        };
+        let facts = Folder::enter(folder)?.look(name)?;
+        if facts.kind != Kind::File {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
-        Ok(Self::from(&metadata))
+        Ok(facts.into())
     }
 }
 
@@ -45,14 +48,10 @@ impl FileStamp {
     }
 }
 
-impl From<&std::fs::Metadata> for FileStamp {
-    fn from(metadata: &std::fs::Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        }
+impl From<Facts> for FileStamp {
+    fn from(facts: Facts) -> Self {
+        let Facts { id: (device, inode), bytes, mtime, mtime_nanos, .. } = facts;
+        Self { device, inode, bytes, modified: (mtime, i64::from(mtime_nanos)) }
     }
 }
 
@@ -73,7 +72,7 @@ impl Found {
     /// Looks at `name` in `pg_wal`, whose parent is the data directory. Blocking.
     pub fn look(pg_wal: &Path, name: WalFileName) -> Self {
         let file = FileStamp::of(&pg_wal.join(name.to_string()));
-        let is_marked = |name| std::fs::symlink_metadata(ready_path(pg_wal, name)).is_ok();
+        let is_marked = |name| ready_since(pg_wal, name).is_ok();
         let bytes = file.as_ref().map_or(0, FileStamp::bytes);
         let earlier_waits = right_before(name, bytes).into_iter().any(is_marked);
         let life = pg_wal.parent().and_then(|data| ServerLife::read(data).ok().flatten());
@@ -104,20 +103,15 @@ impl WalFile {
     /// Opens `name` in `folder` and reads its beginning (all of it when it is a small file). Blocking.
     pub fn open(folder: &Path, name: WalFileName) -> io::Result<Self> {
         let path = folder.join(name.to_string());
-        // No link is followed, and a pipe in the file's place does not hold the opener.
-        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
-        let file = File::options().read(true).custom_flags(flags).open(&path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
+        let file = Folder::enter(folder)?.open(name.to_string())?;
+        let facts = Facts::of(&file)?;
         let head_bytes = match name {
             WalFileName::Segment(_) | WalFileName::Partial(_) => 64,
             WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,
         };
         let mut head = Vec::new();
         (&file).take(head_bytes).read_to_end(&mut head)?;
-        Ok(Self { name, path, stamp: FileStamp::from(&metadata), file: Arc::new(file), head })
+        Ok(Self { name, path, stamp: facts.into(), file: Arc::new(file), head })
     }
 
     /// The file's name.
@@ -220,7 +214,7 @@ fn read_chunks(file: &File, stamp: FileStamp, mut accept: impl FnMut(Bytes) -> b
             return Ok(());
         }
     }
-    if FileStamp::from(&file.metadata()?) == stamp {
+    if FileStamp::from(Facts::of(file)?) == stamp {
         Ok(())
     } else {
         Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was read"))

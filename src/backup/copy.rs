@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use super::member::{self, Attributes};
 use super::pages::PageChecks;
 use super::source::SourceFile;
 use super::stream::{PIECE_BYTES, PackStream, Stopped};
+use crate::pg::{ClusterFolders, NearbyFolders};
 
 /// How often a page whose checksum does not match is read again: the server may have been writing it at that moment.
 const READS_AGAIN_MAX: u32 = 5;
@@ -76,7 +77,7 @@ impl From<Stopped> for CopyError {
 
 /// Copies files, one after the other, with one buffer.
 pub struct Copier<'a> {
-    root: &'a Path,
+    folders: NearbyFolders,
     /// How pages are checked; `None` when the cluster has no checksums.
     checks: Option<&'a PageChecks>,
     cancel: &'a CancellationToken,
@@ -85,9 +86,15 @@ pub struct Copier<'a> {
 }
 
 impl<'a> Copier<'a> {
-    /// A copier of files below `root`.
-    pub fn new(root: &'a Path, checks: Option<&'a PageChecks>, cancel: &'a CancellationToken) -> Self {
-        Self { root, checks, cancel, buffer: vec![0; PIECE_BYTES], corrupt: CorruptPages::default() }
+    /// A copier of files of `folders`.
+    pub fn new(folders: &ClusterFolders, checks: Option<&'a PageChecks>, cancel: &'a CancellationToken) -> Self {
+        Self {
+            folders: NearbyFolders::new(folders.clone()),
+            checks,
+            cancel,
+            buffer: vec![0; PIECE_BYTES],
+            corrupt: CorruptPages::default(),
+        }
     }
 
     /// The corrupt pages in what was copied.
@@ -102,9 +109,14 @@ impl<'a> Copier<'a> {
         stream: &mut PackStream,
         mut on_bytes: impl FnMut(u64),
     ) -> Result<Option<Copied>, CopyError> {
-        let place = self.root.join(path);
+        let place = self.folders.shown(path);
         let failed = |source| CopyError::Read { path: place.clone(), source };
-        let Some(mut file) = SourceFile::open(&place).map_err(failed)? else { return Ok(None) };
+        let opened = match self.folders.of(path) {
+            // Dropped with its folder.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.and_then(|(folder, name)| SourceFile::open(folder, name)),
+        };
+        let Some(mut file) = opened.map_err(failed)? else { return Ok(None) };
         let size = file.metadata().len();
         let attributes = attributes(file.metadata());
         stream.write(&member::file_header(path, size, attributes))?;
@@ -209,7 +221,15 @@ mod tests {
     use crate::backup::stream::pack_stream;
     use crate::pg::Lsn;
     use futures::StreamExt;
+    use std::collections::BTreeMap;
     use std::io::{Read, Write};
+    use std::path::Path;
+
+    use crate::sys::folder::Folder;
+
+    fn folders(root: &Path) -> ClusterFolders {
+        ClusterFolders::new(Folder::enter(root).unwrap(), BTreeMap::new())
+    }
 
     /// Two whole pages with checksums, blocks 0 and 1 of a relation.
     const PAGES: &[u8] = include_bytes!("../../tests/fixtures/pg/15/relation");
@@ -230,7 +250,7 @@ mod tests {
         let (root, paths) = (root.to_owned(), paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>());
         let reader = tokio::task::spawn_blocking(move || {
             let cancel = CancellationToken::new();
-            let mut copier = Copier::new(&root, Some(&CHECKS), &cancel);
+            let mut copier = Copier::new(&folders(&root), Some(&CHECKS), &cancel);
             let outcomes = paths.iter().map(|path| copier.copy(path, &mut stream, |_| meddle())).collect();
             stream.write(&member::END).unwrap();
             stream.finish().unwrap();
@@ -327,7 +347,7 @@ mod tests {
         let (mut stream, content) = pack_stream();
         let cancel = CancellationToken::new();
         cancel.cancel();
-        let outcome = Copier::new(folder.path(), None, &cancel).copy("file", &mut stream, |_| {});
+        let outcome = Copier::new(&folders(folder.path()), None, &cancel).copy("file", &mut stream, |_| {});
         assert!(matches!(outcome, Err(CopyError::Cancelled)));
         drop(content);
     }

@@ -1,7 +1,6 @@
 //! The last pack and the manifest: what makes packs a backup.
 
-use std::io::{self, Write};
-use std::path::Path;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +17,13 @@ use crate::pg::{ControlError, ControlFile, ManifestWriter, WalRange};
 use crate::repo::format::{Kind, Summary};
 use crate::repo::layout;
 use crate::repo::manifest::{Entry, EntryKind, Manifest, Pack};
+use crate::sys::folder::Folder;
 
 /// How often a torn pg_control is read again, and the pause before each.
 const CONTROL_READS_MAX: u32 = 10;
 const CONTROL_READ_PAUSE: Duration = Duration::from_millis(10);
+/// PostgreSQL's has 8 KiB (PG_CONTROL_FILE_SIZE, src/include/catalog/pg_control.h).
+const CONTROL_BYTES_MAX: u64 = 1 << 20;
 
 /// About how long a file's line is in PostgreSQL's manifest and in ours: guesses that part sizes are chosen by.
 const BACKUP_MANIFEST_LINE_BYTES: u64 = 160;
@@ -39,13 +41,15 @@ pub struct ControlCopy {
 }
 
 /// Reads pg_control until its checksum matches: the server may be writing it. Blocking.
-pub fn read_control(root: &Path, major: u16) -> Result<ControlCopy, BackupError> {
-    let path = root.join(CONTROL_FILE);
+pub fn read_control(root: &Folder, major: u16) -> Result<ControlCopy, BackupError> {
+    let path = root.path().join(CONTROL_FILE);
     let failed = |source| BackupError::Read { path: path.clone(), source };
     let mut reads = 1;
     loop {
-        let bytes = std::fs::read(&path).map_err(failed)?;
-        let attributes = copy::attributes(&std::fs::metadata(&path).map_err(failed)?);
+        let file = root.open(CONTROL_FILE).map_err(failed)?;
+        let attributes = copy::attributes(&file.metadata().map_err(failed)?);
+        let mut bytes = Vec::new();
+        file.take(CONTROL_BYTES_MAX).read_to_end(&mut bytes).map_err(failed)?;
         match ControlFile::parse(major, &bytes) {
             Ok(parsed) => return Ok(ControlCopy { bytes, parsed, attributes }),
             Err(ControlError::Checksum { .. } | ControlError::TooShort(_)) if reads < CONTROL_READS_MAX => {
@@ -278,10 +282,11 @@ mod tests {
     use crate::backup::packs::PackedFile;
     use crate::backup::report::Progress;
     use crate::backup::tree::{Directory, DirectoryNumber, Tree};
-    use crate::pg::{Lsn, Timeline};
+    use crate::pg::{ClusterFolders, Lsn, Timeline};
     use crate::repo::manifest::{BackupLabel, BackupType};
     use futures::StreamExt;
-    use std::io::Read;
+    use std::collections::BTreeMap;
+    use std::path::Path;
     use std::sync::atomic::AtomicUsize;
 
     const CONTROL: &[u8] = include_bytes!("../../tests/fixtures/pg/15/pg_control");
@@ -295,7 +300,7 @@ mod tests {
         tree.add_file(base, "gone", 3).unwrap();
         tree.add_file(base, "x", 7).unwrap();
         Work {
-            root: "/data".into(),
+            folders: ClusterFolders::new(Folder::enter(Path::new("/")).unwrap(), BTreeMap::new()),
             tree,
             checks: None,
             targets: Vec::new(),
@@ -417,6 +422,10 @@ mod tests {
         assert_eq!(listed, expected);
     }
 
+    fn held(folder: &tempfile::TempDir) -> Folder {
+        Folder::enter(folder.path()).unwrap()
+    }
+
     #[test]
     fn pg_control_is_read_when_whole_and_refused_when_damaged() {
         let folder = tempfile::tempdir().unwrap();
@@ -424,10 +433,10 @@ mod tests {
         std::fs::create_dir(folder.path().join("global")).unwrap();
         let write = |bytes: &[u8]| std::fs::File::create(&path).and_then(|mut file| file.write_all(bytes)).unwrap();
         write(CONTROL);
-        assert_eq!(read_control(folder.path(), 15).unwrap().bytes, CONTROL);
+        assert_eq!(read_control(&held(&folder), 15).unwrap().bytes, CONTROL);
         let mut damaged = CONTROL.to_vec();
         damaged[40] ^= 1;
         write(&damaged);
-        assert!(matches!(read_control(folder.path(), 15), Err(BackupError::Control(ControlError::Checksum { .. }))));
+        assert!(matches!(read_control(&held(&folder), 15), Err(BackupError::Control(ControlError::Checksum { .. }))));
     }
 }

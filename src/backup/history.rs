@@ -4,7 +4,6 @@
 //! alone, and without it recovery knows neither the timeline by its number nor the way to it from an older one.
 
 use std::io;
-use std::path::Path;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,19 +15,26 @@ use super::packs::Target;
 use crate::pg::{Lineage, Timeline, TimelineHistory, WalFileName};
 use crate::repo::format::{Kind, Spec};
 use crate::repo::{PutNew, layout};
+use crate::sys::folder::Folder;
+
+/// Some thousand promotions.
+const BYTES_MAX: u64 = 1 << 20;
 
 /// Puts the history of `timeline` into each repository that does not hold it. Timeline 1 has none, and a server need not have
 /// kept that of another.
 ///
 /// # Errors
 /// [`BackupError::History`] when a repository holds another history of this timeline.
-pub async fn store(root: &Path, lineage: Lineage, timeline: Timeline, targets: &[Target]) -> Result<(), BackupError> {
+pub async fn store(root: &Folder, lineage: Lineage, timeline: Timeline, targets: &[Target]) -> Result<(), BackupError> {
     if timeline == Timeline(1) {
         return Ok(());
     }
     let name = WalFileName::History(timeline);
-    let path = root.join("pg_wal").join(name.to_string());
-    let content = match tokio::fs::read(&path).await {
+    let path = root.path().join("pg_wal").join(name.to_string());
+    let held = root.clone();
+    // pg_wal may be a link.
+    let read = move || held.follow("pg_wal")?.read(name.to_string(), BYTES_MAX);
+    let content = match tokio::task::spawn_blocking(read).await.map_err(|_| BackupError::Died)? {
         Ok(content) => Bytes::from(content),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(BackupError::Read { path, source }),
@@ -72,7 +78,8 @@ mod tests {
     async fn the_history_of_the_backups_timeline_is_beside_its_wal() {
         let folder = tempfile::tempdir().unwrap();
         let targets = [target().await, target().await];
-        let put = async |timeline| store(folder.path(), LINEAGE, Timeline(timeline), &targets).await;
+        let held = Folder::enter(folder.path()).unwrap();
+        let put = async |timeline| store(&held, LINEAGE, Timeline(timeline), &targets).await;
         // Neither has to be there.
         put(1).await.unwrap();
         put(2).await.unwrap();

@@ -5,6 +5,8 @@
 
 use tar::{EntryType, Header};
 
+use crate::sys::folder::Facts;
+
 /// tar's unit: headers are one block, content is padded to whole blocks.
 pub const BLOCK: u64 = 512;
 
@@ -28,6 +30,12 @@ pub struct Attributes {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+impl From<Facts> for Attributes {
+    fn from(facts: Facts) -> Self {
+        Self { mode: facts.mode, mtime: facts.mtime, uid: facts.uid, gid: facts.gid }
+    }
 }
 
 /// The header of a regular file of `size` bytes: 512 bytes, or more when `path` is long.

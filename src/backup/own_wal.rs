@@ -5,7 +5,6 @@
 //! so that another life of the same cluster has other bytes there. Between these positions the archive is the same server's: where a
 //! name holds other content, its file is refused, and nothing that comes after it is archived.
 
-use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
@@ -14,6 +13,7 @@ use futures::StreamExt;
 use super::error::BackupError;
 use crate::pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
 use crate::repo::{Repository, layout};
+use crate::sys::folder::Folder;
 
 /// How much of the WAL before a position is compared: a page, PostgreSQL's default `wal_block_size`.
 const SAMPLE_BYTES: u64 = 8192;
@@ -46,7 +46,8 @@ impl Sample {
         let segment = segment.ok_or_else(|| BackupError::Label(format!("a position {position}")))?;
         let path = pg_wal.join(segment.to_string());
         let mut bytes = vec![0; usize::try_from(end - offset).unwrap_or_default()];
-        let read = File::open(&path).and_then(|file| file.read_exact_at(&mut bytes, offset));
+        let opened = Folder::enter(pg_wal).and_then(|folder| folder.open(segment.to_string()));
+        let read = opened.and_then(|file| file.read_exact_at(&mut bytes, offset));
         read.map_err(|source| BackupError::Read { path, source })?;
         Ok(Self { segment, offset, bytes })
     }

@@ -1,6 +1,5 @@
 //! Makes packs: a thread reads, one upload seals and writes for all repositories, several packs at once.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
@@ -20,6 +19,7 @@ use super::plan::PackPlan;
 use super::report::Progress;
 use super::stream::{PackStream, pack_stream};
 use super::tree::Tree;
+use crate::pg::ClusterFolders;
 use crate::repo::format::{Kind, Summary};
 use crate::repo::manifest::{BackupLabel, Pack};
 use crate::repo::several::{self, SealTarget};
@@ -42,8 +42,8 @@ pub struct Target {
 
 /// What every pack of a backup needs.
 pub struct Work {
-    /// The data directory.
-    pub root: PathBuf,
+    /// The data directory and its tablespaces.
+    pub folders: ClusterFolders,
     /// What is copied.
     pub tree: Tree,
     /// How pages are checked.
@@ -150,7 +150,7 @@ fn read_files(
             stream.write(&member::directory_header(&directory.path, attributes))?;
         }
     }
-    let mut copier = Copier::new(&work.root, work.checks.as_ref(), cancel);
+    let mut copier = Copier::new(&work.folders, work.checks.as_ref(), cancel);
     let mut files = Vec::with_capacity(plan.files.len());
     for &number in &plan.files {
         let Some(file) = work.tree.file(number) else { continue };

@@ -1,7 +1,7 @@
 //! A backup of a directory under which no server runs: listing, packs, last pack, manifests and cleaning up as in [`super::run`],
 //! without a session, a lease and WAL to wait for. For tests that cut the power between two steps.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -15,7 +15,7 @@ use super::packs::{self, Target, Work};
 use super::report::Progress;
 use super::scan::{self, Rules};
 use super::warnings::Warnings;
-use super::{cleanup, copy, member, plan};
+use super::{cleanup, member, plan};
 use crate::pg::{Lsn, SegmentSize, Timeline, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, Manifest};
@@ -34,7 +34,7 @@ pub async fn rehearse(
     let target =
         |repository: &Repository| Target { repository: repository.clone(), level: 1, writer: "rehearsal".to_owned() };
     let work = Arc::new(Work {
-        root: root.to_owned(),
+        folders: scan.folders,
         tree: scan.tree,
         checks: None,
         targets: repositories.iter().map(target).collect(),
@@ -53,16 +53,16 @@ async fn copy_and_finish(work: &Arc<Work>, major: u16, started: Timestamp, pack_
     let stop = CancellationToken::new();
     let members = work.tree.files().map(|(number, file)| (number, member::member_bytes(file.path_bytes(), file.size)));
     let packs = packs::copy_all(work, plan::packs(members, pack_bytes), 2, &stop).await?;
-    let root: PathBuf = work.root.clone();
-    let control = finish::read_control(&root, major)?;
-    let metadata = std::fs::metadata(&root).map_err(|source| BackupError::Read { path: root, source })?;
+    let root = work.folders.root();
+    let control = finish::read_control(root, major)?;
+    let facts = root.facts().map_err(|source| BackupError::Read { path: root.path().to_owned(), source })?;
     let (timeline, start, end) = (Timeline(1), Lsn(0x200_0028), Lsn(0x200_0138));
     let lineage = control.parsed.lineage();
     let files = LastFiles {
         backup_label: format!("START WAL LOCATION: {start}\n"),
         tablespace_map: String::new(),
         control,
-        attributes: copy::attributes(&metadata),
+        attributes: facts.into(),
         wal: WalRange { timeline, start, end },
         packs,
     };

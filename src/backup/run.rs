@@ -33,6 +33,7 @@ use crate::pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
 use crate::storage::folder_of;
+use crate::sys::folder::Folder;
 
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
@@ -110,7 +111,8 @@ fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
 
 /// Connects, and checks that server, data directory and repositories belong together.
 async fn connect(options: &BackupOptions, repositories: &[Repository]) -> Result<(Session, ServerFacts), BackupError> {
-    let session = Session::connect(&options.connection, CONNECT_TIME_MAX).await.map_err(server("reach the server"))?;
+    let session = Session::connect_of(&options.connection, &options.data_directory, CONNECT_TIME_MAX);
+    let session = session.await.map_err(server("reach the server"))?;
     let facts = session.facts().await.map_err(server("read the server's settings"))?;
     let directory = options.data_directory.clone();
     let control = blocking(move || ControlFile::read(&directory)).await??;
@@ -199,9 +201,8 @@ async fn begin(
             writer: options.host.clone(),
         })
         .collect();
-    let root = options.data_directory.clone();
     let work = Work {
-        root,
+        folders: scan.folders,
         tree: scan.tree,
         checks,
         targets,
@@ -254,8 +255,11 @@ impl Begun {
             return Err(BackupError::Label(stopped.label_file));
         };
         work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
-        unless_cancelled(stop, history::store(&work.root, facts.lineage(), label_file.timeline, &work.targets))
-            .await??;
+        unless_cancelled(
+            stop,
+            history::store(work.folders.root(), facts.lineage(), label_file.timeline, &work.targets),
+        )
+        .await??;
         samples.extend(sample);
         try_join_all(work.targets.iter().map(async |target| {
             let repository = &target.repository;
@@ -372,7 +376,7 @@ impl Begun {
 
     /// Reads pg_control, ends the backup on the server, makes the last pack.
     async fn stop(&self, packs: Vec<PackDone>, stop: &CancellationToken) -> Result<Stopped, BackupError> {
-        let (root, major) = (self.work.root.clone(), self.facts.major());
+        let (root, major) = (self.work.folders.root().clone(), self.facts.major());
         let (control, directory) = blocking(move || read_last(&root, major)).await??;
         let stopping = self.session.backup_stop(STOP_TIME_MAX);
         let stopped = unless_cancelled(stop, stopping).await?.map_err(server("end the backup"))?;
@@ -403,7 +407,7 @@ impl Begun {
     /// The server's WAL before the end of the backup. A server that has archived and recycled the segment by now has proved its place in the
     /// archive's order, and the samples of the beginning stand.
     async fn sample_of_end(&self, timeline: Timeline, end: Lsn) -> Result<Option<Sample>, BackupError> {
-        let (pg_wal, size) = (self.work.root.join("pg_wal"), self.facts.wal_segment_bytes);
+        let (pg_wal, size) = (self.work.folders.root().path().join("pg_wal"), self.facts.wal_segment_bytes);
         match blocking(move || Sample::before(&pg_wal, timeline, size, end)).await? {
             Err(BackupError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
@@ -421,9 +425,9 @@ struct Stopped {
 }
 
 /// pg_control, and the data directory's owner and mode. Blocking.
-fn read_last(root: &PathBuf, major: u16) -> Result<(ControlCopy, Attributes), BackupError> {
-    let metadata = std::fs::metadata(root).map_err(|source| BackupError::Read { path: root.clone(), source })?;
-    Ok((finish::read_control(root, major)?, super::copy::attributes(&metadata)))
+fn read_last(root: &Folder, major: u16) -> Result<(ControlCopy, Attributes), BackupError> {
+    let facts = root.facts().map_err(|source| BackupError::Read { path: root.path().to_owned(), source })?;
+    Ok((finish::read_control(root, major)?, facts.into()))
 }
 
 /// All corrupt pages, listed as far as they are.

@@ -4,18 +4,20 @@
 //! tablespaces with a warning; here a link in a place where PostgreSQL keeps data is an error, because a backup without
 //! that data would restore and be wrong.
 
-use std::collections::HashSet;
-use std::fs::Metadata;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::tree::{Directory, DirectoryNumber, TooManyFiles, Tree};
 use super::warnings::Warnings;
-use crate::pg::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
+use crate::pg::{ClusterFolders, Inclusion, UnloggedRelations, inclusion, is_database_directory, place_inside};
+use crate::sys::folder::{Facts, Folder, Kind};
 
 /// The file that makes a directory a cluster. It is not listed: a backup takes it by itself, last.
 pub const CONTROL_FILE: &str = "global/pg_control";
+
+/// Where the links of the tablespaces are.
+const TABLESPACES: &str = "pg_tblspc";
 
 /// What an interrupted restore leaves at the root of its data directory. In a restored copy it would speak of another restore.
 const RESTORE_JOURNAL: &str = "walward.restore.json";
@@ -27,6 +29,8 @@ pub struct Scan {
     pub tree: Tree,
     /// Tablespaces that lie outside, by the links in pg_tblspc.
     pub tablespaces: Vec<TablespaceLink>,
+    /// All of them, held open.
+    pub folders: ClusterFolders,
 }
 
 /// A link in pg_tblspc.
@@ -76,43 +80,62 @@ pub struct Rules {
 
 /// Lists the data directory at `root`. Blocking; one `lstat` a file.
 pub fn scan(root: &Path, rules: &Rules, warnings: &mut Warnings) -> Result<Scan, ScanError> {
-    scan_with(root, rules, tablespace_links(root)?, warnings)
+    let root = Folder::enter(root).map_err(|source| ScanError::Read { path: root.to_owned(), source })?;
+    let links = tablespace_links(&root)?;
+    scan_with(&root, rules, links, warnings)
 }
 
 /// Lists the data directory with those tablespaces alone that `links` names. One that is made meanwhile is newer than the
 /// backup's start: the WAL makes it again, and half of it would be in the way.
 fn scan_with(
-    root: &Path,
+    root: &Folder,
     rules: &Rules,
-    links: Vec<TablespaceLink>,
+    mut links: Vec<TablespaceLink>,
     warnings: &mut Warnings,
 ) -> Result<Scan, ScanError> {
-    let canonical_root = root.canonicalize().map_err(|source| ScanError::Read { path: root.to_owned(), source })?;
-    // A tablespace inside the data directory (PostgreSQL warns about it, and allows it) is copied as a tablespace, once.
-    let inside = links
-        .iter()
-        .filter_map(|link| Path::new(&link.location).canonicalize().ok())
-        .filter_map(|location| Some(location.strip_prefix(&canonical_root).ok()?.to_str()?.to_owned()))
-        .collect();
-    let mut walk = Walk { root, rules, links: &links, inside, warnings, tree: Tree::default() };
+    let mut tablespaces = BTreeMap::new();
+    let mut inside = HashSet::new();
+    for link in &links {
+        // A tablespace inside the data directory (PostgreSQL warns about it, and allows it) is copied as a tablespace, once.
+        if let Some(place) = place_inside(root.path(), Path::new(&link.location)) {
+            warnings.add(format!(
+                "tablespace {} lies in the data directory ({}): PostgreSQL advises against that, and a restore is refused unless \
+                 --tablespace-map gives it another place",
+                link.oid, link.location
+            ));
+            inside.insert(place);
+        }
+        tablespaces.extend(follow(root, link)?.map(|folder| (link.oid, folder)));
+    }
+    links.retain(|link| tablespaces.contains_key(&link.oid));
+    let folders = ClusterFolders::new(root.clone(), tablespaces);
+    let mut walk = Walk { folders: &folders, rules, inside, warnings, tree: Tree::default() };
     walk.run()?;
     let tree = walk.tree;
-    Ok(Scan { tree, tablespaces: links })
+    Ok(Scan { tree, tablespaces: links, folders })
+}
+
+/// The folder of a tablespace; `None` when it was dropped meanwhile.
+///
+/// Root follows a link to what is its owner's: the owner of the data directory could otherwise have root read anything for a backup.
+fn follow(root: &Folder, link: &TablespaceLink) -> Result<Option<Folder>, ScanError> {
+    let path = Path::new(TABLESPACES).join(link.oid.to_string());
+    match root.follow(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound && root.look(&path).is_err() => Ok(None),
+        followed => followed.map(Some).map_err(|source| ScanError::Read { path: root.path().join(path), source }),
+    }
 }
 
 /// The links in pg_tblspc, by number.
-fn tablespace_links(root: &Path) -> Result<Vec<TablespaceLink>, ScanError> {
-    let folder = root.join("pg_tblspc");
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ScanError::Read { path, source }
-    };
+fn tablespace_links(root: &Folder) -> Result<Vec<TablespaceLink>, ScanError> {
+    let failed = |path: PathBuf| move |source| ScanError::Read { path, source };
+    let place = root.path().join(TABLESPACES);
+    let folder = root.folder(TABLESPACES).map_err(failed(place.clone()))?;
     let mut links = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(failed(&folder))? {
-        let entry = entry.map_err(failed(&folder))?;
-        let path = entry.path();
-        let Some(oid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        match std::fs::read_link(&path) {
+    for name in folder.names().map_err(failed(place.clone()))? {
+        let Some(oid) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+        let path = place.join(&name);
+        match folder.read_link(&name) {
             Ok(location) => {
                 let location = location.into_os_string().into_string().map_err(|_| ScanError::Name(path))?;
                 links.push(TablespaceLink { oid, location });
@@ -120,7 +143,7 @@ fn tablespace_links(root: &Path) -> Result<Vec<TablespaceLink>, ScanError> {
             // A directory: a tablespace in place (allow_in_place_tablespaces, for PostgreSQL's own tests); copied as it is.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(&path)(error)),
+            Err(error) => return Err(failed(path)(error)),
         }
     }
     links.sort_unstable_by_key(|link| link.oid);
@@ -136,10 +159,9 @@ struct Pending {
 }
 
 struct Walk<'a> {
-    root: &'a Path,
+    /// The data directory, and the tablespaces that are copied.
+    folders: &'a ClusterFolders,
     rules: &'a Rules,
-    /// The tablespaces that are copied.
-    links: &'a [TablespaceLink],
     /// Paths of tablespaces that lie inside the data directory.
     inside: HashSet<String>,
     warnings: &'a mut Warnings,
@@ -162,17 +184,17 @@ impl Walk<'_> {
 
     /// Lists one directory: its files go into the tree, its directories too and then, to be listed, into `pending`.
     fn list(&mut self, directory: &Pending, pending: &mut Vec<Pending>) -> Result<(), ScanError> {
-        let place = self.root.join(&directory.path);
+        let place = self.shown(&directory.path);
         let failed = |source| ScanError::Read { path: place.clone(), source };
-        let reader = match std::fs::read_dir(&place) {
+        let (ground, below) = self.folders.place(&directory.path);
+        let folder = match ground.folder(below) {
             // Dropped since it was seen (DROP DATABASE, DROP TABLESPACE): recovery drops it again.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.path.is_empty() => return Ok(()),
             other => other.map_err(failed)?,
         };
         let mut names = Vec::new();
-        for entry in reader {
-            let entry = entry.map_err(failed)?;
-            let name = entry.file_name().into_string().map_err(|_| ScanError::Name(entry.path()))?;
+        for name in folder.names().map_err(failed)? {
+            let name = name.into_string().map_err(|name| ScanError::Name(place.join(name)))?;
             if directory.only.as_ref().is_none_or(|only| *only == name) {
                 names.push(name);
             }
@@ -185,39 +207,36 @@ impl Walk<'_> {
         };
         for name in &names {
             let path = if directory.path.is_empty() { name.clone() } else { format!("{}/{name}", directory.path) };
-            let place = self.root.join(&path);
-            let metadata = match std::fs::symlink_metadata(&place) {
-                Ok(metadata) => metadata,
+            let facts = match folder.look(name) {
+                Ok(facts) => facts,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(ScanError::Read { path: place, source }),
+                Err(source) => return Err(ScanError::Read { path: self.shown(&path), source }),
             };
-            let kind = metadata.file_type();
-            if kind.is_file() {
-                let kept = inclusion(&path, false) == Inclusion::Keep && path != RESTORE_JOURNAL;
-                if kept && path != CONTROL_FILE && !unlogged.excludes(name) {
-                    self.tree.add_file(directory.number, name, metadata.len())?;
+            match facts.kind {
+                Kind::File => {
+                    let kept = inclusion(&path, false) == Inclusion::Keep && path != RESTORE_JOURNAL;
+                    if kept && path != CONTROL_FILE && !unlogged.excludes(name) {
+                        self.tree.add_file(directory.number, name, facts.bytes)?;
+                    }
                 }
-            } else if kind.is_dir() {
-                self.directory(path, &metadata, pending)?;
-            } else if kind.is_symlink() {
-                self.link(path, &place, pending)?;
-            } else {
-                self.warnings.add(format!("{path} is neither a file nor a directory: left out"));
+                Kind::Folder => self.directory(path, facts, pending)?,
+                Kind::Link => self.link(path, pending)?,
+                Kind::Other => self.warnings.add(format!("{path} is neither a file nor a directory: left out")),
             }
         }
         Ok(())
     }
 
-    fn directory(&mut self, path: String, metadata: &Metadata, pending: &mut Vec<Pending>) -> Result<(), ScanError> {
+    fn directory(&mut self, path: String, facts: Facts, pending: &mut Vec<Pending>) -> Result<(), ScanError> {
         let kept = inclusion(&path, true);
         if kept == Inclusion::Skip || path == "lost+found" {
             return Ok(());
         }
-        let number = self.add_directory(&path, metadata)?;
+        let number = self.add_directory(&path, facts)?;
         if path == "pg_wal" {
-            self.add_directory("pg_wal/archive_status", metadata)?;
+            self.add_directory("pg_wal/archive_status", facts)?;
             if self.rules.major >= 17 {
-                self.add_directory("pg_wal/summaries", metadata)?;
+                self.add_directory("pg_wal/summaries", facts)?;
             }
         } else if kept == Inclusion::Keep && !self.inside.contains(&path) {
             pending.push(Pending { path, number, only: None });
@@ -226,37 +245,36 @@ impl Walk<'_> {
     }
 
     /// A symbolic link: a tablespace, pg_wal or another directory that starts empty, or something that does not belong here.
-    fn link(&mut self, path: String, place: &Path, pending: &mut Vec<Pending>) -> Result<(), ScanError> {
-        let followed = || std::fs::metadata(place).map_err(|source| ScanError::Read { path: place.to_owned(), source });
+    fn link(&mut self, path: String, pending: &mut Vec<Pending>) -> Result<(), ScanError> {
         if inclusion(&path, true) == Inclusion::EmptyDirectory {
             // Copied as a directory, as `convert_link_to_directory` does.
-            return self.directory(path, &followed()?, pending);
+            let followed = self.folders.root().follow(&path).and_then(|folder| folder.facts());
+            let facts = followed.map_err(|source| ScanError::Read { path: self.shown(&path), source })?;
+            return self.directory(path, facts, pending);
         }
         let tablespace = path.strip_prefix("pg_tblspc/").and_then(|name| name.parse::<u32>().ok());
         if let Some(oid) = tablespace {
-            if !self.links.iter().any(|link| link.oid == oid) {
-                return Ok(());
-            }
-            let number = self.add_directory(&path, &followed()?)?;
+            let Some((_, folder)) = self.folders.tablespaces().find(|(known, _)| *known == oid) else { return Ok(()) };
+            let facts = folder.facts().map_err(|source| ScanError::Read { path: self.shown(&path), source })?;
+            let number = self.add_directory(&path, facts)?;
             let only = Some(self.rules.tablespace_version_directory.clone());
             pending.push(Pending { path, number, only });
         } else if holds_data(&path) {
-            return Err(ScanError::Link(place.to_owned()));
+            return Err(ScanError::Link(self.shown(&path)));
         } else {
             self.warnings.add(format!("{path} is a symbolic link: left out, as pg_basebackup does"));
         }
         Ok(())
     }
 
-    fn add_directory(&mut self, path: &str, metadata: &Metadata) -> Result<DirectoryNumber, ScanError> {
-        let directory = Directory {
-            path: path.into(),
-            mode: metadata.permissions().mode() & 0o7777,
-            mtime: metadata.mtime(),
-            uid: metadata.uid(),
-            gid: metadata.gid(),
-        };
-        Ok(self.tree.add_directory(directory)?)
+    fn add_directory(&mut self, path: &str, facts: Facts) -> Result<DirectoryNumber, ScanError> {
+        let Facts { mode, mtime, uid, gid, .. } = facts;
+        Ok(self.tree.add_directory(Directory { path: path.into(), mode, mtime, uid, gid })?)
+    }
+
+    /// Where it lies, for messages.
+    fn shown(&self, path: &str) -> PathBuf {
+        self.folders.root().path().join(path)
     }
 }
 
@@ -404,7 +422,11 @@ mod tests {
         let data = folder.path().join("data");
         write(&data.join("space/PG_15_202209061/5/16600"), 3);
         symlink(data.join("space"), data.join("pg_tblspc/16599")).unwrap();
-        let (scan, _) = list(&folder).unwrap();
+        let (scan, warnings) = list(&folder).unwrap();
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("16599") && warnings[0].contains("--tablespace-map"),
+            "{warnings:?}"
+        );
         let copies: Vec<_> = files(&scan).into_iter().filter(|path| path.ends_with("16600")).collect();
         assert_eq!(copies, ["pg_tblspc/16599/PG_15_202209061/5/16600"]);
     }
@@ -413,14 +435,28 @@ mod tests {
     fn a_tablespace_that_is_made_meanwhile_is_left_to_the_wal() {
         let folder = cluster();
         let data = folder.path().join("data");
-        let links = tablespace_links(&data).unwrap();
+        let held = Folder::enter(&data).unwrap();
+        let links = tablespace_links(&held).unwrap();
         write(&folder.path().join("new/PG_15_202209061/5/16900"), 3);
         symlink(folder.path().join("new"), data.join("pg_tblspc/16800")).unwrap();
         let rules = Rules { major: 15, tablespace_version_directory: "PG_15_202209061".to_owned() };
-        let scan = scan_with(&data, &rules, links, &mut Warnings::default()).unwrap();
+        let scan = scan_with(&held, &rules, links, &mut Warnings::default()).unwrap();
         assert!(files(&scan).contains(&"pg_tblspc/16499/PG_15_202209061/5/16500".to_owned()));
         assert!(scan.tree.directories().iter().all(|directory| !directory.path.contains("16800")));
         assert_eq!(scan.tablespaces.len(), 1);
+    }
+
+    #[test]
+    #[ignore = "needs root, to be led by another user; scripts/test.sh runs it as root"]
+    fn as_root_a_tablespaces_link_leads_to_its_owners_folder_or_nowhere() {
+        const OWNER: u32 = 65534;
+        let folder = cluster();
+        let (link, space) = (folder.path().join("data/pg_tblspc/16499"), folder.path().join("space"));
+        std::os::unix::fs::lchown(&link, Some(OWNER), Some(OWNER)).unwrap();
+        let error = list(&folder).map(drop).unwrap_err();
+        assert!(crate::base::describe(&error).contains("root does not follow it"), "{error}");
+        std::os::unix::fs::chown(&space, Some(OWNER), Some(OWNER)).unwrap();
+        assert_eq!(list(&folder).unwrap().0.tablespaces.len(), 1);
     }
 
     #[test]

@@ -5,14 +5,15 @@
 //! disk is dropped from the cache afterwards. The kernel's read-ahead is off, because it would make everything look as
 //! if it had been there; the pieces are large enough without it.
 
-use std::fs::{File, Metadata, OpenOptions};
+use std::fs::{File, Metadata};
 use std::io::{self, IoSliceMut};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
-use rustix::fs::{Advice, OFlags};
+use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
+
+use crate::sys::folder::Folder;
 
 /// A regular file that is being read.
 #[derive(Debug)]
@@ -24,17 +25,13 @@ pub struct SourceFile {
 }
 
 impl SourceFile {
-    /// Opens a file; `None` when there is none (any more). A symbolic link is not followed, a pipe not waited for.
-    pub fn open(path: &Path) -> io::Result<Option<Self>> {
-        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC).bits();
-        let file = match OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path) {
+    /// Opens a file of `folder`; `None` when there is none (any more). A symbolic link is not followed, a pipe not waited for.
+    pub fn open(folder: &Folder, name: &str) -> io::Result<Option<Self>> {
+        let file = match folder.open(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
         let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::other("it is no longer a regular file"));
-        }
         // Advice is no more than that: a file system may refuse it.
         let knows_cache = rustix::fs::fadvise(&file, 0, None, Advice::Random).is_ok();
         Ok(Some(Self { file, metadata, knows_cache }))
@@ -89,7 +86,8 @@ mod tests {
         let path = folder.path().join("file");
         let data: Vec<u8> = (0u8..253).cycle().take(300_000).collect();
         std::fs::File::create(&path).and_then(|mut file| io::Write::write_all(&mut file, &data)).unwrap();
-        let mut file = SourceFile::open(&path).unwrap().unwrap();
+        let held = Folder::enter(folder.path()).unwrap();
+        let mut file = SourceFile::open(&held, "file").unwrap().unwrap();
         let mut buffer = vec![0; 400_000];
         assert_eq!(file.read_at(&mut buffer, 0).unwrap(), data.len());
         assert_eq!(buffer[..data.len()], data);
@@ -101,10 +99,11 @@ mod tests {
     #[test]
     fn what_is_not_a_file_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(SourceFile::open(&folder.path().join("gone")).unwrap().is_none());
-        assert!(SourceFile::open(folder.path()).is_err());
-        let link = folder.path().join("link");
-        std::os::unix::fs::symlink("/etc/passwd", &link).unwrap();
-        assert!(SourceFile::open(&link).is_err());
+        let held = Folder::enter(folder.path()).unwrap();
+        assert!(SourceFile::open(&held, "gone").unwrap().is_none());
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
+        assert!(SourceFile::open(&held, "folder").is_err());
+        std::os::unix::fs::symlink("/etc/passwd", folder.path().join("link")).unwrap();
+        assert!(SourceFile::open(&held, "link").is_err());
     }
 }

@@ -11,7 +11,7 @@ use super::kept::Kept;
 use super::services::Service;
 use crate::base::describe;
 use crate::health::{ClusterSnapshot, DebtFacts, RepositorySnapshot, Snapshot};
-use crate::pg::archive_status::{list_ready, ready_path};
+use crate::pg::archive_status::{list_ready, ready_since};
 use crate::repo::{LazyRepository, RepoError};
 use crate::storage::Creates;
 use crate::sys;
@@ -127,7 +127,7 @@ async fn ready(service: &Service) -> Option<(u64, f64)> {
 /// How many files wait in archive_status, and how long the first in the archiver's order has. Blocking.
 fn waiting(pg_wal: &Path) -> Option<(u64, f64)> {
     let ready = list_ready(pg_wal).ok()?;
-    let oldest = ready.first().and_then(|name| std::fs::metadata(ready_path(pg_wal, *name)).ok()?.modified().ok());
+    let oldest = ready.first().and_then(|name| ready_since(pg_wal, *name).ok());
     let seconds = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
     Some((ready.len() as u64, seconds.as_secs_f64()))
 }

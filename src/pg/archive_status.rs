@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use super::lsn::Timeline;
 use super::wal_name::{SegmentName, WalFileName};
+use crate::sys::folder::Folder;
 
 const DIRECTORY: &str = "archive_status";
 
@@ -19,14 +20,10 @@ const DIRECTORY: &str = "archive_status";
 /// When the directory cannot be read.
 pub fn list_ready(pg_wal: &Path) -> io::Result<Vec<WalFileName>> {
     let mut ready = Vec::new();
-    for entry in std::fs::read_dir(pg_wal.join(DIRECTORY))? {
-        let name = entry?.file_name();
-        ready.extend(
-            name.to_str()
-                .and_then(|name| name.strip_suffix(".ready"))
-                .and_then(|name| name.parse::<WalFileName>().ok()),
-        );
-    }
+    Folder::enter(pg_wal)?.folder(DIRECTORY)?.each_name(|name| {
+        let name = name.to_str().and_then(|name| name.strip_suffix(".ready"));
+        ready.extend(name.and_then(|name| name.parse::<WalFileName>().ok()));
+    })?;
     ready.sort_unstable_by_key(archiver_order);
     Ok(ready)
 }
@@ -62,6 +59,14 @@ pub fn archiver_order(file: &WalFileName) -> impl Ord + use<> {
         WalFileName::BackupHistory(name, offset) => (1, key(name, 1, offset)),
         WalFileName::Partial(name) => (1, key(name, 2, 0)),
     }
+}
+
+/// Since when the mark lies there that asks for `file` to be archived. Blocking.
+///
+/// # Errors
+/// When there is none, or it cannot be looked at.
+pub fn ready_since(pg_wal: &Path, file: WalFileName) -> io::Result<SystemTime> {
+    Ok(Folder::enter(pg_wal)?.look(Path::new(DIRECTORY).join(format!("{file}.ready")))?.modified())
 }
 
 /// Where the mark lies that asks for `file` to be archived.

@@ -27,6 +27,7 @@ use super::Lineage;
 use super::bytes::{i64_at, u32_at, u64_at};
 use super::capacity::Capacity;
 use super::lsn::{Lsn, SegmentSize, SegmentSizeError, Timeline};
+use crate::sys::folder::Folder;
 
 /// How often a torn read is repeated, as PostgreSQL's own tools do (`get_controlfile`, src/common/controldata_utils.c).
 const READS_MAX: u32 = 10;
@@ -161,10 +162,9 @@ impl ControlFile {
     /// When a file cannot be read, the version is not supported, or the checksum still does not match at the tenth reading.
     pub fn read(data_directory: &Path) -> Result<Self, ControlError> {
         let major = read_major(data_directory)?;
-        let path = data_directory.join("global").join("pg_control");
         let mut reads = 1;
         loop {
-            let bytes = read_bounded(&path)?;
+            let bytes = read_bounded(data_directory, "global/pg_control")?;
             match Self::parse(major, &bytes) {
                 Err(ControlError::Checksum { .. } | ControlError::TooShort(_)) if reads < READS_MAX => {
                     reads += 1;
@@ -242,27 +242,21 @@ impl ControlFile {
 /// When the file cannot be read or holds no version.
 pub fn read_major(data_directory: &Path) -> Result<u16, ControlError> {
     let path = data_directory.join("PG_VERSION");
-    let bytes = read_bounded(&path)?;
+    let bytes = read_bounded(data_directory, "PG_VERSION")?;
     let text = String::from_utf8_lossy(&bytes);
     let text = text.trim();
     text.parse().map_err(|_| ControlError::VersionFile { path, text: text.chars().take(40).collect() })
 }
 
-fn read_bounded(path: &Path) -> Result<Vec<u8>, ControlError> {
+/// At most so much of the file as either can have. A pipe in its place does not hold the reader.
+fn read_bounded(data_directory: &Path, name: &str) -> Result<Vec<u8>, ControlError> {
     use io::Read;
-    use std::os::unix::fs::OpenOptionsExt;
     let read = || {
-        // A pipe in the file's place must not hold whoever opens it.
-        let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-        let file = std::fs::File::options().read(true).custom_flags(flags).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
-        }
         let mut bytes = Vec::new();
-        file.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
+        Folder::enter(data_directory)?.open(name)?.take(FILE_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    read().map_err(|source| ControlError::Io { path: path.to_owned(), source })
+    read().map_err(|source| ControlError::Io { path: data_directory.join(name), source })
 }
 
 fn state(number: u32) -> Result<ClusterState, ControlError> {

@@ -1,5 +1,6 @@
 //! PostgreSQL's files and sessions, versions 13 to 18. Parsing is pure; only [`session`] talks to a server, and only
-//! [`ControlFile::read`], [`ServerLife::read`] and [`list_ready`] touch a disk. Nothing here writes, so that a crash leaves nothing behind.
+//! [`ControlFile::read`], [`ServerLife::read`], [`list_ready`] and [`ClusterFolders`] touch a disk. Nothing here writes, so that a crash leaves
+//! nothing behind.
 //!
 //! | file | what it knows |
 //! |---|---|
@@ -13,6 +14,7 @@
 //! | `archiving` | who archives: Walward, another tool, both |
 //! | `control` | `pg_control` and `PG_VERSION` |
 //! | `postmaster` | `postmaster.pid`: one life of a server |
+//! | `folders` | the data directory and its tablespaces, held open |
 //! | `relation_file`, `page_checksum` | which files hold data pages, and whether a page is sound |
 //! | `exclude` | what a base backup leaves out |
 //! | `backup_label` | `backup_label` and backup history files |
@@ -29,6 +31,7 @@ mod bytes;
 mod capacity;
 mod control;
 mod exclude;
+mod folders;
 mod history;
 mod lineage;
 mod lsn;
@@ -47,6 +50,7 @@ pub use backup_manifest::{ManifestWriter, WalRange};
 pub use capacity::Capacity;
 pub use control::{ClusterState, ControlError, ControlFile, read_major};
 pub use exclude::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
+pub use folders::{ClusterFolders, NearbyFolders, place_inside};
 pub use history::{HistoryError, TimelineHistory};
 pub use lineage::{Lineage, LineageError};
 pub use lsn::{Lsn, LsnError, SegmentSize, SegmentSizeError, Timeline};

@@ -1,9 +1,9 @@
 //! `postmaster.pid`: one life of a server, from its start to its end.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+
+use crate::sys::folder::{Facts, Folder};
 
 /// More than PostgreSQL writes (eight short lines and a path).
 const BYTES_MAX: u64 = 8 << 10;
@@ -27,21 +27,17 @@ impl ServerLife {
     /// # Errors
     /// When it cannot be read, or is not what PostgreSQL writes (it is empty for a moment while a server starts).
     pub fn read(data_directory: &Path) -> io::Result<Option<Self>> {
-        let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
-        let file = match File::options().read(true).custom_flags(flags).open(data_directory.join("postmaster.pid")) {
+        let file = match Folder::enter(data_directory).and_then(|folder| folder.open("postmaster.pid")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "postmaster.pid is not a regular file"));
-        }
+        let (device, inode) = Facts::of(&file)?.id;
         let mut text = Vec::new();
         file.take(BYTES_MAX).read_to_end(&mut text)?;
         let (pid, started) = parse(&String::from_utf8_lossy(&text)).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidData, "postmaster.pid is not what PostgreSQL writes")
         })?;
-        Ok(Some(Self { pid, started, device: metadata.dev(), inode: metadata.ino() }))
+        Ok(Some(Self { pid, started, device, inode }))
     }
 }
 

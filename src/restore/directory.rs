@@ -9,6 +9,8 @@ use super::journal::{self, Journal};
 use super::loan;
 use super::refusal::Refusal;
 use crate::sys::durable;
+use crate::sys::folder::{Folder, followed_no_link};
+use crate::sys::identity;
 
 /// What pg_control is called until everything else is durable.
 pub const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
@@ -33,6 +35,29 @@ pub struct Owner {
     pub uid: u32,
     /// Group.
     pub gid: u32,
+}
+
+impl Owner {
+    /// Does `work` with the rights of `owner` and no other, in a thread of its own: whatever the owner puts into the directory, a link
+    /// say, leads the restore nowhere that the owner could not go. Without one, as oneself. Blocking.
+    pub fn act<T: Send + 'static>(owner: Option<Self>, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        match owner {
+            Some(Self { uid, gid }) => identity::as_user(uid, gid, work),
+            None => Ok(work()),
+        }
+    }
+}
+
+/// Looks at `directory`, as its owner when this is root; see [`inspect`].
+pub fn inspect_as_owner(directory: &Path) -> Result<Found, RestoreError> {
+    let found = match Folder::enter(directory) {
+        Ok(folder) if identity::is_root() => folder.facts().ok().filter(|facts| facts.uid != 0),
+        Err(error) if followed_no_link(&error) => return Err(RestoreError::io("look at", directory)(error)),
+        Ok(_) | Err(_) => None,
+    };
+    let owner = found.map(|facts| Owner { uid: facts.uid, gid: facts.gid });
+    let inspected = directory.to_owned();
+    Owner::act(owner, move || inspect(&inspected)).map_err(RestoreError::io("look at", directory))?
 }
 
 /// Looks at `directory`; refuses one with a running server or with anything in it but an unfinished restore.

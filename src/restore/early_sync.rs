@@ -9,8 +9,9 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use super::directory::Owner;
 use super::error::RestoreError;
-use crate::sys::durable;
+use crate::sys::{durable, identity};
 
 /// Smaller files are left to the sync at the end: each would cost a commit of the file system's journal.
 const FILE_BYTES_MIN: u64 = 8 << 20;
@@ -35,15 +36,21 @@ struct Running {
 }
 
 impl EarlySync {
-    /// Starts the thread.
+    /// Starts the thread, which has the rights of `owner`.
     ///
     /// # Errors
     /// There is no room for another thread.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(owner: Option<Owner>) -> std::io::Result<Self> {
         let (files, waiting) = sync_channel::<Written>(FILES_WAITING_MAX);
         let given_up = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&given_up);
-        let work = move || waiting.into_iter().take_while(|_| !stop.load(Ordering::Relaxed)).try_for_each(sync);
+        let work = move || {
+            if let Some(Owner { uid, gid }) = owner {
+                identity::stay_user(uid, gid)
+                    .map_err(RestoreError::io("act as the owner of", Path::new("the files")))?;
+            }
+            waiting.into_iter().take_while(|_| !stop.load(Ordering::Relaxed)).try_for_each(sync)
+        };
         let thread = std::thread::Builder::new().name("walward-sync".to_owned()).spawn(work)?;
         let one_by_one = !durable::reports_failed_writes();
         Ok(Self { running: Mutex::new(Some(Running { files, thread })), given_up, one_by_one })
@@ -113,7 +120,7 @@ mod tests {
     impl EarlySync {
         /// One whose thread has ended with a failure that nobody was told of.
         pub fn failed() -> Self {
-            let early_sync = Self::start().expect("a thread");
+            let early_sync = Self::start(None).expect("a thread");
             early_sync.offer(socket(), FILE_BYTES_MIN, Path::new("/nonexistent/file")).expect("taken");
             let ended = |early_sync: &Self| {
                 early_sync
@@ -134,7 +141,7 @@ mod tests {
     fn where_a_sync_of_the_file_system_would_say_nothing_every_file_is_synced_by_itself() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
-        let mut early_sync = EarlySync::start().expect("a thread");
+        let mut early_sync = EarlySync::start(None).expect("a thread");
         early_sync.one_by_one = true;
         File::create(&path).expect("made");
         early_sync.offer(File::open(&path).expect("there"), 0, &path).expect("durable");
@@ -145,7 +152,7 @@ mod tests {
     fn what_was_taken_is_waited_for() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
-        let early_sync = EarlySync::start().expect("a thread");
+        let early_sync = EarlySync::start(None).expect("a thread");
         early_sync.offer(File::create(&path).expect("made"), FILE_BYTES_MIN, &path).expect("taken");
         early_sync.offer(socket(), FILE_BYTES_MIN - 1, &path).expect("too small to be taken");
         early_sync.finish().expect("durable");
@@ -156,7 +163,7 @@ mod tests {
     fn a_file_that_cannot_be_synced_is_removed_and_ends_the_restore() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("file");
-        let early_sync = EarlySync::start().expect("a thread");
+        let early_sync = EarlySync::start(None).expect("a thread");
         File::create(&path).expect("made");
         early_sync.offer(socket(), FILE_BYTES_MIN, &path).expect("taken");
         let error = loop {

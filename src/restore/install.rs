@@ -32,8 +32,6 @@ use crate::sys::folder::Folder;
 pub struct Prepared {
     /// What is done already, and what will be.
     pub proof: Proof,
-    /// Whom files are given to.
-    pub owner: Option<Owner>,
     /// Lock the data directory and the tablespaces' against another restore for as long as they are open.
     pub locks: Vec<Folder>,
 }
@@ -41,6 +39,29 @@ pub struct Prepared {
 /// The name that a file has while the restore goes on.
 pub fn working_path(places: &Places, path: &str) -> Option<PathBuf> {
     places.resolve(if path == CONTROL_FILE { UNPLACED_CONTROL_FILE } else { path })
+}
+
+/// What only root can do: makes the data directory and those of the tablespaces where they are missing, and gives them to their owner, as
+/// whom everything else is done. One that is there and empty is given, too; one with something in it is left as it is. None when this is
+/// not root.
+///
+/// Root reaches each of them by [`Folder::enter`], which no other user's link leads elsewhere, and gives away what it holds open.
+pub fn make_for_owner(places: &Places) -> Result<Option<Owner>, RestoreError> {
+    let Some(owner) = directory::owner(places.root())? else { return Ok(None) };
+    for place in places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain([places.root()]) {
+        let failed = |verb| RestoreError::io(verb, place);
+        if let Some(parent) = place.parent() {
+            // The owner has to get through, whatever root's umask.
+            durable::create_dir_all_as_said(parent, 0o755).map_err(RestoreError::io("make the directory", parent))?;
+        }
+        durable::create_dir_all_durable(place, 0o700).map_err(failed("make the directory"))?;
+        let folder = Folder::enter(place).map_err(failed("look at"))?;
+        let is_owners = folder.facts().map_err(failed("look at"))?.uid == owner.uid;
+        if !is_owners && directory::first_entry(place)?.is_none() {
+            folder.give(owner.uid, owner.gid).map_err(failed("set the owner of"))?;
+        }
+    }
+    Ok(Some(owner))
 }
 
 /// Makes the directories, the links of the tablespaces and the journal; or takes up where another run stopped.
@@ -82,7 +103,7 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
     if !directories_done {
         proof.directories()?;
     }
-    Ok(Prepared { proof, owner, locks })
+    Ok(Prepared { proof, locks })
 }
 
 /// The journal of the unfinished restore that is gone on with, if there is one.
@@ -129,7 +150,7 @@ fn watch(places: &[Folder]) -> Result<Vec<FileSystem>, RestoreError> {
     let (mut devices, mut file_systems) = (HashSet::new(), Vec::new());
     for place in places {
         let failed = |verb| RestoreError::io(verb, place.path());
-        if devices.insert(place.device().map_err(failed("look at"))?) {
+        if devices.insert(place.facts().map_err(failed("look at"))?.id.0) {
             file_systems.push(FileSystem::watch(place.clone()).map_err(failed("open"))?);
         }
     }

@@ -3,7 +3,8 @@
 //! [`plan`] works out which backup, which WAL, where to and how much, and refuses what cannot be had, saying what could.
 //! Choosing (the backup, the way through the timelines, which segments) is pure; asking the repositories and the file system is not.
 //! [`run`] writes: the journal first, then the packs' files straight under their names, each checked, then the recovery
-//! settings, and `global/pg_control` last.
+//! settings, and `global/pg_control` last. Where root restores, it makes the directories for their owner, and everything below them is done
+//! with the owner's rights, in threads that have no other.
 //!
 //! What a crash leaves behind is a directory without pg_control, from which PostgreSQL refuses to start, with the journal
 //! `walward.restore.json` in it; the same request goes on from there, and believes only what [`proof`] noted in it.

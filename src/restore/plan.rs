@@ -130,7 +130,7 @@ pub async fn plan(
     let root = std::path::absolute(target_directory).map_err(RestoreError::io("look at", target_directory))?;
     let found = blocking({
         let root = root.clone();
-        move || directory::inspect(&root)
+        move || directory::inspect_as_owner(&root)
     })
     .await?;
     let unfinished = match found {

@@ -4,7 +4,7 @@
 //! intact, are not fetched again.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -114,15 +114,22 @@ pub async fn run(
             packs_done: 0,
         };
     });
-    let Prepared { proof, owner, locks } = {
+    let owner = {
+        let work = Arc::clone(&work);
+        blocking(move || install::make_for_owner(&work.places)).await?
+    };
+    // From here on all is done with the owner's rights.
+    let Prepared { proof, locks } = {
         let (work, backup) = (Arc::clone(&work), plan.backup.clone());
-        blocking(move || install::prepare(work.lineage, &backup, &work.places, &work.contents)).await?
+        blocking_as(owner, move || install::prepare(work.lineage, &backup, &work.places, &work.contents)).await?
     };
     let restorer = Arc::new(Restorer {
         work: Arc::clone(&work),
         label,
         owner,
-        early_sync: Arc::new(EarlySync::start().map_err(RestoreError::io("start a thread to write", &plan.directory))?),
+        early_sync: Arc::new(
+            EarlySync::start(owner).map_err(RestoreError::io("start a thread to write", &plan.directory))?,
+        ),
         written: proof.journal().packs_done.clone(),
         proof: Arc::new(Mutex::new(proof)),
         progress,
@@ -173,7 +180,7 @@ pub async fn run(
                 proven = proving.running() => proven.err(),
             };
             match error {
-                None => proving.start(&restorer.proof),
+                None => proving.start(&restorer.proof, owner),
                 Some(error) => {
                     restorer.stop_after(&error);
                     failure.get_or_insert(error);
@@ -181,7 +188,7 @@ pub async fn run(
             }
         }
         // What arrived is for the next run, should this one have failed.
-        let proven = proving.finish(&restorer.proof).await;
+        let proven = proving.finish(&restorer.proof, owner).await;
         if let Some(failure) = failure.or(proven.err()) {
             return Err(failure);
         }
@@ -197,10 +204,10 @@ pub async fn run(
         signal_file: plan.signal_file,
     };
     let (early_sync, proof) = (Arc::clone(&restorer.early_sync), Arc::clone(&restorer.proof));
-    let left_to_say = blocking(move || {
+    let left_to_say = blocking_as(owner, move || {
         early_sync.finish()?;
         let mut proof = proof.lock().unwrap_or_else(PoisonError::into_inner);
-        install::finish(&work.places, ending, owner, &mut proof)
+        install::finish(&work.places, ending, None, &mut proof)
     })
     .await?;
     report.warnings.extend(left_to_say);
@@ -219,11 +226,11 @@ struct Proving {
 
 impl Proving {
     /// Begins to prove what is finished, unless a sync is under way.
-    fn start(&mut self, proof: &Arc<Mutex<Proof>>) {
+    fn start(&mut self, proof: &Arc<Mutex<Proof>>, owner: Option<Owner>) {
         if self.running.is_none() && !self.finished.is_empty() {
             let (proof, packs) = (Arc::clone(proof), std::mem::take(&mut self.finished));
             let prove = move || proof.lock().unwrap_or_else(PoisonError::into_inner).packs(&packs);
-            self.running = Some(tokio::task::spawn_blocking(prove));
+            self.running = Some(tokio::task::spawn_blocking(move || act_as(owner, prove)));
         }
     }
 
@@ -240,13 +247,29 @@ impl Proving {
     }
 
     /// Proves the rest.
-    async fn finish(mut self, proof: &Arc<Mutex<Proof>>) -> Result<(), RestoreError> {
+    async fn finish(mut self, proof: &Arc<Mutex<Proof>>, owner: Option<Owner>) -> Result<(), RestoreError> {
         while self.running.is_some() || !self.finished.is_empty() {
-            self.start(proof);
+            self.start(proof, owner);
             self.running().await?;
         }
         Ok(())
     }
+}
+
+/// Does `work` with the rights of `owner`.
+fn act_as<T: Send + 'static>(
+    owner: Option<Owner>,
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    Owner::act(owner, work).map_err(RestoreError::io("act as the owner of", Path::new("the files")))?
+}
+
+/// As [`blocking`], with the rights of `owner`.
+async fn blocking_as<T: Send + 'static>(
+    owner: Option<Owner>,
+    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
+) -> Result<T, RestoreError> {
+    blocking(move || act_as(owner, work)).await
 }
 
 struct Restorer {
@@ -302,13 +325,14 @@ impl Restorer {
         if self.written.contains(&number) {
             let files = self.destinations(number)?;
             let bytes: u64 = files.iter().map(|destination| destination.file.size).sum();
-            if blocking(move || are_intact(&files)).await? {
+            if blocking_as(self.owner, move || are_intact(&files)).await? {
                 self.progress.send_modify(|progress| progress.bytes_done += bytes);
                 return Ok(PackOutcome { downloaded_bytes: 0, reused: true, warnings: Vec::new() });
             }
             // From now on its files are not what was proven.
             let proof = Arc::clone(&self.proof);
-            blocking(move || proof.lock().unwrap_or_else(PoisonError::into_inner).withdraw(number)).await?;
+            blocking_as(self.owner, move || proof.lock().unwrap_or_else(PoisonError::into_inner).withdraw(number))
+                .await?;
         }
         let mut attempts = Vec::new();
         let mut class = ErrorClass::Permanent;
@@ -361,9 +385,16 @@ impl Restorer {
 
         let (sender, receiver) = mpsc::channel(QUEUE_CHUNKS_MAX);
         let files = self.destinations(number).map_err(Failure::Fatal)?;
-        let unpacker = Unpacker::new(files, self.owner, Arc::clone(&self.early_sync));
+        // What is made by its owner need not be given away.
+        let unpacker = Unpacker::new(files, None, Arc::clone(&self.early_sync));
         let (progress, length) = (self.progress.clone(), listed.content_bytes);
-        let writer = tokio::task::spawn_blocking(move || write(unpacker, receiver, &progress, length));
+        let owner = self.owner;
+        let work = move || write(unpacker, receiver, &progress, length);
+        let writer = tokio::task::spawn_blocking(move || {
+            let written =
+                Owner::act(owner, work).map_err(RestoreError::io("act as the owner of", Path::new("the files")));
+            written.unwrap_or_else(|error| Err(UnpackError::Local(error)))
+        });
         let mut fetched = Ok(());
         loop {
             match self.within_chunk(opened.content.next()).await {

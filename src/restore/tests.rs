@@ -267,6 +267,8 @@ async fn a_restore_that_was_cut_goes_on_where_it_stopped() {
     // What a kill in the middle of a write leaves behind is no part of the cluster.
     let left = durable::temporary_path(&fixture.target().join("walward.restore.json"));
     std::fs::File::create(&left).expect("made");
+    let owner = std::fs::metadata(fixture.target()).expect("there");
+    std::os::unix::fs::chown(&left, Some(owner.uid()), Some(owner.gid())).expect("given");
 
     fixture.replace(0, &key, pack).await;
     let plan = fixture.plan(Target::Latest).await.expect("a plan");
@@ -324,7 +326,7 @@ async fn a_pg_control_that_is_not_the_restores_own_is_left_as_it_is() {
         lending: None,
         signal_file: "recovery.signal",
     };
-    let ended = install::finish(&work.places, ending, prepared.owner, &mut prepared.proof);
+    let ended = install::finish(&work.places, ending, None, &mut prepared.proof);
     let error = ended.expect_err("another one is there");
     assert!(matches!(error, RestoreError::Refused(Refusal::Overtaken(_))), "{error}");
     assert_eq!(std::fs::read(place("pg_control")).expect("there"), b"of a running server");

@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn unpack(files: Vec<Destination>, chunks: &[&[u8]], length: usize) -> Result<u64, UnpackError> {
-        unpack_beside(EarlySync::start().expect("a thread"), files, chunks, length)
+        unpack_beside(EarlySync::start(None).expect("a thread"), files, chunks, length)
     }
 
     fn unpack_beside(

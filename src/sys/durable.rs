@@ -30,7 +30,7 @@ use rustix::fs::{FlockOperation, flock};
 mod folders;
 mod new_file;
 
-pub use folders::{create_dir_all_as_said, create_dir_all_durable, make_folders_in};
+pub use folders::{create_dir_all_as_said, create_dir_all_durable, create_dir_all_for, make_folders_in};
 pub use new_file::NewFile;
 
 use super::folder::{Folder, Kind};

@@ -28,13 +28,19 @@ pub fn as_user<T: Send + 'static>(uid: u32, gid: u32, work: impl FnOnce() -> T +
     let is_other = rustix::process::geteuid().as_raw() != uid;
     on_a_thread(move || {
         if is_other {
-            let group = Gid::from_raw(gid);
-            set_thread_groups(&[])?;
-            set_thread_res_gid(group, group, group)?;
-            become_user(uid)?;
+            stay_user(uid, gid)?;
         }
         Ok(work())
     })
+}
+
+/// Takes every right but those of the user `uid` in the group `gid` from the thread that calls, for good. Needs root. Not for threads that
+/// do other work, too.
+pub fn stay_user(uid: u32, gid: u32) -> io::Result<()> {
+    let group = Gid::from_raw(gid);
+    set_thread_groups(&[])?;
+    set_thread_res_gid(group, group, group)?;
+    become_user(uid)
 }
 
 /// The kernel changes this thread alone; the C library would change all (setresuid(2), "C library/kernel differences").

@@ -369,9 +369,98 @@ fn anyhow_stays_at_the_edges() {
     }
 }
 
+/// Where the product works in folders of other users, with root's rights perhaps: a part of the path below `src/`. A restore works there
+/// with the owner's rights.
+const IN_FOREIGN_FOLDERS: [&str; 6] =
+    ["archive/source.rs", "backup/", "pg/", "storage/file.rs", "storage/heir.rs", "sys/durable/"];
+
+/// Calls by path that stay there: the file, the call, and why no link does harm.
+const BY_PATH_NEVERTHELESS: [(&str, &str, &str); 2] = [
+    ("pg/folders.rs", ".canonicalize()", "two places are compared; nothing is opened by the result"),
+    (
+        "sys/durable/folders.rs",
+        ".canonicalize()",
+        "names for those who watch the steps; the folders are reached by `..`",
+    ),
+];
+
+/// What looks a path up as a whole, and so follows whatever links are in it by then.
+fn calls_by_path(code: &str) -> BTreeSet<String> {
+    let mut found: BTreeSet<String> = BTreeSet::new();
+    let on_paths = [
+        ".exists()",
+        ".try_exists()",
+        ".is_dir()",
+        ".is_file()",
+        ".is_symlink()",
+        ".canonicalize()",
+        ".read_link()",
+        ".read_dir()",
+        ".symlink_metadata()",
+        "File::open(",
+        "File::create(",
+        "File::create_new(",
+        "File::options(",
+        "OpenOptions",
+        "DirBuilder",
+        "tokio::fs::",
+        "use std::fs;",
+        "rustix::fs::open(",
+        "rustix::fs::CWD",
+        "CWD,",
+        "statvfs(",
+    ];
+    // `SourceFile::open` is not `File::open`.
+    let begins = |at: usize| at.checked_sub(1).is_none_or(|before| !is_name(code.as_bytes()[before]));
+    let is_used = |call: &&&str| code.match_indices(**call).any(|(at, _)| call.starts_with('.') || begins(at));
+    found.extend(on_paths.iter().filter(is_used).map(|call| (*call).to_owned()));
+    // Functions are small, types are not.
+    for (root, harmless) in [("std::fs::", ""), ("std::os::unix::fs::", "fchown")] {
+        for (at, _) in code.match_indices(root) {
+            let name: String =
+                code[at + root.len()..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            if name.starts_with(|first: char| first.is_lowercase()) && name != harmless {
+                found.insert(format!("{root}{name}"));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn in_folders_of_other_users_nothing_is_reached_by_its_path() {
+    let mut seen = 0;
+    for source in sources() {
+        let path = source.path.to_str().unwrap();
+        if !IN_FOREIGN_FOLDERS.iter().any(|part| path.starts_with(part)) || path.ends_with("tests.rs") {
+            continue;
+        }
+        seen += 1;
+        for call in calls_by_path(&source.product_code()) {
+            let allowed = BY_PATH_NEVERTHELESS.iter().find(|(file, what, _)| *file == path && *what == call);
+            let reason = allowed.map(|(.., reason)| *reason);
+            assert!(
+                reason.is_some(),
+                "{path}: {call} follows links: use sys::folder, which reaches a file by its folder"
+            );
+        }
+    }
+    assert!(seen > 20, "only {seen} files were looked at");
+}
+
 mod reader {
     //! The reader itself: what it must see, and what it must not.
-    use super::{blank_out, heads, roots, uses_crate};
+    use super::{blank_out, calls_by_path, heads, roots, uses_crate};
+
+    #[test]
+    fn a_call_by_path_is_told_from_one_by_descriptor() {
+        let found = |code| calls_by_path(code).into_iter().collect::<Vec<_>>();
+        assert_eq!(found("std::fs::read(path)"), ["std::fs::read"]);
+        assert_eq!(found("let x = path.is_dir() && File::open(path)"), [".is_dir()", "File::open("]);
+        assert_eq!(found("std::os::unix::fs::lchown(path, None, None)"), ["std::os::unix::fs::lchown"]);
+        let by_descriptor = "use std::fs::{File, Metadata}; folder.open(name); SourceFile::open(folder, name); std::os::unix::fs::fchown(&file, uid, gid); std::fs::File";
+        assert_eq!(found(by_descriptor), [""; 0]);
+    }
 
     #[test]
     fn comments_strings_and_characters_are_not_code() {

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::Path;
 
@@ -13,6 +14,7 @@ use crate::repo::manifest::BackupType;
 use crate::storage::Store;
 use crate::storage::fault::{Fault, Faulty, Plan};
 use crate::sys::cpu::CpuPool;
+use crate::sys::folder::Folder;
 use jiff::Timestamp;
 
 const FILES: u32 = 20;
@@ -60,7 +62,7 @@ fn work(root: &Path, repositories: Vec<Repository>) -> (Arc<Work>, Vec<PackPlan>
     let targets =
         repositories.into_iter().map(|repository| Target { repository, level: 1, writer: "db1".to_owned() }).collect();
     let work = Work {
-        root: root.to_owned(),
+        folders: ClusterFolders::new(Folder::enter(root).unwrap(), BTreeMap::new()),
         tree,
         checks: None,
         targets,

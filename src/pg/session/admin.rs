@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_postgres::NoTls;
@@ -10,6 +11,7 @@ use tokio_postgres::NoTls;
 use super::grants::{self, Right};
 use super::{QUERY_TIME_MAX, Session, SessionError, column, connect};
 use crate::sys;
+use crate::sys::folder::Folder;
 
 /// A setting as the configuration has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -52,6 +54,25 @@ const PARAMETER_RIGHTS: &str = "SELECT pg_catalog.has_function_privilege('pg_cat
     pg_catalog.has_parameter_privilege('archive_command', 'ALTER SYSTEM')";
 
 impl Session {
+    /// As [`Session::connect`]. Root, who is nobody to a server that asks the kernel who it is (`peer`), connects as the user whom the
+    /// data directory belongs to and the agent runs as.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub async fn connect_of(conninfo: &str, data_directory: &Path, deadline: Duration) -> Result<Self, SessionError> {
+        let directory = data_directory.to_owned();
+        let owner = move || Folder::enter(&directory).and_then(|folder| folder.facts()).ok().map(|facts| facts.uid);
+        let owner = async {
+            if !sys::identity::is_root() {
+                return None;
+            }
+            tokio::task::spawn_blocking(owner).await.ok().flatten().filter(|uid| *uid != 0)
+        };
+        // A file system that hangs does not keep the server from being asked.
+        let uid = tokio::time::timeout(deadline / 2, owner).await.unwrap_or_default();
+        Self::connect_as(conninfo, uid, deadline).await
+    }
+
     /// As [`Session::connect`], as the user `uid` of the operating system where the server asks the kernel who it is (`peer`)
     /// and this process is root.
     ///

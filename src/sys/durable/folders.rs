@@ -14,18 +14,23 @@ use super::sync_folder;
 /// system: whoever made it may have been killed before that. What was made and could not be synced is removed again: a second sync
 /// would say nothing.
 pub fn create_dir_all_durable(path: &Path, mode: u32) -> io::Result<()> {
-    create_dir_all(path, mode, false)
+    create_dir_all(path, mode, false, None)
 }
 
 /// As [`create_dir_all_durable`], but the folders that are made have `mode` as it is, whatever the umask. Blocking.
 pub fn create_dir_all_as_said(path: &Path, mode: u32) -> io::Result<()> {
-    create_dir_all(path, mode, true)
+    create_dir_all(path, mode, true, None)
 }
 
-fn create_dir_all(path: &Path, mode: u32, as_said: bool) -> io::Result<()> {
+/// As [`create_dir_all_as_said`]; the folders that are made belong to `owner` (user and group). Only root can do that. Blocking.
+pub fn create_dir_all_for(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
+    create_dir_all(path, mode, true, owner)
+}
+
+fn create_dir_all(path: &Path, mode: u32, as_said: bool, owner: Option<(u32, u32)>) -> io::Result<()> {
     let (above, missing) = nearest(path)?;
     let mut fresh = Vec::new();
-    let done = make_below(&above, missing, (mode, as_said), None, &mut fresh);
+    let done = make_below(&above, missing, (mode, as_said), owner, &mut fresh);
     let done = done.and_then(|folder| sync_above(&folder, path));
     unless_made(done, &fresh)
 }
@@ -109,11 +114,11 @@ fn nearest(path: &Path) -> io::Result<(Folder, &Path)> {
 /// Makes the names of the folders above `folder`, which is at `path`, durable, as far as they are on its file system.
 fn sync_above(folder: &Folder, path: &Path) -> io::Result<()> {
     let path = path.canonicalize()?;
-    let mut device = folder.device()?;
+    let mut device = folder.facts()?.id.0;
     let mut inner = folder.clone();
     for above in path.ancestors().skip(1) {
         let outer = inner.above(above)?;
-        let found = outer.device()?;
+        let found = outer.facts()?.id.0;
         // A mount point was not made by us.
         if found != device {
             break;

@@ -10,11 +10,11 @@
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::{Facts, Kind, open_folder};
@@ -36,18 +36,18 @@ pub(super) struct LinkElsewhere {
 }
 
 /// With the rights of an ordinary user: the kernel says what may be followed.
-pub(super) fn as_user(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn as_user(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
-    match openat(CWD, path, flags | OFlags::RDONLY, Mode::empty()) {
-        Err(Errno::ACCESS) => Ok(openat(CWD, path, flags | OFlags::PATH, Mode::empty())?),
+    match openat(at, path, flags | OFlags::RDONLY, Mode::empty()) {
+        Err(Errno::ACCESS) => Ok(openat(at, path, flags | OFlags::PATH, Mode::empty())?),
         other => Ok(other?),
     }
 }
 
 /// With root's rights.
-pub(super) fn as_root(path: &Path) -> io::Result<OwnedFd> {
+pub(super) fn as_root(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     let mut way: VecDeque<OsString> = VecDeque::new();
-    let mut at = begin(path, &mut way)?;
+    let mut at = begin(at, path, &mut way)?;
     let mut place = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::new() };
     let mut links = 0;
     // The first link that is another user's.
@@ -77,7 +77,7 @@ pub(super) fn as_root(path: &Path) -> io::Result<OwnedFd> {
                 let target = PathBuf::from(OsString::from_vec(target));
                 if target.is_absolute() {
                     place = PathBuf::from("/");
-                    at = begin(&target, &mut way)?;
+                    at = begin(at.as_fd(), &target, &mut way)?;
                 } else {
                     put_before(&target, &mut way);
                 }
@@ -96,11 +96,11 @@ fn refused(link: LinkElsewhere) -> io::Error {
     io::Error::new(io::ErrorKind::NotADirectory, link)
 }
 
-/// Where `path` begins; its names go before those in `way`.
-fn begin(path: &Path, way: &mut VecDeque<OsString>) -> io::Result<OwnedFd> {
+/// Where `path` begins, `at` unless it is absolute; its names go before those in `way`.
+fn begin(at: BorrowedFd<'_>, path: &Path, way: &mut VecDeque<OsString>) -> io::Result<OwnedFd> {
     put_before(path, way);
     let start = if path.is_absolute() { "/" } else { "." };
-    Ok(openat(CWD, start, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(openat(at, start, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 fn put_before(path: &Path, way: &mut VecDeque<OsString>) {

@@ -24,6 +24,8 @@ pub enum Kind {
 pub struct Facts {
     /// What it is.
     pub kind: Kind,
+    /// The file system that it is on, and its number there.
+    pub id: (u64, u64),
     /// Permission bits.
     pub mode: u32,
     /// Owner.
@@ -68,8 +70,11 @@ impl From<Stat> for Facts {
             FileType::Symlink => Kind::Link,
             _ => Kind::Other,
         };
+        #[allow(clippy::useless_conversion, reason = "the types are others on other machines")]
+        let id = (u64::from(found.st_dev), u64::from(found.st_ino));
         Self {
             kind,
+            id,
             mode: found.st_mode & 0o7777,
             uid: found.st_uid,
             gid: found.st_gid,

@@ -29,7 +29,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, Dir, Gid, Mode, OFlags, RenameFlags, Uid, chownat, linkat, mkdirat, openat, readlinkat, renameat,
+    AtFlags, CWD, Dir, Gid, Mode, OFlags, RenameFlags, Uid, chownat, linkat, mkdirat, openat, readlinkat, renameat,
     renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
@@ -75,8 +75,16 @@ impl Folder {
     /// # Errors
     /// When there is none, or root would be led by another user's link to what is not that user's.
     pub fn enter(path: &Path) -> io::Result<Self> {
-        let descriptor = if is_root() { enter::as_root(path)? } else { enter::as_user(path)? };
+        let descriptor = if is_root() { enter::as_root(CWD, path)? } else { enter::as_user(CWD, path)? };
         Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+    }
+
+    /// The folder at `path` below this one where a link is meant to be: pg_wal, a tablespace. Followed as [`Folder::enter`] does.
+    pub fn follow(&self, path: impl AsRef<Path>) -> io::Result<Self> {
+        let path = path.as_ref();
+        let at = self.as_fd();
+        let descriptor = if is_root() { enter::as_root(at, path)? } else { enter::as_user(at, path)? };
+        Ok(Self { descriptor: Arc::new(descriptor), path: self.path.join(path) })
     }
 
     /// Where it was found. For messages only: what lies there now may be something else.
@@ -167,13 +175,20 @@ impl Folder {
     /// The names in it, in no order.
     pub fn names(&self) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
+        self.each_name(|name| names.push(name.to_owned()))?;
+        Ok(names)
+    }
+
+    /// Calls `act` with every name in it, in no order.
+    pub fn each_name(&self, mut act: impl FnMut(&OsStr)) -> io::Result<()> {
         for entry in Dir::read_from(&*self.descriptor)? {
-            let name = OsStr::from_bytes(entry?.file_name().to_bytes()).to_owned();
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name != "." && name != ".." {
-                names.push(name);
+                act(name);
             }
         }
-        Ok(names)
+        Ok(())
     }
 
     /// Where the link at `path` leads.
@@ -292,12 +307,6 @@ impl Folder {
             Err(Errno::BADF) => Err(io::ErrorKind::PermissionDenied.into()),
             other => Ok(other?),
         }
-    }
-
-    /// Which file system it is on.
-    pub fn device(&self) -> io::Result<u64> {
-        #[allow(clippy::useless_conversion, reason = "the type is another one on other machines")]
-        Ok(u64::from(rustix::fs::fstat(&*self.descriptor)?.st_dev))
     }
 
     /// The folder that this one lies in, which is known as `path`.

@@ -2,32 +2,31 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::Folder;
 
-/// Folders below one, of which the last is kept open.
-#[derive(Debug)]
+/// The folder that was asked for last, kept open.
+#[derive(Debug, Default)]
 pub struct Nearby {
+    last: Option<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
     root: Folder,
-    last: Option<(PathBuf, Folder)>,
+    path: PathBuf,
+    folder: Folder,
 }
 
 impl Nearby {
-    /// Those below `root`.
-    pub fn new(root: Folder) -> Self {
-        Self { root, last: None }
-    }
-
-    /// The folder at `path`; the empty path is the root. One that was moved meanwhile is still the one that was opened. Blocking.
-    pub fn folder(&mut self, path: &Path) -> io::Result<&Folder> {
-        if path.as_os_str().is_empty() {
-            return Ok(&self.root);
-        }
-        let kept = self.last.take().filter(|(known, _)| known == path);
-        let found = match kept {
+    /// The folder at `path` below `root`. One that was moved meanwhile is still the one that was opened. Blocking.
+    pub fn folder(&mut self, root: &Folder, path: &Path) -> io::Result<&Folder> {
+        let is_same = |kept: &Kept| Arc::ptr_eq(&kept.root.descriptor, &root.descriptor) && kept.path == path;
+        let kept = match self.last.take().filter(is_same) {
             Some(kept) => kept,
-            None => (path.to_owned(), self.root.folder(path)?),
+            None => Kept { root: root.clone(), path: path.to_owned(), folder: root.folder(path)? },
         };
-        Ok(&self.last.insert(found).1)
+        Ok(&self.last.insert(kept).folder)
     }
 }

@@ -127,11 +127,11 @@ fn a_folder_that_is_swapped_for_a_link_meanwhile_leads_nowhere_else() {
 #[test]
 fn the_folder_of_the_last_file_is_kept_and_another_is_found() {
     let (_room, held) = folders();
-    let mut nearby = Nearby::new(held);
+    let mut nearby = Nearby::default();
     for (path, names) in [("inside/deep", "file"), ("inside/deep", "file"), ("inside", "deep"), ("", "inside")] {
-        assert_eq!(nearby.folder(Path::new(path)).unwrap().names().unwrap(), [names]);
+        assert_eq!(nearby.folder(&held, Path::new(path)).unwrap().names().unwrap(), [names]);
     }
-    assert!(nearby.folder(Path::new("gone")).is_err());
+    assert!(nearby.folder(&held, Path::new("gone")).is_err());
 }
 
 #[test]
@@ -143,6 +143,11 @@ fn a_persons_own_links_lead_to_the_folder() {
     for path in ["relative/deep", "absolute/deep", "held/../absolute/./deep/../deep", "held/inside/deep/"] {
         assert_eq!(Folder::enter(&room.path().join(path)).unwrap().names().unwrap(), ["file"], "{path}");
     }
+    // The same from a folder that is held open, past which a link may lead.
+    let held = Folder::enter(&room.path().join("held")).unwrap();
+    symlink("../outside", room.path().join("held/out")).unwrap();
+    assert_eq!(held.follow("out/deep").unwrap().names().unwrap(), ["file"]);
+    assert!(followed_no_link(&held.folder("out/deep").unwrap_err()));
     let kind = |path: &str| Folder::enter(&room.path().join(path)).unwrap_err().kind();
     assert_eq!(kind("gone/deep"), io::ErrorKind::NotFound);
     assert_eq!(kind("held/inside/deep/file"), io::ErrorKind::NotADirectory);
