@@ -49,7 +49,10 @@ eventually "PostgreSQL runs" answers
 
 say "setting up"
 # Once before the restart that archive_mode needs, once after it: then a first segment arrives.
-walward setup --non-interactive --apply --repository-url file:///var/lib/walward || [ $? = 3 ] || die "the first setup failed"
+# Into a folder that nobody has made.
+walward setup --non-interactive --apply --repository-url file:///backup/pg || [ $? = 3 ] || die "the first setup failed"
+expect "the repository is the agent's own, and so are the folders above it" \
+    [ "$(stat -c %U /backup /backup/pg /backup/pg/main | sort -u)" = postgres ]
 systemctl restart "postgresql@$major-main"
 eventually "PostgreSQL runs" answers
 walward setup --non-interactive --apply || [ $? = 3 ] || die "the second setup failed"
@@ -57,8 +60,8 @@ expect "it archives" [ "$(sql 'select archived_count > 0 from pg_stat_archiver')
 
 say "archiving, backing up"
 sql "create table kept as select n, md5(n::text) as text from generate_series(1, 50000) n"
-# PostgreSQL lets the agent's user be the role, and nobody else.
-runuser -u postgres -- walward --yes check --switch-wal || [ $? = 3 ] || die "walward check found a failure"
+walward --yes check --switch-wal || [ $? = 3 ] || die "walward check found a failure"
+runuser -u postgres -- walward check || [ $? = 3 ] || die "walward check found a failure for the agent's user"
 walward backup
 expect "the journal knows the cluster" [ -n "$(journalctl -q -n 1 WALWARD_CLUSTER=main)" ]
 marked=$(sql "select clock_timestamp()")
@@ -125,10 +128,10 @@ expect "the agent is gone" refuse systemctl is-active -q walward.service
 expect "the socket is gone" refuse systemctl is-active -q walward.socket
 expect "the configuration stays" grep -q cluster.main /etc/walward/walward.toml
 expect "so does what lies in conf.d" [ -s /etc/walward/conf.d/mine.toml ]
-expect "the repository stays" [ -d /var/lib/walward/main/wal ]
+expect "the repository stays" [ -d /backup/pg/main/wal ]
 apt-get purge -y -q walward </dev/null
 expect "the configuration is gone" [ ! -e /etc/walward/walward.toml ]
 expect "so is what lay in conf.d" [ ! -e /etc/walward/conf.d ]
 expect "so is the spool" [ ! -e /var/spool/walward ]
 expect "the key stays" [ -s /etc/walward/main.key ]
-expect "the repository stays" [ -d /var/lib/walward/main/wal ]
+expect "the repository stays" [ -d /backup/pg/main/wal ]

@@ -2,12 +2,12 @@
 //! no use.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Dir, Mode, OFlags};
+use rustix::fs::{Dir, Mode, OFlags};
 
+use crate::sys::folder::Folder;
 use crate::sys::identity;
 
 /// How a folder, and a file, is opened to be given away.
@@ -32,7 +32,7 @@ fn each_in(folder: &OwnedFd, depth: u32, act: &mut impl FnMut(&OwnedFd)) {
 }
 
 /// A file that has another name may be anybody's.
-fn is_nowhere_else(file: &OwnedFd) -> bool {
+fn is_nowhere_else(file: impl AsFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|facts| facts.st_nlink == 1)
 }
 
@@ -42,8 +42,16 @@ pub(super) struct Owner(Option<(u32, u32)>);
 
 impl Owner {
     pub(super) fn of(data_directory: &Path) -> Self {
-        let found = std::fs::metadata(data_directory).ok().filter(|_| identity::is_root());
-        Self(found.map(|found| (found.uid(), found.gid())))
+        if !identity::is_root() {
+            return Self(None);
+        }
+        let found = Folder::enter(data_directory).and_then(|folder| folder.facts()).ok();
+        Self(found.map(|found| (found.uid, found.gid)))
+    }
+
+    /// User and group, for what root makes.
+    pub(super) fn ids(self) -> Option<(u32, u32)> {
+        self.0
     }
 
     /// The group that may read what is root's own.
@@ -73,7 +81,7 @@ impl Owner {
     /// followed, and no file is given that has another name elsewhere.
     pub(super) fn give(self, path: &Path) {
         let Some((uid, gid)) = self.0 else { return };
-        if let Ok(folder) = rustix::fs::openat(CWD, path, FOLDER, Mode::empty()) {
+        if let Ok(folder) = Folder::enter(path).and_then(|folder| folder.as_fd().try_clone_to_owned()) {
             each_in(&folder, GIVEN_DEPTH_MAX, &mut |found| {
                 let _ = std::os::unix::fs::fchown(found, Some(uid), Some(gid));
             });
@@ -84,7 +92,8 @@ impl Owner {
     /// that root runs.
     pub(super) fn let_read(self, path: &Path) {
         let Some((_, gid)) = self.0 else { return };
-        if let Ok(file) = rustix::fs::openat(CWD, path, FILE, Mode::empty())
+        let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
+        if let Ok(file) = Folder::enter(folder).and_then(|folder| folder.open(name))
             && is_nowhere_else(&file)
         {
             let _ = std::os::unix::fs::fchown(&file, None, Some(gid));
@@ -94,6 +103,8 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::sys::durable;
 
@@ -126,7 +137,7 @@ mod tests {
         std::os::unix::fs::symlink(&outside, place("repository/link")).unwrap();
         std::fs::hard_link(&outside, place("repository/other-name")).unwrap();
         let mut given = Vec::new();
-        let root = rustix::fs::openat(CWD, place("repository"), FOLDER, Mode::empty()).unwrap();
+        let root = rustix::fs::openat(rustix::fs::CWD, place("repository"), FOLDER, Mode::empty()).unwrap();
         each_in(&root, GIVEN_DEPTH_MAX, &mut |found| given.push(rustix::fs::fstat(found).unwrap().st_ino));
         let inode = |name: &str| std::fs::metadata(place(name)).unwrap().ino();
         assert_eq!(given, ["repository", "repository/wal", "repository/wal/object"].map(inode));

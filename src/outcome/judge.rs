@@ -50,10 +50,10 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
         return Some((Exit::Usage, Some(hint)));
     }
     if let Some(error) = error.downcast_ref::<StoreError>() {
-        return Some((exit_of(error.class), store_hint(error.class)));
+        return Some((exit_of(error.class), store_hint(error)));
     }
     if let Some(error) = error.downcast_ref::<RepoError>() {
-        let hint = if let RepoError::Store(error) = error { store_hint(error.class) } else { None };
+        let hint = if let RepoError::Store(error) = error { store_hint(error) } else { None };
         return Some((exit_of_repository(error), hint));
     }
     if let Some(error) = error.downcast_ref::<KeyError>() {
@@ -62,6 +62,10 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
     if let Some(error) = error.downcast_ref::<SessionError>() {
         let hint = match error.class() {
             ErrorClass::Transient => Some("is PostgreSQL running, and is `connection` right for it?"),
+            _ if error.is_turned_away() => Some(
+                "the rules in pg_hba.conf and pg_ident.conf let nobody in who is this user of the operating system and that role: run this as \
+                 the owner of the data directory or as root; `walward setup --apply` adds the lines that are missing",
+            ),
             _ => None,
         };
         return Some((exit_of(error.class()), hint));
@@ -141,11 +145,15 @@ fn client_exit(error: &ClientError) -> Exit {
     }
 }
 
-fn store_hint(class: ErrorClass) -> Option<&'static str> {
-    match class {
+fn store_hint(error: &StoreError) -> Option<&'static str> {
+    match error.class {
         ErrorClass::Transient => {
             Some("check the network, the endpoint and the proxy; `walward check` tries everything")
         }
+        ErrorClass::Denied if error.is_on_a_disk() => Some(
+            "this user may not do that on the disk: the repository's folder and all in it must belong to the agent's user, and the folders \
+             above it must let that user through (`ls -ld` each; `namei -l` shows them all)",
+        ),
         ErrorClass::Denied => Some("check the credentials and what they are allowed to do"),
         ErrorClass::NoSpace => Some("make room where the repository lies"),
         ErrorClass::Corrupt => Some("take it from another repository, and keep the damaged object for later"),

@@ -23,6 +23,11 @@ pub struct StoreError {
 pub(super) struct Cause(pub(super) String);
 
 impl StoreError {
+    /// Whether the store is a folder of a file system, where users and modes say who may what.
+    pub fn is_on_a_disk(&self) -> bool {
+        self.key.starts_with("file://")
+    }
+
     pub(super) fn new(class: ErrorClass, verb: &'static str, key: impl Into<String>, cause: impl Into<String>) -> Self {
         Self { class, verb, key: key.into(), source: Box::new(Cause(cause.into())) }
     }

@@ -93,9 +93,9 @@ impl FileStore {
         Self(Arc::new(Inner { url, root, folders: Mutex::default(), threads }))
     }
 
-    /// Makes the root folder. Blocking.
-    pub(super) fn create_root(&self) -> Result<(), StoreError> {
-        durable::create_dir_all_durable(&self.0.root, FOLDER_MODE).map_err(|error| StoreError {
+    /// Makes the root folder, and those above it that are missing, for `owner`. Blocking.
+    pub(super) fn create_root(&self, owner: Option<(u32, u32)>) -> Result<(), StoreError> {
+        durable::create_dir_all_for(&self.0.root, FOLDER_MODE, owner).map_err(|error| StoreError {
             class: ErrorClass::of_io(&error),
             verb: "create",
             key: self.0.url.clone(),

@@ -47,7 +47,7 @@ pub use key::{KeyError, ObjectKey};
 pub use memory::memory;
 #[doc(hidden)]
 pub use open::{bare_folder, with_layers};
-pub use open::{create_root, install_crypto_provider, open};
+pub use open::{create_root, create_root_for, install_crypto_provider, open};
 pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions, folder_of};
 pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};

@@ -65,9 +65,15 @@ pub fn bare_folder(folder: &std::path::Path) -> Arc<dyn Store> {
 /// Makes the place of `folder` under the options' URL, where a store needs that: the folder of a file store. Only for a
 /// repository that is being created; later a missing folder is an error, because it can be an unmounted disk. Blocking.
 pub fn create_root(options: &StoreOptions, folder: &str) -> Result<(), StoreError> {
+    create_root_for(options, folder, None)
+}
+
+/// As [`create_root`]. What root makes, the folders above the repository's that were missing included, belongs to `owner` (user and
+/// group), who could not get through otherwise.
+pub fn create_root_for(options: &StoreOptions, folder: &str, owner: Option<(u32, u32)>) -> Result<(), StoreError> {
     let place = Place::of(options, folder)?;
     match place.kind {
-        Kind::File { .. } => place.file_store()?.create_root(),
+        Kind::File { .. } => place.file_store()?.create_root(owner),
         Kind::Bucket { .. } => Ok(()),
     }
 }

@@ -36,6 +36,7 @@ mod lying_store;
 mod main_job;
 mod queue_limit;
 mod recovery_end;
+mod root_at_work;
 mod setup;
 mod setup_apply;
 mod setup_safety;

@@ -9,10 +9,11 @@ use crate::archive::believed::{self, Believed};
 use crate::base::{describe, format_duration};
 use crate::cli::{arrival, whose};
 use crate::config::ClusterConfig;
-use crate::pg::WalFileName;
+use crate::outcome::judge;
 use crate::pg::archive_command::{Pushing, pushing};
-use crate::pg::archive_status::{list_ready, ready_path};
-use crate::pg::session::{ServerFacts, Session};
+use crate::pg::archive_status::{list_ready, ready_since};
+use crate::pg::session::{ServerFacts, ServerTablespace, Session};
+use crate::pg::{WalFileName, place_inside};
 use crate::repo::Repository;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -27,10 +28,10 @@ pub(super) struct Server {
 
 pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> Option<Server> {
     let about = Some(cluster.name.as_str());
-    let session = match Session::connect(&cluster.connection, CONNECT_DEADLINE).await {
+    let session = match Session::connect_of(&cluster.connection, &cluster.data_directory, CONNECT_DEADLINE).await {
         Ok(session) => session,
         Err(error) => {
-            let advice = "is PostgreSQL running, and is `connection` right for it?";
+            let advice = judge(&error).1.unwrap_or("is PostgreSQL running, and is `connection` right for it?");
             findings.failed("postgresql", about, describe(&error), Some(advice));
             return None;
         }
@@ -47,6 +48,7 @@ pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> O
     findings.ok("postgresql", about, format!("version {}{role}", facts.server_version));
     check_directory(cluster, &facts, findings).await;
     check_settings(&facts, about, findings);
+    check_tablespaces(cluster, &facts, findings).await;
     match session.archiver_stats().await {
         Ok(stats) => {
             let failing =
@@ -76,6 +78,23 @@ async fn check_directory(cluster: &ClusterConfig, facts: &ServerFacts, findings:
         Some(Some(text)) => {
             findings.failed("data_directory", about, text, Some("correct `data_directory` or `connection`"));
         }
+    }
+}
+
+/// A backup of a tablespace inside the data directory cannot be restored as it is.
+async fn check_tablespaces(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
+    let (root, tablespaces) = (cluster.data_directory.clone(), facts.tablespaces.clone());
+    let is_inside = move |tablespace: &ServerTablespace| place_inside(&root, Path::new(&tablespace.location)).is_some();
+    let look = move || tablespaces.into_iter().filter(is_inside).collect::<Vec<_>>();
+    // What hangs is said of the data directory already.
+    for tablespace in answered(FILE_SYSTEM_DEADLINE, look).await.unwrap_or_default() {
+        let text = format!("{} lies in the data directory ({})", tablespace.name, tablespace.location);
+        let advice = format!(
+            "move its tables elsewhere: PostgreSQL advises against such a place, and a restore is refused unless `--tablespace-map {}=PATH` \
+             gives it another one",
+            tablespace.oid
+        );
+        findings.warning("tablespace", Some(cluster.name.as_str()), text, Some(&advice));
     }
 }
 
@@ -196,7 +215,7 @@ fn hangs(path: &Path) -> String {
 /// How many files wait to be archived, and how long the oldest has. Blocking.
 fn waiting(pg_wal: &Path) -> std::io::Result<(usize, Duration)> {
     let ready = list_ready(pg_wal)?;
-    let since = ready.iter().filter_map(|name| std::fs::metadata(ready_path(pg_wal, *name)).ok()?.modified().ok());
+    let since = ready.iter().filter_map(|name| ready_since(pg_wal, *name).ok());
     let age = since.filter_map(|since| SystemTime::now().duration_since(since).ok()).max();
     Ok((ready.len(), age.unwrap_or_default()))
 }

@@ -20,7 +20,8 @@ use crate::pg::ControlFile;
 use crate::repo::keys::{KeyError, KeySource, RecoveryKey};
 use crate::repo::{Encryption, RepoError, Repository, place};
 use crate::storage;
-use crate::sys::durable;
+use crate::sys::durable::{self, NewFile};
+use crate::sys::identity::user_name;
 
 /// What became of one repository.
 #[derive(Debug, Serialize)]
@@ -102,6 +103,7 @@ pub(super) async fn cluster(
         let added = add_lineage(context, &mut repository, &control, printer).await?;
         if let Some(root) = file_root(configured, cluster) {
             owner.give(&root);
+            can_write(&root, owner)?;
         }
         prepared.push(Prepared {
             repository: repository.name().to_owned(),
@@ -165,7 +167,7 @@ async fn create(
             new_key = Some(file.clone());
         }
     }
-    storage::create_root(&configured.store, &cluster.name)?;
+    storage::create_root_for(&configured.store, &cluster.name, owner.ids())?;
     let place = store(cluster, configured)?;
     let (name, encryption) = (configured.name.as_str(), &configured.encryption);
     let pool = context.pool().clone();
@@ -217,6 +219,26 @@ fn without_key(file: &Path, removed: io::Result<()>, bring: bool) -> String {
     } else {
         gone
     }
+}
+
+/// Tries what the agent does: root could write where the agent's user does not even get through.
+fn can_write(root: &Path, owner: Owner) -> Result<(), Failure> {
+    let (Some((uid @ 1.., _)), folder) = (owner.ids(), root.to_owned()) else { return Ok(()) };
+    let tried = owner.act(move || {
+        let file = NewFile::begin(&folder.join(".walward-try"), 0o600)?;
+        drop(file);
+        Ok::<_, std::io::Error>(())
+    });
+    tried.and_then(|tried| tried).map_err(|error| {
+        let user = user_name(uid).unwrap_or_else(|| uid.to_string());
+        let what = format!("the agent's user {user} cannot write to the repository {}", root.display());
+        let failure = Failure::from(anyhow::Error::new(error).context(what));
+        Failure { exit: Exit::Refused, ..failure }.hint(format!(
+            "the folders above it must let {user} through, and it must belong to {user}: `namei -l {}` shows them all. Mend that and \
+             run this again; nothing on the server was changed",
+            root.display()
+        ))
+    })
 }
 
 /// Whether it was added. The first lineage is a matter of course; another one is a person's decision, because a foreign cluster looks the same.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::folders::Unmade;
 use super::plan::{Plan, Step};
 use super::undo::{Undone, is_archiving};
 use crate::cli::shell::word;
@@ -39,6 +40,10 @@ pub(super) struct Standing<'a> {
     /// How an administrator connects.
     pub(super) admin: Option<String>,
     pub(super) agent: Agent,
+    /// The user who runs the agent.
+    pub(super) user: &'a str,
+    /// Folders that the agent needs, and neither has nor can make.
+    pub(super) unmade: Vec<Unmade>,
     /// Key files that were made now.
     pub(super) new_keys: Vec<PathBuf>,
     /// The plan, and what of it was not done; none when there is no server.
@@ -82,7 +87,13 @@ pub(super) fn left(standing: &Standing<'_>) -> Vec<Left> {
     }
     match standing.agent {
         Agent::Serves => {}
-        Agent::Away => add("start the agent".to_owned(), vec![start_agent(standing.config)]),
+        Agent::Away => {
+            if !standing.unmade.is_empty() {
+                let what = format!("make the agent's folders, as root: {} cannot", standing.user);
+                add(what, standing.unmade.iter().map(|folder| make_folder(folder, standing.user)).collect());
+            }
+            add("start the agent".to_owned(), vec![start_agent(standing)]);
+        }
         Agent::Unaware => {
             add("let the agent read the configuration".to_owned(), vec!["systemctl reload walward".to_owned()]);
         }
@@ -199,11 +210,19 @@ fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)]
     }
 }
 
-fn start_agent(config: &Path) -> String {
-    if config == Path::new(crate::config::DEFAULT_PATH) {
+fn start_agent(standing: &Standing<'_>) -> String {
+    if standing.config == Path::new(crate::config::DEFAULT_PATH) {
         return "systemctl enable --now walward.socket walward.service".to_owned();
     }
-    format!("walwardd --config {}", word(&config.to_string_lossy()))
+    // As the user whom `walward` is to be run as, for the same reasons.
+    let as_user = standing.as_agent.strip_suffix(standing.walward.as_str()).unwrap_or_default();
+    format!("{as_user}walwardd --config {}", word(&standing.config.to_string_lossy()))
+}
+
+/// As the packages make it.
+fn make_folder((folder, mode): &Unmade, user: &str) -> String {
+    let user = word(user);
+    format!("sudo install -d -o {user} -g \"$(id -gn {user})\" -m {mode:04o} {}", word(&folder.to_string_lossy()))
 }
 
 /// Debian's clusters are units; elsewhere the data directory is all that is known.
@@ -232,6 +251,8 @@ mod tests {
             data_directory: Path::new("/var/lib/postgresql/15/main"),
             admin: Some("host=/s user=postgres dbname=postgres".into()),
             agent: Agent::Serves,
+            user: "postgres",
+            unmade: Vec::new(),
             new_keys: Vec::new(),
             server: Some((plan, undone)),
             in_recovery: false,
@@ -270,6 +291,25 @@ mod tests {
                 "systemctl restart postgresql@15-main",
                 "walward setup --apply",
                 "sudo -u postgres walward backup",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_agent_without_a_package_is_started_as_its_user_and_in_folders_that_are_there() {
+        let plan = plan(Archives::Walward);
+        let standing = Standing {
+            agent: Agent::Away,
+            config: Path::new("/opt/w.toml"),
+            unmade: vec![("/var/spool/walward".into(), 0o700), ("/run/walward".into(), 0o755)],
+            ..standing(&plan, Vec::new())
+        };
+        assert_eq!(
+            commands(&left(&standing)),
+            [
+                "sudo install -d -o postgres -g \"$(id -gn postgres)\" -m 0700 /var/spool/walward",
+                "sudo install -d -o postgres -g \"$(id -gn postgres)\" -m 0755 /run/walward",
+                "sudo -u postgres walwardd --config /opt/w.toml",
             ]
         );
     }

@@ -8,6 +8,7 @@
 mod apply;
 mod discover;
 mod file;
+mod folders;
 mod initialise;
 mod instructions;
 mod left;

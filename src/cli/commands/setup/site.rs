@@ -7,7 +7,7 @@ use super::instructions::{self, Instructions};
 use super::left::{Agent, Left, Standing, left};
 use super::plan::{Plan, Wish, plan};
 use super::server::{self, Looked, Server};
-use super::{initialise, proof, undo};
+use super::{folders, initialise, proof, undo};
 use crate::cli::arguments::{ArchiveCommandChoice, SetupArguments};
 use crate::cli::ask::{ask, can_ask, confirm};
 use crate::cli::context::Context;
@@ -96,6 +96,7 @@ pub(super) async fn cluster(
         (None, true) => Exit::Warnings,
         (None, false) => Exit::Done,
     };
+    let unmade = if agent == Agent::Away { folders::make(context, role.owner, arguments.dry_run) } else { Vec::new() };
     let standing = Standing {
         as_agent: as_agent(uid, &user, &walward(context, cluster)),
         walward: walward(context, cluster),
@@ -107,6 +108,8 @@ pub(super) async fn cluster(
             .map(redact_connection)
             .or_else(|| server::admin_connection(cluster, &user)),
         agent,
+        user: &user,
+        unmade,
         new_keys: prepared.iter().filter_map(|prepared| prepared.new_key.clone()).collect(),
         server: decided.as_ref().map(|(plan, _)| (plan, applied.left.clone())),
         in_recovery: found.as_ref().is_ok_and(|server| server.seen.in_recovery),

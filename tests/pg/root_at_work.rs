@@ -1,0 +1,239 @@
+//! Root at work in folders of other users: nothing that they put there leads root elsewhere, and what root makes is of use to them.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use crate::setup_apply::{Bare, cluster, left};
+use crate::support::{Agent, Outcome, Room, Site, SiteOptions, Stop, Version};
+
+const MARK: &[u8] = b"for root alone";
+
+fn as_root(room: &Room, config: &Path, arguments: &[&str]) -> Outcome {
+    let mut command = Command::new(room.program("walward"));
+    Outcome::of(command.arg("--config").arg(config).arg("--no-input").args(arguments))
+}
+
+/// Makes a link of the owner of the data directory.
+fn plant(site: &Site, to: &Path, at: &Path) {
+    symlink(to, at).unwrap();
+    let owner = fs::metadata(&site.cluster.data).unwrap();
+    lchown(at, Some(owner.uid()), Some(owner.gid())).unwrap();
+}
+
+/// Exchanges two names as fast as that goes while `work` is done: what was looked at is something else when it is used.
+fn while_swapped<T>(a: &Path, b: &Path, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // Not there for a moment, when somebody makes it anew.
+                let _ = renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE);
+            }
+        });
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+fn files_in(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { files.push(path) }
+        }
+    }
+    files
+}
+
+/// Whether any backup in a plain repository holds the bytes.
+fn is_backed_up(site: &Site, bytes: &[u8]) -> bool {
+    let packs =
+        files_in(&site.repository_folder()).into_iter().filter(|path| path.to_string_lossy().contains("/pack/"));
+    packs
+        .map(|path| zstd::stream::decode_all(fs::File::open(path).unwrap()).unwrap())
+        .any(|content| content.windows(bytes.len()).any(|window| window == bytes))
+}
+
+#[test]
+#[ignore = "backs up as root; scripts/test.sh runs it"]
+fn as_root_a_backup_holds_nothing_that_the_owner_of_the_data_led_root_to() {
+    const FILES: usize = 1_500;
+    let site = Site::start(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let secret = tempfile::tempdir().unwrap();
+    let backup = || {
+        let mut command = Command::new(site.room.program("walward"));
+        command.arg("--config").arg(&site.config).args(["--no-input", "--cluster", "main", "backup", "--no-agent"]);
+        command.output().unwrap()
+    };
+    // A tablespace that was never made.
+    let catalogue = site.cluster.sql(&site.room, "select catalog_version_no from pg_control_system()");
+    let version = site.cluster.sql(&site.room, "select current_setting('server_version_num')::int / 10000");
+    let space = secret.path().join(format!("space/PG_{version}_{catalogue}/5"));
+    fs::create_dir_all(&space).unwrap();
+    fs::write(space.join("16384"), MARK).unwrap();
+    let link = site.cluster.data.join("pg_tblspc/99999");
+    plant(&site, &secret.path().join("space"), &link);
+    let output = backup();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("root does not follow it"), "{said}");
+    assert!(!is_backed_up(&site, MARK));
+    fs::remove_file(&link).unwrap();
+
+    // A folder that is one when it is listed, and a link when its files are copied.
+    let (own, trap, theirs) =
+        (site.cluster.data.join("extra"), site.cluster.data.join("trap"), secret.path().join("extra"));
+    for (folder, content) in [(&own, &b"the owner's own"[..]), (&theirs, MARK)] {
+        fs::create_dir(folder).unwrap();
+        for number in 0..FILES {
+            fs::write(folder.join(number.to_string()), content).unwrap();
+        }
+    }
+    for path in std::iter::once(own.clone()).chain(files_in(&own)) {
+        site.room.give_away(&path);
+    }
+    plant(&site, &theirs, &trap);
+    while_swapped(&own, &trap, || (0..4).for_each(|_| drop(backup())));
+    assert!(!is_backed_up(&site, MARK));
+    if !own.is_dir() || own.is_symlink() {
+        renameat_with(CWD, &own, CWD, &trap, RenameFlags::EXCHANGE).unwrap();
+    }
+    assert!(matches!(backup().status.code(), Some(0 | 3)));
+    assert!(is_backed_up(&site, b"the owner's own") && !is_backed_up(&site, MARK));
+}
+
+#[test]
+#[ignore = "restores as root; scripts/test.sh runs it"]
+fn as_root_a_restore_into_another_users_tree_follows_none_of_its_links() {
+    let mut site = Site::start(SiteOptions::default());
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    site.cluster.stop(Stop::Fast);
+    let pack = files_in(&site.repository_folder()).into_iter().find(|path| path.ends_with("pack/00000")).unwrap();
+    let aside = site.room.join("pack");
+    let secret = tempfile::tempdir().unwrap();
+    let theirs = secret.path().join("base");
+    fs::create_dir(&theirs).unwrap();
+    fs::set_permissions(&theirs, fs::Permissions::from_mode(0o750)).unwrap();
+    fs::write(theirs.join("1259"), MARK).unwrap();
+    let target = site.room.make_folder("restored");
+    let restore = || {
+        let mut command = Command::new(site.room.program("walward"));
+        command.arg("--config").arg(&site.config).args(["--no-input", "--yes", "--cluster", "main", "restore"]);
+        command.args(["--archive-mode", "off", "--target-directory"]).arg(&target).output().unwrap()
+    };
+    // One that ended early: its journal lets the next one into a directory that is not empty.
+    fs::rename(&pack, &aside).unwrap();
+    assert!(!restore().status.success());
+    fs::rename(&aside, &pack).unwrap();
+    let (base, trap) = (target.join("base"), target.join("trap"));
+    let untouched = |when: &str| {
+        let facts = fs::metadata(&theirs).unwrap();
+        assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (0, 0, 0o750), "{when}");
+        let names: Vec<_> = fs::read_dir(&theirs).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["1259"], "{when}");
+        assert_eq!(fs::read(theirs.join("1259")).unwrap(), MARK, "{when}");
+    };
+    fs::rename(&base, target.join("aside")).unwrap();
+    plant(&site, &theirs, &base);
+    let output = restore();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    untouched("with a link in a folder's place");
+    fs::remove_file(&base).unwrap();
+    fs::rename(target.join("aside"), &base).unwrap();
+
+    plant(&site, &theirs, &trap);
+    while_swapped(&base, &trap, || (0..4).for_each(|_| drop(restore())));
+    untouched("with a folder that is swapped for a link");
+}
+
+/// The first five minutes: nothing is there but PostgreSQL, and root types what the documents say.
+#[test]
+#[ignore = "runs walward as root; scripts/test.sh runs it"]
+fn as_root_setup_makes_every_folder_for_the_agent_and_root_may_type_every_command() {
+    let settings = [("archive_mode", "on"), ("wal_level", "replica")];
+    let mut bare = Bare::new(&Version::main(), &settings);
+    // As /backup, /run and /var/spool are: root's.
+    let rooms = bare.room.join("root");
+    fs::create_dir(&rooms).unwrap();
+    bare.url = format!("file://{}", rooms.join("backup/pg").display());
+    bare.socket = rooms.join("run/walward/walward.sock");
+    let spool = rooms.join("spool/walward");
+    bare.room.write("conf.d/spool.toml", format!("[agent]\nspool_directory = {spool:?}\n"));
+    let config = bare.config.clone();
+    let setup = |bare: &Bare, more: &[&str]| {
+        let arguments = bare.setup_arguments(more);
+        let arguments: Vec<&str> = std::iter::once("--json").chain(arguments.iter().map(String::as_str)).collect();
+        as_root(&bare.room, &config, &arguments)
+    };
+    let first = setup(&bare, &["--apply"]).expect(0).json();
+    let owner = fs::metadata(&bare.cluster.data).unwrap();
+    let belongs = |path: &Path| {
+        let found = fs::symlink_metadata(path).unwrap();
+        assert_eq!((found.uid(), found.gid()), (owner.uid(), owner.gid()), "{}", path.display());
+    };
+    for folder in ["backup", "backup/pg", "backup/pg/main", "spool/walward", "run/walward"] {
+        belongs(&rooms.join(folder));
+    }
+    // As the user that the agent has to run as, with the command that is left to do.
+    let command = format!("walwardd --config {}", config.display());
+    assert!(left(&first).contains(&format!("sudo -u postgres {command}")), "{}", left(&first));
+    bare.agent = Some(Agent::start(&bare.room, &config, &bare.socket, &bare.room.join("walwardd.log")));
+    let second = setup(&bare, &["--apply"]).expect(0).json();
+    assert!(cluster(&second)["first_segment"].is_object(), "{second:#}");
+
+    let root = |arguments: &[&str]| as_root(&bare.room, &config, arguments);
+    root(&["backup", "--no-agent"]).expect(0);
+    root(&["backup"]).expect(0);
+    root(&["--json", "check", "--switch-wal"]).expect_healthy();
+    let added = bare.room.join("added.key");
+    root(&["keys", "add", "--key-file", added.to_str().unwrap()]).expect(0);
+    for arguments in
+        [&["status"][..], &["info"], &["keys", "list"], &["keys", "rotate"], &["repo", "info"], &["wal", "gaps"]]
+    {
+        root(arguments).expect(0);
+    }
+    for path in files_in(&rooms.join("backup")) {
+        belongs(&path);
+    }
+    // What root wrote is of use to the agent.
+    bare.walward(&["backup", "--no-agent"]).expect(0);
+}
+
+/// A folder that is there already and closed to the agent's user: root could write to it, and nothing would be archived.
+#[test]
+#[ignore = "runs walward as root; scripts/test.sh runs it"]
+fn as_root_setup_refuses_a_repository_that_the_agent_cannot_reach() {
+    let mut bare = Bare::new(&Version::main(), &[]);
+    let closed = bare.room.join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    chown(&closed, Some(0), Some(0)).unwrap();
+    bare.url = format!("file://{}", closed.join("pg").display());
+    let arguments = bare.setup_arguments(&["--apply"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let refused = as_root(&bare.room, &bare.config, &arguments).expect(16);
+    refused.says("cannot write to the repository").says("namei -l");
+    assert_eq!(bare.show("archive_mode"), "off");
+    assert!(!fs::read_to_string(bare.cluster.data.join("postgresql.auto.conf")).unwrap().contains("archive"));
+}
+
+/// An ordinary user whom the server's rules turn away is told so, and not to look at credentials.
+#[test]
+#[ignore = "needs a server that asks the kernel who somebody is; scripts/test.sh runs it as root"]
+fn as_root_a_user_whom_the_server_turns_away_is_told_what_to_do() {
+    let bare = Bare::new(&Version::main(), &[]);
+    bare.setup(&["--apply"]).expect(0);
+    bare.room.write("main/pg_hba.conf", "local all walward peer map=nobody\nlocal all all peer\n");
+    bare.cluster.sql(&bare.room, "select pg_reload_conf()");
+    let said = bare.walward(&["check"]);
+    assert!(said.stdout.contains("pg_hba.conf") && said.stdout.contains("pg_ident.conf"), "{}", said.stdout);
+    assert!(!said.stdout.contains("is PostgreSQL running"), "{}", said.stdout);
+}
