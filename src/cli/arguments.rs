@@ -476,6 +476,11 @@ pub(super) fn wal_verb(arguments: &[OsString]) -> WalVerb {
     }
 }
 
+/// Whether JSON is asked for by arguments that could not be understood.
+pub(super) fn asks_for_json(arguments: &[OsString]) -> bool {
+    arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| argument == "--json")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,5 @@
 //! Progress: a bar on a terminal, a line every ten seconds elsewhere, JSON lines on request.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -24,6 +23,8 @@ pub(super) struct Meter<'a> {
     began: Instant,
     last: Option<Instant>,
     last_message: String,
+    /// Standard output takes no more.
+    is_mute: bool,
 }
 
 impl<'a> Meter<'a> {
@@ -37,16 +38,21 @@ impl<'a> Meter<'a> {
         } else {
             ProgressBar::hidden()
         };
-        Self { printer, command, bar, began: Instant::now(), last: None, last_message: String::new() }
+        Self { printer, command, bar, began: Instant::now(), last: None, last_message: String::new(), is_mute: false }
     }
 
-    /// How far it is, in bytes; `message` says what is being done, `event` is the whole fact for programs.
-    pub(super) fn show(&mut self, done: u64, total: u64, message: &str, event: impl Serialize) -> io::Result<()> {
+    /// How far it is, in bytes; `message` says what is being done, `event` is the whole fact for programs. Progress that cannot be
+    /// shown ends no work: it is said once.
+    pub(super) fn show(&mut self, done: u64, total: u64, message: &str, event: impl Serialize) {
         if self.printer.is_json() {
-            if self.is_due(EVENT_INTERVAL) {
-                self.printer.json_line(self.command, json!({ "event": "progress", "progress": event }))?;
+            if !self.is_mute && self.is_due(EVENT_INTERVAL) {
+                let shown = self.printer.json_line(self.command, json!({ "event": "progress", "progress": event }));
+                if let Err(error) = shown {
+                    self.is_mute = true;
+                    self.printer.warning(&format!("the work goes on without a report of its progress: {error}"));
+                }
             }
-            return Ok(());
+            return;
         }
         if self.printer.draws() {
             self.bar.set_length(total);
@@ -55,7 +61,7 @@ impl<'a> Meter<'a> {
                 message.clone_into(&mut self.last_message);
                 self.bar.set_message(message.to_owned());
             }
-            return Ok(());
+            return;
         }
         if message != self.last_message || self.is_due(LINE_INTERVAL) {
             message.clone_into(&mut self.last_message);
@@ -67,7 +73,6 @@ impl<'a> Meter<'a> {
             };
             self.printer.note(&format!("{} {message}{sizes}", format_duration(self.began.elapsed())));
         }
-        Ok(())
     }
 
     /// Takes the bar away.

@@ -58,8 +58,14 @@ pub fn run(arguments: &[OsString]) -> u8 {
         Err(error) => {
             // Help and version are data; clap knows which is which.
             let _ = error.print();
-            let code = if error.use_stderr() { Exit::Usage } else { Exit::Done };
-            return verb.code(code);
+            if !error.use_stderr() {
+                return verb.code(Exit::Done);
+            }
+            let code = verb.code(Exit::Usage);
+            if arguments::asks_for_json(arguments) {
+                printer::misunderstood(code, &error.to_string());
+            }
+            return code;
         }
     };
     crate::sys::secrecy::keep_memory_private();
@@ -68,8 +74,9 @@ pub fn run(arguments: &[OsString]) -> u8 {
     match execute(parsed, &printer) {
         Ok(exit) => verb.code(exit),
         Err(failure) => {
-            printer.failure(&failure);
-            verb.code(failure.exit)
+            let code = verb.code(failure.exit);
+            printer.failure(&failure, code);
+            code
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::arguments::Global;
 use super::failure::Failure;
+use crate::outcome::Exit;
 
 /// Writes what a command has to say.
 #[derive(Debug, Clone)]
@@ -58,7 +59,10 @@ impl Printer {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            written => written,
+            // "No space left" alone would be taken for the repository's.
+            written => written.map_err(|error| {
+                io::Error::new(error.kind(), format!("cannot write the answer to standard output: {error}"))
+            }),
         }
     }
 
@@ -94,8 +98,16 @@ impl Printer {
         err(&format!("{word} {text}"));
     }
 
-    /// Why the command failed: once, with the causes, then what to do.
-    pub(super) fn failure(&self, failure: &Failure) {
+    /// How a command ends whose work is done, so that a report that could not be `printed` does not look like work that failed.
+    pub(super) fn done(&self, what: &str, printed: Result<Exit, Failure>) -> Exit {
+        printed.unwrap_or_else(|failure| {
+            self.warning(&format!("{what}; {}", failure.message()));
+            Exit::Warnings
+        })
+    }
+
+    /// Why the command failed, and so ends with `code`: once, with the causes, then what to do.
+    pub(super) fn failure(&self, failure: &Failure, code: u8) {
         let word = paint("walward:", Tone::Bad, self.colour_err);
         let message = failure.message();
         err(&format!("{word} {message}"));
@@ -104,7 +116,7 @@ impl Printer {
             err(&format!("{word} {hint}"));
         }
         if self.json {
-            let data = json!({ "code": failure.exit.code(), "error": message, "hint": failure.hint });
+            let data = json!({ "code": code, "error": message, "hint": failure.hint });
             // Standard error has said it already.
             let _ = self.json_line("error", data);
         }
@@ -114,6 +126,18 @@ impl Printer {
     pub(super) fn tone(&self, text: &str, tone: Tone) -> String {
         paint(text, tone, self.colour_out)
     }
+}
+
+/// The answer of a command line that was not understood, as JSON. `said` is what a person reads: the error, an empty line, how to
+/// write it.
+pub(super) fn misunderstood(code: u8, said: &str) {
+    let (error, hint) = said.split_once("\n\n").unwrap_or((said, ""));
+    let in_one_line = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let error = in_one_line(error.strip_prefix("error: ").unwrap_or(error));
+    let hint = Some(in_one_line(hint)).filter(|hint| !hint.is_empty());
+    let data = with_schema("error", json!({ "code": code, "error": error, "hint": hint }));
+    // Standard error has said it already.
+    let _ = data.and_then(|data| writeln!(io::stdout().lock(), "{data}"));
 }
 
 fn err(text: &str) {

@@ -12,6 +12,7 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod answers;
 mod client;
 mod docs;
 mod doors;

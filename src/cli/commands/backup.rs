@@ -48,14 +48,14 @@ fn by_agent(context: &Context, cluster: &ClusterConfig, printer: &Printer) -> Re
     let mut meter = Meter::new(printer, "backup");
     let asked = agent::ask(&context.socket(), &request, |event| {
         let progress: Progress = serde_json::from_value(event).context("cannot read the agent's progress")?;
-        Ok(show(&mut meter, &progress)?)
+        show(&mut meter, &progress);
+        Ok(())
     });
     meter.finish();
     match asked? {
         Asked::Answered(answer) => {
             let report: BackupReport = serde_json::from_value(answer.json).context("cannot read the agent's report")?;
-            print(&report, printer)?;
-            Ok(Some(answer.exit))
+            Ok(Some(done(&report, answer.exit, printer)))
         }
         Asked::NoAgent(_) => Ok(None),
     }
@@ -84,17 +84,20 @@ async fn in_process(context: &Context, cluster: &ClusterConfig, printer: &Printe
             ended = &mut work => break ended,
             Ok(()) = watching.changed() => {
                 let progress = watching.borrow_and_update().clone();
-                show(&mut meter, &progress)?;
+                show(&mut meter, &progress);
             }
         }
     };
     meter.finish();
     let report = ended?;
-    print(&report, printer)?;
-    Ok(if report.has_warnings() { Exit::Warnings } else { Exit::Done })
+    Ok(done(&report, if report.has_warnings() { Exit::Warnings } else { Exit::Done }, printer))
 }
 
-fn show(meter: &mut Meter<'_>, progress: &Progress) -> std::io::Result<()> {
+fn done(report: &BackupReport, exit: Exit, printer: &Printer) -> Exit {
+    printer.done(&format!("backup {} is taken", report.label), print(report, printer).map(|()| exit))
+}
+
+fn show(meter: &mut Meter<'_>, progress: &Progress) {
     let message = match (progress.phase, progress.waiting_for) {
         (Phase::Connecting, _) => "connecting".to_owned(),
         (Phase::Checkpoint, _) => "waiting for the checkpoint".to_owned(),
@@ -103,7 +106,7 @@ fn show(meter: &mut Meter<'_>, progress: &Progress) -> std::io::Result<()> {
         (Phase::WaitingForWal, None) => "waiting for the last WAL".to_owned(),
         (Phase::Finishing, _) => "writing the manifest".to_owned(),
     };
-    meter.show(progress.content_bytes_done, progress.content_bytes_total, &message, progress)
+    meter.show(progress.content_bytes_done, progress.content_bytes_total, &message, progress);
 }
 
 fn print(report: &BackupReport, printer: &Printer) -> Result<(), Failure> {

@@ -77,7 +77,7 @@ pub(super) async fn run(
     to.join_lineages(&from).await?;
     let cancel = CancellationToken::new();
     let report = cancelled_by_signals(cancel.clone(), copy(&from, &to, to_config, only, printer, &cancel)).await?;
-    print(&report, printer)
+    Ok(printer.done(&format!("the copy from {} to {} has ended", report.from, report.to), print(&report, printer)))
 }
 
 fn configured<'c>(context: &'c Context, name: &str) -> Result<&'c RepositoryConfig, Failure> {
@@ -114,8 +114,7 @@ async fn copy(
     let copied = copy_wal(from, to, config.wal_level, &wal, |file| {
         progress.bytes_done += file.stored_bytes;
         progress.wal_files_done += 1;
-        // A progress that cannot be shown does not end the copy.
-        let _ = meter.show(progress.bytes_done, progress.bytes_total, "copying WAL", progress);
+        meter.show(progress.bytes_done, progress.bytes_total, "copying WAL", progress);
     });
     report.wal = cancel.run_until_cancelled(copied).await.ok_or(BackupError::Cancelled)??;
     report.wal.contradictions.extend(found.contradictions);
@@ -134,7 +133,7 @@ async fn copy(
                 let target = (config.backup_level, host.as_str());
                 let outcome = copy_backup(from, to, label, target, |pack_bytes| {
                     progress.bytes_done += pack_bytes;
-                    let _ = meter.show(progress.bytes_done, progress.bytes_total, &message, progress);
+                    meter.show(progress.bytes_done, progress.bytes_total, &message, progress);
                 });
                 made.push(named(label, outcome.await?));
                 progress.bytes_done = done + bytes;

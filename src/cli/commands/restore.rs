@@ -55,8 +55,9 @@ pub(in crate::cli) async fn run(
     }
     let planned_warnings = !plan.warnings.is_empty();
     let report = carry_out(plan, cluster.restore.workers, printer).await?;
-    print(&report, arguments, printer)?;
-    Ok(if planned_warnings || !report.warnings.is_empty() { Exit::Warnings } else { Exit::Done })
+    let exit = if planned_warnings || !report.warnings.is_empty() { Exit::Warnings } else { Exit::Done };
+    let what = format!("backup {} is restored into {}", report.backup, report.directory.display());
+    Ok(printer.done(&what, print(&report, arguments, printer).map(|()| exit)))
 }
 
 async fn carry_out(plan: RestorePlan, workers: usize, printer: &Printer) -> Result<RestoreReport, Failure> {
@@ -76,7 +77,7 @@ async fn carry_out(plan: RestorePlan, workers: usize, printer: &Printer) -> Resu
                     Phase::Finishing => "waiting for the disk",
                     Phase::Done => "done",
                 };
-                meter.show(progress.bytes_done, progress.bytes_total, message, &progress)?;
+                meter.show(progress.bytes_done, progress.bytes_total, message, &progress);
             }
         }
     };
