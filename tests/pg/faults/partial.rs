@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use super::{Node, drain, options, write_segments};
-use crate::support::{Site, StoreKind};
+use crate::support::{Outcome, Site, StoreKind};
 
 #[test]
 fn what_a_promoted_standby_saved_of_the_old_timeline_is_recovered_when_asked() {
@@ -34,6 +34,34 @@ fn what_a_promoted_standby_saved_of_the_old_timeline_is_recovered_when_asked() {
     }
 }
 
+/// What PostgreSQL may have ready behind its current segment: an old one under a new name, and an empty one, the newest file of all.
+fn keep_ready_for_later(site: &Site, current: &str) {
+    let number = u64::from_str_radix(&current[8..], 16).unwrap();
+    let name = |behind: u64| format!("{}{:016X}", &current[..8], number + behind);
+    // Segments of 1 MiB: their numbers are the last three digits.
+    assert!(number & 0xFFF < 0xFF0, "{current}");
+    let empty = vec![0; usize::try_from(fs::metadata(site.cluster.wal(current)).unwrap().len()).unwrap()];
+    fs::copy(site.cluster.wal(current), site.cluster.wal(&name(1))).unwrap();
+    fs::write(site.cluster.wal(&name(2)), empty).unwrap();
+    for behind in [1, 2] {
+        site.room.give_away(&site.cluster.wal(&name(behind)));
+    }
+}
+
+/// Runs the commands by which docs/how-to/dead-primary.md saves the last segment.
+fn as_documented(site: &Site) {
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/how-to/dead-primary.md")).unwrap();
+    let block = page.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let script = block.replace("/var/lib/postgresql/15/main", site.cluster.data.to_str().unwrap());
+    let walward = format!(
+        "walward() {{ {} --config {} --cluster main \"$@\"; }}\n",
+        site.room.program("walward").display(),
+        site.config.display()
+    );
+    let mut command = site.room.command("sh");
+    Outcome::of(command.arg("-c").arg(walward + &script)).expect(0).says("do not belong to its name");
+}
+
 #[test]
 fn a_partial_segment_of_a_dead_primary_is_recovered_when_asked_and_only_then() {
     let mut site = Site::start(options(StoreKind::File));
@@ -45,12 +73,16 @@ fn a_partial_segment_of_a_dead_primary_is_recovered_when_asked_and_only_then() {
     site.cluster.sql(&site.room, "insert into t select generate_series(1, 7)");
     let everything = site.cluster.sql(&site.room, "select count(*) from t");
     let current = site.cluster.sql(&site.room, "select pg_walfile_name(pg_current_wal_lsn())");
-    // The server dies; somebody saves its last segment from the disk, as PostgreSQL itself does at a promotion.
+    // The server dies; its last segment is saved from the disk as the documents say.
     site.cluster.stop(crate::support::Stop::Kill);
     let partial = format!("{current}.partial");
-    fs::copy(site.cluster.wal(&current), site.cluster.wal(&partial)).unwrap();
-    site.room.give_away(&site.cluster.wal(&partial));
-    site.client(&["push", site.cluster.wal(&partial).to_str().unwrap()]).expect(0);
+    keep_ready_for_later(&site, &current);
+    as_documented(&site);
+    let saved = fs::read_dir(site.cluster.data.join("pg_wal")).unwrap().filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.ends_with(".partial").then_some(name)
+    });
+    assert_eq!(saved.collect::<Vec<_>>(), std::slice::from_ref(&partial));
 
     let rows = |name: &str, arguments: &[&str]| {
         let mut restored = site.restore(name, arguments);
