@@ -225,10 +225,16 @@ fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
     })
 }
 
-/// root restores for somebody else only; the folder says for whom.
+/// root restores for another user only, with that user's rights; the folder says for whom, and all in it is that user's.
 fn own(target: &Path) {
-    if rustix::process::geteuid().is_root() && target.exists() {
-        std::os::unix::fs::chown(target, Some(65534), Some(65534)).unwrap();
+    if !rustix::process::geteuid().is_root() || !target.exists() {
+        return;
+    }
+    std::os::unix::fs::lchown(target, Some(65534), Some(65534)).unwrap();
+    if target.is_dir() && !target.is_symlink() {
+        for entry in std::fs::read_dir(target).unwrap() {
+            own(&entry.unwrap().path());
+        }
     }
 }
 
