@@ -1,7 +1,7 @@
 //! Brings one repository's backups into another: packs, sealed anew, then the manifest, which says how they are stored there.
 //!
 //! A copy that is cut leaves packs without a manifest, as a backup does. The next run finds them, and uses those whose content is
-//! right. The lease keeps backups, and other copies, away from the repository that is written.
+//! right; a backup into that repository removes them once they are old ([`super::cleanup`]). The lease keeps backups, and other copies, away from the repository that is written.
 
 use futures::StreamExt;
 use futures::stream;

@@ -566,6 +566,8 @@ mod tests {
         store.put_new(&key, vec![7; 100].into()).await.unwrap();
         let before = store.head(&key).await.unwrap();
         let inode = || std::fs::metadata(root.path().join("wal/x")).unwrap().ino();
+        // Open, so that its inode is not used again.
+        let _first = File::open(root.path().join("wal/x")).unwrap();
         let first = inode();
         store.keep(&key).await.unwrap();
         assert_eq!(store.put_new(&key, vec![7; 100].into()).await.unwrap(), Put::Exists);
