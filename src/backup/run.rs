@@ -294,8 +294,8 @@ impl Begun {
             walward_version: env!("CARGO_PKG_VERSION").to_owned(),
             data_directory: options.data_directory.to_str().map(str::to_owned),
             wal_directory: blocking({
-                let link = options.data_directory.join("pg_wal");
-                move || std::fs::read_link(link).ok().and_then(|to| to.to_str().map(str::to_owned))
+                let root = work.folders.root().clone();
+                move || root.read_link("pg_wal").ok().and_then(|to| to.to_str().map(str::to_owned))
             })
             .await?,
             content_bytes: last.content_bytes(),

@@ -33,20 +33,19 @@ pub fn list_ready(pg_wal: &Path) -> io::Result<Vec<WalFileName>> {
 /// # Errors
 /// When the directory cannot be read.
 pub fn list_done(pg_wal: &Path, timeline: Timeline) -> io::Result<Vec<(SegmentName, SystemTime)>> {
-    let mut done = Vec::new();
-    for entry in std::fs::read_dir(pg_wal.join(DIRECTORY))? {
-        let entry = entry?;
-        let name = entry.file_name();
+    let folder = Folder::enter(pg_wal)?.folder(DIRECTORY)?;
+    let mut segments = Vec::new();
+    folder.each_name(|name| {
         let file = name.to_str().and_then(|name| name.strip_suffix(".done")?.parse::<WalFileName>().ok());
         if let Some(WalFileName::Segment(segment)) = file
             && segment.timeline == timeline
-            // Removed meanwhile, with its segment.
-            && let Ok(finished) = entry.metadata().and_then(|metadata| metadata.modified())
         {
-            done.push((segment, finished));
+            segments.push(segment);
         }
-    }
-    Ok(done)
+    })?;
+    // Without those that were removed meanwhile, with their segments.
+    let finished = |segment: SegmentName| Some((segment, folder.look(format!("{segment}.done")).ok()?.modified()));
+    Ok(segments.into_iter().filter_map(finished).collect())
 }
 
 /// A key that sorts as the archiver does.
