@@ -1,4 +1,4 @@
-//! The operating system: folders that are held open, durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory, where paths lead.
+//! The operating system: folders that are held open, durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory, where paths lead, panics, bounds of the process.
 
 pub mod cpu;
 pub mod disk;
@@ -6,8 +6,11 @@ pub mod durable;
 pub mod folder;
 pub mod host;
 pub mod identity;
+pub mod living;
+pub mod panics;
 pub mod piece;
 pub mod process;
 pub mod secrecy;
+pub mod shared;
 pub mod steps;
 pub mod within;

@@ -1,0 +1,93 @@
+//! Which process, told so that another one can find out later whether it is gone.
+//!
+//! A process id alone says nothing: it is given out again, it means another process in another container, and another machine has
+//! its own. Where any of that is in doubt the answer is "not known to be gone".
+
+use std::os::unix::fs::MetadataExt;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+use serde::{Deserialize, Serialize};
+
+/// A process of a machine that has not been started again since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// `/proc/sys/kernel/random/boot_id`: this start of this machine.
+    boot: String,
+    /// The inode of its namespace of process ids: containers of one machine have the same start.
+    namespace: u64,
+    /// The process id.
+    id: u32,
+    /// When it was started, in clock ticks since the machine was: tells it from another of the same id.
+    started: u64,
+}
+
+impl Process {
+    /// This process; `None` where `/proc` does not say.
+    pub fn this() -> Option<Self> {
+        Self::of(std::process::id())
+    }
+
+    /// The process `id` of this machine and container, if it lives.
+    pub fn of(id: u32) -> Option<Self> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
+        let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?.ino();
+        Some(Self { boot, namespace, id, started: started(id)? })
+    }
+
+    /// Whether it is certain that the process has ended. Reads `/proc`.
+    pub fn is_gone(&self) -> bool {
+        let Some(this) = Self::this() else { return false };
+        if this.boot != self.boot || this.namespace != self.namespace {
+            return false;
+        }
+        let Some(id) = i32::try_from(self.id).ok().and_then(Pid::from_raw) else { return false };
+        // Another user's process may not be signalled, and may be hidden in /proc, and lives all the same.
+        match test_kill_process(id) {
+            Err(Errno::SRCH) => true,
+            _ => started(self.id).is_some_and(|started| started != self.started),
+        }
+    }
+}
+
+/// `starttime` of proc(5), the 22nd field of `/proc/<id>/stat`. The second one is a name in brackets that may hold anything.
+fn started(id: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_whitespace().nth(19)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_gone_when_it_has_ended_and_not_before() {
+        let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::of(child.id()).unwrap();
+        assert!(!process.is_gone());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(process.is_gone());
+        assert!(!Process::this().unwrap().is_gone());
+    }
+
+    #[test]
+    fn an_id_that_was_given_out_again_is_another_process() {
+        let this = Process::this().unwrap();
+        assert!(Process { started: this.started + 1, ..this.clone() }.is_gone());
+        // One that nobody has.
+        assert!(Process { id: 0x7FFF_FFFF, ..this }.is_gone());
+    }
+
+    #[test]
+    fn of_another_machine_or_container_nothing_is_known() {
+        let this = Process::this().unwrap();
+        let gone = Process { id: 0x7FFF_FFFF, ..this };
+        assert!(!Process { boot: "another".to_owned(), ..gone.clone() }.is_gone());
+        assert!(!Process { namespace: 7, ..gone }.is_gone());
+    }
+}
