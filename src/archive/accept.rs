@@ -9,8 +9,8 @@ pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;
 /// Why a file is not archived. Each says what to do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// The pages are not those of a segment of that name.
-    #[error("its pages do not belong to its name: {0}; the file is damaged or was renamed, do not delete it")]
+    /// The first page is not that of a segment of that name.
+    #[error("its first page does not belong to its name: {0}; the file is damaged or was renamed, do not delete it")]
     Page(PageError),
     /// WAL of another cluster.
     #[error(
@@ -42,7 +42,8 @@ pub enum Rejection {
     Length(u64),
 }
 
-/// Judges a file by its name, its beginning and its length. `head` is the first bytes of a segment (at least 40) or the
+/// Judges a file by its name, its beginning and its length. Of a segment that is the header of the first page alone, the one that
+/// says whose it is: a damaged page farther on is WAL that is nowhere else, and refused it would fill pg_wal for ever. `head` is the first bytes of a segment (at least 40) or the
 /// whole of a smaller file; `expected` is the lineage of the data directory that it lies in.
 pub fn accept(name: WalFileName, head: &[u8], file_bytes: u64, expected: Lineage) -> Result<Kind, Rejection> {
     match name {

@@ -106,6 +106,7 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 const FORMATS: &[&str] = &["text", "json"];
+const STORE_KEYS: &[&str] = crate::storage::StoreKeys::WORDS;
 const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// The keys of `[agent]`.
@@ -220,6 +221,24 @@ const REPOSITORY: &[Key] = &[
         Kind::SecretPath,
         Default::Absent("none"),
         "File whose first line is an S3 session token.",
+    ),
+    key(
+        "server_side_encryption",
+        Kind::Choice(STORE_KEYS),
+        Default::Absent("the bucket's own rule"),
+        "What an S3 store is told with each write about how it encrypts what it keeps, for buckets whose policy demands it. It does not replace `encryption`: the store has these keys.",
+    ),
+    key(
+        "kms_key_id",
+        Kind::Text,
+        Default::Absent("the account's own key"),
+        "Id or ARN of the key for `server_side_encryption = \"aws:kms\"` or `\"aws:kms:dsse\"`.",
+    ),
+    key(
+        "storage_class",
+        Kind::Text,
+        Default::Absent("the bucket's own"),
+        "S3 storage class of each object, such as `STANDARD_IA`. Classes that cannot be read at once (`GLACIER`, `DEEP_ARCHIVE`) are refused.",
     ),
     key(
         "service_account_file",

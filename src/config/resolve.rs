@@ -189,6 +189,8 @@ fn repository(name: &str, mut scope: Scope<'_>) -> Option<RepositoryConfig> {
     // Its URL may hold a password.
     let proxy = scope.redacted("proxy", redact_connection).map(Secret::new);
     let credentials = credentials(url.as_deref().unwrap_or(""), &mut scope);
+    let server_side_encryption = server_side_encryption(&mut scope);
+    let storage_class = scope.text("storage_class");
     let limits = Limits {
         connect_timeout: scope.duration("limits.connect_timeout"),
         request_timeout: scope.duration("limits.request_timeout"),
@@ -210,9 +212,24 @@ fn repository(name: &str, mut scope: Scope<'_>) -> Option<RepositoryConfig> {
         ca_file,
         proxy,
         credentials: credentials?,
+        server_side_encryption,
+        storage_class,
         limits,
     };
+    if let Some((key, text)) = store.problem() {
+        scope.problem(key, text);
+    }
     Some(RepositoryConfig { name: name.to_owned(), store, encryption: encryption?, wal_level, backup_level })
+}
+
+/// What an S3 store is told about how it encrypts.
+fn server_side_encryption(scope: &mut Scope<'_>) -> Option<crate::storage::ServerSideEncryption> {
+    let keys = scope.choice("server_side_encryption", crate::storage::StoreKeys::parse);
+    let kms_key_id = scope.text("kms_key_id");
+    if scope.place("server_side_encryption").is_none() && kms_key_id.is_some() {
+        scope.problem("kms_key_id", "needs server_side_encryption = \"aws:kms\" (or \"aws:kms:dsse\")");
+    }
+    Some(crate::storage::ServerSideEncryption { keys: keys?, kms_key_id })
 }
 
 fn check_url(text: &str, scope: &mut Scope<'_>) {
@@ -250,8 +267,9 @@ fn credentials(url: &str, scope: &mut Scope<'_>) -> Option<Credentials> {
     let scheme = url.split("://").next().unwrap_or("");
     let s3 =
         ["access_key_id", "access_key_id_file", "secret_access_key", "secret_access_key_file", "session_token_file"];
+    let said = ["server_side_encryption", "kms_key_id", "storage_class"];
     let others = [("gs", "service_account_file"), ("az", "account"), ("az", "account_key_file")];
-    for (of, name) in s3.map(|name| ("s3", name)).into_iter().chain(others) {
+    for (of, name) in s3.into_iter().chain(said).map(|name| ("s3", name)).chain(others) {
         if scope.place(name).is_some() && scheme != of {
             scope.problem(name, format!("belongs to {of}://, and the url is {scheme}://"));
         }

@@ -238,6 +238,36 @@ fn every_bad_input_gets_its_line_and_the_way_out() {
         ),
         (
             "",
+            (
+                "url = \"file:///var/lib/walward\"",
+                "url = \"s3://bucket\"\nendpoint = \"https://10.0.0.1:9000\"\nvirtual_hosted_style = true",
+            ),
+            &[
+                "repository.disk.virtual_hosted_style: cannot be used with the endpoint https://10.0.0.1:9000, which is an address",
+            ],
+        ),
+        (
+            "",
+            ("encryption = \"none\"", "encryption = \"none\"\nstorage_class = \"STANDARD_IA\""),
+            &["storage_class: belongs to s3://, and the url is file://"],
+        ),
+        (
+            "",
+            ("url = \"file:///var/lib/walward\"", "url = \"s3://bucket\"\nkms_key_id = \"abcd\""),
+            &["kms_key_id: needs server_side_encryption = \"aws:kms\""],
+        ),
+        (
+            "",
+            ("url = \"file:///var/lib/walward\"", "url = \"s3://bucket\"\nserver_side_encryption = \"kms\""),
+            &["\"kms\" is none of \"AES256\", \"aws:kms\", \"aws:kms:dsse\""],
+        ),
+        (
+            "",
+            ("url = \"file:///var/lib/walward\"", "url = \"s3://bucket\"\nstorage_class = \"GLACIER\""),
+            &["storage_class: GLACIER keeps objects where they cannot be read at once"],
+        ),
+        (
+            "",
             ("encryption = \"none\"", "encryption = \"none\"\nlimits = { retry_first_backoff = \"30s\" }"),
             &["is longer than limits.retry_max_backoff"],
         ),

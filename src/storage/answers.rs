@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -89,7 +90,6 @@ async fn what_fails_for_a_while_succeeds() {
         0 => refuse(503, "SlowDown"),
         1 => Answer::BreakOff(10, b"0123".to_vec()),
         2 => say(500, ""),
-        3 => Answer::Say(200, dated(), vec![0; 10]),
         _ => {
             let mut headers = dated();
             headers.push("content-range: bytes 4-9/10".to_owned());
@@ -101,7 +101,28 @@ async fn what_fails_for_a_while_succeeds() {
     let bytes: Vec<Bytes> = futures::TryStreamExt::try_collect(body).await.unwrap();
     assert_eq!(bytes.concat(), b"0123456789");
     let ranges: Vec<_> = server.requests().iter().filter(|r| r.head.contains("range: bytes=4-9")).cloned().collect();
-    assert_eq!(ranges.len(), 1);
+    assert_eq!(ranges.len(), 2);
+    assert!(ranges.iter().all(|request| request.head.contains("if-match: \"x\"")), "{ranges:?}");
+}
+
+#[tokio::test]
+async fn an_object_that_was_replaced_in_the_middle_of_its_body_is_corrupt_whatever_the_server_makes_of_conditions() {
+    // One heeds If-Match; another one does not, and sends what it has now, of the same size.
+    for heeds in [true, false] {
+        let server = Server::start(move |number, _| match number {
+            0 => Answer::BreakOff(10, b"0123".to_vec()),
+            _ if heeds => refuse(412, "PreconditionFailed"),
+            _ => {
+                let modified = "last-modified: Sat, 21 Nov 2026 06:41:58 GMT".to_owned();
+                let headers = vec![modified, "etag: \"y\"".to_owned(), "content-range: bytes 4-9/10".to_owned()];
+                Answer::Say(206, headers, b"456789".to_vec())
+            }
+        })
+        .await;
+        let body = server.store().get(&key()).await.unwrap().body;
+        let error = futures::TryStreamExt::try_collect::<Vec<Bytes>>(body).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Corrupt, "{}", error.source);
+    }
 }
 
 #[tokio::test]
@@ -133,7 +154,9 @@ async fn a_name_is_taken_when_the_store_says_so_and_not_at_any_conflict() {
 
 #[tokio::test]
 async fn a_part_that_fails_is_sent_again_and_a_lost_completion_is_found() {
-    let server = Server::start(|number, request| {
+    let bytes: Bytes = (0..=250u8).cycle().take((11 << 20) + 5).collect();
+    let object = bytes.clone();
+    let server = Server::start(move |number, request| {
         let target = request.target.as_str();
         match request.method.as_str() {
             "POST" if target.contains("uploads") => {
@@ -143,12 +166,10 @@ async fn a_part_that_fails_is_sent_again_and_a_lost_completion_is_found() {
             "PUT" => Answer::Say(200, dated(), Vec::new()),
             // It had been completed, and the answer was lost.
             "POST" => refuse(404, "NoSuchUpload"),
-            "HEAD" => Answer::Say(200, dated(), vec![0; (11 << 20) + 5]),
-            _ => say(500, ""),
+            _ => part(request, &object),
         }
     })
     .await;
-    let bytes: Bytes = (0..=250u8).cycle().take((11 << 20) + 5).collect();
     let mut upload = server.store().start_upload(&key(), bytes.len() as u64).await.unwrap();
     for piece in bytes.chunks(1 << 20) {
         upload.write(Bytes::copy_from_slice(piece)).await.unwrap();
@@ -158,6 +179,73 @@ async fn a_part_that_fails_is_sent_again_and_a_lost_completion_is_found() {
         let sent = server.requests().into_iter().rfind(|r| r.target.contains(&format!("partNumber={part}&"))).unwrap();
         assert!(sent.body == bytes[range], "part {part}");
     }
+}
+
+#[tokio::test]
+async fn every_write_says_what_a_buckets_policy_demands_and_its_checksum_proves_it() {
+    const DEMANDED: [&str; 3] = [
+        "x-amz-server-side-encryption: aws:kms",
+        "x-amz-server-side-encryption-aws-kms-key-id: arn:aws:kms:eu-central-1:1:key/a",
+        "x-amz-storage-class: standard_ia",
+    ];
+    let bytes: Bytes = (0..=250u8).cycle().take(6 << 20).collect();
+    let object = bytes.clone();
+    let server = Server::start(move |_, request| {
+        let says = DEMANDED.iter().all(|line| request.head.lines().any(|said| said == *line));
+        let target = request.target.as_str();
+        match request.method.as_str() {
+            "PUT" if target.contains("partNumber") => Answer::Say(200, dated(), Vec::new()),
+            "POST" if target.contains("uploads") && says => {
+                say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
+            }
+            "POST" if target.contains("uploadId") => {
+                say(200, "<CompleteMultipartUploadResult><ETag>x-2</ETag></CompleteMultipartUploadResult>")
+            }
+            "PUT" | "POST" if !says => refuse(403, "AccessDenied"),
+            "PUT" => {
+                let digest = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, Sha256::digest(&request.body));
+                let headers = vec![format!("x-amz-checksum-sha256: {digest}"), "etag: \"no digest\"".to_owned()];
+                Answer::Say(200, headers, Vec::new())
+            }
+            _ => part(request, &object),
+        }
+    })
+    .await;
+    let options = StoreOptions {
+        server_side_encryption: Some(ServerSideEncryption {
+            keys: StoreKeys::Kms,
+            kms_key_id: Some("arn:aws:kms:eu-central-1:1:key/a".to_owned()),
+        }),
+        storage_class: Some("STANDARD_IA".to_owned()),
+        ..options_at(&server.address, PATIENT, HASTY)
+    };
+    let store = open(&options, "main").unwrap();
+    assert_eq!(store.put_new(&key(), b"abc".to_vec().into()).await.unwrap(), Put::Created);
+    assert_eq!(server.requests().into_iter().map(|request| request.method).collect::<Vec<_>>(), ["PUT"]);
+    let mut upload = store.start_upload(&key(), 0).await.unwrap();
+    upload.write(bytes).await.unwrap();
+    upload.finish().await.unwrap();
+    assert!(server.requests().iter().any(|request| request.target.contains("partNumber=2")));
+
+    let without = StoreOptions { server_side_encryption: None, ..options };
+    let error = open(&without, "main").unwrap().put_new(&key(), b"abc".to_vec().into()).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Denied);
+}
+
+#[tokio::test]
+async fn what_the_library_panics_at_is_an_error_of_the_call() {
+    let server = Server::start(|_, _| say(500, "")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let id = folder.path().join("id");
+    crate::sys::durable::create(&id, b"A\x01K\n", 0o600).unwrap();
+    let credentials = Credentials::KeyFiles(KeyFiles {
+        access_key_id: KeySource::File(id),
+        secret_access_key: KeySource::Given(Secret::new("SK")),
+        session_token: None,
+    });
+    let options = StoreOptions { credentials, ..options_at(&server.address, PATIENT, HASTY) };
+    let error = open(&options, "main").unwrap().head(&key()).await.unwrap_err();
+    assert_eq!(error.class, ErrorClass::Permanent, "{}", error.source);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use object_store::client::{HttpConnector, HttpError, HttpRequest, HttpRequestBod
 use serde::Serialize;
 
 use super::http::{Connector, HttpFailure, element, innermost};
+use super::options::bucket_url;
 use super::{StoreOptions, open};
 
 /// No more of an answer than this is read.
@@ -83,7 +84,7 @@ pub(super) async fn ask(options: &StoreOptions, query: &str) -> Result<(u16, Str
     let region = open::s3_builder(options, &bucket)?.get_config_value(&AmazonS3ConfigKey::Region);
     let region = region.unwrap_or_else(|| "us-east-1".to_owned());
     let base = match &options.endpoint {
-        Some(endpoint) => open::bucket_url(endpoint, &bucket, options.virtual_hosted_style),
+        Some(endpoint) => bucket_url(endpoint, &bucket, options.virtual_hosted_style),
         None => format!("https://s3.{region}.amazonaws.com/{bucket}"),
     };
     let credential = client.credentials().get_credential().await.map_err(|error| innermost(&error, |_| {}))?;
@@ -91,7 +92,7 @@ pub(super) async fn ask(options: &StoreOptions, query: &str) -> Result<(u16, Str
     *request.uri_mut() = format!("{base}?{query}").parse().map_err(|_| format!("{base} is no address"))?;
     let signed = AwsAuthorizer::new(&credential, "s3", &region).try_authorize(&mut request, None);
     signed.map_err(|error| innermost(&error, |_| {}))?;
-    let http = Connector::default().connect(&open::client_options(options)?);
+    let http = Connector::new(&bucket).connect(&open::client_options(options)?);
     let http = http.map_err(|error| innermost(&error, |_| {}))?;
     let exchange = async {
         let response = http.execute(request).await?;

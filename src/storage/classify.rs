@@ -2,6 +2,7 @@
 
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::foreign::Foreign;
 use super::http::{BrokenKind, HttpFailure, broken, innermost};
 use crate::base::ErrorClass;
 
@@ -26,6 +27,14 @@ impl Verdict {
     /// What was not there to be deleted is there to be read: somebody writes it again.
     pub(super) fn contradiction() -> Self {
         Self::new(ErrorClass::Transient, "the store said that it is not there, and then that it is")
+    }
+
+    /// A write was answered with success, and what was written is not there. `found`: what is.
+    pub(super) fn unproven(found: &str) -> Self {
+        let cause = format!(
+            "the server said that it wrote, and {found}: it is no object store, or something in between answers for it; check endpoint and proxy"
+        );
+        Self::new(ErrorClass::Transient, cause)
     }
 
     /// Whether the answer was 404 and nothing else: no store's code says whether the object or the bucket is missing. So
@@ -120,6 +129,16 @@ fn judge_http(failure: &HttpFailure) -> Verdict {
             Some("no credentials are configured, and the cloud's metadata service has none for this machine"),
         ),
         HttpFailure::Answered { status, code, .. } => judge_answer(*status, code.as_deref()),
+        // A page in front of the store goes away again; another bucket stays what it is.
+        HttpFailure::Foreign { foreign: Foreign::NotAStore(_), .. } => (
+            ErrorClass::Transient,
+            Some(
+                "that is not how an object store answers: check endpoint, and what stands in between (a proxy, a login, a maintenance page)",
+            ),
+        ),
+        HttpFailure::Foreign { foreign: Foreign::OtherBucket(_), .. } => {
+            (ErrorClass::Permanent, Some("check url, endpoint and virtual_hosted_style"))
+        }
         HttpFailure::Broken { kind: BrokenKind::Certificate, .. } => (
             ErrorClass::Permanent,
             Some("set ca_file to the PEM file of the authority that signed it, if you trust that one"),
@@ -136,7 +155,7 @@ fn judge_http(failure: &HttpFailure) -> Verdict {
         HttpFailure::Answered { status, code, .. } => {
             Verdict { class, cause, status: Some(*status), code: code.clone() }
         }
-        HttpFailure::Broken { .. } => Verdict::new(class, cause),
+        HttpFailure::Foreign { .. } | HttpFailure::Broken { .. } => Verdict::new(class, cause),
     }
 }
 

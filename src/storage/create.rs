@@ -18,7 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::join_all;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, ObjectStoreExt, PutMode};
+use object_store::{ObjectStoreExt, PutMode};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -100,7 +100,7 @@ impl ObjectStoreBacked {
         let path = self.0.prefix.clone().join(format!("{TEMPORARY}{:016x}", rand::random::<u64>()));
         let attempt = async |writer: u8| {
             let payload = Payload::from(vec![writer]);
-            self.put(&path, &payload, PutMode::Create).await.map_err(|error| judge(&error))
+            self.send(&path, &payload, PutMode::Create).await
         };
         let answers = join_all((0..RACERS).map(&attempt)).await;
         let count = |which: &dyn Fn(&Verdict) -> bool| {
@@ -113,11 +113,21 @@ impl ObjectStoreBacked {
         if told == Some(Creates::Overwrites) && attempt(RACERS).await.is_err_and(|verdict| refused(&verdict)) {
             told = Some(Creates::Races);
         }
-        if created > 0
-            && let Err(error) = self.0.client.delete(&path).await
-        {
-            let cause = judge(&error).cause;
-            tracing::debug!(store = self.0.url, object = %path, cause, "a temporary object stays");
+        if created > 0 {
+            // Whatever answers everything with success has won every race, and has nothing.
+            let read = async { self.0.client.get(&path).await?.bytes().await };
+            match read.await.map_err(|error| judge(&error)) {
+                Ok(bytes) if matches!(*bytes, [0..=RACERS]) => {}
+                Ok(_) => return Err(self.failed_write(key, Verdict::unproven("what is there is something else"))),
+                Err(verdict) if verdict.class == ErrorClass::NotFound => {
+                    return Err(self.failed_write(key, Verdict::unproven("nothing is there")));
+                }
+                Err(verdict) => return Err(self.failed_write(key, verdict)),
+            }
+            if let Err(error) = self.0.client.delete(&path).await {
+                let cause = judge(&error).cause;
+                tracing::debug!(store = self.0.url, object = %path, cause, "a temporary object stays");
+            }
         }
         if let Some(creates) = told {
             if creates.is_unsafe() {
@@ -141,8 +151,7 @@ impl ObjectStoreBacked {
         if self.learned(key).await?.is_unsafe() {
             return self.create_and_look(key, &path, payload).await;
         }
-        let Err(error) = self.put(&path, payload, PutMode::Create).await else { return Ok(Put::Created) };
-        let verdict = judge(&error);
+        let Err(verdict) = self.put(&path, payload, PutMode::Create).await else { return Ok(Put::Created) };
         if verdict.says_exists() { Ok(Put::Exists) } else { Err(self.failed_write(key, verdict)) }
     }
 
@@ -153,8 +162,8 @@ impl ObjectStoreBacked {
             Err(verdict) if verdict.class == ErrorClass::NotFound => {}
             Err(verdict) => return Err(self.failed_write(key, verdict)),
         }
-        let put = self.put(path, payload, PutMode::Overwrite).await;
-        put.map_err(|error| self.failed_write(key, judge(&error)))?;
+        let sent = self.send(path, payload, PutMode::Overwrite).await;
+        sent.map_err(|verdict| self.failed_write(key, verdict))?;
         tokio::time::sleep((began.elapsed() * SETTLE_FACTOR).clamp(SETTLE_MIN, SETTLE_MAX)).await;
         match self.holds(path, payload).await {
             Ok(true) => Ok(Put::Created),
@@ -176,27 +185,17 @@ impl ObjectStoreBacked {
     /// Whether what lies at `path` is `payload`: its length and its ends are.
     async fn holds(&self, path: &Path, payload: &Payload) -> Result<bool, Verdict> {
         let size = payload.len();
-        let meta = self.head_path(path).await?;
-        if meta.size != size {
-            return Ok(false);
-        }
-        let whole = [0..size, size..size];
-        let ends = [0..ENDS_BYTES, size.saturating_sub(ENDS_BYTES)..size];
-        for range in if size <= 2 * ENDS_BYTES { whole } else { ends } {
-            if range.is_empty() {
-                continue;
-            }
-            let options = GetOptions { range: Some(GetRange::Bounded(range.clone())), ..GetOptions::default() };
-            let found = async { self.0.client.get_opts(path, options).await?.bytes().await };
-            if found.await.map_err(|error| judge(&error))? != payload.slice(range.start, range.end) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.ends_so(path, size, &payload.tail()).await?
+            && self.has(path, 0, &payload.slice(0, ENDS_BYTES.min(size))).await?)
     }
 }
 
 impl Payload {
+    /// Its last bytes, [`ENDS_BYTES`] at most, copied.
+    pub(super) fn tail(&self) -> Bytes {
+        self.slice(self.len().saturating_sub(ENDS_BYTES), self.len())
+    }
+
     /// The bytes from `start` up to `end`, copied.
     fn slice(&self, start: u64, end: u64) -> Bytes {
         let mut taken = Vec::new();

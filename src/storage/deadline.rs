@@ -3,12 +3,13 @@
 use std::fmt::Display;
 use std::future::Future;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 
 use super::error::shown;
 use super::upload::part_bytes;
@@ -16,6 +17,7 @@ use super::{
     Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
 };
 use crate::base::{ErrorClass, format_duration};
+use crate::sys::panics;
 
 /// Waits for `call` for no longer than `limit`; then it is [`ErrorClass::Transient`], and whether it had an effect is unknown.
 pub(super) async fn within<T>(
@@ -24,10 +26,21 @@ pub(super) async fn within<T>(
     key: impl Display,
     call: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {
-    tokio::time::timeout(limit, call).await.unwrap_or_else(|_| {
-        let cause = format!("no answer within {}", format_duration(limit));
-        Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
-    })
+    match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
+        Ok(Ok(answer)) => answer,
+        // A fault of the library, or ours, and of one call: it takes no task with it, and does not pass for anything else.
+        Ok(Err(panic)) => {
+            let cause = format!(
+                "the code that talks to the store failed ({}): this is a fault of the program; check the repository's table, and report it",
+                panics::message(&*panic)
+            );
+            Err(StoreError::new(ErrorClass::Permanent, verb, key.to_string(), cause))
+        }
+        Err(_) => {
+            let cause = format!("no answer within {}", format_duration(limit));
+            Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
+        }
+    }
 }
 
 /// A [`Store`] of which every call ends within its time.
@@ -87,6 +100,11 @@ impl Store for WithDeadlines {
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         let limit = self.limits.attempt_timeout(range.end.saturating_sub(range.start));
         within(limit, "read", self.key(key), self.inner.get_range(key, range)).await
+    }
+
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let limit = self.limits.attempt_timeout(range.end.saturating_sub(range.start));
+        within(limit, "read", self.key(&object.key), self.inner.get_range_of(object, range)).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
@@ -185,6 +203,15 @@ mod tests {
             assert_eq!(error.class, ErrorClass::Transient);
             assert!(error.source.to_string().starts_with("no answer within "), "{}", error.source);
         }
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_the_code_that_talks_to_the_store_fails_the_call_and_says_so() {
+        let died = async { std::panic::resume_unwind(Box::new("no such header".to_owned())) };
+        let error = within::<()>(Duration::from_secs(30), "read", "a/b", died).await.unwrap_err();
+        assert_eq!((error.class, error.to_string()), (ErrorClass::Permanent, "cannot read a/b".to_owned()));
+        let cause = error.source.to_string();
+        assert!(cause.contains("(no such header)") && cause.contains("fault of the program"), "{cause}");
     }
 
     #[tokio::test]

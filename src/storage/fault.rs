@@ -151,6 +151,22 @@ impl Faulty {
     }
 }
 
+impl Faulty {
+    async fn range(
+        &self,
+        key: &ObjectKey,
+        read: impl Future<Output = Result<Bytes, StoreError>>,
+    ) -> Result<Bytes, StoreError> {
+        let fault = self.next("range", key.as_str());
+        let bytes = self.call(fault, read).await?;
+        match fault {
+            Some(Fault::Short(_)) => Err(StoreError::new(ErrorClass::Transient, "read", key.as_str(), "planned")),
+            Some(Fault::Corrupt) => Ok(flipped(&bytes)),
+            _ => Ok(bytes),
+        }
+    }
+}
+
 fn flipped(bytes: &Bytes) -> Bytes {
     let mut bytes = bytes.to_vec();
     if let Some(first) = bytes.first_mut() {
@@ -202,13 +218,11 @@ impl Store for Faulty {
     }
 
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
-        let fault = self.next("range", key.as_str());
-        let bytes = self.call(fault, self.inner.get_range(key, range)).await?;
-        match fault {
-            Some(Fault::Short(_)) => Err(StoreError::new(ErrorClass::Transient, "read", key.as_str(), "planned")),
-            Some(Fault::Corrupt) => Ok(flipped(&bytes)),
-            _ => Ok(bytes),
-        }
+        self.range(key, self.inner.get_range(key, range)).await
+    }
+
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.range(&object.key, self.inner.get_range_of(object, range)).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {

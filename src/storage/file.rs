@@ -37,6 +37,7 @@ use crate::base::ErrorClass;
 use crate::sys::durable::{self, NewFile};
 use crate::sys::folder::{self, Facts, Folder, Kind};
 use crate::sys::piece;
+use crate::sys::shared::Shared;
 
 /// The owner's alone: a backup shows everything that the database holds, to a group as well as to anybody.
 const FILE_MODE: u32 = 0o600;
@@ -68,6 +69,9 @@ struct Inner {
     threads: Arc<Semaphore>,
 }
 
+/// By the root: however many handles there are, a disk that hangs takes no more threads of this process.
+static THREADS: Shared<Semaphore> = Shared::new();
+
 /// Why a blocking call failed, before it is known what it was.
 struct Failure {
     class: ErrorClass,
@@ -89,7 +93,7 @@ impl Failure {
 impl FileStore {
     /// The store in `root`, known as `url`. Nothing is touched.
     pub(super) fn new(url: String, root: PathBuf) -> Self {
-        let threads = Arc::new(Semaphore::new(THREADS_MAX));
+        let threads = THREADS.get(root.display().to_string(), || Semaphore::new(THREADS_MAX));
         Self(Arc::new(Inner { url, root, folders: Mutex::default(), threads }))
     }
 
@@ -241,8 +245,11 @@ impl Inner {
         Ok(durable::name_again(&self.root()?.folder(folder)?, name)?)
     }
 
-    fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, Failure> {
+    fn get_range(&self, key: &ObjectKey, range: Range<u64>, of: Option<&ObjectInfo>) -> Result<Bytes, Failure> {
         let (file, info) = self.open(key)?;
+        if of.is_some_and(|of| !of.is_same(&info)) {
+            return Err(Failure::new(ErrorClass::Corrupt, super::object::REPLACED));
+        }
         let length = super::object::length_within(&range, info.size)
             .map_err(|cause| Failure::new(ErrorClass::Corrupt, cause))?;
         read_piece(&file, range.start, length)
@@ -330,7 +337,8 @@ fn place_of(key: &ObjectKey) -> (&Path, &OsStr) {
 fn info(key: ObjectKey, facts: &Facts) -> Result<ObjectInfo, Failure> {
     let modified = Timestamp::try_from(facts.modified())
         .map_err(|_| Failure::new(ErrorClass::Permanent, "its modification time is out of range"))?;
-    Ok(ObjectInfo { key, size: facts.bytes, modified })
+    let tag = format!("{}-{}-{}", facts.device, facts.inode, modified.as_nanosecond());
+    Ok(ObjectInfo { key, size: facts.bytes, modified, tag: Some(tag) })
 }
 
 fn read_piece(file: &File, at: u64, length: usize) -> Result<Bytes, Failure> {
@@ -392,7 +400,12 @@ impl Store for FileStore {
 
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         let name = key.clone();
-        self.run("read", key.as_str(), move |inner| inner.get_range(&name, range)).await
+        self.run("read", key.as_str(), move |inner| inner.get_range(&name, range, None)).await
+    }
+
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let of = object.clone();
+        self.run("read", object.key.as_str(), move |inner| inner.get_range(&of.key, range, Some(&of))).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {

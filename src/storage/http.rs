@@ -2,17 +2,27 @@
 //!
 //! `object_store` gives some statuses a meaning of its own (any 404 is "not found", any 409 "already exists") and keeps the
 //! others as text. A missing bucket, a proxy's error page or a conflict between two writers must not be read as "absent" or
-//! "exists", so the answers are taken here, before it sees them.
+//! "exists", so the answers are taken here, before it sees them. So are those of success that the store did not give
+//! ([`super::foreign`]): they become failures. What is left carries a [`Receipt`] to whoever must know that a write took place.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
+use http::response::Parts;
 use object_store::ClientOptions;
 use object_store::client::{
-    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
+    HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    ReqwestConnector,
 };
+
+use super::foreign::{Asked, Expected, Foreign};
+use super::proof::Receipt;
+use crate::base::format_bytes;
 
 /// No more of an error page than this is read.
 const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+/// No more of a listing is read, or of another document that is an answer: a page of a listing has 5,000 names at most.
+const DOCUMENT_BYTES_MAX: usize = 32 << 20;
 /// No more of a store's own words than this is shown.
 const MESSAGE_CHARS_MAX: usize = 300;
 
@@ -30,6 +40,17 @@ pub(super) enum HttpFailure {
         code: Option<String>,
         /// What it says to people.
         message: Option<String>,
+    },
+    /// A success that the store did not give, or not for this bucket.
+    #[error("{server} answered {}", match foreign {
+        Foreign::NotAStore(what) => what.clone(),
+        Foreign::OtherBucket(bucket) => format!("with the listing of another bucket, {bucket:?}"),
+    })]
+    Foreign {
+        /// Host and port.
+        server: String,
+        /// What it was.
+        foreign: Foreign,
     },
     /// No answer.
     #[error("{}{what}", match kind {
@@ -69,24 +90,73 @@ fn quoted(message: Option<&String>) -> String {
     message.map(|message| format!(": {}", message.trim_end_matches('.'))).unwrap_or_default()
 }
 
-/// Makes clients whose failures are [`HttpFailure`]s.
-#[derive(Debug, Default)]
-pub(super) struct Connector(ReqwestConnector);
+/// Makes clients whose failures are [`HttpFailure`]s, for one bucket and for the services that give out credentials.
+#[derive(Debug)]
+pub(super) struct Connector {
+    inner: ReqwestConnector,
+    expected: Expected,
+}
+
+impl Connector {
+    /// For requests to `bucket`.
+    pub(super) fn new(bucket: &str) -> Self {
+        Self { inner: ReqwestConnector::default(), expected: Expected::new(bucket) }
+    }
+}
 
 impl HttpConnector for Connector {
     fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Service(self.0.connect(options)?)))
+        Ok(HttpClient::new(Service { client: self.inner.connect(options)?, expected: self.expected.clone() }))
     }
 }
 
 #[derive(Debug)]
-struct Service(HttpClient);
+struct Service {
+    client: HttpClient,
+    expected: Expected,
+}
+
+impl Service {
+    /// The answer of success, when it is the store's, with its [`Receipt`].
+    async fn believed(&self, server: String, asked: Asked, response: HttpResponse) -> Result<HttpResponse, HttpError> {
+        let (mut head, body) = response.into_parts();
+        let (body, document) = if Expected::needs_body(asked) {
+            let document = document(&server, &head, body).await?;
+            (HttpResponseBody::from(document.clone()), document)
+        } else {
+            (body, Bytes::new())
+        };
+        let judged = self.expected.judge(asked, head.status.as_u16(), &head.headers, &document);
+        // The only kind that `object_store` never retries by itself.
+        judged.map_err(|foreign| HttpError::new(HttpErrorKind::Unknown, HttpFailure::Foreign { server, foreign }))?;
+        head.extensions.insert(Receipt::of(&head.headers));
+        Ok(HttpResponse::from_parts(head, body))
+    }
+}
+
+/// The whole of an answer that is no object's content.
+async fn document(server: &str, head: &Parts, body: HttpResponseBody) -> Result<Bytes, HttpError> {
+    let mut body = body.bytes_stream();
+    let mut document = Vec::new();
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes?;
+        if document.len() + bytes.len() > DOCUMENT_BYTES_MAX {
+            let what = format!("{} with more than {}", head.status.as_u16(), format_bytes(DOCUMENT_BYTES_MAX as u64));
+            let foreign = Foreign::NotAStore(what);
+            let failure = HttpFailure::Foreign { server: server.to_owned(), foreign };
+            return Err(HttpError::new(HttpErrorKind::Unknown, failure));
+        }
+        document.extend_from_slice(&bytes);
+    }
+    Ok(document.into())
+}
 
 #[async_trait]
 impl HttpService for Service {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let server = request.uri().authority().map_or_else(|| "the server".to_owned(), |a| a.as_str().to_owned());
-        let response = match self.0.execute(request).await {
+        let asked = self.expected.asked(request.method(), request.uri());
+        let response = match self.client.execute(request).await {
             Ok(response) => response,
             Err(error) => {
                 let kind = error.kind();
@@ -94,7 +164,7 @@ impl HttpService for Service {
             }
         };
         if response.status().is_success() {
-            return Ok(response);
+            return self.believed(server, asked, response).await;
         }
         let status = response.status().as_u16();
         let header_code = response.headers().get("x-ms-error-code").and_then(|code| code.to_str().ok()).map(plain);

@@ -15,6 +15,7 @@ use super::{
     Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
 };
 use crate::base::{ErrorClass, format_duration};
+use crate::sys::shared::Shared;
 
 /// The places at one store; clones share them.
 #[derive(Debug, Clone)]
@@ -24,10 +25,20 @@ pub(super) struct Places {
     wait_max: Duration,
 }
 
+/// By the store's address: however many handles there are, a store has no more calls of this process under way.
+static PLACES: Shared<Semaphore> = Shared::new();
+
 impl Places {
     pub(super) fn new(limits: &Limits) -> Self {
         let concurrency = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(concurrency)), concurrency, wait_max: limits.retry_deadline }
+    }
+
+    /// The process's places at the store with this address.
+    pub(super) fn at(address: &str, limits: &Limits) -> Self {
+        let places = Self::new(limits);
+        let name = format!("{address} {}", places.concurrency);
+        Self { free: PLACES.get(name, || Semaphore::new(places.concurrency)), ..places }
     }
 
     /// Waits for a place, which is free again when the answer is dropped.
@@ -97,6 +108,11 @@ impl Store for Limited {
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
         let _place = self.place("read", key).await?;
         self.inner.get_range(key, range).await
+    }
+
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let _place = self.place("read", &object.key).await?;
+        self.inner.get_range_of(object, range).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {

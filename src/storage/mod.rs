@@ -20,6 +20,7 @@ mod error;
 #[doc(hidden)]
 pub mod fault;
 mod file;
+mod foreign;
 mod heir;
 mod http;
 mod key;
@@ -31,7 +32,10 @@ mod object;
 mod open;
 mod options;
 mod patience;
+#[cfg(test)]
+mod portals;
 mod probe;
+mod proof;
 #[cfg(test)]
 mod proxies;
 mod retry;
@@ -48,7 +52,7 @@ pub use memory::memory;
 #[doc(hidden)]
 pub use open::{bare_folder, with_layers};
 pub use open::{create_root, create_root_for, install_crypto_provider, open};
-pub use options::{Credentials, KeyFiles, KeySource, Limits, StoreOptions, folder_of};
+pub use options::{Credentials, KeyFiles, KeySource, Limits, ServerSideEncryption, StoreKeys, StoreOptions, folder_of};
 pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Unfinished, Upload};
@@ -66,5 +70,10 @@ struct Calls {
 impl Calls {
     fn new(limits: Limits) -> Self {
         Self { places: limit::Places::new(&limits), limits }
+    }
+
+    /// As [`Calls::new`]; the places are those of this process at the store with this address.
+    fn at(address: &str, limits: Limits) -> Self {
+        Self { places: limit::Places::at(address, &limits), limits }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, Checksum};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::gcp::GoogleCloudStorageBuilder;
 use object_store::path::Path;
@@ -17,6 +17,7 @@ use super::file::FileStore;
 use super::http::Connector;
 use super::limit::Limited;
 use super::object::{Client, ObjectStoreBacked};
+use super::options::{StoreKeys, bucket_url};
 use super::retry::Retrying;
 use super::{Calls, Credentials, Limits, ObjectKey, Store, StoreError, StoreOptions};
 use crate::base::ErrorClass;
@@ -31,13 +32,15 @@ pub fn install_crypto_provider() {
 /// the credentials' file; a file store's root need not be there yet (see [`create_root`]).
 pub fn open(options: &StoreOptions, folder: &str) -> Result<Arc<dyn Store>, StoreError> {
     let place = Place::of(options, folder)?;
-    let calls = Calls::new(options.limits.clone());
+    let address = format!("{} at {}", place.url, options.endpoint.as_deref().unwrap_or("its own place"));
+    let calls = Calls::at(&address, options.limits.clone());
     let base: Arc<dyn Store> = match place.kind {
         Kind::File { .. } => Arc::new(place.file_store()?),
         Kind::Bucket { scheme, bucket, prefix } => {
             install_crypto_provider();
             let client = client(options, scheme, &bucket).map_err(|cause| refused(&place.url, cause))?;
-            Arc::new(ObjectStoreBacked::new(client, place.url, prefix, calls.clone()))
+            let class = options.storage_class.clone();
+            Arc::new(ObjectStoreBacked::new(client, place.url, prefix, class, calls.clone()))
         }
     };
     Ok(layered(base, calls))
@@ -188,7 +191,10 @@ pub(super) fn client_options(options: &StoreOptions) -> Result<ClientOptions, St
     Ok(client)
 }
 
-fn check_endpoint(options: &StoreOptions) -> Result<(), String> {
+fn check(options: &StoreOptions) -> Result<(), String> {
+    if let Some((key, text)) = options.problem() {
+        return Err(format!("{key} {text}"));
+    }
     let Some(endpoint) = &options.endpoint else { return Ok(()) };
     match endpoint.split_once("://").map(|(scheme, _)| scheme) {
         Some("https") => Ok(()),
@@ -208,18 +214,9 @@ fn text(error: &object_store::Error) -> String {
     super::http::innermost(error, |_| {})
 }
 
-/// Where the bucket is at `endpoint`. The client takes an endpoint as it is; the bucket's place in it is ours to choose.
-pub(super) fn bucket_url(endpoint: &str, bucket: &str, virtual_hosted_style: bool) -> String {
-    let endpoint = endpoint.trim_end_matches('/');
-    match endpoint.split_once("://") {
-        Some((scheme, host)) if virtual_hosted_style => format!("{scheme}://{bucket}.{host}"),
-        _ => format!("{endpoint}/{bucket}"),
-    }
-}
-
 /// An S3 client as the options want it, not yet made.
 pub(super) fn s3_builder(options: &StoreOptions, bucket: &str) -> Result<AmazonS3Builder, String> {
-    check_endpoint(options)?;
+    check(options)?;
     let mut builder = match &options.credentials {
         Credentials::Chain => AmazonS3Builder::from_env(),
         Credentials::Keys { access_key_id, secret_access_key, session_token } => {
@@ -247,6 +244,17 @@ pub(super) fn s3_builder(options: &StoreOptions, bucket: &str) -> Result<AmazonS
     if let Some(region) = &options.region {
         builder = builder.with_region(region);
     }
+    if let Some(encryption) = &options.server_side_encryption {
+        let key = |name: &str| name.parse::<AmazonS3ConfigKey>().map_err(|error| text(&error));
+        builder = builder.with_config(key("aws_server_side_encryption")?, encryption.keys.word());
+        if let Some(id) = &encryption.kms_key_id {
+            builder = builder.with_config(key("aws_sse_kms_key_id")?, id);
+        }
+        if encryption.keys != StoreKeys::OfTheStore {
+            // The entity tag is no digest of the bytes then; the checksum that comes back is.
+            builder = builder.with_checksum_algorithm(Checksum::SHA256);
+        }
+    }
     Ok(builder
         .with_bucket_name(bucket)
         .with_virtual_hosted_style_request(options.virtual_hosted_style)
@@ -254,7 +262,7 @@ pub(super) fn s3_builder(options: &StoreOptions, bucket: &str) -> Result<AmazonS
         .with_retry(no_retries(options))
         // Deletes come one by one, and not every store knows the batch.
         .with_disable_bulk_delete(true)
-        .with_http_connector(Connector::default()))
+        .with_http_connector(Connector::new(bucket)))
 }
 
 /// The bucket of an S3 url and a client for it; `None` for any other url.
@@ -271,7 +279,7 @@ pub(super) fn s3_client(options: &StoreOptions) -> Result<Option<(String, Amazon
 }
 
 fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dyn Client>, String> {
-    check_endpoint(options)?;
+    check(options)?;
     let http = client_options(options)?;
     let unfit = || format!("{} do not fit its url", options.credentials.kind());
     match scheme {
@@ -292,7 +300,7 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
                 .with_bucket_name(bucket)
                 .with_client_options(http)
                 .with_retry(no_retries(options))
-                .with_http_connector(Connector::default())
+                .with_http_connector(Connector::new(bucket))
                 .build();
             Ok(Box::new(client.map_err(|error| text(&error))?))
         }
@@ -313,7 +321,7 @@ fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dy
                 .with_container_name(bucket)
                 .with_client_options(http)
                 .with_retry(no_retries(options))
-                .with_http_connector(Connector::default())
+                .with_http_connector(Connector::new(bucket))
                 .build();
             Ok(Box::new(client.map_err(|error| text(&error))?))
         }

@@ -8,8 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
+use md5::{Digest, Md5};
+
 use super::*;
-use crate::base::Secret;
+use crate::base::{Secret, hex};
 
 /// One request as it came.
 #[derive(Debug, Clone)]
@@ -111,6 +113,7 @@ impl Server {
                             "PUT" if !trials.lock().unwrap().insert(request.target.clone()) => {
                                 refuse(412, "PreconditionFailed")
                             }
+                            "GET" => Answer::Say(200, dated(), vec![0]),
                             _ => Answer::Say(200, dated(), Vec::new()),
                         }
                     } else {
@@ -122,7 +125,9 @@ impl Server {
                         answer(number, &request)
                     };
                     let (status, headers, length, body) = match told {
-                        Answer::Say(status, headers, body) => (status, headers, body.len() as u64, body),
+                        Answer::Say(status, headers, body) => {
+                            (status, tagged(headers, &request), body.len() as u64, body)
+                        }
                         Answer::BreakOff(length, body) => (200, dated(), length, body),
                         Answer::Silence => return std::future::pending().await,
                     };
@@ -152,8 +157,28 @@ impl Server {
     }
 }
 
+/// When an object was written, and a tag: to a write, the one that proves its bytes.
 pub(super) fn dated() -> Vec<String> {
-    vec!["last-modified: Sat, 21 Nov 2026 06:41:58 GMT".to_owned(), "etag: \"x\"".to_owned()]
+    vec!["last-modified: Sat, 21 Nov 2026 06:41:58 GMT".to_owned(), TAG.to_owned()]
+}
+
+const TAG: &str = "etag: \"x\"";
+
+fn tagged(headers: Vec<String>, request: &Request) -> Vec<String> {
+    let proof = || format!("etag: \"{}\"", hex::encode(&Md5::digest(&request.body)));
+    headers.into_iter().map(|line| if line == TAG && request.method == "PUT" { proof() } else { line }).collect()
+}
+
+/// The bytes of an object that were asked for.
+pub(super) fn part(request: &Request, bytes: &[u8]) -> Answer {
+    let Some(range) = request.head.lines().find_map(|line| line.strip_prefix("range: bytes=")) else {
+        return Answer::Say(200, dated(), bytes.to_vec());
+    };
+    let (start, last) = range.trim().split_once('-').unwrap();
+    let (start, end) = (start.parse::<usize>().unwrap(), last.parse::<usize>().unwrap() + 1);
+    let mut headers = dated();
+    headers.push(format!("content-range: bytes {start}-{}/{}", end - 1, bytes.len()));
+    Answer::Say(206, headers, bytes[start..end].to_vec())
 }
 
 /// For what shall succeed, on however busy a machine.

@@ -57,6 +57,19 @@ pub struct ObjectInfo {
     pub size: u64,
     /// When it was written, by the store's clock.
     pub modified: Timestamp,
+    /// What the store tells it from another object of its name by; `None` where it does not say.
+    pub tag: Option<String>,
+}
+
+impl ObjectInfo {
+    /// Whether both are about one object, and not about two that had the name one after the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.size == other.size
+            && match (&self.tag, &other.tag) {
+                (Some(one), Some(another)) => one == another,
+                _ => self.modified == other.modified,
+            }
+    }
 }
 
 /// One folder: what lies directly in it, each list sorted by name.
@@ -116,6 +129,10 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Reads a part of an object. A range that does not lie within it is an error of class
     /// [`crate::base::ErrorClass::Corrupt`] (somebody's idea of the object is wrong).
     async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError>;
+
+    /// As [`Store::get_range`], of the very object that `object` is about: [`crate::base::ErrorClass::Corrupt`] when
+    /// another one has taken its name since.
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError>;
 
     /// Length and age of an object.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError>;

@@ -75,8 +75,15 @@ pub(super) trait Parts: Send + Sync + 'static {
     async fn begin(&self, key: &ObjectKey) -> Result<String, StoreError>;
     /// Sends part `number`, counted from 0, and answers what names it. Sent again it replaces itself.
     async fn put_part(&self, key: &ObjectKey, id: &str, number: usize, payload: Payload) -> Result<String, StoreError>;
-    /// Makes the object, of `bytes` bytes in all, of its parts; a success when an earlier attempt did it.
-    async fn complete(&self, key: &ObjectKey, id: &str, parts: &[String], bytes: u64) -> Result<(), StoreError>;
+    /// Makes the object, of `bytes` bytes in all that end with `tail`, of its parts; a success when an earlier attempt did it.
+    async fn complete(
+        &self,
+        key: &ObjectKey,
+        id: &str,
+        parts: &[String],
+        bytes: u64,
+        tail: &Bytes,
+    ) -> Result<(), StoreError>;
     /// Throws the parts away.
     async fn abort(&self, key: &ObjectKey, id: &str) -> Result<(), StoreError>;
 }
@@ -97,6 +104,8 @@ pub(super) struct MultipartUpload {
     /// By number; empty while on its way.
     parts: Vec<String>,
     written: u64,
+    /// The end of the part that was sent last.
+    tail: Bytes,
     /// After an error: what was sent is no whole any more.
     broken: bool,
 }
@@ -117,6 +126,7 @@ impl MultipartUpload {
             sending: JoinSet::new(),
             parts: Vec::new(),
             written: 0,
+            tail: Bytes::new(),
             broken: false,
         }
     }
@@ -174,6 +184,7 @@ impl MultipartUpload {
             self.join_part().await?;
         }
         self.parts.push(String::new());
+        self.tail = payload.tail();
         let (store, key, calls, name) = (Arc::clone(&self.store), self.key.clone(), self.calls.clone(), self.name());
         let send = async move {
             let send = || store.put_part(&key, &id, number, payload.clone());
@@ -222,7 +233,7 @@ impl MultipartUpload {
             self.join_part().await?;
         }
         let id = self.id().await?;
-        let complete = || self.store.complete(&self.key, &id, &self.parts, self.written);
+        let complete = || self.store.complete(&self.key, &id, &self.parts, self.written, &self.tail);
         self.calls.call(self.written, &self.name(), complete).await?;
         self.id = None;
         Ok(())

@@ -411,6 +411,10 @@ impl Store for Between {
         self.inner.get_range(key, range).await
     }
 
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
+        self.inner.get_range_of(object, range).await
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         self.inner.head(key).await
     }
