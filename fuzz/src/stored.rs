@@ -8,7 +8,7 @@ use futures::StreamExt;
 use futures::stream;
 use walward::repo::format::{Kind, Spec};
 use walward::repo::keys::{Found, RootId};
-use walward::repo::lease::{Lease, Work};
+use walward::repo::lease::{Holder, Lease, Work};
 use walward::repo::manifest::BackupLabel;
 use walward::repo::{Encryption, Repository, layout, stored};
 use walward::storage::{ObjectKey, Store, memory};
@@ -96,7 +96,8 @@ pub fn repository_files(data: &[u8]) {
             let (repository, key) = (&fixture.repository, layout::lease(Work::Backup, 1));
             put(repository.store(), &key, data).await;
             let minute = std::time::Duration::from_mins(1);
-            if let Ok(lease) = Lease::take(repository, Work::Backup, "fuzz", minute, jiff::Timestamp::UNIX_EPOCH).await
+            let holder = Holder { name: "fuzz".to_owned(), process: None };
+            if let Ok(lease) = Lease::take(repository, Work::Backup, &holder, minute, jiff::Timestamp::UNIX_EPOCH).await
             {
                 let mine = layout::lease(Work::Backup, lease.fencing());
                 repository.store().delete(&mine).await.expect("a deletion in memory");

@@ -10,7 +10,7 @@ use tracing::Instrument;
 
 use super::error::BackupError;
 use crate::repo::Repository;
-use crate::repo::lease::{Lease, LeaseError, Work};
+use crate::repo::lease::{Holder, Lease, LeaseError, Work};
 
 /// How the leases are held.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +56,7 @@ impl Leases {
         let attempt = terms.attempt;
         let mut leases =
             Self { keepers: JoinSet::new(), done: CancellationToken::new(), lost: Arc::default(), attempt };
-        let holder = format!("{host}, process {}", std::process::id());
+        let holder = Holder::this(host);
         for repository in repositories {
             let name = repository.name().to_owned();
             match Lease::take(repository, Work::Backup, &holder, terms.length, Timestamp::now()).await {
@@ -129,12 +129,12 @@ impl Keeper {
             pause = self.terms.again;
             match error {
                 // From the moment that it runs out somebody else may begin.
-                Some(error) if Timestamp::now() >= lease.expires() => return self.give_up(&error),
+                Some(error) if lease.has_run_out() => return self.give_up(&error),
                 Some(error) => {
                     let (class, error): (_, &dyn std::error::Error) = (error.class(), &error);
                     tracing::warn!(repository = self.name, error_class = %class, error, "the backup's lease was not renewed yet");
                 }
-                None if Timestamp::now() >= lease.expires() => {
+                None if lease.has_run_out() => {
                     tracing::error!(repository = self.name, "the backup's lease ran out: the store does not answer");
                     return self.lose();
                 }

@@ -81,6 +81,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// Who is at work in the repositories
+    Lease {
+        #[command(subcommand)]
+        command: LeaseCommand,
+    },
     // For people who come from other tools.
     #[command(hide = true)]
     ArchivePush(PushArguments),
@@ -385,6 +390,16 @@ pub(super) enum CopyOnly {
     Wal,
     /// Base backups. Without their WAL they cannot be restored
     Backups,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+pub(super) enum LeaseCommand {
+    /// List who has a lease, or had it last, and whether it holds
+    List,
+    /// Take the leases away from who has them: for a holder that is gone
+    ///
+    /// A holder that still works notices within a minute and ends without a backup. Until then two are at work.
+    Break,
 }
 
 #[derive(Debug, Clone, Subcommand)]

@@ -145,6 +145,7 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         Command::Backup(arguments) => Box::pin(commands::backup::run(&context, &arguments, printer)).await,
         Command::Restore(arguments) => Box::pin(commands::restore::run(&context, &arguments, printer)).await,
         Command::Repo { command } => commands::repo::run(&context, &command, printer).await,
+        Command::Lease { command } => commands::work_leases::run(&context, command, printer).await,
         Command::Keys { command } => commands::keys::run(&context, &command, printer).await,
         Command::Wal { command: WalCommand::List } => commands::wal_list::list(&context, printer).await,
         Command::Wal { command: WalCommand::Gaps } => commands::wal_list::list_gaps(&context, printer).await,

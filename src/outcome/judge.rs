@@ -83,7 +83,11 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
 fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
     if let Some(error) = error.downcast_ref::<BackupError>() {
         return match error {
-            BackupError::Locked { .. } | BackupError::LeaseLost { .. } => Some((Exit::Locked, None)),
+            BackupError::Locked { .. } => Some((
+                Exit::Locked,
+                Some("`walward lease list` says who is at work; `walward lease break` is for a holder that is gone"),
+            )),
+            BackupError::LeaseLost { .. } => Some((Exit::Locked, None)),
             BackupError::Refused(_)
             | BackupError::Label(_)
             | BackupError::History { .. }

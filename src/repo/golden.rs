@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::format::{FRAME_BYTES, Kind, Spec};
 use super::gap::{self, Gap};
 use super::keys::{KeySource, SlotKind};
-use super::lease::{Lease, LeaseError, Work};
+use super::lease::{Holder, Lease, LeaseError, Work};
 use super::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest};
 use super::{Encryption, Repository, layout, stored};
 use crate::pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
@@ -133,8 +133,12 @@ async fn write(folder: &Path, encryption: &Encryption) {
     let content = stream::iter([Ok(Bytes::from(lines))]).boxed();
     repository.upload(&layout::manifest(&label()), spec, content, 1000).await.expect("uploaded");
     gap::record(&repository, &gap()).await.expect("recorded");
-    let lease = Lease::take(&repository, Work::Backup, "db1", Duration::from_hours(1), now()).await;
+    let lease = Lease::take(&repository, Work::Backup, &named("db1"), Duration::from_hours(1), now()).await;
     lease.expect("taken").release(now()).await.expect("released");
+}
+
+fn named(name: &str) -> Holder {
+    Holder { name: name.to_owned(), process: None }
 }
 
 /// Writes the fixtures of the current version. Those of a released version are never written again.
@@ -195,7 +199,7 @@ async fn repositories_of_version_1_are_read() {
             assert_eq!(kinds, [SlotKind::KeyFile, SlotKind::Recovery]);
             assert_eq!(keys.keyring().iter().count(), 2);
         }
-        let next = Lease::take(&repository, Work::Backup, "db2", Duration::from_mins(1), now()).await;
+        let next = Lease::take(&repository, Work::Backup, &named("db2"), Duration::from_mins(1), now()).await;
         assert_eq!(next.map_err(|error: LeaseError| error.to_string()).expect("free").fencing(), 3);
     }
 }

@@ -11,6 +11,7 @@
 //! backup/<label>/hold                              pinned
 //! gap/<lineage>/<first>-<last>.json                WAL that was let go
 //! lease/<work>/<fencing>.json                      who is at work
+//! lease/<work>/clock-<digits>                      what time the store has
 //! ```
 //!
 //! Generations have 8 decimal digits, packs 5, fencing numbers 20, so that names sort as numbers do.
@@ -163,6 +164,18 @@ pub fn leases(work: super::lease::Work) -> ObjectKey {
 /// One state of a lease.
 pub fn lease(work: super::lease::Work, fencing: u64) -> ObjectKey {
     key(format!("lease/{}/{fencing:020}.json", work.as_str()))
+}
+
+/// A name for an object whose time is the store's time of now; nobody else uses it.
+pub fn lease_clock(work: super::lease::Work) -> ObjectKey {
+    key(format!("lease/{}/{LEASE_CLOCK}{}", work.as_str(), hex::encode(&rand::random::<[u8; 8]>())))
+}
+
+const LEASE_CLOCK: &str = "clock-";
+
+/// Whether the name of an object in a lease's folder is one of [`lease_clock`].
+pub fn is_lease_clock(name: &str) -> bool {
+    name.starts_with(LEASE_CLOCK)
 }
 
 /// The fencing number in the name of a lease's object, or `None` when it is of none.

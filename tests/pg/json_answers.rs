@@ -50,6 +50,8 @@ fn every_answer_is_in_the_reference_and_every_schema_of_it_is_an_answer() {
     ask(0, false, &["keys", "list"]);
     ask(0, false, &["--yes", "keys", "remove", "3"]);
     ask(0, false, &["keys", "rotate"]);
+    ask(0, false, &["lease", "list"]);
+    ask(0, false, &["--yes", "lease", "break"]);
     ask(0, false, &["config", "check"]);
     ask(0, false, &["config", "show"]);
 

@@ -14,3 +14,4 @@ pub(super) mod status;
 mod text;
 pub(super) mod wal;
 pub(super) mod wal_list;
+pub(super) mod work_leases;

@@ -57,6 +57,29 @@ fn an_agent_killed_at_random_moments_under_load_loses_nothing_on_s3() {
 }
 
 #[test]
+fn a_backup_whose_process_was_killed_holds_the_next_one_of_its_host_up_by_nothing() {
+    let site = Site::start(options(StoreKind::File));
+    site.cluster.sql(&site.room, "create table t as select generate_series(1, 100000) as id");
+    let leases = || site.walward(&["--json", "lease", "list"]).expect(0).json()["leases"].clone();
+    // It may be done before it is seen.
+    for _ in 0..10 {
+        let mut backup = site.walward_command(&["backup", "--no-agent"]).spawn().expect("a backup");
+        while backup.try_wait().expect("its state").is_none() && leases()[0]["state"] != "held" {}
+        backup.kill().expect("killed");
+        backup.wait().expect("ended");
+        if leases()[0]["state"] == "holder_gone" {
+            break;
+        }
+    }
+    let seen = leases();
+    assert_eq!(seen[0]["state"], "holder_gone", "{seen}");
+    site.walward(&["lease", "list"]).expect(0).says("its process has ended");
+    site.walward(&["backup"]).expect(0);
+    assert_eq!(leases()[0]["state"], "released");
+    site.walward(&["--yes", "lease", "break"]).expect(0).says("no lease is held");
+}
+
+#[test]
 fn an_agent_killed_during_a_recovery_never_ends_it_early() {
     let (rounds, mut chance) = (rounds(4, 30), chance());
     let mut site = Site::start(options(StoreKind::File));
