@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sys::shared::Shared;
+
 /// One cluster's spool.
 #[derive(Debug)]
 pub struct Spool {
-    folder: PathBuf,
+    folder: Arc<Folder>,
     bytes_max: u64,
     bytes: Arc<AtomicU64>,
     next: AtomicU64,
@@ -20,9 +22,24 @@ pub struct Spool {
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
+    _folder: Arc<Folder>,
     reserved: u64,
     bytes: Arc<AtomicU64>,
 }
+
+/// A spool's folder, which goes with the last of its places.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Best effort, and only when nothing is in it: the next agent clears what stays.
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+/// Bytes in use, by the cluster's folder: a spool that is new counts what an older one still holds.
+static BYTES: Shared<AtomicU64> = Shared::new();
 
 impl Spool {
     /// An empty spool in `folder`, which is made, or emptied of what an earlier process left. Blocking.
@@ -36,7 +53,9 @@ impl Spool {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { folder: folder.to_path_buf(), bytes_max, bytes: Arc::default(), next: AtomicU64::new(0) })
+        let of_the_cluster = folder.parent().unwrap_or(folder).display().to_string();
+        let bytes = BYTES.get(of_the_cluster, || AtomicU64::new(0));
+        Ok(Self { folder: Arc::new(Folder(folder.to_path_buf())), bytes_max, bytes, next: AtomicU64::new(0) })
     }
 
     /// A place for a file of at most `bytes`, or `None` when the spool would grow beyond its bound. `always`: what PostgreSQL
@@ -49,7 +68,8 @@ impl Spool {
         admitted.ok()?;
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         Some(Place {
-            path: self.folder.join(format!("{name}.{number}")),
+            path: self.folder.0.join(format!("{name}.{number}")),
+            _folder: Arc::clone(&self.folder),
             reserved: bytes,
             bytes: Arc::clone(&self.bytes),
         })
@@ -88,7 +108,7 @@ mod tests {
     #[test]
     fn it_stays_within_its_bound_and_gives_back_what_was_dropped() {
         let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::open(folder.path(), 30).expect("a spool");
+        let spool = Spool::open(&folder.path().join("main/1"), 30).expect("a spool");
         let first = spool.place("a", 16, false).expect("room");
         assert!(spool.place("b", 16, false).is_none());
         let urgent = spool.place("b", 16, true).expect("always room for what PostgreSQL waits for");
@@ -101,11 +121,28 @@ mod tests {
     }
 
     #[test]
+    fn a_spool_that_is_replaced_counts_until_it_is_empty_and_its_folder_goes_with_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let of = |name: &str| folder.path().join("main").join(name);
+        let old = Spool::open(&of("1"), 30).expect("a spool");
+        let place = old.place("a", 16, false).expect("room");
+        std::fs::File::create(place.path()).expect("a file");
+        let new = Spool::open(&of("2"), 30).expect("a spool");
+        assert!(new.place("b", 16, false).is_none());
+        drop(old);
+        assert!(place.path().exists());
+        drop(place);
+        assert!(new.place("b", 16, false).is_some() && !of("1").exists());
+        drop(new);
+        assert!(!of("2").exists());
+    }
+
+    #[test]
     fn what_an_earlier_process_left_is_not_trusted() {
         let folder = tempfile::tempdir().expect("a folder");
         let left = folder.path().join("000000010000000000000001.0");
         std::fs::File::create(&left).expect("a file");
-        Spool::open(folder.path(), 30).expect("a spool");
+        let _spool = Spool::open(folder.path(), 30).expect("a spool");
         assert!(!left.exists());
     }
 }

@@ -5,6 +5,7 @@
 //! ten seconds for what is being answered, then uploads are given up; PostgreSQL asks again.
 
 mod backup;
+mod bounds;
 mod doors;
 mod kept;
 mod listen;

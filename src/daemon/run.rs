@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::bounds::Bounds;
 use super::services::{Services, clear_spools};
 use super::{listen, log, metrics, server, status};
 use crate::base::describe;
@@ -22,6 +23,8 @@ use crate::sys;
 
 /// How long what is being answered may take when the agent stops.
 const GRACE: Duration = Duration::from_secs(10);
+/// How long uploads that an older configuration began may take when it was replaced.
+const DRAIN: Duration = Duration::from_mins(1);
 /// How long threads that wait for disks may take at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How often idle things are looked after.
@@ -44,6 +47,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     sys::secrecy::keep_memory_private();
     let loaded = config::load(&arguments.config)?;
     log::install(loaded.config.agent.log)?;
+    sys::panics::log_them();
     let config = said(loaded);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -73,7 +77,9 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     let listening = listen::listen(&config.agent.socket)?;
     clear_spools(&config);
     let mut tasks = JoinSet::new();
-    let services = Services::start(&config, rand::random(), &mut tasks)?;
+    let mut bounds = Bounds::new(&config.agent).context("start worker threads")?;
+    let services = Services::start(&config, rand::random(), &bounds, &mut tasks)?;
+    let mut draining = CancellationToken::new();
     let (publish, current) = watch::channel(services);
     let listener = UnixListener::from_std(listening.listener).context("listen")?;
     let closing = CancellationToken::new();
@@ -90,7 +96,7 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
         tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break Ok(()),
             _ = hangup.recv() => {
-                reload(path, &publish, &mut tasks);
+                reload(path, &publish, (&mut bounds, &mut draining), &mut tasks);
             }
             _ = tick.tick() => {
                 tell_systemd(&[NotifyState::Watchdog]);
@@ -127,26 +133,44 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     }
 }
 
-/// Takes a new configuration if it is valid; the old services finish what they have under way.
-fn reload(path: &Path, publish: &watch::Sender<Arc<Services>>, tasks: &mut JoinSet<()>) {
+/// Takes a new configuration if it is valid; the old services finish what they have under way, for [`DRAIN`] at most and until the
+/// next reload: two configurations are at work at once, and no more. `draining` ends the uploads of the one before.
+fn reload(
+    path: &Path,
+    publish: &watch::Sender<Arc<Services>>,
+    (bounds, draining): (&mut Bounds, &mut CancellationToken),
+    tasks: &mut JoinSet<()>,
+) {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell_systemd(&states);
     let loaded = config::load(path).map_err(anyhow::Error::from);
-    let started = loaded.and_then(|loaded| Services::start(&said(loaded), rand::random(), tasks));
+    let (_, memory_mib) = bounds.memory();
+    let started = loaded.and_then(|loaded| {
+        let config = said(loaded);
+        bounds.change(&config.agent).context("start worker threads")?;
+        Services::start(&config, rand::random(), bounds, tasks)
+    });
     match started {
         Ok(services) => {
             let clusters = services.clusters.len();
             let old = publish.send_replace(services);
             old.closing.cancel();
-            // In-flight uploads of the old services go on to their end; whoever waits for them still gets the answer.
+            std::mem::replace(draining, old.uploads.clone()).cancel();
+            // In-flight uploads of the old services go on; what waits for them still gets the answer.
             for service in old.clusters.values() {
-                let archiver = service.archiver.clone();
-                tasks.spawn(async move { archiver.drain().await });
+                let (archiver, uploads) = (service.archiver.clone(), old.uploads.clone());
+                tasks.spawn(async move {
+                    if tokio::time::timeout(DRAIN, archiver.drain()).await.is_err() {
+                        uploads.cancel();
+                        archiver.drain().await;
+                    }
+                });
             }
             info!(clusters, "configuration reloaded");
         }
         Err(error) => {
+            bounds.set_memory(memory_mib);
             error!(error = describe(error.as_ref()), "the new configuration is not usable; the old one stays in force");
         }
     }

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, warn};
 
+use super::bounds::Bounds;
 use super::peer::{Owner, Peer};
 use super::recovered;
 use super::status::Standing;
@@ -19,7 +20,6 @@ use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use crate::repo::LazyRepository;
 use crate::sys;
-use crate::sys::cpu::CpuPool;
 
 /// Threads that may look at one data directory (or for one) on behalf of requests at the same time.
 const LOOKS_MAX: usize = 4;
@@ -60,19 +60,19 @@ pub struct Services {
     pub looks: Arc<Semaphore>,
     /// Cancelled: no new work of its own accord.
     pub closing: CancellationToken,
+    /// Cancelled: WAL on its way is given up; PostgreSQL asks again. So the services of an old configuration end.
+    pub uploads: CancellationToken,
     /// Cancelled: work under way is given up.
     pub stop: CancellationToken,
 }
 
 impl Services {
     /// Makes the services of `config` and starts their tasks in `tasks`. `spool` names this configuration's spools,
-    /// apart from those of any other. Blocking in the file system, briefly.
-    pub fn start(config: &Config, spool: u64, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
-        let pool = CpuPool::new(config.agent.cpu_threads).context("start worker threads")?;
-        let memory_mib = u32::try_from((config.agent.memory_bytes_max >> 20).max(1)).unwrap_or(u32::MAX >> 3);
-        let memory_mib = memory_mib.min(u32::MAX >> 3);
-        let memory = Arc::new(Semaphore::new(usize::try_from(memory_mib).unwrap_or(Semaphore::MAX_PERMITS)));
+    /// apart from those of any other; `bounds` are the process's. Blocking in the file system, briefly.
+    pub fn start(config: &Config, spool: u64, bounds: &Bounds, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
+        let pool = bounds.pool();
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let uploads = stop.child_token();
         // What was started is ended again when the rest cannot be.
         let unfinished = closing.clone().drop_guard();
         let mut clusters = BTreeMap::new();
@@ -101,9 +101,9 @@ impl Services {
                 &cluster.data_directory,
                 repositories.clone(),
                 archive_options,
-                (Arc::clone(&memory), memory_mib),
+                bounds.memory(),
                 Arc::clone(&archive_stats),
-                stop.clone(),
+                uploads.clone(),
             );
             // Beside the spools, which are cleared at every start; this is not.
             let notes = spool_folder(&config.agent.spool_directory, name).join("let-go");
@@ -158,7 +158,7 @@ impl Services {
             clusters.insert(name.clone(), Arc::new(service));
         }
         unfinished.disarm();
-        Ok(Arc::new(Self { clusters, looks: Arc::new(Semaphore::new(LOOKS_MAX)), closing, stop }))
+        Ok(Arc::new(Self { clusters, looks: Arc::new(Semaphore::new(LOOKS_MAX)), closing, uploads, stop }))
     }
 
     /// Whether the peer was the owner of a cluster's data directory when it was looked at last.

@@ -103,7 +103,8 @@ mod tests {
     fn remains(hours: &[i64]) -> Remains {
         let label: BackupLabel = "20261121T064158Z-full".parse().expect("a label");
         let key = |number: usize| layout::pack(&label, u32::try_from(number).expect("few"));
-        let pack = |(number, hour): (usize, &i64)| ObjectInfo { key: key(number), size: 7, modified: at(*hour) };
+        let pack =
+            |(number, hour): (usize, &i64)| ObjectInfo { key: key(number), size: 7, modified: at(*hour), tag: None };
         Remains { packs: hours.iter().enumerate().map(pack).collect(), label: label.clone() }
     }
 

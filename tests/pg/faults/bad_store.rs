@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{assert_archived, assert_archived_in, drain, failures, options, status, wait_failed, write_segments};
-use crate::support::{Cluster, Ended, Mode, Site, StoreKind};
+use crate::support::{Cluster, Ended, Mode, Site, StoreKind, eventually};
 
 fn site() -> Site {
     let site = Site::start(super::SiteOptions { proxied: true, ..options(StoreKind::S3) });
@@ -60,6 +60,33 @@ fn a_store_that_refuses_for_a_while_loses_nothing_and_the_backlog_drains() {
 }
 
 #[test]
+fn a_login_page_that_answers_every_request_with_success_archives_nothing() {
+    let site = site();
+    let proxy = site.proxy.as_ref().unwrap();
+    let archived = || site.cluster.sql(&site.room, "select archived_count from pg_stat_archiver");
+    let (before, failed) = (archived(), failures(&site));
+    proxy.set(Mode::Portal);
+    write_segments(&site, 3);
+    wait_failed(&site, failed);
+    // Long enough for PostgreSQL to have asked for each of them.
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(archived(), before);
+    status(&site).says("failing").says("Guest network").says("check endpoint");
+    site.walward(&["check"]).expect(1).says("Guest network").says("from portal");
+    // Neither an empty archive nor the end of one.
+    let nowhere = site.room.join("nowhere");
+    site.client(&["--cluster", "main", "fetch", "0000000100000000000000FE", nowhere.to_str().unwrap()]).expect(255);
+    for command in [&["info"][..], &["wal", "list"], &["wal", "gaps"]] {
+        let said = site.walward(command);
+        assert!(said.code != 0 && !said.stdout.contains("no gaps"), "{command:?}: {said:?}");
+        said.says("check endpoint");
+    }
+    proxy.set(Mode::Pass);
+    drain(&site, &site.cluster, Duration::from_secs(45));
+    assert_archived(&site, &site.cluster);
+}
+
+#[test]
 fn something_else_that_answers_for_the_store_is_not_believed() {
     archive_through(&[
         // A portal that wants a login and says 200 to everything; a wrong address; an emptied bucket.
@@ -68,6 +95,37 @@ fn something_else_that_answers_for_the_store_is_not_believed() {
         (Mode::Answer(404, "NoSuchKey"), &["NoSuchKey"]),
         (Mode::Answer(404, "NoSuchBucket"), &["NoSuchBucket"]),
     ]);
+}
+
+#[test]
+fn many_reloads_while_the_store_hangs_take_no_more_than_two_configurations() {
+    const RELOADS: usize = 30;
+    let site = site();
+    let (proxy, agent) = (site.proxy.as_ref().unwrap(), site.agent.as_ref().unwrap());
+    proxy.set(Mode::BlackHole);
+    write_segments(&site, 12);
+    eventually("uploads hang", Duration::from_secs(20), || (proxy.held() >= 1).then_some(()));
+    let mut most = 0;
+    for number in 1..=RELOADS {
+        agent.reload();
+        eventually("a reload", Duration::from_secs(20), || {
+            (agent.log().matches("configuration reloaded").count() >= number).then_some(())
+        });
+        // The new configuration finds the waiting files, and hangs, too.
+        std::thread::sleep(Duration::from_millis(200));
+        most = most.max(proxy.held());
+    }
+    // As many as one store has places, for the calls, and the listing of its identity by a person.
+    assert!(most <= 20, "{most} connections hang");
+    let spools = site.room.join("spool").join("main");
+    eventually("the spools go that are no configuration's any more", Duration::from_secs(30), || {
+        (std::fs::read_dir(&spools).unwrap().count() <= 2).then_some(())
+    });
+    let resident = site.walward(&["--json", "status"]).json()["resident_bytes"].as_u64().expect("a number");
+    assert!(resident < 200 << 20, "{} MiB resident", resident >> 20);
+    proxy.set(Mode::Pass);
+    drain(&site, &site.cluster, Duration::from_mins(1));
+    assert_archived(&site, &site.cluster);
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub enum Mode {
     Pass,
     /// It is answered with this status and S3 error code, and never reaches the store.
     Answer(u16, &'static str),
+    /// A login page answers, with success and a tag, and nothing reaches the store.
+    Portal,
     /// The connection is reset as soon as the request was read.
     Reset,
     /// Half of the request reaches the store; then both sides are cut off.
@@ -44,6 +46,8 @@ struct Shared {
     /// Requests that met something else than [`Mode::Pass`].
     faults: AtomicU64,
     requests: AtomicU64,
+    /// Connections that are in a black hole now.
+    held: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -64,6 +68,7 @@ impl FaultProxy {
             mode: Mutex::new(Mode::Pass),
             faults: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         });
         let for_thread = Arc::clone(&shared);
@@ -88,6 +93,11 @@ impl FaultProxy {
     /// From now on; requests that are in a black hole stay there.
     pub fn set(&self, mode: Mode) {
         *self.shared.mode.lock().unwrap() = mode;
+    }
+
+    /// How many connections are in a black hole now.
+    pub fn held(&self) -> u64 {
+        self.shared.held.load(Ordering::Acquire)
     }
 
     /// How many requests met a fault so far.
@@ -125,6 +135,7 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     match mode {
         Mode::Pass | Mode::EveryThirdReset => client.write_all(&exchange(&request, shared, u64::MAX)?),
         Mode::Answer(status, code) => client.write_all(&refusal(&request, status, code)),
+        Mode::Portal => client.write_all(&portal(&request)),
         Mode::Reset => reset(&client),
         Mode::ResetHalfWay => {
             let mut store = TcpStream::connect(("127.0.0.1", shared.upstream))?;
@@ -140,7 +151,9 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
         Mode::BlackHole => {
             // Until the client gives up.
             client.set_read_timeout(None)?;
+            shared.held.fetch_add(1, Ordering::AcqRel);
             let _ = client.read(&mut [0]);
+            shared.held.fetch_sub(1, Ordering::AcqRel);
             Ok(())
         }
         Mode::Truncate => {
@@ -239,6 +252,16 @@ fn refusal(request: &Message, status: u16, code: &str) -> Vec<u8> {
         body.len()
     )
     .into_bytes()
+}
+
+fn portal(request: &Message) -> Vec<u8> {
+    let page = "<!DOCTYPE html><html><head><title>Guest network</title></head><body>Please sign in.</body></html>";
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nServer: portal\r\nContent-Type: text/html\r\nETag: \"5d41402abc4b2a76b9719d911017c592\"\r\nLast-Modified: Sat, 21 Nov 2026 06:41:58 GMT\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        page.len()
+    );
+    let body = if request.head.starts_with("HEAD ") { "" } else { page };
+    format!("{head}{body}").into_bytes()
 }
 
 /// Ends a connection so that the other side sees a reset and not an end.
