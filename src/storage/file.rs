@@ -337,8 +337,8 @@ fn place_of(key: &ObjectKey) -> (&Path, &OsStr) {
 fn info(key: ObjectKey, facts: &Facts) -> Result<ObjectInfo, Failure> {
     let modified = Timestamp::try_from(facts.modified())
         .map_err(|_| Failure::new(ErrorClass::Permanent, "its modification time is out of range"))?;
-    let tag = format!("{}-{}-{}", facts.device, facts.inode, modified.as_nanosecond());
-    Ok(ObjectInfo { key, size: facts.bytes, modified, tag: Some(tag) })
+    // The inode would tell more, and changes when an object is kept.
+    Ok(ObjectInfo { key, size: facts.bytes, modified, tag: None })
 }
 
 fn read_piece(file: &File, at: u64, length: usize) -> Result<Bytes, Failure> {

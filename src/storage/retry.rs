@@ -318,6 +318,8 @@ mod tests {
             let faulty = Faulty::new(inner, Plan::script([Some(Fault::Short(40_000))]));
             let store = Retrying::new(Arc::<Faulty>::clone(&faulty), limits());
             let object = store.get(&key()).await.unwrap();
+            // A file is told by its time, which moves in steps.
+            tokio::time::sleep(Duration::from_millis(30)).await;
             faulty.delete(&key()).await.unwrap();
             faulty.put_new(&key(), other.clone().into()).await.unwrap();
             let read = object.body.try_collect::<Vec<_>>().await;

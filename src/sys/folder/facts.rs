@@ -34,10 +34,6 @@ pub struct Facts {
     pub gid: u32,
     /// Length in bytes.
     pub bytes: u64,
-    /// The file system that it lies in.
-    pub device: u64,
-    /// Its number there.
-    pub inode: u64,
     /// Modification time, seconds since the Unix epoch.
     pub mtime: i64,
     /// Nanoseconds behind them.
@@ -83,8 +79,6 @@ impl From<Stat> for Facts {
             uid: found.st_uid,
             gid: found.st_gid,
             bytes: u64::try_from(found.st_size).unwrap_or(0),
-            device: found.st_dev,
-            inode: found.st_ino,
             mtime: found.st_mtime,
             mtime_nanos: u32::try_from(found.st_mtime_nsec).unwrap_or(0),
             is_elsewhere: found.st_nlink > 1,
