@@ -2,27 +2,37 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
-use tracing::warn;
 
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
-use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
+use super::progress::Progress;
+use crate::base::ErrorClass;
+use crate::pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use crate::repo::identity::LineageEntry;
 use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
-use crate::storage::ObjectKey;
+use crate::storage::{self, ObjectKey};
 
-/// The first pause between rounds over the repositories; doubled each time up to [`PAUSE_MAX`].
-const PAUSE_FIRST: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long one repository may take for one file, besides the time that its bytes take at [`BYTES_PER_SECOND_MIN`].
-const PATIENCE: Duration = Duration::from_mins(2);
-/// A store slower than this is of no use to a recovery.
-const BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+/// What is wanted, and by whom.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Want {
+    /// Of the server that recovers; `None` when it is not known, then the newest of the repository.
+    pub lineage: Option<Lineage>,
+    /// The file.
+    pub name: WalFileName,
+    /// Where the server keeps its WAL, and with it the histories that it knows; `None` when no server asks.
+    pub pg_wal: Option<PathBuf>,
+}
+
+impl Want {
+    /// For no server in particular.
+    pub fn new(lineage: Option<Lineage>, name: WalFileName) -> Self {
+        Self { lineage, name, pg_wal: None }
+    }
+}
 
 /// What became of a fetch that found out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +99,27 @@ pub enum FetchError {
         /// Which knows of it.
         repository: String,
     },
+    /// It is nowhere, and there is WAL of that timeline or of a later one.
+    #[error(
+        "{name} is missing in the archive, and repository {repository:?} has WAL of timeline {} ({next}): a recovery to the latest point would end before it and not know; archive the history again (pg_wal of a server on that timeline has it, and a backup of that server brings it), or recover to a timeline that is named (recovery_target_timeline, and --on-error=target at its end)",
+        .next.timeline
+    )]
+    HistoryLost {
+        /// The history.
+        name: WalFileName,
+        /// A segment of the first timeline whose beginning the server does not know.
+        next: SegmentName,
+        /// Which has it.
+        repository: String,
+    },
+    /// For a standby: it was not to be had within the time that a standby is held up.
+    #[error("{name} cannot be had now ({why}); a standby goes on without it and asks again")]
+    NotNow {
+        /// The file.
+        name: WalFileName,
+        /// What stands in the way.
+        why: String,
+    },
     /// It took longer than any store should.
     #[error("repository {repository:?} did not give {name} within {} s", .after.as_secs())]
     TooSlow {
@@ -138,15 +169,21 @@ impl FetchError {
             Self::UnknownLineage { .. }
             | Self::NoLineage { .. }
             | Self::Hole { .. }
+            | Self::HistoryLost { .. }
             | Self::LetGo { .. }
             | Self::NoRepository => ErrorClass::Permanent,
-            Self::TooSlow { .. } => ErrorClass::Transient,
+            Self::TooSlow { .. } | Self::NotNow { .. } => ErrorClass::Transient,
             Self::Write { source, .. } => match ErrorClass::of_io(source) {
                 ErrorClass::NotFound => ErrorClass::Permanent,
                 class => class,
             },
             Self::Stopping(_) => ErrorClass::Cancelled,
         }
+    }
+
+    /// Whether it is about a file that is missing, and known to be, while the archive goes on: more than "cannot be found out".
+    pub fn is_hole(&self) -> bool {
+        matches!(self, Self::Hole { .. } | Self::HistoryLost { .. } | Self::LetGo { .. })
     }
 }
 
@@ -160,111 +197,12 @@ pub enum AtHole {
 }
 
 /// What one repository answered.
-enum Answer {
+pub(super) enum Answer {
     File(u64),
-    /// It has no such file; of a segment, the first one behind it on its timeline or on one that left that later, if there is one.
-    Absent(Option<SegmentName>),
-    /// It has no such file, and a record that it was let go.
-    LetGo,
-}
-
-/// What a repository could not give although it was asked before the one that gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PassedOver {
-    /// The class of its failure.
-    pub class: ErrorClass,
-    /// What failed, in one line.
-    pub text: String,
-}
-
-/// As [`retrieve_noting`], for whoever does not ask what failed on the way.
-pub async fn retrieve(
-    repositories: &[Arc<LazyRepository>],
-    lineage: Option<Lineage>,
-    name: WalFileName,
-    path: &Path,
-    deadline: Duration,
-    at_hole: AtHole,
-) -> Result<Retrieved, FetchError> {
-    retrieve_noting(repositories, lineage, name, path, (deadline, at_hole), &mut Vec::new()).await
-}
-
-/// Brings `name` to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
-/// order, again and again until the deadline after the first failure (a hole is one, with [`AtHole::Wait`]). `lineage`: of the
-/// server that recovers; `None` when it is not known, then the newest of the repository. A repository that failed lately is
-/// asked after the others; `passed_over` takes what failed before the file was there.
-pub async fn retrieve_noting(
-    repositories: &[Arc<LazyRepository>],
-    lineage: Option<Lineage>,
-    name: WalFileName,
-    path: &Path,
-    (deadline, at_hole): (Duration, AtHole),
-    passed_over: &mut Vec<PassedOver>,
-) -> Result<Retrieved, FetchError> {
-    let begun = Instant::now();
-    let mut pause = PAUSE_FIRST;
-    loop {
-        let (mut failure, mut hole) = (None, None);
-        if repositories.is_empty() {
-            return Err(FetchError::NoRepository);
-        }
-        let now = Instant::now();
-        let mut in_order: Vec<&Arc<LazyRepository>> = repositories.iter().collect();
-        in_order.sort_by_key(|lazy| lazy.standing().is_resting(now));
-        for repository in in_order {
-            let answer = in_time(repository, lineage, name, path).await;
-            match &answer {
-                Ok(_) => repository.standing().answered(),
-                Err(error @ (FetchError::Repository { .. } | FetchError::TooSlow { .. })) => {
-                    repository.standing().failed(error.class(), Instant::now());
-                }
-                Err(_) => {}
-            }
-            match answer {
-                Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
-                Ok(Answer::Absent(None)) => {}
-                // Not the end of the archive. It may be on its way: several are uploaded at once.
-                Ok(Answer::Absent(Some(next))) => {
-                    hole.get_or_insert(FetchError::Hole { name, next, repository: repository.name().to_owned() });
-                }
-                Ok(Answer::LetGo) => {
-                    hole = Some(FetchError::LetGo { name, repository: repository.name().to_owned() });
-                }
-                Err(error) => {
-                    let text = describe(&error);
-                    warn!(segment = %name, repository = repository.name(), error_class = %error.class(), error = text, "cannot fetch");
-                    passed_over.push(PassedOver { class: error.class(), text });
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        // One repository that could not be asked makes "absent" a guess, whatever the others say.
-        // And what was let go does not come by itself.
-        let is_lost = matches!(hole, Some(FetchError::LetGo { .. }));
-        let told = failure.is_none() && (is_lost || at_hole == AtHole::Tell);
-        let Some(error) = failure.or(hole) else { return Ok(Retrieved::Absent) };
-        if told || begun.elapsed() + pause > deadline {
-            return Err(error);
-        }
-        tokio::time::sleep(pause).await;
-        pause = pause.saturating_mul(2).min(PAUSE_MAX);
-    }
-}
-
-/// As [`one`], bounded in time: a store that drips holds nobody for ever.
-async fn in_time(
-    lazy: &LazyRepository,
-    lineage: Option<Lineage>,
-    name: WalFileName,
-    path: &Path,
-) -> Result<Answer, FetchError> {
-    let segment_bytes = lazy.get().await.map_or(0, |repository| {
-        let sizes = repository.identity().lineages.iter().map(|entry| entry.segment_bytes.bytes());
-        sizes.max().unwrap_or(0)
-    });
-    let after = PATIENCE + Duration::from_secs(segment_bytes / BYTES_PER_SECOND_MIN);
-    let timely = tokio::time::timeout(after, one(lazy, lineage, name, path)).await;
-    timely.unwrap_or_else(|_| Err(FetchError::TooSlow { name, repository: lazy.name().to_owned(), after }))
+    /// It has no such file.
+    Absent,
+    /// It has no such file, and the archive goes on: see [`FetchError::is_hole`].
+    Hole(FetchError),
 }
 
 /// Reads an object; when it is sealed under a master key that came after the repository was opened, the keys are read again.
@@ -329,59 +267,45 @@ async fn left_behind(
     Ok(None)
 }
 
-async fn one(
+/// Asks one repository. Nothing that is small is tried again after `until`.
+pub(super) async fn one(
     lazy: &LazyRepository,
-    lineage: Option<Lineage>,
-    name: WalFileName,
+    want: &Want,
     path: &Path,
+    until: Option<Instant>,
+    progress: &Progress,
 ) -> Result<Answer, FetchError> {
+    let name = want.name;
     let failed = |source| FetchError::Repository { name, repository: lazy.name().to_owned(), source };
-    let repository = match lineage {
-        Some(lineage) => lazy.with_lineage(lineage).await,
-        // Nobody says which: then the newest there is, not the newest there was.
-        None => lazy.reopen().await,
-    }
-    .map_err(failed)?;
-    let known = &repository.identity().lineages;
-    let lineage = match lineage {
-        Some(lineage) if known.iter().any(|entry| entry.lineage == lineage) => lineage,
-        Some(lineage) => return Err(FetchError::UnknownLineage { lineage, repository: lazy.name().to_owned() }),
-        None => match known.last() {
-            Some(entry) => entry.lineage,
-            None => return Err(FetchError::NoLineage { repository: lazy.name().to_owned() }),
-        },
-    };
-    let entry = known.iter().find(|entry| entry.lineage == lineage);
-    let segment_bytes = entry.map_or(0, |entry| entry.segment_bytes.bytes());
-    let key = layout::wal_file(lineage, name);
-    let opened = match read(lazy, &repository, &key).await {
-        Ok(opened) => opened,
-        Err(error) if error.class() == ErrorClass::NotFound => {
-            // An unmounted disk and an emptied bucket have no such object either.
-            repository.confirm_alive().await.map_err(failed)?;
-            // "Absent" would end a recovery in the middle of the archive.
-            let let_go = gap::list(&repository, lineage).await.map_err(failed)?;
-            if let_go.iter().any(|range| gap::covers(*range, name)) {
-                return Ok(Answer::LetGo);
-            }
-            let behind = match (name, entry) {
-                (WalFileName::Segment(segment), Some(entry)) => {
-                    let size = entry.segment_bytes;
-                    match next_behind(&repository, lineage, segment, size).await.map_err(failed)? {
-                        None => left_behind(&repository, lineage, segment, size).await.map_err(failed)?,
-                        found => found,
-                    }
-                }
-                _ => None,
-            };
-            return Ok(Answer::Absent(behind));
+    let opening = async {
+        let repository = match want.lineage {
+            Some(lineage) => lazy.with_lineage(lineage).await,
+            // Nobody says which: then the newest there is, not the newest there was.
+            None => lazy.reopen().await,
         }
-        Err(error) => return Err(failed(error)),
+        .map_err(failed)?;
+        let entry = entry(&repository, want.lineage, lazy.name())?;
+        progress.expect(entry.segment_bytes.bytes());
+        match read(lazy, &repository, &layout::wal_file(entry.lineage, name)).await {
+            Ok(opened) => Ok(Ok((opened, entry))),
+            Err(error) if error.class() == ErrorClass::NotFound => {
+                absent(&repository, lazy.name(), &entry, want).await.map(Err).map_err(failed)
+            }
+            Err(error) => Err(failed(error)),
+        }
+    };
+    let opened = match until {
+        Some(until) => storage::patient_until(until, opening).await?,
+        None => opening.await?,
+    };
+    let (opened, entry) = match opened {
+        Ok(opened) => opened,
+        Err(answer) => return Ok(answer),
     };
     let written = |source| FetchError::Write { path: path.to_path_buf(), source };
     let mut file = create(path).await.map_err(written)?;
     let bytes_max = match name {
-        WalFileName::Segment(_) | WalFileName::Partial(_) => segment_bytes,
+        WalFileName::Segment(_) | WalFileName::Partial(_) => entry.segment_bytes.bytes(),
         WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,
     };
     let mut content = opened.content;
@@ -389,6 +313,7 @@ async fn one(
     let mut bytes = 0u64;
     while let Some(chunk) = content.next().await {
         let chunk = chunk.map_err(failed)?;
+        progress.moved();
         if head.is_empty() {
             head = chunk.to_vec();
         }
@@ -400,7 +325,76 @@ async fn one(
         file.write_all(&chunk).await.map_err(written)?;
     }
     file.flush().await.map_err(written)?;
-    let kind = accept(name, &head, bytes, lineage);
+    let kind = accept(name, &head, bytes, entry.lineage);
     kind.map_err(|reason| FetchError::Rejected { name, repository: lazy.name().to_owned(), reason })?;
     Ok(Answer::File(bytes))
+}
+
+/// The lineage that is wanted, as the repository knows it.
+fn entry(repository: &Repository, lineage: Option<Lineage>, name: &str) -> Result<LineageEntry, FetchError> {
+    let identity = repository.identity();
+    let repository = name.to_owned();
+    match lineage {
+        Some(lineage) => identity.find(lineage).cloned().ok_or(FetchError::UnknownLineage { lineage, repository }),
+        None => identity.current().cloned().ok_or(FetchError::NoLineage { repository }),
+    }
+}
+
+/// What a repository answers that has no such object.
+async fn absent(
+    repository: &Repository,
+    repository_name: &str,
+    entry: &LineageEntry,
+    want: &Want,
+) -> Result<Answer, RepoError> {
+    let (name, lineage, size) = (want.name, entry.lineage, entry.segment_bytes);
+    let in_repository = || repository_name.to_owned();
+    // An unmounted disk and an emptied bucket have no such object either.
+    repository.confirm_alive().await?;
+    // "Absent" would end a recovery in the middle of the archive.
+    let let_go = gap::list(repository, lineage).await?;
+    if let_go.iter().any(|range| gap::covers(*range, name)) {
+        return Ok(Answer::Hole(FetchError::LetGo { name, repository: in_repository() }));
+    }
+    let hole = match name {
+        WalFileName::Segment(segment) => {
+            let next = match next_behind(repository, lineage, segment, size).await? {
+                None => left_behind(repository, lineage, segment, size).await?,
+                found => found,
+            };
+            next.map(|next| FetchError::Hole { name, next, repository: in_repository() })
+        }
+        // There is none of the first timeline.
+        WalFileName::History(timeline) if timeline > Timeline(1) => {
+            // A server that is on that timeline or knows a later one does not look for its way by it: it only wants to keep it
+            // (`restoreTimeLineHistoryFiles` and `writeTimeLineHistory`, timeline.c, 13 to 18).
+            let next = if timeline <= newest_known(want.pg_wal.as_deref()).await {
+                None
+            } else {
+                stored::unexplained(repository, lineage, timeline, |_| false).await?
+            };
+            next.map(|next| FetchError::HistoryLost { name, next, repository: in_repository() })
+        }
+        WalFileName::History(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => None,
+    };
+    Ok(hole.map_or(Answer::Absent, Answer::Hole))
+}
+
+/// The newest timeline that a server knows of: it is on it, or has its history in pg_wal.
+async fn newest_known(pg_wal: Option<&Path>) -> Timeline {
+    let unknown = Timeline(0);
+    let Some(folder) = pg_wal.map(Path::to_path_buf) else { return unknown };
+    let looked = tokio::task::spawn_blocking(move || {
+        let control = folder.parent().and_then(|data_directory| ControlFile::read(data_directory).ok());
+        let own = control.map_or(unknown, |control| control.timeline.max(control.min_recovery_timeline));
+        let names = std::fs::read_dir(folder).into_iter().flatten();
+        let names = names.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let histories = names.filter_map(|name| match name {
+            WalFileName::History(timeline) => Some(timeline),
+            WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => None,
+        });
+        histories.max().unwrap_or(unknown).max(own)
+    });
+    // Unknown is "knows none", the safe side.
+    looked.await.unwrap_or(unknown)
 }

@@ -1,21 +1,25 @@
 //! One cluster's WAL for servers in recovery: answered from a spool that is filled ahead of them.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span, debug};
+use tracing::{Instrument, Span, debug, warn};
 
-use super::fetch::{AtHole, FetchError, Retrieved, retrieve_noting};
+use super::fetch::{AtHole, FetchError, Retrieved, Want};
+use super::lookout::Lookout;
+use super::progress::Progress;
+use super::retrieve::{Patience, retrieve_noting};
 use super::spool::{Place, Spool};
 use super::window::Pace;
-use crate::base::{ErrorClass, describe, trace};
+use crate::base::{ErrorClass, describe, format_duration, trace};
 use crate::health::FetchStats;
 use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use crate::repo::LazyRepository;
@@ -26,6 +30,14 @@ const IDLE_MAX: Duration = Duration::from_mins(10);
 const END_REMEMBERED: Duration = Duration::from_secs(5);
 /// A longer pause between two requests is not replay time: the server was paused, or it is a standby that is up to date.
 const REPLAY_MAX: Duration = Duration::from_mins(1);
+/// How long a standby is held up by a file of which no byte comes. With what the client and PostgreSQL need, less than two seconds.
+const STANDBY_PATIENCE: Duration = Duration::from_millis(1500);
+/// A download of which no byte came for so long is begun anew when its repository answers again.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
+/// How long nothing is prefetched after the spool had no room for the file that was asked for.
+const NO_PREFETCH: Duration = Duration::from_mins(1);
+/// How often a file that cannot be written here is tried again.
+const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
 /// How fetching works.
 #[derive(Debug, Clone)]
@@ -34,6 +46,17 @@ pub struct FetchOptions {
     pub deadline: Duration,
     /// Prefetched segments that are downloaded at the same time.
     pub workers: usize,
+}
+
+/// Who asks, and so what an answer does to them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A recovery that ends where it is told that the archive does: it is never told so early.
+    OneShot,
+    /// One with a target, which it does not end before: a hole is told at once.
+    Target,
+    /// A standby, which asks again: what cannot be had now is told at once.
+    Standby,
 }
 
 /// What became of a request that found out.
@@ -45,8 +68,23 @@ pub enum Fetched {
     Absent,
 }
 
-/// What became of a prefetch: a file, or nothing to be had for whatever reason. The request then finds out itself.
-type Prefetched = Shared<BoxFuture<'static, Option<Arc<Place>>>>;
+/// What became of a download.
+#[derive(Debug, Clone)]
+enum Brought {
+    File(Arc<Place>),
+    Absent,
+    Failed(Arc<FetchError>),
+}
+
+/// A download in a task of its own, which goes on whether or not anybody waits for it.
+#[derive(Clone)]
+struct Download {
+    outcome: Shared<BoxFuture<'static, Brought>>,
+    progress: Arc<Progress>,
+    since: Instant,
+    task: AbortHandle,
+}
+
 type Wanted = (Option<Lineage>, WalFileName);
 
 /// One cluster's fetcher. Clones share it.
@@ -62,15 +100,18 @@ struct Inner {
     downloads: Arc<Semaphore>,
     stats: Arc<FetchStats>,
     stop: CancellationToken,
+    lookout: Lookout,
     state: Mutex<State>,
 }
 
 struct State {
-    prefetched: HashMap<Wanted, (Prefetched, Instant)>,
+    prefetched: HashMap<Wanted, Download>,
     pace: Pace,
     last_answer: Option<Instant>,
     history: Option<TimelineHistory>,
     end: Option<(Wanted, Instant)>,
+    /// When the spool had no room for what was asked for.
+    no_room: Option<Instant>,
 }
 
 impl Fetcher {
@@ -85,6 +126,7 @@ impl Fetcher {
     ) -> std::io::Result<Self> {
         let spool = Spool::open(spool_folder, spool_bytes_max)?;
         let downloads = Arc::new(Semaphore::new(options.workers.max(1)));
+        let lookout = Lookout::new(repositories.len(), stop.clone());
         Ok(Self(Arc::new(Inner {
             span: trace::of_cluster(cluster),
             repositories,
@@ -93,26 +135,31 @@ impl Fetcher {
             downloads,
             stats,
             stop,
+            lookout,
             state: Mutex::new(State {
                 prefetched: HashMap::new(),
                 pace: Pace::NEW,
                 last_answer: None,
                 history: None,
                 end: None,
+                no_room: None,
             }),
         })))
     }
 
-    /// Provides `name` for a server of `lineage` (`None`: not known, the repository's newest).
-    pub async fn fetch(
-        &self,
-        lineage: Option<Lineage>,
-        name: WalFileName,
-        at_hole: AtHole,
-    ) -> Result<Fetched, FetchError> {
+    /// Provides what is wanted. `beside`: a temporary name on the server's own disk that may be written when the spool has no room.
+    pub async fn fetch(&self, want: Want, asker: Asker, beside: Option<PathBuf>) -> Result<Fetched, FetchError> {
         self.asked();
+        let name = want.name;
+        let work = async {
+            match asker {
+                Asker::OneShot => self.fetch_patiently(&want, AtHole::Wait, beside).await,
+                Asker::Target => self.fetch_patiently(&want, AtHole::Tell, beside).await,
+                Asker::Standby => self.fetch_now(want, beside).await,
+            }
+        };
         let outcome = tokio::select! {
-            outcome = self.fetch_uncounted(lineage, name, at_hole).instrument(self.0.span.clone()) => outcome,
+            outcome = work.instrument(self.0.span.clone()) => outcome,
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
         match &outcome {
@@ -127,50 +174,150 @@ impl Fetcher {
         outcome
     }
 
-    async fn fetch_uncounted(
+    /// For a recovery that must know: until the deadline.
+    async fn fetch_patiently(
         &self,
-        lineage: Option<Lineage>,
-        name: WalFileName,
+        want: &Want,
         at_hole: AtHole,
+        beside: Option<PathBuf>,
     ) -> Result<Fetched, FetchError> {
-        let waiting = self.state().prefetched.remove(&(lineage, name));
+        let until = Instant::now() + self.0.options.deadline;
+        let under_way = self.state().prefetched.remove(&(want.lineage, want.name));
+        // It has its place before anything else takes it.
+        let place = under_way.is_none().then(|| self.place(want));
         // What comes next is on its way while this one is being waited for.
-        let segment_size = self.segment_size(lineage).await;
-        if let (WalFileName::Segment(segment), Some(size)) = (name, segment_size) {
-            self.prefetch(lineage, segment, size);
-        }
-        if let Some((prefetched, _)) = waiting
-            && let Some(place) = prefetched.await
-            && tokio::fs::try_exists(place.path()).await.unwrap_or(false)
-        {
-            self.0.stats.prefetched();
-            return Ok(Fetched::File(place));
-        }
-        let bytes = segment_size.map_or(0, SegmentSize::bytes);
-        let Some(place) = self.0.spool.place(&name.to_string(), bytes, true) else {
-            return Err(FetchError::Stopping(name));
-        };
-        let begun = Instant::now();
-        let until = (self.0.options.deadline, at_hole);
-        match self.retrieve(lineage, name, place.path(), until).await? {
-            Retrieved::File { .. } => {
-                self.state().pace.downloaded(begun.elapsed());
-                Ok(Fetched::File(Arc::new(place)))
+        let known = self.prefetch(want);
+        if let Some(download) = under_way {
+            let brought = wait_for(&download, until, STANDBY_PATIENCE).await;
+            if let Some(Brought::File(place)) = brought
+                && tokio::fs::try_exists(place.path()).await.unwrap_or(false)
+            {
+                self.0.stats.prefetched();
+                return Ok(Fetched::File(place));
             }
-            Retrieved::Absent => Ok(Fetched::Absent),
+            download.task.abort();
+        }
+        let place = place.unwrap_or_else(|| self.place(want));
+        let progress = Progress::default();
+        let retrieved = self.bring(want, place, beside, (Patience::Until(until), at_hole), &progress).await;
+        if !known {
+            // The repository is open only now.
+            self.prefetch(want);
+        }
+        Ok(retrieved?.map_or(Fetched::Absent, |place| Fetched::File(Arc::new(place))))
+    }
+
+    /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
+    async fn fetch_now(&self, want: Want, beside: Option<PathBuf>) -> Result<Fetched, FetchError> {
+        let (begun, name, wanted) = (Instant::now(), want.name, (want.lineage, want.name));
+        let not_now = |why| Err(FetchError::NotNow { name, why });
+        self.0.lookout.a_standby_asks();
+        let under_way = self.state().prefetched.get(&wanted).cloned();
+        // One that waits for its turn behind others would keep the standby waiting, too.
+        let under_way = under_way.filter(|download| download.progress.turn().is_some());
+        let away = self.0.lookout.all_away(&self.0.repositories);
+        // One that hangs since before the repository was heard of again is not waited for.
+        let hangs = |download: &Download| download.progress.last().is_none() && download.since.elapsed() > HANGS_AFTER;
+        let under_way = under_way.filter(|download| away.is_some() || !hangs(download));
+        let was_under_way = under_way.is_some();
+        let download = match (under_way, &away) {
+            (Some(download), _) => download,
+            (None, Some(why)) => return not_now(why.clone()),
+            (None, None) => self.start(want.clone(), self.place(&want), beside, true),
+        };
+        self.prefetch(&want);
+        let patience = if away.is_some() { Duration::ZERO } else { STANDBY_PATIENCE };
+        let Some(brought) = wait_for(&download, begun + patience, STANDBY_PATIENCE).await else {
+            let silent = download.progress.turn().and_then(|number| Some((number, self.0.repositories.get(number)?)));
+            let Some((number, repository)) = silent else { return not_now("its turn did not come".to_owned()) };
+            let why = format!(
+                "repository {:?} gave no byte of it within {}",
+                repository.name(),
+                format_duration(STANDBY_PATIENCE)
+            );
+            if repository.standing().reads().open(&why) {
+                warn!(segment = %name, repository = repository.name(), "the repository does not answer a standby, which goes on without it until it does");
+            }
+            self.0.lookout.look_after(number, repository);
+            return not_now(why);
+        };
+        self.state().prefetched.remove(&wanted);
+        match brought {
+            Brought::File(place) if tokio::fs::try_exists(place.path()).await.unwrap_or(false) => {
+                if was_under_way {
+                    self.0.stats.prefetched();
+                } else {
+                    self.prefetch(&want);
+                }
+                Ok(Fetched::File(place))
+            }
+            Brought::File(place) => not_now(format!("{} is gone from the spool", place.path().display())),
+            Brought::Absent => Ok(Fetched::Absent),
+            Brought::Failed(error) => {
+                self.0.lookout.look_after_all(&self.0.repositories);
+                not_now(describe(error.as_ref()))
+            }
+        }
+    }
+
+    /// A place for the file that PostgreSQL waits for.
+    fn place(&self, want: &Want) -> Place {
+        let bytes = self.segment_size(want.lineage).map_or(0, SegmentSize::bytes);
+        self.0.spool.place(&want.name.to_string(), bytes)
+    }
+
+    /// Brings a file to `place`, or, when the spool has no room for it, to `beside`; `None` when there is none.
+    async fn bring(
+        &self,
+        want: &Want,
+        mut place: Place,
+        mut beside: Option<PathBuf>,
+        (patience, at_hole): (Patience, AtHole),
+        progress: &Progress,
+    ) -> Result<Option<Place>, FetchError> {
+        let begun = Instant::now();
+        let mut tries = 0u32;
+        loop {
+            let error = match self.retrieve(want, place.path(), (patience, at_hole), progress).await {
+                Ok(Retrieved::File { .. }) => {
+                    place.finished();
+                    self.state().pace.downloaded(begun.elapsed());
+                    return Ok(Some(place));
+                }
+                Ok(Retrieved::Absent) => return Ok(None),
+                Err(error @ FetchError::Write { .. }) => error,
+                Err(error) => return Err(error),
+            };
+            // The trouble is here. What was brought ahead gives way, and a spool that was removed is made anew.
+            tries += 1;
+            match (tries, beside.take(), patience) {
+                (1, kept, _) => {
+                    beside = kept;
+                    warn!(segment = %want.name, error = describe(&error), "the spool cannot take the file that is asked for; what was prefetched gives way");
+                    self.give_way();
+                    self.0.spool.renew();
+                }
+                (_, Some(path), _) => place = Place::beside(path),
+                (_, None, Patience::Until(until)) if Instant::now() + ROOM_PAUSE < until => {
+                    tokio::time::sleep(ROOM_PAUSE).await;
+                    self.give_way();
+                    self.0.spool.renew();
+                }
+                _ => return Err(error),
+            }
         }
     }
 
     /// Brings a file from the first repository that can give it, and counts what the others could not.
     async fn retrieve(
         &self,
-        lineage: Option<Lineage>,
-        name: WalFileName,
+        want: &Want,
         path: &Path,
-        until: (Duration, AtHole),
+        patience: (Patience, AtHole),
+        progress: &Progress,
     ) -> Result<Retrieved, FetchError> {
         let mut passed_over = Vec::new();
-        let retrieved = retrieve_noting(&self.0.repositories, lineage, name, path, until, &mut passed_over).await?;
+        let retrieved = retrieve_noting(&self.0.repositories, want, path, patience, progress, &mut passed_over).await?;
         if let (Retrieved::File { .. }, Some(first)) = (&retrieved, passed_over.first()) {
             let damaged = passed_over.iter().any(|failure| failure.class == ErrorClass::Corrupt);
             self.0.stats.fell_back(&first.text, damaged);
@@ -180,7 +327,7 @@ impl Fetcher {
 
     /// Removes from the spool what nobody came for. Call now and then.
     pub fn sweep(&self) {
-        self.state().prefetched.retain(|_, (_, since)| since.elapsed() < IDLE_MAX);
+        self.state().prefetched.retain(|_, download| download.since.elapsed() < IDLE_MAX);
     }
 
     /// Segments prefetched or on their way, bytes of the spool in use, and its bound.
@@ -195,51 +342,109 @@ impl Fetcher {
         }
     }
 
-    /// Starts what PostgreSQL will want after `segment`.
-    fn prefetch(&self, lineage: Option<Lineage>, segment: SegmentName, size: SegmentSize) {
-        let most = usize::try_from(self.0.spool.bytes_max() / size.bytes()).unwrap_or(usize::MAX);
-        let mut state = self.state();
-        let window = state.pace.window(most.saturating_sub(1));
-        for name in following(segment, size, state.history.as_ref(), window) {
-            let wanted = (lineage, WalFileName::Segment(name));
-            if state.end.is_some_and(|(end, when)| end == wanted && when.elapsed() < END_REMEMBERED) {
-                break;
-            }
-            if state.prefetched.contains_key(&wanted) {
-                continue;
-            }
-            let Some(place) = self.0.spool.place(&name.to_string(), size.bytes(), false) else { break };
-            let task = tokio::spawn(self.clone().download(wanted, place).in_current_span());
-            let prefetched = task.map(|joined| joined.ok().flatten()).boxed().shared();
-            state.prefetched.insert(wanted, (prefetched, Instant::now()));
+    /// Everything that is not asked for yet leaves the spool, and nothing more is brought ahead for a while.
+    fn give_way(&self) {
+        let gone: Vec<Download> = {
+            let mut state = self.state();
+            state.no_room = Some(Instant::now());
+            state.prefetched.extract_if(|_, download| !download.progress.is_urgent()).map(|(_, gone)| gone).collect()
+        };
+        for download in gone {
+            download.task.abort();
         }
     }
 
-    async fn download(self, wanted: Wanted, place: Place) -> Option<Arc<Place>> {
-        let inner = &self.0;
-        let (lineage, name) = wanted;
-        let _permit = inner.downloads.acquire().await.ok()?;
-        if inner.stop.is_cancelled() {
-            return None;
+    /// Starts what PostgreSQL will want after what is wanted. Answers whether the size of segments is known, which it takes.
+    fn prefetch(&self, want: &Want) -> bool {
+        let Some(size) = self.segment_size(want.lineage) else { return false };
+        let WalFileName::Segment(segment) = want.name else { return true };
+        if self.0.lookout.all_away(&self.0.repositories).is_some() {
+            return true;
         }
-        let begun = Instant::now();
+        let most = usize::try_from(self.0.spool.bytes_max() / size.bytes()).unwrap_or(usize::MAX);
+        let (window, history) = {
+            let state = self.state();
+            if state.no_room.is_some_and(|since| since.elapsed() < NO_PREFETCH) {
+                return true;
+            }
+            (state.pace.window(most.saturating_sub(1)), state.history.clone())
+        };
+        for name in following(segment, size, history.as_ref(), window) {
+            let wanted = (want.lineage, WalFileName::Segment(name));
+            {
+                let state = self.state();
+                if state.end.is_some_and(|(end, when)| end == wanted && when.elapsed() < END_REMEMBERED) {
+                    break;
+                }
+                if state.prefetched.contains_key(&wanted) {
+                    continue;
+                }
+            }
+            let Some(place) = self.0.spool.place_ahead(&name.to_string(), size.bytes()) else { break };
+            self.start(Want { name: wanted.1, ..want.clone() }, place, None, false);
+        }
+        true
+    }
+
+    /// Downloads in a task of its own. `is_urgent`: PostgreSQL waits for it.
+    fn start(&self, want: Want, place: Place, beside: Option<PathBuf>, is_urgent: bool) -> Download {
+        let wanted = (want.lineage, want.name);
+        let progress = Arc::new(Progress::of(is_urgent));
+        let task = tokio::spawn(self.clone().download(want, place, beside, Arc::clone(&progress)).in_current_span());
+        let (abort, name) = (task.abort_handle(), wanted.1);
+        let ended = move |joined: Result<Brought, _>| {
+            joined.unwrap_or_else(|_| Brought::Failed(Arc::new(FetchError::Stopping(name))))
+        };
+        let outcome = task.map(ended).boxed().shared();
+        let download = Download { outcome, progress, since: Instant::now(), task: abort };
+        if let Some(before) = self.state().prefetched.insert(wanted, download.clone()) {
+            before.task.abort();
+        }
+        download
+    }
+
+    async fn download(self, want: Want, place: Place, beside: Option<PathBuf>, progress: Arc<Progress>) -> Brought {
+        let inner = &self.0;
+        let wanted = (want.lineage, want.name);
+        let _permit = if progress.is_urgent() { None } else { inner.downloads.acquire().await.ok() };
+        if inner.stop.is_cancelled() {
+            return Brought::Failed(Arc::new(FetchError::Stopping(want.name)));
+        }
         // One round over the repositories: whoever waits for the file tries longer, and says what failed.
-        match self.retrieve(lineage, name, place.path(), (Duration::ZERO, AtHole::Tell)).await {
-            Ok(Retrieved::File { .. }) => {
-                self.state().pace.downloaded(begun.elapsed());
-                Some(Arc::new(place))
-            }
-            Ok(Retrieved::Absent) => {
-                let mut state = self.state();
-                state.prefetched.remove(&wanted);
-                state.end = Some((wanted, Instant::now()));
-                None
-            }
+        let brought = if progress.is_urgent() {
+            let patience = Patience::Soon(Instant::now() + STANDBY_PATIENCE);
+            self.bring(&want, place, beside, (patience, AtHole::Tell), &progress).await
+        } else {
+            let begun = Instant::now();
+            let patience = (Patience::OneRound, AtHole::Tell);
+            self.retrieve(&want, place.path(), patience, &progress).await.map(|retrieved| match retrieved {
+                Retrieved::File { .. } => {
+                    place.finished();
+                    self.state().pace.downloaded(begun.elapsed());
+                    Some(place)
+                }
+                Retrieved::Absent => None,
+            })
+        };
+        let error = match brought {
+            Ok(Some(place)) => return Brought::File(Arc::new(place)),
+            Ok(None) => None,
             Err(error) => {
-                debug!(segment = %name, error_class = %error.class(), error = describe(&error), "prefetch failed");
-                self.state().prefetched.remove(&wanted);
-                None
+                debug!(segment = %want.name, error_class = %error.class(), error = describe(&error), "a download failed");
+                Some(error)
             }
+        };
+        let mut state = self.state();
+        // What takes its place meanwhile is another's.
+        if state.prefetched.get(&wanted).is_some_and(|download| Arc::ptr_eq(&download.progress, &progress)) {
+            state.prefetched.remove(&wanted);
+        }
+        match error {
+            None => {
+                state.end = Some((wanted, Instant::now()));
+                Brought::Absent
+            }
+            Some(error) => Brought::Failed(Arc::new(error)),
         }
     }
 
@@ -255,19 +460,30 @@ impl Fetcher {
         }
     }
 
-    async fn segment_size(&self, lineage: Option<Lineage>) -> Option<SegmentSize> {
-        for lazy in &self.0.repositories {
-            let Ok(repository) = lazy.get().await else { continue };
-            let mut known = repository.identity().lineages.iter().rev();
-            if let Some(entry) = known.find(|entry| lineage.is_none_or(|lineage| entry.lineage == lineage)) {
-                return Some(entry.segment_bytes);
-            }
-        }
-        None
+    /// As the repositories that are open have it: none is opened for it.
+    fn segment_size(&self, lineage: Option<Lineage>) -> Option<SegmentSize> {
+        self.0.repositories.iter().find_map(|lazy| {
+            let repository = lazy.get_open()?;
+            let identity = repository.identity();
+            let entry = lineage.map_or(identity.current(), |lineage| identity.find(lineage))?;
+            Some(entry.segment_bytes)
+        })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The outcome of a download: as soon as it is there, at `until`, or, while its bytes come, as soon as none came for `silence`.
+async fn wait_for(download: &Download, until: Instant, silence: Duration) -> Option<Brought> {
+    loop {
+        let limit = download.progress.last().map_or(until, |last| until.max(last + silence));
+        match timeout_at(limit, download.outcome.clone()).await {
+            Ok(brought) => return Some(brought),
+            Err(_) if download.progress.last().is_some_and(|last| last + silence > Instant::now()) => {}
+            Err(_) => return None,
+        }
     }
 }
 

@@ -1,41 +1,72 @@
-//! The folder where verified segments wait for PostgreSQL. Bounded in bytes; emptied at every start, because after a crash
-//! nobody knows whether a file there is whole, and downloading again is cheap.
+//! The folder where verified segments wait for PostgreSQL. Bounded in bytes, and by the room on its file system; emptied at every
+//! start, because after a crash nobody knows whether a file there is whole, and downloading again is cheap.
+//!
+//! A lock on the folder says that an agent uses it: another one that shares the place clears it only when nobody does. A folder that
+//! somebody removed is made anew when it is needed. It goes with the last file in it.
 
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use rustix::fs::FlockOperation;
+
+use crate::sys::disk;
 use crate::sys::shared::Shared;
 
 /// One cluster's spool.
 #[derive(Debug)]
-pub struct Spool {
-    folder: Arc<Folder>,
+pub struct Spool(Arc<Folder>);
+
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
     bytes_max: u64,
+    /// Bytes that places may take: of this spool, and of older ones of the cluster.
     bytes: Arc<AtomicU64>,
+    /// Of these, bytes of files that are not written to their end.
+    unfinished: AtomicU64,
     next: AtomicU64,
+    /// The folder, locked.
+    lock: Mutex<Option<File>>,
 }
 
-/// A place in the spool: a path of its own, and bytes that are counted until it is dropped. The file goes with it.
+/// A place for one file: a path of its own, and bytes that are counted until it is dropped. The file goes with it.
 #[derive(Debug)]
 pub struct Place {
     path: PathBuf,
-    _folder: Arc<Folder>,
     reserved: u64,
-    bytes: Arc<AtomicU64>,
+    finished: AtomicBool,
+    /// None: it lies elsewhere.
+    folder: Option<Arc<Folder>>,
 }
 
-/// A spool's folder, which goes with the last of its places.
-#[derive(Debug)]
-struct Folder(PathBuf);
+/// What a file that nobody waits for needs room beside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// The spool's bound.
+    pub bytes_max: u64,
+    /// What places may take.
+    pub bytes: u64,
+    /// What files that are on their way may still take.
+    pub unfinished: u64,
+    /// What is free on the file system; none when that is not known.
+    pub free: Option<u64>,
+}
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        // Best effort, and only when nothing is in it: the next agent clears what stays.
-        let _ = std::fs::remove_dir(&self.0);
-    }
+/// Whether there is room for a file of `bytes` that nobody waits for: only when there would still be as much again for one that
+/// somebody does. Pure.
+pub fn has_room_ahead(room: &Room, bytes: u64) -> bool {
+    let needed = room.unfinished.saturating_add(bytes.saturating_mul(2));
+    room.bytes.saturating_add(bytes) <= room.bytes_max && room.free.is_none_or(|free| needed <= free)
+}
+
+/// Whether an agent uses the spool in `folder`. Blocking, briefly.
+pub fn is_in_use(folder: &Path) -> bool {
+    let Ok(folder) = File::open(folder) else { return false };
+    rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 /// Bytes in use, by the cluster's folder: a spool that is new counts what an older one still holds.
@@ -44,52 +75,121 @@ static BYTES: Shared<AtomicU64> = Shared::new();
 impl Spool {
     /// An empty spool in `folder`, which is made, or emptied of what an earlier process left. Blocking.
     pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
-        // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
-        let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
-        std::fs::DirBuilder::new().recursive(true).mode(mode).create(folder)?;
+        let of_the_cluster = folder.parent().unwrap_or(folder).display().to_string();
+        let spool = Self(Arc::new(Folder {
+            path: folder.to_path_buf(),
+            bytes_max,
+            bytes: BYTES.get(of_the_cluster, || AtomicU64::new(0)),
+            unfinished: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            lock: Mutex::default(),
+        }));
+        spool.0.make()?;
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             if entry.file_type()?.is_file() {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        let of_the_cluster = folder.parent().unwrap_or(folder).display().to_string();
-        let bytes = BYTES.get(of_the_cluster, || AtomicU64::new(0));
-        Ok(Self { folder: Arc::new(Folder(folder.to_path_buf())), bytes_max, bytes, next: AtomicU64::new(0) })
+        Ok(spool)
     }
 
-    /// A place for a file of at most `bytes`, or `None` when the spool would grow beyond its bound. `always`: what PostgreSQL
-    /// waits for is never refused.
-    pub fn place(&self, name: &str, bytes: u64, always: bool) -> Option<Place> {
-        let admitted = self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
-            let then = now.saturating_add(bytes);
-            (always || then <= self.bytes_max).then_some(then)
+    /// A place for a file of at most `bytes` that PostgreSQL waits for: that is never refused.
+    pub fn place(&self, name: &str, bytes: u64) -> Place {
+        self.renew();
+        self.0.bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.reserved(name, bytes)
+    }
+
+    /// A place for a file of at most `bytes` that nobody waits for yet, or `None` when there is no room for it.
+    pub fn place_ahead(&self, name: &str, bytes: u64) -> Option<Place> {
+        self.renew();
+        let (free, unfinished) =
+            (disk::space(&self.0.path).ok().map(|space| space.free), self.0.unfinished.load(Ordering::Acquire));
+        let admitted = self.0.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
+            let room = Room { bytes_max: self.0.bytes_max, bytes: now, unfinished, free };
+            has_room_ahead(&room, bytes).then_some(now.saturating_add(bytes))
         });
-        admitted.ok()?;
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        Some(Place {
-            path: self.folder.0.join(format!("{name}.{number}")),
-            _folder: Arc::clone(&self.folder),
+        admitted.ok().map(|_| self.reserved(name, bytes))
+    }
+
+    fn reserved(&self, name: &str, bytes: u64) -> Place {
+        self.0.unfinished.fetch_add(bytes, Ordering::AcqRel);
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        Place {
+            path: self.0.path.join(format!("{name}.{number}")),
             reserved: bytes,
-            bytes: Arc::clone(&self.bytes),
-        })
+            finished: AtomicBool::new(false),
+            folder: Some(Arc::clone(&self.0)),
+        }
+    }
+
+    /// Makes the folder anew if it is gone. What keeps it from being made is told by who writes there next.
+    pub fn renew(&self) {
+        if !self.0.is_there()
+            && let Err(error) = self.0.make()
+        {
+            tracing::warn!(folder = %self.0.path.display(), %error, "the spool is gone, and cannot be made anew");
+        }
     }
 
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Acquire)
+        self.0.bytes.load(Ordering::Acquire)
     }
 
     /// The most bytes it holds.
     pub fn bytes_max(&self) -> u64 {
-        self.bytes_max
+        self.0.bytes_max
+    }
+}
+
+impl Folder {
+    /// Makes the folder, and locks it.
+    fn make(&self) -> io::Result<()> {
+        // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
+        let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
+        std::fs::DirBuilder::new().recursive(true).mode(mode).create(&self.path)?;
+        let folder = File::open(&self.path)?;
+        // Where locks do not work, nobody clears what may be in use either.
+        let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+        Ok(())
+    }
+
+    /// Whether the folder is the one that was made.
+    fn is_there(&self) -> bool {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = lock.as_ref().and_then(|folder| folder.metadata().ok()) else { return false };
+        std::fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino()))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // Empty by now: every place holds on to it.
+        let _ = std::fs::remove_dir(&self.path);
     }
 }
 
 impl Place {
+    /// A place outside the spool: the file goes with it all the same, unless it was moved.
+    pub fn beside(path: PathBuf) -> Self {
+        Self { path, reserved: 0, finished: AtomicBool::new(false), folder: None }
+    }
+
     /// Where the file is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The file is written to its end: the file system knows now what it takes.
+    pub fn finished(&self) {
+        if !self.finished.swap(true, Ordering::AcqRel)
+            && let Some(folder) = &self.folder
+        {
+            folder.unfinished.fetch_sub(self.reserved, Ordering::AcqRel);
+        }
     }
 }
 
@@ -97,7 +197,10 @@ impl Drop for Place {
     fn drop(&mut self) {
         // Gone already when the client moved it.
         let _ = std::fs::remove_file(&self.path);
-        self.bytes.fetch_sub(self.reserved, Ordering::AcqRel);
+        self.finished();
+        if let Some(folder) = &self.folder {
+            folder.bytes.fetch_sub(self.reserved, Ordering::AcqRel);
+        }
     }
 }
 
@@ -109,9 +212,9 @@ mod tests {
     fn it_stays_within_its_bound_and_gives_back_what_was_dropped() {
         let folder = tempfile::tempdir().expect("a folder");
         let spool = Spool::open(&folder.path().join("main/1"), 30).expect("a spool");
-        let first = spool.place("a", 16, false).expect("room");
-        assert!(spool.place("b", 16, false).is_none());
-        let urgent = spool.place("b", 16, true).expect("always room for what PostgreSQL waits for");
+        let first = spool.place_ahead("a", 16).expect("room");
+        assert!(spool.place_ahead("b", 16).is_none());
+        let urgent = spool.place("b", 16);
         assert_eq!(spool.bytes(), 32);
         std::fs::File::create(first.path()).expect("a file");
         let path = first.path().to_path_buf();
@@ -125,14 +228,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let of = |name: &str| folder.path().join("main").join(name);
         let old = Spool::open(&of("1"), 30).expect("a spool");
-        let place = old.place("a", 16, false).expect("room");
+        let place = old.place("a", 16);
         std::fs::File::create(place.path()).expect("a file");
         let new = Spool::open(&of("2"), 30).expect("a spool");
-        assert!(new.place("b", 16, false).is_none());
+        assert!(new.place_ahead("b", 16).is_none());
         drop(old);
         assert!(place.path().exists());
         drop(place);
-        assert!(new.place("b", 16, false).is_some() && !of("1").exists());
+        assert!(new.place_ahead("b", 16).is_some() && !of("1").exists());
         drop(new);
         assert!(!of("2").exists());
     }
@@ -144,5 +247,33 @@ mod tests {
         std::fs::File::create(&left).expect("a file");
         let _spool = Spool::open(folder.path(), 30).expect("a spool");
         assert!(!left.exists());
+    }
+
+    #[test]
+    fn what_nobody_waits_for_leaves_room_for_what_somebody_does() {
+        const MIB: u64 = 1 << 20;
+        let room = |unfinished, free| Room { bytes_max: 1 << 30, bytes: 0, unfinished, free: Some(free) };
+        // A file system of 40 MiB, and segments of 16: the one that is asked for, and none ahead of it before it is whole.
+        assert!(!has_room_ahead(&room(16 * MIB, 40 * MIB), 16 * MIB));
+        assert!(!has_room_ahead(&room(0, 24 * MIB), 16 * MIB));
+        assert!(has_room_ahead(&room(0, 40 * MIB), 16 * MIB));
+        assert!(has_room_ahead(&Room { free: None, ..room(0, 0) }, 16 * MIB));
+    }
+
+    #[test]
+    fn a_spool_that_is_in_use_is_known_and_one_that_was_removed_is_made_anew() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cluster/7");
+        let spool = Spool::open(&path, 30).expect("a spool");
+        assert!(is_in_use(&path));
+        std::fs::remove_dir_all(folder.path().join("cluster")).expect("removed");
+        let place = spool.place("a", 1);
+        std::fs::File::create(place.path()).expect("a file");
+        assert!(is_in_use(&path));
+        // A connection may hold on to a file for longer than the configuration lasts.
+        drop(spool);
+        assert!(is_in_use(&path) && place.path().exists());
+        drop(place);
+        assert!(!path.exists(), "nothing is left of it");
     }
 }

@@ -337,8 +337,8 @@ pub(super) struct FetchArguments {
     pub(super) name: String,
     /// Where it goes, as %p gives it
     pub(super) destination: PathBuf,
-    /// What to answer (1 instead of 255) when it cannot be found out whether the file exists
-    #[arg(long, value_enum, default_value = "abort")]
+    /// What to answer when it cannot be found out whether the file exists
+    #[arg(long, value_enum, default_value = "auto")]
     pub(super) on_error: OnErrorChoice,
     /// Where a segment is absent, place NAME.partial instead, if that was archived
     #[arg(long)]
@@ -348,9 +348,13 @@ pub(super) struct FetchArguments {
 /// As `walward-wal fetch` has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum OnErrorChoice {
-    /// 255: PostgreSQL stops
+    /// As `retry` where the data directory has a standby.signal, as `abort` anywhere else
+    Auto,
+    /// 255, after fetch.deadline: PostgreSQL stops
     Abort,
-    /// 1 where a segment is missing and later ones are there; only for a recovery with a target
+    /// 1, within two seconds; only for a standby, which asks again
+    Retry,
+    /// As `auto`, but 1 where a segment is missing and later ones are there; only for a recovery with a target
     Target,
 }
 

@@ -111,7 +111,12 @@ const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// The keys of `[agent]`.
 const AGENT: &[Key] = &[
-    key("socket", Kind::Path, Default::Is("\"/run/walward/walward.sock\""), "The Unix socket that the agent serves."),
+    key(
+        "socket",
+        Kind::Path,
+        Default::Is("\"/run/walward/walward.sock\""),
+        "The Unix socket that the agent serves. Nobody but the agent's user may write to its folder: who can, could answer in its place.",
+    ),
     key(
         "spool_directory",
         Kind::Path,
@@ -357,7 +362,7 @@ const CLUSTER: &[Key] = &[
         "fetch.deadline",
         Kind::Duration(SECOND, HOUR),
         Default::Is("\"60s\""),
-        "How long a fetch retries before it answers 255, which stops the recovery.",
+        "How long a fetch may take in all, while nothing of the file comes, before it answers 255, which stops the recovery. A standby is answered within two seconds.",
     ),
     key(
         "fetch.prefetch_bytes_max",

@@ -19,6 +19,7 @@ use super::{DEFAULT_SOCKET, Loaded};
 use crate::archive::Acknowledge;
 use crate::base::{Secret, hex};
 use crate::storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
+use crate::wire::trust;
 
 /// Checks everything and answers the values, or all problems.
 pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
@@ -129,9 +130,24 @@ pub fn name_is_good(name: &str) -> bool {
         && name.bytes().next().is_some_and(|first| first.is_ascii_alphanumeric())
 }
 
+/// Who may put files into the socket's folder may answer in the agent's place.
+fn check_socket_folder(socket: &Path, scope: &mut Scope<'_>) {
+    let Some(folder) = socket.parent() else { return };
+    // Where there is none yet, the agent makes one that is closed.
+    let Ok(metadata) = std::fs::metadata(folder) else { return };
+    let (folder, owned) = (folder.display(), trust::Owned::from(&metadata));
+    if owned.all_may_write() {
+        scope.problem("socket", format!("every user may write to {folder}, and so answer in the agent's place: choose a folder that only the agent's user can write to, or take that right away (chmod o-w)"));
+    } else if trust::others_may_write(owned, None) {
+        scope.warn("socket", format!("the group of {folder} may write to it, and so answer in the agent's place"));
+    }
+}
+
 fn agent(mut scope: Scope<'_>) -> AgentConfig {
+    let socket = scope.path("socket").unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET));
+    check_socket_folder(&socket, &mut scope);
     AgentConfig {
-        socket: scope.path("socket").unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)),
+        socket,
         spool_directory: scope.path("spool_directory").unwrap_or_default(),
         cpu_threads: scope.number("cpu_threads"),
         memory_bytes_max: scope.size("memory_bytes_max"),

@@ -427,3 +427,26 @@ fn a_repository_or_the_spool_in_the_data_directory_is_refused() {
     let apart = load_text(&text("repository", "spool", "key")).unwrap();
     assert!(!apart.warnings.iter().any(|warning| warning.text.contains("lies in")), "{:?}", apart.warnings);
 }
+
+#[test]
+fn a_socket_in_a_folder_that_strangers_may_write_to_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("walward.sock");
+    let text = format!("[agent]\nsocket = {socket:?}\n");
+    for (mode, problems) in [(0o777, 1), (0o1777, 1), (0o755, 0)] {
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).expect("changed");
+        let file = folder.path().join("walward.toml");
+        let _ = std::fs::remove_file(&file);
+        crate::sys::durable::create(&file, text.as_bytes(), 0o600).expect("written");
+        let found = match super::load(&file) {
+            Ok(_) => 0,
+            Err(super::ConfigError::Invalid(found)) => {
+                assert!(found.iter().all(|problem| problem.text.contains("in the agent's place")), "{found:?}");
+                found.len()
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(found, problems, "{mode:o}");
+    }
+}

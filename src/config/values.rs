@@ -170,7 +170,7 @@ pub struct ArchiveConfig {
 /// WAL out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FetchConfig {
-    /// The longest that one fetch retries before it answers 255.
+    /// The longest that one fetch takes, while nothing comes, before it answers 255.
     pub deadline: Duration,
     /// Bytes of the spool.
     pub prefetch_bytes_max: u64,

@@ -1,11 +1,12 @@
 //! The socket: systemd's, or our own.
 
 use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+use rustix::fs::Mode;
 
 /// The listening socket, and its path when it is ours to remove.
 pub struct Listening {
@@ -29,8 +30,27 @@ pub fn listen(path: &Path) -> anyhow::Result<Listening> {
 
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("make the socket's folder {}", folder.display()))?;
+        // Whatever the umask is: who may put a file here may answer in the agent's place.
+        let mut builder = std::fs::DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .with_context(|| format!("make the socket's folder {}", folder.display()))?;
     }
+    // Nobody comes in before the mode is right. At this time no other file is made.
+    let umask = rustix::process::umask(Mode::from(0o177));
+    let bound = bind_over_stale(path);
+    rustix::process::umask(umask);
+    let listener = bound?;
+    // Who may talk is decided by credentials; the mode lets the clusters' owners reach an agent that runs as root.
+    let mode = if rustix::process::geteuid().is_root() { 0o666 } else { 0o600 };
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set the mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+fn bind_over_stale(path: &Path) -> anyhow::Result<UnixListener> {
     let listener = match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             if UnixStream::connect(path).is_ok() {
@@ -41,10 +61,5 @@ fn bind(path: &Path) -> anyhow::Result<UnixListener> {
         }
         other => other,
     };
-    let listener = listener.with_context(|| format!("listen on {}", path.display()))?;
-    // Who may talk is decided by credentials; the mode lets the clusters' owners reach an agent that runs as root.
-    let mode = if rustix::process::geteuid().is_root() { 0o666 } else { 0o600 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("set the mode of {}", path.display()))?;
-    Ok(listener)
+    listener.with_context(|| format!("listen on {}", path.display()))
 }

@@ -18,6 +18,7 @@ mod run;
 mod server;
 mod services;
 mod status;
+mod throttle;
 mod watch;
 
 pub use run::{Arguments, run};

@@ -1,8 +1,9 @@
 //! One request to one service, and its answer.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde::Deserialize;
@@ -12,8 +13,9 @@ use tracing::{Instrument, warn};
 
 use super::peer::Peer;
 use super::services::{Service, Services};
+use super::throttle::Throttle;
 use super::{backup, status};
-use crate::archive::{AtHole, FetchError, Fetched, Place, PushError, Pushed};
+use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Want};
 use crate::base::describe;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
@@ -21,6 +23,9 @@ use crate::wire::{OnError, Reply, Request};
 
 /// How long a file system may take to say what lies in it.
 const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
+
+/// That somebody was refused.
+static REFUSED: Throttle = Throttle::new();
 
 /// What the command line may ask, as JSON with `op`.
 #[derive(Debug, Deserialize)]
@@ -58,13 +63,13 @@ pub async fn handle(
     match request {
         Request::Push { cluster, path } => Some(push(cluster, path, peer, services).await?.into()),
         Request::Fetch { cluster, name, destination, on_error } => {
-            // A standby asks again, and a recovery does not end before its target: neither needs to wait at a hole.
-            let at_hole = match on_error {
-                OnError::Abort => AtHole::Wait,
-                OnError::Retry | OnError::Target => AtHole::Tell,
+            let asker = match on_error {
+                OnError::Abort => Asker::OneShot,
+                OnError::Target => Asker::Target,
+                OnError::Retry => Asker::Standby,
             };
             let fetched = tokio::select! {
-                fetched = fetch(cluster, &name, destination, at_hole, peer, services) => fetched,
+                fetched = fetch(cluster, &name, destination, asker, peer, services) => fetched,
                 () = gone.cancelled() => return None,
             };
             let (code, text) = match fetched {
@@ -73,13 +78,14 @@ pub async fn handle(
                 }
                 Ok(Fetched::Absent) => (Exit::Absent, String::new()),
                 Err(Refused::Stopping) => return None,
-                Err(Refused::Because(text)) => match on_error {
-                    OnError::Abort | OnError::Target => (Exit::FetchFailed, text),
-                    OnError::Retry => (Exit::Absent, text),
+                Err(Refused::Because(text)) => match asker {
+                    Asker::OneShot | Asker::Target => (Exit::FetchFailed, text),
+                    Asker::Standby => (Exit::Absent, text),
                 },
-                Err(Refused::Hole(text)) => match on_error {
-                    OnError::Abort => (Exit::FetchFailed, text),
-                    OnError::Retry | OnError::Target => (Exit::Absent, text),
+                // A standby asks again, and a recovery with a target does not end before it.
+                Err(Refused::Hole(text)) => match asker {
+                    Asker::OneShot => (Exit::FetchFailed, text),
+                    Asker::Target | Asker::Standby => (Exit::Absent, text),
                 },
             };
             Some(Reply::Done { code: code.code(), text }.into())
@@ -155,19 +161,35 @@ async fn fetch(
     cluster: String,
     name: &str,
     destination: PathBuf,
-    at_hole: AtHole,
+    asker: Asker,
     peer: Peer,
     services: &Arc<Services>,
 ) -> Result<Fetched, Refused> {
     let name: WalFileName = name.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| error.to_string())?;
-    let data_directory = destination.parent().and_then(Path::parent).unwrap_or_else(|| Path::new("/")).to_path_buf();
+    let pg_wal = destination.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
+    let data_directory = pg_wal.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let service = permitted(&cluster, &data_directory, peer, services).await.map_err(|(_, text)| text)?;
-    let lineage = in_file_system(&service.looks, move || lineage_of(&data_directory)).await.flatten()?;
-    service.fetcher.fetch(lineage, name, at_hole).await.map_err(|error| match error {
+    let looked = in_file_system(&service.looks, move || Ok((lineage_of(&data_directory)?, beside(&destination, peer))));
+    let (lineage, beside) = looked.await.flatten()?;
+    let want = Want { lineage, name, pg_wal: Some(pg_wal) };
+    service.fetcher.fetch(want, asker, beside).await.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
-        FetchError::Hole { .. } | FetchError::LetGo { .. } => Refused::Hole(describe(&error)),
+        error if error.is_hole() => Refused::Hole(describe(&error)),
         error => Refused::Because(describe(&error)),
     })
+}
+
+/// A temporary name beside `destination`, where the agent may write for this peer: both are the user whose folder it is, so that neither
+/// does there what it could not do by itself. Blocking.
+fn beside(destination: &Path, peer: Peer) -> Option<PathBuf> {
+    let owner = std::fs::metadata(destination.parent()?).ok()?.uid();
+    let me = rustix::process::geteuid().as_raw();
+    if owner != me || (peer.uid != me && peer.uid != 0) {
+        return None;
+    }
+    let mut name = destination.as_os_str().to_owned();
+    name.push(".walward-unverified");
+    Some(name.into())
 }
 
 /// The lineage of the server that recovers; `None` when the destination is not in a data directory (a file fetched by hand).
@@ -220,7 +242,10 @@ pub async fn permitted(
     if may_use(peer, &service).await.map_err(|text| (Exit::Unreachable, text))? {
         Ok(service)
     } else {
-        warn!(uid = peer.uid, cluster = service.config.name, "a user who may not use the cluster was refused");
+        if let Some(kept_back) = REFUSED.admit(Instant::now()) {
+            let cluster = &service.config.name;
+            warn!(uid = peer.uid, cluster, kept_back, "a user who may not use the cluster was refused");
+        }
         Err((
             Exit::Key,
             format!(

@@ -16,7 +16,8 @@ use super::doors::{Doors, Place, Visitor};
 use super::peer::Peer;
 use super::request::{self, Answer};
 use super::services::Services;
-use crate::wire::{FrameHeader, HEADER_BYTES, REQUEST_BYTES_MAX, Reply, Request};
+use super::throttle::Throttle;
+use crate::wire::{FrameHeader, HEADER_BYTES, OnError, REQUEST_BYTES_MAX, Reply, Request};
 
 /// How long a client may take to say what it wants.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
@@ -28,8 +29,11 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const PLACING_DEADLINE: Duration = Duration::from_mins(10);
 /// Replies that wait for a slow client.
 const REPLIES_WAITING: usize = 16;
-/// How often the log is told that connections are turned away.
-const TURNED_AWAY_INTERVAL: Duration = Duration::from_secs(10);
+/// As [`SIGN_OF_LIFE`], for a standby: its client takes an agent that is silent for a second for one that hangs.
+const SIGN_OF_LIFE_FOR_STANDBY: Duration = Duration::from_millis(300);
+
+/// That connections are turned away.
+static TURNED_AWAY: Throttle = Throttle::new();
 
 /// Answers connections until `closing`; what is being answered then goes on in `tracker`.
 pub async fn serve(
@@ -39,7 +43,6 @@ pub async fn serve(
     closing: CancellationToken,
 ) {
     let doors = Doors::default();
-    let mut told: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             () = closing.cancelled() => return,
@@ -51,9 +54,11 @@ pub async fn serve(
                 let is_known = peer.is_trusted() || services.has_owner(peer);
                 let visitor = if is_known { Visitor::Known(peer.uid) } else { Visitor::Stranger };
                 let Some(place) = doors.enter(visitor) else {
-                    if told.is_none_or(|at| at.elapsed() >= TURNED_AWAY_INTERVAL) {
-                        told = Some(Instant::now());
-                        warn!(uid = peer.uid, "a user has too many requests under way; connections are turned away");
+                    if let Some(kept_back) = TURNED_AWAY.admit(Instant::now()) {
+                        warn!(
+                            uid = peer.uid,
+                            kept_back, "a user has too many requests under way; connections are turned away"
+                        );
                     }
                     continue;
                 };
@@ -83,12 +88,16 @@ async fn answer(mut stream: UnixStream, peer: Peer, place: &Place, services: Arc
     if !place.begins_work() {
         return Err(shown_out());
     }
+    let sign_of_life = match &request {
+        Request::Fetch { on_error: OnError::Retry, .. } => SIGN_OF_LIFE_FOR_STANDBY,
+        _ => SIGN_OF_LIFE,
+    };
     let (mut reader, mut writer) = stream.split();
     let (progress, mut waiting) = mpsc::channel(REPLIES_WAITING);
     let gone = CancellationToken::new();
     let work = async { request::handle(request, peer, &services, progress, gone.clone()).await };
     let serve = async {
-        let talk = async { tell(&mut writer, &mut waiting).await.inspect_err(|_| gone.cancel()) };
+        let talk = async { tell(&mut writer, &mut waiting, sign_of_life).await.inspect_err(|_| gone.cancel()) };
         let (answer, told) = join(work, talk).await;
         told?;
         let Some(Answer { reply, kept }) = answer else { return Ok(()) };
@@ -114,11 +123,15 @@ async fn answer(mut stream: UnixStream, peer: Peer, place: &Place, services: Arc
 }
 
 /// Tells the client how far its request is, or at least that it is not forgotten, until nobody has more to tell.
-async fn tell(writer: &mut (impl AsyncWrite + Unpin), progress: &mut mpsc::Receiver<Reply>) -> io::Result<()> {
+async fn tell(
+    writer: &mut (impl AsyncWrite + Unpin),
+    progress: &mut mpsc::Receiver<Reply>,
+    sign_of_life: Duration,
+) -> io::Result<()> {
     loop {
         let reply = tokio::select! {
             reply = progress.recv() => reply,
-            () = tokio::time::sleep(SIGN_OF_LIFE) => Some(Reply::Working),
+            () = tokio::time::sleep(sign_of_life) => Some(Reply::Working),
         };
         let Some(reply) = reply else { return Ok(()) };
         say(writer, &reply).await?;

@@ -15,7 +15,7 @@ use super::peer::{Owner, Peer};
 use super::recovered;
 use super::status::Standing;
 use super::watch::watch;
-use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher};
+use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, is_in_use};
 use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use crate::repo::LazyRepository;
@@ -202,14 +202,19 @@ impl Services {
     }
 }
 
-/// Removes the spools that an earlier process left. Only folders with a number for a name are ours.
+/// Removes the spools that earlier processes left. Only folders with a number for a name are spools, and only those that no agent
+/// uses are left over.
 pub fn clear_spools(config: &Config) {
     for name in config.clusters.keys() {
         let folder = spool_folder(&config.agent.spool_directory, name);
         let Ok(entries) = std::fs::read_dir(&folder) else { continue };
         for entry in entries.flatten() {
             let is_ours = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
-            if is_ours && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+            // Another agent may share the place.
+            if !is_ours || is_in_use(&entry.path()) {
+                continue;
+            }
+            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
                 warn!(cluster = name, folder = %entry.path().display(), %error, "cannot remove an old spool");
             }
         }

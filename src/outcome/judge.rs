@@ -145,6 +145,7 @@ fn client_exit(error: &ClientError) -> Exit {
     match error {
         ClientError::Connect(_, error) if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::Key,
         ClientError::Connect(..) | ClientError::Gone | ClientError::Silence(_) => Exit::Unreachable,
+        ClientError::Stranger(..) => Exit::Refused,
         ClientError::Talk(_) | ClientError::Protocol(_) => Exit::Failed,
     }
 }

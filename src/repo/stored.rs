@@ -7,7 +7,7 @@ use super::error::RepoError;
 use super::format::FormatError;
 use super::manifest::{BackupLabel, Entry, Manifest, ManifestLines};
 use super::{OpenedObject, Repository, layout};
-use crate::pg::{Lineage, SegmentSize, Timeline, WalFileName};
+use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
 
 /// A history has a line of some 60 bytes for each promotion.
 const HISTORY_BYTES_MAX: usize = 1 << 20;
@@ -51,6 +51,32 @@ pub async fn timelines(repository: &Repository, lineage: Lineage) -> Result<Vec<
 pub async fn wal_timelines(repository: &Repository, lineage: Lineage) -> Result<Vec<Timeline>, RepoError> {
     let listing = repository.store().list(Some(&layout::wal_root(lineage))).await?;
     Ok(listing.folders.iter().filter_map(|folder| layout::parse_word(folder)).map(Timeline).collect())
+}
+
+/// A segment of the first timeline from `from` on that there is WAL of and that is not `known` by its history: WAL of a past whose
+/// beginning nobody there knows.
+pub async fn unexplained(
+    repository: &Repository,
+    lineage: Lineage,
+    from: Timeline,
+    known: impl Fn(Timeline) -> bool,
+) -> Result<Option<SegmentName>, RepoError> {
+    let mut timelines = wal_timelines(repository, lineage).await?;
+    timelines.retain(|timeline| *timeline >= from && !known(*timeline));
+    timelines.sort_unstable();
+    for timeline in timelines {
+        let logs = repository.store().list(Some(&layout::wal_timeline(lineage, timeline))).await?;
+        let mut logs: Vec<u32> = logs.folders.iter().filter_map(|folder| layout::parse_word(folder)).collect();
+        logs.sort_unstable();
+        for log in logs {
+            let listing = repository.store().list(Some(&layout::wal_log(lineage, timeline, log))).await?;
+            let mut names = listing.objects.iter().filter_map(|object| object.key.file_name().parse().ok());
+            if let Some(WalFileName::Segment(segment)) = names.find(|name| matches!(name, WalFileName::Segment(_))) {
+                return Ok(Some(segment));
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// The text of a timeline's history.

@@ -169,21 +169,15 @@ impl<'a> Archive<'a> {
         histories: &Histories,
         warnings: &mut Vec<String>,
     ) -> Result<(), RestoreError> {
-        let (lineage, size) = (choice.backup.lineage, choice.backup.segment_bytes);
-        let later = |timeline: &Timeline| *timeline > choice.way.target() && !histories.contains_key(timeline);
-        let segments = ask(self.repositories, "list the timelines", warnings, |repository| async move {
-            let timelines = stored::wal_timelines(repository, lineage).await?;
-            for timeline in timelines.into_iter().filter(later) {
-                let files = stored::wal(repository, lineage, timeline, 0, size).await?;
-                if let Some(segment) = files.into_iter().find(|file| matches!(file, WalFileName::Segment(_))) {
-                    return Ok(Some(segment));
-                }
-            }
-            Ok(None)
+        let lineage = choice.backup.lineage;
+        let later = Timeline(choice.way.target().0.saturating_add(1));
+        let known = |timeline| histories.contains_key(&timeline);
+        let segments = ask(self.repositories, "list the timelines", warnings, |repository| {
+            stored::unexplained(repository, lineage, later, known)
         });
         for (index, segment) in segments.await? {
             if let (Some(segment), Some(repository)) = (segment, self.repositories.get(index)) {
-                let timeline = segment.timeline();
+                let timeline = segment.timeline;
                 let why = format!(
                     "repository {} has WAL of timeline {timeline} ({segment}), and the history of that timeline is not in \
                      the archive (a backup of a server that is on it brings it)",

@@ -2,7 +2,7 @@
 //!
 //! The exit codes are the whole point. `push`: 0 durable, 1 failed (PostgreSQL tries again), 2 usage; never above 125, which
 //! would restart the archiver silently (`pgarch_archiveXlog`, src/backend/postmaster/pgarch.c). `fetch`: 0 placed, 1 absent,
-//! 255 everything else.
+//! 255 everything else; for a standby 1 everything else, within two seconds, with an agent or without.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,14 +10,23 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
+use super::asker::{self, Recovery};
 use super::codec::{FrameHeader, HEADER_BYTES, REPLY_BYTES_MAX, WireError};
 use super::message::{OnError, Reply, Request};
-use super::{DEFAULT_SOCKET, EXIT_FETCH_FAILED, place};
+use super::{DEFAULT_SOCKET, EXIT_FETCH_FAILED, place, trust};
 
 /// How long the agent may be silent before the client gives up, when nothing else is said.
 pub const SILENCE_MAX: Duration = Duration::from_mins(1);
+
+/// How long the agent may be silent where a standby asks: an agent that is well gives a sign of life within a fraction of it.
+const STANDBY_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// The stack of the thread that connects.
+const STACK_BYTES: usize = 64 << 10;
 
 /// The longest silence that may be asked for: beyond a day somebody mistyped, and the clock must not overflow.
 const TIMEOUT_SECONDS_MAX: u64 = 86_400;
@@ -41,6 +50,8 @@ pub fn socket_path(given: Option<&OsStr>) -> PathBuf {
 pub enum ClientError {
     /// The agent cannot be reached.
     Connect(PathBuf, io::Error),
+    /// A stranger may be listening in the agent's place: the file or folder that tells.
+    Stranger(PathBuf, PathBuf),
     /// The agent went away before it answered: it was stopped or killed.
     Gone,
     /// The conversation broke off.
@@ -58,6 +69,12 @@ impl fmt::Display for ClientError {
                 f,
                 "cannot reach the agent at {}: {error}; is walwardd running (systemctl status walward), and is this the right socket?",
                 path.display()
+            ),
+            Self::Stranger(socket, found) => write!(
+                f,
+                "the agent's socket {} is not believed: {} lies where others than root, its owner's group and you may put files; move the socket to a folder that only the agent's user can write to (agent.socket), or close that one",
+                socket.display(),
+                found.display()
             ),
             Self::Gone => {
                 f.write_str("the agent went away without an answer; its log says why (journalctl -u walward)")
@@ -82,9 +99,18 @@ pub struct Conversation {
 }
 
 impl Conversation {
-    /// Connects and sends `request`.
+    /// Connects, once it is sure that no stranger listens there, and sends `request`.
     pub fn start(socket: &Path, request: &Request, silence_max: Duration) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(socket).map_err(|error| ClientError::Connect(socket.to_path_buf(), error))?;
+        let failed = |error| ClientError::Connect(socket.to_path_buf(), error);
+        if let Some(found) = trust::stranger_on_the_way(socket).map_err(failed)? {
+            return Err(ClientError::Stranger(socket.to_path_buf(), found));
+        }
+        Self::start_unasked(socket, request, silence_max)
+    }
+
+    /// As [`Conversation::start`], whoever listens: for those who trust no answer.
+    pub fn start_unasked(socket: &Path, request: &Request, silence_max: Duration) -> Result<Self, ClientError> {
+        let stream = connect(socket, silence_max).map_err(|error| ClientError::Connect(socket.to_path_buf(), error))?;
         let mut conversation = Self { stream, silence_max };
         conversation.stream.set_write_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
         conversation.stream.set_read_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
@@ -136,6 +162,15 @@ impl Conversation {
     }
 }
 
+/// Connects within `patience`: an agent that hangs accepts nobody, and once its queue is full, connecting takes for ever.
+fn connect(socket: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let (sender, connected) = mpsc::sync_channel(1);
+    let path = socket.to_path_buf();
+    let dial = move || drop(sender.send(UnixStream::connect(path)));
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(dial)?;
+    connected.recv_timeout(patience).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
 fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
@@ -163,7 +198,7 @@ pub enum Command {
 /// How `walward-wal` is used.
 pub const USAGE: &str = "\
 usage: walward-wal [OPTIONS] push PATH
-       walward-wal [OPTIONS] fetch [--on-error=abort|retry|target] NAME DESTINATION
+       walward-wal [OPTIONS] fetch [--on-error=auto|abort|retry|target] NAME DESTINATION
 
 Hands WAL files to the agent (walwardd) and takes them from it. In postgresql.conf:
 
@@ -173,23 +208,25 @@ Hands WAL files to the agent (walwardd) and takes them from it. In postgresql.co
 options:
   --socket PATH      where the agent listens (default: $WALWARD_SOCKET, else /run/walward/walward.sock)
   --cluster NAME     the cluster's name in walward.toml (default: known by the data directory)
-  --timeout SECONDS  how long the agent may be silent (default: 60, at most 86400)
-  --on-error=abort   fetch: when it cannot be found out whether the file exists, exit 255: PostgreSQL stops (default)
-  --on-error=retry   fetch: exit 1 instead, after the agent's deadline; only for a standby, which asks again
-  --on-error=target  fetch: as abort, but exit 1 where a segment is missing and later ones are there; only for a recovery
+  --timeout SECONDS  how long the agent may be silent (default: 60, at most 86400; a standby's fetch never waits longer than 1)
+  --on-error=auto    fetch: when it cannot be found out whether the file exists, do as retry where the data directory has a
+                     standby.signal, and as abort anywhere else (default)
+  --on-error=abort   fetch: exit 255, after the agent's deadline: PostgreSQL stops
+  --on-error=retry   fetch: exit 1, within two seconds; only for a standby, which asks again
+  --on-error=target  fetch: as auto, but exit 1 where a segment is missing and later ones are there; only for a recovery
                      with a target, which PostgreSQL refuses to end before it
   --use-partial      fetch: where a segment is absent, place NAME.partial instead, if that was archived
   --help, --version
 
 exit codes: push: 0 durable in every repository, 1 failed (PostgreSQL tries again), 2 usage
-            fetch: 0 placed, 1 absent from every repository, 255 anything else";
+            fetch: 0 placed, 1 absent from every repository, 255 anything else (a standby: 1)";
 
 /// Reads the command line (without the program's name). `directory` is the working directory, which makes paths absolute.
 pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Path) -> Result<Command, String> {
     let mut socket: Option<OsString> = None;
     let mut cluster = String::new();
     let mut silence_max = SILENCE_MAX;
-    let mut on_error = OnError::Abort;
+    let mut given = None;
     let mut use_partial = false;
     let mut words: Vec<OsString> = Vec::new();
     let mut arguments = arguments;
@@ -222,11 +259,12 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
                     Duration::from_secs(seconds.ok_or("--timeout needs a number of seconds from 1 to 86400")?);
             }
             "--on-error" => {
-                on_error = match value()?.to_str() {
-                    Some("abort") => OnError::Abort,
-                    Some("retry") => OnError::Retry,
-                    Some("target") => OnError::Target,
-                    _ => return Err("--on-error is abort, retry or target".to_owned()),
+                given = match value()?.to_str() {
+                    Some("auto") => None,
+                    Some("abort") => Some(OnError::Abort),
+                    Some("retry") => Some(OnError::Retry),
+                    Some("target") => Some(OnError::Target),
+                    _ => return Err("--on-error is auto, abort, retry or target".to_owned()),
                 };
             }
             _ => return Err(format!("unknown option {option}")),
@@ -234,12 +272,14 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
     }
     let request = match words.as_slice() {
         [verb, path] if verb == "push" => Request::Push { cluster, path: directory.join(path) },
-        [verb, name, destination] if verb == "fetch" => Request::Fetch {
-            cluster,
-            name: name.to_str().ok_or("the file's name is not UTF-8")?.to_owned(),
-            destination: directory.join(destination),
-            on_error,
-        },
+        [verb, name, destination] if verb == "fetch" => {
+            let name = name.to_str().ok_or("the file's name is not UTF-8")?.to_owned();
+            let destination = directory.join(destination);
+            let data_directory = destination.parent().and_then(Path::parent).unwrap_or(directory);
+            let dispensable = asker::is_dispensable(data_directory, &name);
+            let on_error = asker::on_error(given, Recovery::of(data_directory), dispensable);
+            Request::Fetch { cluster, name, destination, on_error }
+        }
         [] => return Err("say push or fetch".to_owned()),
         [verb, ..] if verb == "push" => return Err("push takes exactly one path".to_owned()),
         [verb, ..] if verb == "fetch" => return Err("fetch takes exactly a name and a destination".to_owned()),
@@ -255,7 +295,7 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
 pub fn ask_with_partial(socket: &Path, silence_max: Duration, request: Request, use_partial: bool) -> (u8, String) {
     let (code, text) = ask(socket, silence_max, &request);
     match request {
-        // Code 1 without a word is "absent"; with one it is a failure that a standby asked to see as 1.
+        // Code 1 without a word is "absent"; with one it is a failure that a standby is to see as 1.
         Request::Fetch { cluster, name, destination, on_error }
             if use_partial && code == 1 && text.is_empty() && is_segment(&name) =>
         {
@@ -277,27 +317,31 @@ fn is_segment(name: &str) -> bool {
 /// Asks the agent and does what it says. Returns the exit code and a text for standard error (empty: nothing to say).
 pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, String) {
     match request {
-        Request::Push { .. } => match converse(socket, silence_max, request, Duration::ZERO) {
+        Request::Push { .. } => match converse(socket, silence_max, request, Some(Duration::ZERO)) {
             // Whatever the agent says, PostgreSQL must not see a code that restarts its archiver.
             Ok((Reply::Done { code, text }, _)) => (code.min(125), text),
             Ok((other, _)) => (1, format!("unexpected answer from the agent: {other:?}")),
             Err(error) => (1, error.to_string()),
         },
-        Request::Fetch { destination, .. } => {
-            match converse(socket, silence_max, request, FETCH_CONNECT_PATIENCE) {
+        Request::Fetch { destination, on_error, .. } => {
+            // A standby goes on without the file and asks again; it must not wait here, nor die.
+            let (failed, silence_max, patience) = match on_error {
+                OnError::Retry => (1, silence_max.min(STANDBY_SILENCE_MAX), None),
+                OnError::Abort | OnError::Target => (EXIT_FETCH_FAILED, silence_max, Some(FETCH_CONNECT_PATIENCE)),
+            };
+            match converse(socket, silence_max, request, patience) {
                 // The agent removes what was not moved when the connection closes: it stays open until the file is in place.
                 Ok((Reply::File(source), _open)) => match place(&source, destination) {
                     Ok(()) => (0, String::new()),
-                    Err(error) => (
-                        EXIT_FETCH_FAILED,
-                        format!("cannot bring {} to {}: {error}", source.display(), destination.display()),
-                    ),
+                    Err(error) => {
+                        (failed, format!("cannot bring {} to {}: {error}", source.display(), destination.display()))
+                    }
                 },
                 // Only a clear "absent" may look like one. 0 would claim a file that nobody placed.
                 Ok((Reply::Done { code: 1, text }, _)) => (1, text),
-                Ok((Reply::Done { text, .. }, _)) => (EXIT_FETCH_FAILED, text),
-                Ok((other, _)) => (EXIT_FETCH_FAILED, format!("unexpected answer from the agent: {other:?}")),
-                Err(error) => (EXIT_FETCH_FAILED, error.to_string()),
+                Ok((Reply::Done { text, .. }, _)) => (failed, text),
+                Ok((other, _)) => (failed, format!("unexpected answer from the agent: {other:?}")),
+                Err(error) => (failed, error.to_string()),
             }
         }
         Request::Admin(_) => (2, "not a request of this client".to_owned()),
@@ -320,7 +364,8 @@ pub fn failure_code(arguments: impl Iterator<Item = OsString>, otherwise: u8) ->
     EXIT_FETCH_FAILED
 }
 
-/// The final reply, and the conversation that it came in.
+/// The final reply, and the conversation that it came in. `patience`: how long an agent that is not there is waited for; without it,
+/// nothing is waited for.
 ///
 /// An agent that goes away without a word, before it answered, is being restarted or was killed: the request is sent again a
 /// few times, so that an upgrade of the agent fails no archive_command and stops no recovery. Requests may be repeated.
@@ -328,15 +373,15 @@ fn converse(
     socket: &Path,
     silence_max: Duration,
     request: &Request,
-    patience: Duration,
+    patience: Option<Duration>,
 ) -> Result<(Reply, Conversation), ClientError> {
+    let Some(mut patience) = patience else { return converse_once(socket, silence_max, request, Duration::ZERO) };
     let mut pauses = RESTART_PAUSES.iter();
-    let mut patience = patience;
     loop {
         match converse_once(socket, silence_max, request, patience) {
             Err(ClientError::Gone) => match pauses.next() {
                 Some(pause) => {
-                    std::thread::sleep(*pause);
+                    thread::sleep(*pause);
                     patience = patience.max(*pause);
                 }
                 None => return Err(ClientError::Gone),
@@ -356,7 +401,7 @@ fn converse_once(
     let mut conversation = loop {
         match Conversation::start(socket, request, silence_max) {
             Err(ClientError::Connect(..)) if begun.elapsed() < patience => {
-                std::thread::sleep(Duration::from_millis(200));
+                thread::sleep(Duration::from_millis(200));
             }
             other => break other?,
         }
@@ -417,6 +462,7 @@ mod tests {
             "push a --timeout 0",
             "push a --timeout 18446744073709551615",
             "fetch a b --on-error=ignore",
+            "fetch a b --on-error",
             "push a --use-partial",
         ] {
             assert!(parse(line).is_err(), "{line}");

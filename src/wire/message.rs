@@ -21,7 +21,7 @@ pub enum OnError {
     /// Exit 255: PostgreSQL stops instead of promoting with WAL missing.
     #[default]
     Abort,
-    /// Exit 1 after the agent's deadline: for a standby, which asks again. Never for a recovery that may end.
+    /// Exit 1 for what cannot be had now, within two seconds: for a standby, which asks again. Never for a recovery that may end.
     Retry,
     /// As [`Self::Abort`], but exit 1 where a segment is missing and later ones are there: for a recovery with a target, which
     /// PostgreSQL refuses to end before it.

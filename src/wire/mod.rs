@@ -4,10 +4,12 @@
 //!
 //! One connection carries one request and its answer, then ends. See PROTOCOL.md beside this file for the bytes.
 
+pub mod asker;
 pub mod client;
 mod codec;
 mod message;
 mod place;
+pub mod trust;
 
 pub use codec::{FrameHeader, HEADER_BYTES, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, VERSION, WireError};
 pub use message::{OnError, Reply, Request};

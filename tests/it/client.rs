@@ -195,6 +195,104 @@ fn a_silent_agent_stops_a_recovery() {
     assert_eq!(fetch(folder.path()).code, FETCH_FAILED);
 }
 
+/// What a standby is told: it asks again, and must neither wait nor die.
+const GO_ON: i32 = 1;
+
+/// A standby is told within two seconds. Twice that on a busy machine: what used to be is five and sixty.
+const TOLD: Duration = Duration::from_secs(4);
+
+fn fetch_as_postgresql(folder: &Path, arguments: &[&str], name: &str) -> (i32, Duration) {
+    let begun = Instant::now();
+    let mut command = client(folder, &[&["fetch"], arguments, &[name, "pg_wal/RECOVERYXLOG"]].concat());
+    (run(&mut command).code, begun.elapsed())
+}
+
+#[test]
+fn a_standby_is_told_at_once_where_there_is_no_agent_and_a_recovery_that_may_end_never_is() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("pg_wal")).unwrap();
+    let signal = |name: &str| fs::write(folder.path().join(name), "").unwrap();
+    assert_eq!(fetch_as_postgresql(folder.path(), &[], NAME).0, FETCH_FAILED, "neither");
+    signal("recovery.signal");
+    for arguments in [&[][..], &["--on-error=target"]] {
+        assert_eq!(fetch_as_postgresql(folder.path(), arguments, NAME).0, FETCH_FAILED, "one-shot");
+    }
+    // Standby wins, as in PostgreSQL.
+    signal("standby.signal");
+    for arguments in [&[][..], &["--on-error=target"], &["--on-error=retry"]] {
+        let (code, took) = fetch_as_postgresql(folder.path(), arguments, NAME);
+        assert_eq!(code, GO_ON, "{arguments:?}");
+        assert!(took < TOLD, "{arguments:?}: {took:?}");
+    }
+    assert_eq!(fetch_as_postgresql(folder.path(), &["--on-error=abort"], NAME).0, FETCH_FAILED, "said by hand");
+}
+
+/// PostgreSQL removes the signal file, and then asks for the history that it copies into the new one. It has it in pg_wal.
+#[test]
+fn the_last_question_of_a_promotion_does_not_end_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir(folder.path().join("pg_wal")).unwrap();
+    fs::write(folder.path().join("pg_wal/00000002.history"), "1\t0/5000000\tpromoted\n").unwrap();
+    for name in ["00000001.history", "00000002.history"] {
+        assert_eq!(fetch_as_postgresql(folder.path(), &[], name).0, GO_ON, "{name}");
+    }
+    // Without it the new timeline would have no past.
+    assert_eq!(fetch_as_postgresql(folder.path(), &[], "00000003.history").0, FETCH_FAILED);
+}
+
+#[test]
+fn a_standby_is_told_at_once_whatever_an_agent_does_wrong() {
+    let silent = |stream: UnixStream| {
+        thread::sleep(Duration::from_secs(30));
+        drop(stream);
+    };
+    let folders = [
+        ("silent", with_agent(silent)),
+        ("gone", with_agent(drop)),
+        ("half a frame", answering(done(1, "")[..5].to_vec())),
+        ("nonsense", answering(b"HTTP/1.1 200 OK\r\n\r\n".to_vec())),
+        ("claims that it placed the file", answering(done(0, ""))),
+        ("refuses", answering(done(255, "not yours"))),
+    ];
+    for (what, folder) in folders {
+        fs::write(folder.path().join("standby.signal"), "").unwrap();
+        let (code, took) = fetch_as_postgresql(folder.path(), &[], NAME);
+        assert_eq!(code, GO_ON, "{what}");
+        assert!(took < TOLD, "{what}: {took:?}");
+        assert!(!folder.path().join("pg_wal/RECOVERYXLOG").exists(), "{what}");
+    }
+}
+
+/// One that is stopped, or that hangs: the kernel's queue of connections fills, and connecting itself takes for ever.
+#[test]
+fn an_agent_that_accepts_nobody_holds_neither_a_push_nor_a_standby() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("socket")).unwrap();
+    rustix::net::listen(&listener, 0).unwrap();
+    let _first = UnixStream::connect(folder.path().join("socket")).unwrap();
+    let begun = Instant::now();
+    let outcome = push(folder.path());
+    assert_eq!(outcome.code, 1, "{}", outcome.stderr);
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    fs::write(folder.path().join("standby.signal"), "").unwrap();
+    fs::create_dir(folder.path().join("pg_wal")).unwrap();
+    let (code, took) = fetch_as_postgresql(folder.path(), &[], NAME);
+    assert!(code == GO_ON && took < TOLD, "{code} after {took:?}");
+}
+
+/// Who can put a socket there says "archived", and PostgreSQL removes its WAL.
+#[test]
+fn what_a_stranger_may_have_put_in_the_agents_place_is_not_believed() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = answering(done(0, ""));
+    assert_eq!(push(folder.path()).code, 0);
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let outcome = push(folder.path());
+    assert_eq!(outcome.code, 1);
+    assert!(outcome.stderr.contains("not believed"), "{}", outcome.stderr);
+    assert_eq!(fetch(folder.path()).code, FETCH_FAILED);
+}
+
 #[test]
 fn a_file_of_the_agent_is_placed_whole() {
     let spool = tempfile::tempdir().unwrap();

@@ -412,3 +412,44 @@ fn the_agent_leaves_no_core() {
     let values: Vec<&str> = line.split_whitespace().filter(|word| *word == "0").collect();
     assert_eq!(values.len(), 2, "{line}");
 }
+
+/// A second agent, with a umask that opens everything, on the spool directory of the first.
+#[test]
+fn a_second_agent_leaves_the_spool_of_the_first_alone_and_its_umask_opens_no_door() {
+    use std::os::unix::fs::PermissionsExt;
+    let host = Host::start();
+    let spools = || {
+        let entries = fs::read_dir(host.path("spool/main")).unwrap().map(|entry| entry.unwrap().file_name());
+        entries.filter(|name| name.to_str().unwrap().parse::<u64>().is_ok()).collect::<Vec<_>>()
+    };
+    let first = spools();
+    assert_eq!(first.len(), 1);
+    // What an agent left that was killed.
+    fs::create_dir(host.path("spool/main/7")).unwrap();
+    let text = fs::read_to_string(host.path("walward.toml")).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("metrics_listen"));
+    let text = lines.collect::<Vec<_>>().join("\n").replacen("/socket\"", "/made/socket\"", 1);
+    fs::write(host.path("second.toml"), text).unwrap();
+    let mut second = Command::new("sh")
+        .args(["-c", "umask 000; exec \"$0\" --config \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_walwardd"))
+        .arg(host.path("second.toml"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(host.path("second.log")).unwrap())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !fs::read_to_string(host.path("second.log")).unwrap().contains("walwardd is ready") {
+        assert!(begun.elapsed() < Duration::from_secs(30) && second.try_wait().unwrap().is_none());
+        thread::sleep(Duration::from_millis(20));
+    }
+    let mode = |name: &str| fs::metadata(host.path(name)).unwrap().permissions().mode() & 0o7777;
+    let expected = if rustix::process::geteuid().is_root() { 0o666 } else { 0o600 };
+    assert_eq!((mode("made"), mode("made/socket")), (0o755, expected));
+    let both = spools();
+    assert!(both.contains(&first[0]) && both.len() == 2, "{first:?}, then {both:?}");
+    kill_process(Pid::from_child(&second), Signal::TERM).unwrap();
+    second.wait().unwrap();
+    host.is_served("after the other has gone");
+}

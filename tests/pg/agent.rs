@@ -147,6 +147,9 @@ fn as_root_a_stranger_on_the_host_is_refused() {
     let mut command = site.room.command(site.room.program("walward-wal"));
     command.arg("--socket").arg(&site.socket).args(["--cluster", "main", "fetch", &segment, "/tmp/walward-never"]);
     command.uid(NOBODY).gid(NOBODY);
+    // What lies in /tmp and belongs to another, the client of a stranger would not even believe.
+    Outcome::of(&mut command).expect(255).says("is not believed");
+    site.room.as_made_by_the_system();
     Outcome::of(&mut command).expect(255).says("user 65534 may not use cluster");
 }
 

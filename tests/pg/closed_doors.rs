@@ -151,7 +151,7 @@ fn as_nobody_of<T: Send>(group: u32, work: impl FnOnce() -> T + Send) -> T {
 
 fn status_of(socket: &Path) -> Reply {
     let request = Request::Admin("{\"op\":\"status\"}".to_owned());
-    let mut conversation = Conversation::start(socket, &request, Duration::from_secs(30)).unwrap();
+    let mut conversation = Conversation::start_unasked(socket, &request, Duration::from_secs(30)).unwrap();
     conversation.next_reply().unwrap()
 }
 
@@ -186,6 +186,7 @@ fn as_root_strangers_keep_no_owner_out() {
     site.cluster.wait_archived(&site.room, &switched);
     assert!(idle.len() > 100, "too few at the same time: {}", idle.len());
     // A stranger who says what he wants is told why not, besieged or not.
+    site.room.as_made_by_the_system();
     let mut command = site.room.command(site.room.program("walward-wal"));
     command.arg("--socket").arg(&site.socket).args(["--cluster", "main", "fetch", &segment, "/tmp/walward-never"]);
     Outcome::of(command.uid(NOBODY).gid(NOBODY)).expect(255).says("user 65534 may not use cluster");
@@ -204,6 +205,7 @@ fn as_root_a_stranger_learns_nothing_and_changes_nothing() {
     let owner = site.walward(&["--json", "status"]).expect(0).json();
     assert_eq!(owner["clusters"].as_array().map(Vec::len), Some(1), "{owner}");
 
+    site.room.as_made_by_the_system();
     let refused = |arguments: &[&str], code: i32| {
         let mut command = site.room.command(site.room.program("walward-wal"));
         command.arg("--socket").arg(&site.socket).args(arguments);
@@ -217,7 +219,7 @@ fn as_root_a_stranger_learns_nothing_and_changes_nothing() {
     let asked = as_nobody(|| {
         let json = "{\"op\":\"backup\",\"cluster\":\"main\",\"type\":\"full\",\"repository\":null}";
         let request = Request::Admin(json.to_owned());
-        Conversation::start(&site.socket, &request, Duration::from_secs(30)).unwrap().next_reply().unwrap()
+        Conversation::start_unasked(&site.socket, &request, Duration::from_secs(30)).unwrap().next_reply().unwrap()
     });
     assert!(matches!(&asked, Reply::Done { code: 12, text } if text.contains("may not use")), "{asked:?}");
     // What the agent gave its owner is the owner's alone.

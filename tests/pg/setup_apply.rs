@@ -272,7 +272,7 @@ fn a_standby_is_set_up_without_writing_to_it() {
     assert_eq!(cluster(&answer)["first_segment"], Value::Null);
     assert!(cluster(&answer)["notes"].to_string().contains("standby"), "{answer:#}");
     assert!(standby.sql(&bare.room, "show archive_command").contains("walward-wal"));
-    assert!(standby.sql(&bare.room, "show restore_command").contains("fetch --on-error=retry"));
+    assert!(standby.sql(&bare.room, "show restore_command").contains("fetch %f %p"));
 }
 
 /// Root writes the files, and is the owner of the data directory for the server.

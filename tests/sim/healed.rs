@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walward::archive::{AtHole, FetchError, PushError, Retrieved, archive_file, retrieve};
+use walward::archive::{AtHole, FetchError, PushError, Retrieved, Want, archive_file, retrieve};
 use walward::base::ErrorClass;
 use walward::pg::WalFileName;
 use walward::repo::LazyRepository;
@@ -35,8 +35,8 @@ impl World {
         name: WalFileName,
     ) -> Result<Result<Vec<u8>, Retrieved>, FetchError> {
         let path = self.folder().join("asked");
-        let (lineage, tell) = (Some(self.primary.lineage), AtHole::Tell);
-        let found = retrieve(repositories, lineage, name, &path, Duration::ZERO, tell).await?;
+        let want = Want::new(Some(self.primary.lineage), name);
+        let found = retrieve(repositories, &want, &path, Duration::ZERO, AtHole::Tell).await?;
         Ok(match found {
             Retrieved::File { .. } => Ok(std::fs::read(&path).unwrap()),
             Retrieved::Absent => Err(found),

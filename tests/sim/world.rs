@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::time::Instant;
-use walward::archive::{Archiver, AtHole, FetchError, Fetched, PushError, Rejection};
+use walward::archive::{Archiver, Asker, FetchError, Fetched, PushError, Rejection, Want};
 use walward::outcome::Exit;
 use walward::pg::{Timeline, TimelineHistory, WalFileName};
 
@@ -408,7 +408,7 @@ impl World {
     /// One `fetch` as PostgreSQL asks for it, and everything that must hold of its end.
     pub async fn fetch(&mut self, agent: &Agent, name: WalFileName) -> Result<Ended, String> {
         let begun = Instant::now();
-        let fetched = agent.fetcher.fetch(Some(self.primary.lineage), name, AtHole::Wait).await;
+        let fetched = agent.fetcher.fetch(Want::new(Some(self.primary.lineage), name), Asker::OneShot, None).await;
         let took = begun.elapsed();
         agent.check_bounds(self.sites.len())?;
         let ended = match fetched {

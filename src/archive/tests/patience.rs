@@ -7,7 +7,7 @@ use crate::storage::fault::Call;
 use crate::storage::{Limits, memory};
 
 /// A repository over a store with all its layers, whose calls end as `plan` says; open.
-async fn layered(room: &Room, plan: Plan) -> (Arc<LazyRepository>, Arc<Faulty>) {
+pub(super) async fn layered(room: &Room, plan: Plan) -> (Arc<LazyRepository>, Arc<Faulty>) {
     let (inner, pool, now) = (memory(), CpuPool::on_the_caller(), Timestamp::now());
     let made = Repository::create("far", Arc::clone(&inner), "main", &Encryption::None, &[], pool.clone(), now).await;
     let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
@@ -18,6 +18,12 @@ async fn layered(room: &Room, plan: Plan) -> (Arc<LazyRepository>, Arc<Faulty>) 
     lazy.get().await.expect("opened");
     faulty.plan(plan);
     (lazy, faulty)
+}
+
+/// As [`layered`], over a store of which nothing is known yet.
+pub(super) fn layered_from_the_start(plan: Plan) -> Arc<LazyRepository> {
+    let store = storage::with_layers(Faulty::new(memory(), plan), Limits::default());
+    LazyRepository::at("unknown", store, Encryption::None, 1, CpuPool::on_the_caller())
 }
 
 fn archiver_of(room: &Room, lazy: &Arc<LazyRepository>) -> Archiver {

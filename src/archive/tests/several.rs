@@ -192,8 +192,14 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
     assert_eq!((facts.files, facts.oldest_file.clone()), (0, None));
     assert!(facts.compared.is_some());
     for file in files {
-        let found =
-            retrieve(&[reopened("late")], Some(room.lineage), file, &room.destination(), DEADLINE, AtHole::Wait).await;
+        let found = retrieve(
+            &[reopened("late")],
+            &Want::new(Some(room.lineage), file),
+            &room.destination(),
+            DEADLINE,
+            AtHole::Wait,
+        )
+        .await;
         assert!(matches!(found, Ok(Retrieved::File { .. })), "{file}: {found:?}");
     }
     assert!(std::fs::read(room.destination()).expect("the file").starts_with(b"1\t0/3000000"));
@@ -273,7 +279,8 @@ async fn what_one_repository_cannot_give_comes_from_the_next_at_once_and_is_coun
     let fetcher =
         Fetcher::new("main", both.clone(), options, (&spool, 1 << 24), Arc::clone(&stats), stop).expect("a spool");
     let begun = std::time::Instant::now();
-    let Ok(Fetched::File(place)) = fetcher.fetch(Some(room.lineage), file, AtHole::Wait).await else {
+    let Ok(Fetched::File(place)) = fetcher.fetch(Want::new(Some(room.lineage), file), Asker::OneShot, None).await
+    else {
         panic!("not fetched")
     };
     assert!(begun.elapsed() < Duration::from_secs(10), "it was tried again first");

@@ -202,16 +202,10 @@ fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArgument
     } else {
         format!(" --socket {}", quote(&socket.to_string_lossy()))
     };
-    // A standby asks again for what could not be fetched; a recovery that may end must stop instead. One with a target may end
-    // only there ("recovery ended before configured recovery target was reached", xlogrecovery.c), and must not be stopped by
-    // a hole behind its target, which the server meets when it reads ahead (since 15).
-    let on_error = if arguments.standby {
-        " --on-error=retry"
-    } else if *target == Target::Latest {
-        ""
-    } else {
-        " --on-error=target"
-    };
+    // The client sees by itself whether a standby asks. A recovery with a target may end only there ("recovery ended before configured
+    // recovery target was reached", xlogrecovery.c), and must not be stopped by a hole behind its target, which the server meets
+    // when it reads ahead (since 15).
+    let on_error = if arguments.standby || *target == Target::Latest { "" } else { " --on-error=target" };
     let partial = if arguments.use_partial { " --use-partial" } else { "" };
     format!("{}{socket} --cluster {cluster} fetch{on_error}{partial} %f %p", quote(&client_program().to_string_lossy()))
 }

@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::archive::{AtHole, FetchError, Retrieved, archive_now, retrieve};
+use crate::archive::{AtHole, Retrieved, Want, archive_now, retrieve};
 use crate::base::describe;
 use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
@@ -16,7 +17,8 @@ use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
 use crate::repo::LazyRepository;
 use crate::sys;
-use crate::wire::place;
+use crate::wire::asker::{self, Recovery};
+use crate::wire::{OnError, place};
 
 pub(in crate::cli) async fn push(
     context: &Context,
@@ -39,43 +41,74 @@ pub(in crate::cli) async fn push(
     Ok(Exit::Done)
 }
 
-/// "Absent" only when every repository said so; everything else is an error, and so 255.
+/// How long a standby is held up where there is no agent.
+const STANDBY_DEADLINE: Duration = Duration::from_millis(1500);
+
+/// "Absent" only when every repository said so; everything else is an error, and so 255. A standby is told 1 of what cannot be had at
+/// once: it asks again.
 pub(in crate::cli) async fn fetch(
     context: &Context,
     arguments: &FetchArguments,
     printer: &Printer,
 ) -> Result<Exit, Failure> {
-    let name = file_name(&arguments.name)?;
+    let given = match arguments.on_error {
+        OnErrorChoice::Auto => None,
+        OnErrorChoice::Abort => Some(OnError::Abort),
+        OnErrorChoice::Retry => Some(OnError::Retry),
+        OnErrorChoice::Target => Some(OnError::Target),
+    };
     let destination = absolute(&arguments.destination)?;
     let data_directory = destination.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
+    let dispensable = asker::is_dispensable(data_directory, &arguments.name);
+    let on_error = asker::on_error(given, Recovery::of(data_directory), dispensable);
+    match fetch_one(context, arguments, &destination, on_error, printer).await {
+        Err(failure) if on_error == OnError::Retry => {
+            printer.warning(&failure.message());
+            Ok(Exit::Absent)
+        }
+        other => other,
+    }
+}
+
+async fn fetch_one(
+    context: &Context,
+    arguments: &FetchArguments,
+    destination: &Path,
+    on_error: OnError,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let name = file_name(&arguments.name)?;
+    let pg_wal = destination.parent().unwrap_or(Path::new("/"));
+    let data_directory = pg_wal.parent().unwrap_or(Path::new("/"));
     // Into any folder, when there is no doubt about the cluster: what is fetched is verified against it.
     let cluster = context.cluster_in(data_directory).or_else(|unknown| context.cluster().map_err(|_| unknown))?;
     let repositories = repositories(context, cluster)?;
-    let lineage = lineage_in(data_directory)?;
+    let mut want = Want { lineage: lineage_in(data_directory)?, name, pg_wal: Some(pg_wal.to_path_buf()) };
     // Beside the destination, so that it can be renamed; always the same name, so that a crash leaves one at most.
-    let mut temporary = destination.clone().into_os_string();
+    let mut temporary = destination.to_path_buf().into_os_string();
     temporary.push(".walward-unverified");
     let temporary = PathBuf::from(temporary);
-    let at_hole = match arguments.on_error {
-        OnErrorChoice::Abort => AtHole::Wait,
-        OnErrorChoice::Target => AtHole::Tell,
+    let (at_hole, deadline) = match on_error {
+        OnError::Abort => (AtHole::Wait, cluster.fetch.deadline),
+        OnError::Target => (AtHole::Tell, cluster.fetch.deadline),
+        OnError::Retry => (AtHole::Tell, cluster.fetch.deadline.min(STANDBY_DEADLINE)),
     };
-    let mut name = name;
-    let mut retrieved = retrieve(&repositories, lineage, name, &temporary, cluster.fetch.deadline, at_hole).await;
+    let mut retrieved = retrieve(&repositories, &want, &temporary, deadline, at_hole).await;
     if let (true, Ok(Retrieved::Absent), WalFileName::Segment(segment)) = (arguments.use_partial, &retrieved, name) {
-        name = WalFileName::Partial(segment);
-        retrieved = retrieve(&repositories, lineage, name, &temporary, cluster.fetch.deadline, at_hole).await;
+        want.name = WalFileName::Partial(segment);
+        retrieved = retrieve(&repositories, &want, &temporary, deadline, at_hole).await;
         if let Ok(Retrieved::File { .. }) = retrieved {
-            printer.warning(&format!("{segment} is absent: {name} is placed instead, and recovery ends with it"));
+            let partial = want.name;
+            printer.warning(&format!("{segment} is absent: {partial} is placed instead, and recovery ends with it"));
         }
     }
     let placed = match retrieved {
-        Ok(Retrieved::File { .. }) => place(&temporary, &destination)
-            .with_context(|| format!("cannot bring {name} to {}", destination.display()))
+        Ok(Retrieved::File { .. }) => place(&temporary, destination)
+            .with_context(|| format!("cannot bring {} to {}", want.name, destination.display()))
             .map(|()| Exit::Done)
             .map_err(Failure::from),
         Ok(Retrieved::Absent) => Ok(Exit::Absent),
-        Err(error @ (FetchError::Hole { .. } | FetchError::LetGo { .. })) if at_hole == AtHole::Tell => {
+        Err(error) if at_hole == AtHole::Tell && error.is_hole() => {
             printer.warning(&error.to_string());
             Ok(Exit::Absent)
         }

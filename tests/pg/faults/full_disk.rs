@@ -102,7 +102,11 @@ fn a_repository_that_was_moved_away_fails_pushes_and_drains_when_it_is_back() {
 
 /// A site with its spool on a small file system, and a restored cluster, not started, with its rows.
 fn site_with_restore() -> (Site, Cluster, String) {
-    let mut site = site_on("spool", 8);
+    site_with_restore_on(8)
+}
+
+fn site_with_restore_on(mib: u32) -> (Site, Cluster, String) {
+    let mut site = site_on("spool", mib);
     site.walward(&["--cluster", "main", "backup"]).expect(0);
     let last = write_segments(&site, 30);
     site.cluster.wait_archived(&site.room, &last);
@@ -112,41 +116,49 @@ fn site_with_restore() -> (Site, Cluster, String) {
     (site, restored, expected)
 }
 
-fn recover_without_spool(words: &str, break_it: impl FnOnce(&Site), heal: impl FnOnce(&Site)) {
+/// A spool that takes nothing is done without: the agent is the server's own user here, and may write beside the destination.
+fn recover_without_spool(words: &str, break_it: impl FnOnce(&Site)) {
     let (site, mut restored, expected) = site_with_restore();
     break_it(&site);
-    if restored.start_and_see(&site.room, Duration::from_mins(1)) == Ended::Serving {
-        restored.wait_stopped(Duration::from_mins(1));
-    }
-    restored.assert_logged("FATAL");
-    restored.assert_logged(words);
-    assert!(!restored.log_text().contains("archive recovery complete"), "it promoted\n{}", restored.log_text());
-    status(&site).says(words).says("spool");
-    // The spool is for recovery alone: archiving never needed it.
-    heal(&site);
     restored.start(&site.room);
     site.wait_promoted(&restored);
     assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+    let log = site.agent.as_ref().unwrap().log();
+    assert!(log.contains("the spool cannot take the file") && log.contains(words), "{log}");
+    let fetch = &site.walward(&["--json", "status"]).expect(0).json()["clusters"][0]["fetch"];
+    assert_eq!(fetch["fallback_total"], 0, "a trouble of this host is charged to a repository: {fetch}");
+    let left: Vec<_> = fs::read_dir(restored.data.join("pg_wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!left.iter().any(|path| path.to_str().unwrap().contains("walward-unverified")), "{left:?}");
 }
 
 #[test]
 #[ignore = "mounts file systems: run as root"]
-fn as_root_with_a_full_spool_a_recovery_stops_and_goes_on_when_there_is_room() {
-    recover_without_spool(
-        "No space left on device",
-        |site| drop(site.file_systems[0].fill()),
-        |site| fs::remove_file(site.room.join("spool.shelf").join("filler")).unwrap(),
-    );
+fn as_root_with_a_full_spool_a_recovery_goes_on_without_it() {
+    recover_without_spool("No space left on device", |site| {
+        drop(site.file_systems[0].fill());
+        site.walward(&["check"]).expect(1).says("FAILED   spool").says("two segments");
+    });
 }
 
 #[test]
 #[ignore = "mounts file systems: run as root"]
-fn as_root_with_a_read_only_spool_a_recovery_stops_and_goes_on_when_it_is_writable() {
-    recover_without_spool(
-        "Read-only file system",
-        |site| site.file_systems[0].set_read_only(true),
-        |site| site.file_systems[0].set_read_only(false),
-    );
+fn as_root_with_a_read_only_spool_a_recovery_goes_on_without_it() {
+    recover_without_spool("Read-only file system", |site| {
+        site.file_systems[0].set_read_only(true);
+        site.walward(&["check"]).says("FAILED   spool");
+    });
+}
+
+/// Two files of this recovery and a half fit: what is brought ahead leaves room for the one that is asked for.
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_prefetch_never_takes_the_room_of_the_file_that_is_asked_for() {
+    let (site, mut restored, expected) = site_with_restore_on(2);
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+    let log = site.agent.as_ref().unwrap().log();
+    assert!(!log.contains("No space left on device"), "{log}");
 }
 
 #[test]

@@ -49,6 +49,16 @@ impl Agent {
         self.process.signal(Signal::HUP);
     }
 
+    /// It is there, and does nothing.
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// It goes on.
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     pub fn log(&self) -> String {
         self.process.log()
     }

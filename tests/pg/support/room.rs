@@ -102,6 +102,12 @@ impl Room {
         }
     }
 
+    /// The folder becomes root's: as /run, in which the system makes folders for its users. Needs root.
+    pub fn as_made_by_the_system(&self) {
+        chown(self.path(), Some(0), Some(0)).expect("chown");
+        fs::set_permissions(self.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    }
+
     /// A command as the unprivileged user, in this folder, with nothing to read and a plain environment.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);

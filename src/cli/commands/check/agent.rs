@@ -15,7 +15,8 @@ use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
 /// The agent compares repositories every hour; a comparison that is older has been missed.
 const COMPARED_AGE_MAX: Duration = Duration::from_hours(2);
 
-pub(super) fn check(context: &Context, findings: &mut Findings) {
+/// Answers whether there is one.
+pub(super) fn check(context: &Context, findings: &mut Findings) -> bool {
     let socket = context.socket();
     let started = "start it: systemctl start walward";
     let asked = tokio::task::block_in_place(|| agent::ask(&socket, &json!({ "op": "status" }), |_| Ok(())));
@@ -37,10 +38,12 @@ pub(super) fn check(context: &Context, findings: &mut Findings) {
             } else {
                 findings.warning("agent", None, text, Some("it is of another release than this program: restart it"));
             }
+            return true;
         }
         Ok(Asked::NoAgent(error)) => findings.failed("agent", None, error.to_string(), Some(started)),
         Err(failure) => findings.failed("agent", None, failure.message(), failure.hint.as_deref().or(Some(started))),
     }
+    false
 }
 
 /// Whether the agent runs what stands in the configuration.

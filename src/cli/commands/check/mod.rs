@@ -6,6 +6,7 @@ mod finding;
 mod leftovers;
 mod postgres;
 mod repository;
+mod spool;
 
 use std::time::Duration;
 
@@ -41,8 +42,12 @@ pub(in crate::cli) async fn run(
     let ages = Ages { backup: arguments.backup_age, ready: arguments.archive_age };
     let mut findings = Findings::default();
     configuration(context, clusters.is_empty(), &mut findings);
-    agent::check(context, &mut findings);
+    let has_agent = agent::check(context, &mut findings);
     for cluster in clusters {
+        // Without an agent nothing is spooled.
+        if has_agent {
+            spool::check(context, cluster, &mut findings).await;
+        }
         check_cluster(context, cluster, arguments.switch_wal, ages, &mut findings).await?;
     }
     let findings = findings.0;

@@ -20,7 +20,7 @@ pub(super) struct Instructions {
     pub(super) statements: Vec<String>,
     /// `archive_command` with Walward alone.
     pub(super) archive_command: String,
-    /// `restore_command` of a standby, which asks again.
+    /// `restore_command`, of a standby as of any other recovery.
     pub(super) restore_command: String,
     /// The role of `connection`.
     pub(super) role: String,
@@ -36,7 +36,7 @@ pub(super) fn of(context: &Context, cluster: &ClusterConfig) -> Instructions {
     };
     let client = format!("{}{socket}", quote(&client_program().to_string_lossy()));
     let command = format!("{client} push %p");
-    let restore_command = format!("{client} fetch --on-error=retry %f %p");
+    let restore_command = format!("{client} fetch %f %p");
     let parsed = cluster.connection.parse::<tokio_postgres::Config>().ok();
     let role = parsed.as_ref().and_then(|config| config.get_user()).unwrap_or("walward").to_owned();
     let database = parsed.as_ref().and_then(|config| config.get_dbname()).unwrap_or("postgres").to_owned();

@@ -1,0 +1,59 @@
+//! How far one file is on its way to a server: told by who brings it, read by who waits for it.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::time::Instant;
+
+/// How far a retrieval is, for who waits for it.
+#[derive(Debug, Default)]
+pub struct Progress {
+    moved: Mutex<Option<Instant>>,
+    segment_bytes: AtomicU64,
+    /// The number of the repository that is being asked, plus one; 0 before that.
+    turn: AtomicUsize,
+    is_urgent: bool,
+}
+
+impl Progress {
+    /// Of something that PostgreSQL waits for, or not yet.
+    pub fn of(is_urgent: bool) -> Self {
+        Self { is_urgent, ..Self::default() }
+    }
+
+    /// Whether PostgreSQL waits for it.
+    pub fn is_urgent(&self) -> bool {
+        self.is_urgent
+    }
+
+    /// Bytes of the file have come.
+    pub fn moved(&self) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// When bytes of it came last.
+    pub fn last(&self) -> Option<Instant> {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file has at most so many bytes.
+    pub fn expect(&self, bytes: u64) {
+        self.segment_bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// The most bytes that it has; 0 before that is known.
+    pub fn bytes_max(&self) -> u64 {
+        self.segment_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The number of the repository that is being asked; `None` before the first is.
+    pub fn turn(&self) -> Option<usize> {
+        self.turn.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    /// Repository `number` is asked now.
+    pub fn turn_of(&self, number: usize) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.turn.store(number.saturating_add(1), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,192 @@
+//! What a server in recovery is answered, and when: under a clock that stands still while somebody works.
+
+use tokio::time::Instant;
+
+use super::patience::{layered, layered_from_the_start};
+use super::*;
+use crate::pg::Timeline;
+use crate::storage::fault::Call;
+
+const FETCH_DEADLINE: Duration = Duration::from_mins(1);
+/// A standby is told within two seconds.
+const TOLD: Duration = Duration::from_secs(2);
+
+fn fetcher(room: &Room, repositories: Vec<Arc<LazyRepository>>) -> Fetcher {
+    let (stats, stop) = (Arc::default(), tokio_util::sync::CancellationToken::new());
+    let options = FetchOptions { deadline: FETCH_DEADLINE, workers: 2 };
+    let spool = room.folder.path().join("spool");
+    Fetcher::new("main", repositories, options, (&spool, 1 << 24), stats, stop).expect("a spool")
+}
+
+async fn ask(
+    room: &Room,
+    fetcher: &Fetcher,
+    file: WalFileName,
+    asker: Asker,
+) -> (Result<Fetched, FetchError>, Duration) {
+    let begun = Instant::now();
+    let answer = fetcher.fetch(Want::new(Some(room.lineage), file), asker, None).await;
+    (answer, begun.elapsed())
+}
+
+fn hang() -> Plan {
+    Plan::chance(1, 1, &[Fault::Hang])
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_is_told_within_two_seconds_then_at_once_and_gets_the_file_when_the_store_is_back() {
+    let room = Room::new();
+    let (lazy, faulty) = layered(&room, Plan::script([])).await;
+    let file = waiting(&room, 1)[0];
+    archive_file(&[Arc::clone(&lazy)], &room.pg_wal(), file, "host").await.expect("archived");
+    faulty.plan(hang());
+    let fetcher = fetcher(&room, vec![lazy]);
+    let (answer, took) = ask(&room, &fetcher, file, Asker::Standby).await;
+    assert!(matches!(answer, Err(FetchError::NotNow { .. })), "{answer:?}");
+    assert!(took < TOLD, "{took:?}");
+    for number in 0..20 {
+        let other = name(&format!("0000000100000000000000{:02X}", 16 + number));
+        let (answer, took) = ask(&room, &fetcher, other, Asker::Standby).await;
+        assert!(matches!(answer, Err(FetchError::NotNow { .. })) && took.is_zero(), "{answer:?} after {took:?}");
+    }
+    faulty.plan(Plan::script([]));
+    // It asks again every five seconds; a probe that hung is given up after as many, a download after ten.
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        if let (Ok(Fetched::File(place)), _) = ask(&room, &fetcher, file, Asker::Standby).await {
+            assert_eq!(std::fs::read(place.path()).expect("read"), segment(file, room.lineage.system_identifier, 1));
+            return;
+        }
+    }
+    panic!("the store is back, and the standby is not told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_standby_is_told_within_two_seconds_by_an_agent_that_never_reached_its_store() {
+    let room = Room::new();
+    let lazy = layered_from_the_start(hang());
+    let fetcher = fetcher(&room, vec![lazy]);
+    for at_most in [TOLD, Duration::from_millis(1), Duration::from_millis(1)] {
+        let (answer, took) = ask(&room, &fetcher, name("00000002.history"), Asker::Standby).await;
+        assert!(matches!(answer, Err(FetchError::NotNow { .. })) && took <= at_most, "{answer:?} after {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_deadline_bounds_a_whole_request_of_a_recovery_that_must_know() {
+    let room = Room::new();
+    let file = name("000000010000000000000001");
+    let (open, _faulty) = layered(&room, hang()).await;
+    for lazy in [layered_from_the_start(hang()), open] {
+        let (answer, took) = ask(&room, &fetcher(&room, vec![Arc::clone(&lazy)]), file, Asker::OneShot).await;
+        assert!(answer.as_ref().is_err_and(|error| error.class() == ErrorClass::Transient), "{answer:?}");
+        assert!(took <= FETCH_DEADLINE && took > FETCH_DEADLINE / 2, "{took:?}");
+        let begun = Instant::now();
+        let want = Want::new(Some(room.lineage), file);
+        let second = Duration::from_secs(1);
+        retrieve(&[lazy], &want, &room.destination(), second, AtHole::Wait).await.expect_err("nobody answers");
+        assert!(begun.elapsed() <= second);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repository_that_hangs_leaves_time_for_the_next() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let good = layered(&room, Plan::script([])).await.0;
+    archive_file(&[Arc::clone(&good)], &room.pg_wal(), file, "host").await.expect("archived");
+    for asker in [Asker::OneShot, Asker::Standby] {
+        let fetcher = fetcher(&room, vec![layered_from_the_start(hang()), Arc::clone(&good)]);
+        let (answer, took) = ask(&room, &fetcher, file, asker).await;
+        assert!(matches!(answer, Ok(Fetched::File(_))), "{asker:?}: {answer:?}");
+        assert!(took < if asker == Asker::Standby { TOLD } else { FETCH_DEADLINE }, "{asker:?}: {took:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_too_late_for_a_standby_is_there_when_it_asks_again() {
+    let room = Room::new();
+    let (lazy, faulty) = layered(&room, Plan::script([])).await;
+    let file = waiting(&room, 1)[0];
+    archive_file(&[Arc::clone(&lazy)], &room.pg_wal(), file, "host").await.expect("archived");
+    // A disk that has to spin up, a tape: the first byte takes longer than a standby waits.
+    let slow = |call: Call<'_>| (call.verb == "get").then_some(Fault::Delay(Duration::from_secs(4)));
+    faulty.plan(Plan::By(Box::new(slow)));
+    let fetcher = fetcher(&room, vec![lazy]);
+    let (answer, took) = ask(&room, &fetcher, file, Asker::Standby).await;
+    assert!(matches!(answer, Err(FetchError::NotNow { .. })) && took < TOLD, "{answer:?} after {took:?}");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let (answer, took) = ask(&room, &fetcher, file, Asker::Standby).await;
+    assert!(matches!(answer, Ok(Fetched::File(_))) && took.is_zero(), "{answer:?} after {took:?}");
+}
+
+#[tokio::test]
+async fn a_history_that_is_missing_while_its_timeline_has_wal_is_not_absent() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let put = async |file: WalFileName, content: &[u8]| {
+        room.write(file, content);
+        archive_file(&[Arc::clone(&one)], &room.pg_wal(), file, "host").await.expect("archived");
+        std::fs::remove_file(room.pg_wal().join(file.to_string())).expect("recycled");
+    };
+    let history = WalFileName::History(Timeline(2));
+    let find = async |file: WalFileName, at_hole: AtHole| {
+        let want = Want { pg_wal: Some(room.pg_wal()), ..Want::new(Some(room.lineage), file) };
+        retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, at_hole).await
+    };
+    let old = name("000000010000000000000003");
+    put(old, &segment(old, room.lineage.system_identifier, 1)).await;
+    assert_eq!(find(history, AtHole::Wait).await.expect("the end"), Retrieved::Absent);
+    // The next timeline's WAL arrives, and its history was lost.
+    let new = name("000000030000000000000004");
+    let mut bytes = segment(new, room.lineage.system_identifier, 1);
+    bytes[4] = 3;
+    put(new, &bytes).await;
+    for at_hole in [AtHole::Wait, AtHole::Tell] {
+        let error = find(history, at_hole).await.expect_err("not absent");
+        assert!(matches!(error, FetchError::HistoryLost { .. }) && error.is_hole(), "{error:?}");
+        assert!(error.to_string().contains("000000030000000000000004"), "{error}");
+    }
+    // A server that is on it, as after pg_resetwal, goes by it no more: here on timeline 1, which has none. And beyond the newest there is nothing to lose.
+    for absent in ["00000001.history", "00000004.history"] {
+        assert_eq!(find(name(absent), AtHole::Wait).await.expect("absent"), Retrieved::Absent, "{absent}");
+    }
+    // A server that has a later history only wants to keep the one between.
+    room.write(WalFileName::History(Timeline(3)), b"1\t0/5000000\tpromoted\n");
+    assert_eq!(find(history, AtHole::Wait).await.expect("not needed"), Retrieved::Absent);
+}
+
+#[tokio::test]
+async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no_repositorys_fault() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let file = waiting(&room, 1)[0];
+    archive_file(&[Arc::clone(&one), Arc::clone(&two)], &room.pg_wal(), file, "host").await.expect("archived");
+    let spool = room.folder.path().join("spool");
+    let stats = Arc::new(crate::health::FetchStats::default());
+    let options = FetchOptions { deadline: Duration::from_secs(5), workers: 2 };
+    let stop = tokio_util::sync::CancellationToken::new();
+    let fetcher =
+        Fetcher::new("main", vec![one, two], options, (&spool, 1 << 24), Arc::clone(&stats), stop).expect("a spool");
+    let beside = room.pg_wal().join("RECOVERYXLOG.walward-unverified");
+    let want = Want::new(Some(room.lineage), file);
+    // A folder that somebody removed is made anew; one that cannot be is done without.
+    std::fs::remove_dir_all(&spool).expect("removed");
+    for asker in [Asker::OneShot, Asker::Standby] {
+        let answer = fetcher.fetch(want.clone(), asker, Some(beside.clone())).await;
+        let Ok(Fetched::File(place)) = answer else { panic!("{answer:?}") };
+        assert!(place.path().starts_with(&spool), "{}", place.path().display());
+    }
+    std::fs::remove_dir_all(&spool).expect("removed");
+    crate::sys::durable::create(&spool, b"in the way", 0o600).expect("a file");
+    for asker in [Asker::OneShot, Asker::Standby] {
+        let answer = fetcher.fetch(want.clone(), asker, Some(beside.clone())).await;
+        let Ok(Fetched::File(place)) = answer else { panic!("{answer:?}") };
+        assert_eq!(place.path(), beside);
+        drop(place);
+        assert!(!beside.exists(), "it goes when nobody took it");
+    }
+    let error = fetcher.fetch(want, Asker::OneShot, None).await.expect_err("nowhere to put it");
+    assert!(matches!(error, FetchError::Write { .. }), "{error:?}");
+    assert_eq!(stats.facts().fallback_total, 0);
+}
