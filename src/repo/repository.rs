@@ -138,7 +138,7 @@ impl Repository {
                 && let Err(error) = keys.discard(&*store).await
             {
                 // They open nothing, and `check` names them.
-                tracing::warn!(url = store.url(), error = describe(&error), "key slots that open nothing stay");
+                tracing::warn!(store = store.url(), error = describe(&error), "key slots that open nothing stay");
             }
             let other = identity::load(&*store).await?.map(|(_, other)| other.cluster_id);
             return Err(there(other.unwrap_or_default()));

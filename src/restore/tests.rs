@@ -299,6 +299,7 @@ async fn of_two_restores_into_one_directory_or_tablespace_the_second_is_refused_
     // Planned while both were empty; the other one has a data directory of its own, and the same place for its tablespace.
     let plans = [fixture.plan(Target::Latest).await, fixture.plan(Target::Latest).await];
     let elsewhere = fixture.directory.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).expect("made");
     let other = plan(&fixture.repositories, &elsewhere, &request_for(Target::Latest)).await.expect("a plan");
     let [first, second] = plans.map(|plan| plan.expect("a plan"));
     execute(first).await.expect("restored");
@@ -306,7 +307,7 @@ async fn of_two_restores_into_one_directory_or_tablespace_the_second_is_refused_
     assert!(matches!(error, RestoreError::Refused(Refusal::NotEmpty { .. })), "{error}");
     let error = execute(other).await.expect_err("its tablespace is there");
     assert!(matches!(error, RestoreError::Refused(Refusal::TablespaceTaken { .. })), "{error}");
-    assert!(!elsewhere.exists());
+    assert_eq!(std::fs::read_dir(elsewhere).expect("there").count(), 0);
     fixture.check();
 }
 

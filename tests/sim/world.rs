@@ -419,8 +419,13 @@ impl World {
                 Ended::Placed(std::fs::read(&destination).unwrap())
             }
             Ok(Fetched::Absent) => Ended::Absent,
-            Err(FetchError::Hole { next, .. }) if self.truth.goes_on(name, next) => Ended::Hole,
-            Err(FetchError::Hole { next, .. }) => {
+            // A history that another command has taken is as missing as a segment.
+            Err(FetchError::Hole { next, .. } | FetchError::HistoryLost { next, .. })
+                if self.truth.goes_on(name, next) =>
+            {
+                Ended::Hole
+            }
+            Err(FetchError::Hole { next, .. } | FetchError::HistoryLost { next, .. }) => {
                 return Err(format!("behind {name} there is {next}, which nobody archived"));
             }
             Err(error) => {

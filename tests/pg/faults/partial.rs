@@ -59,7 +59,7 @@ fn as_documented(site: &Site) {
         site.config.display()
     );
     let mut command = site.room.command("sh");
-    Outcome::of(command.arg("-c").arg(walward + &script)).expect(0).says("do not belong to its name");
+    Outcome::of(command.arg("-c").arg(walward + &script)).expect(0).says("does not belong to its name");
 }
 
 #[test]
