@@ -163,6 +163,8 @@ fn as_root_setup_makes_every_folder_for_the_agent_and_root_may_type_every_comman
     // As /backup, /run and /var/spool are: root's.
     let rooms = bare.room.join("root");
     fs::create_dir(&rooms).unwrap();
+    // Nor does root believe a socket below another user's folder in /tmp.
+    std::os::unix::fs::chown(bare.room.path(), Some(0), Some(0)).unwrap();
     bare.url = format!("file://{}", rooms.join("backup/pg").display());
     bare.socket = rooms.join("run/walward/walward.sock");
     let spool = rooms.join("spool/walward");
