@@ -132,7 +132,7 @@ fn tokens(command: &str) -> Vec<Token> {
             }
             ';' | '\n' | '&' | '|' | '(' | ')' => {
                 end_word!();
-                let twice = chars.next_if_eq(&c).is_some();
+                let twice = (c == '&' || c == '|') && chars.next_if_eq(&c).is_some();
                 tokens.push(Token::Operator(match (c, twice) {
                     ('&', true) => "&&",
                     ('&', false) => "&",
@@ -460,6 +460,7 @@ mod tests {
             "test -f /tmp/off || walward-wal push %p",
             "sh -c 'walward-wal push %p || true'",
             "(walward-wal push %p; exit 0)",
+            "((walward-wal push %p) && walward-wal push %p) && walward-wal push %p || exit 0",
             "{ walward-wal push %p || true; } && cp %p /mnt/%f",
             "walward-wal push %p\ntrue",
         ] {

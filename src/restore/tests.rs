@@ -300,6 +300,12 @@ async fn of_two_restores_into_one_directory_or_tablespace_the_second_is_refused_
     let plans = [fixture.plan(Target::Latest).await, fixture.plan(Target::Latest).await];
     let elsewhere = fixture.directory.path().join("elsewhere");
     std::fs::create_dir(&elsewhere).expect("made");
+    if rustix::process::geteuid().is_root() {
+        // Of the same user as the other's.
+        std::os::unix::fs::chown(&elsewhere, Some(65534), Some(65534)).expect("chown");
+        let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(fixture.directory.path(), open).expect("set");
+    }
     let other = plan(&fixture.repositories, &elsewhere, &request_for(Target::Latest)).await.expect("a plan");
     let [first, second] = plans.map(|plan| plan.expect("a plan"));
     execute(first).await.expect("restored");
