@@ -9,6 +9,7 @@ use super::error::RestoreError;
 use super::facts::{Copy, chain};
 use crate::repo::manifest::BackupLabel;
 use crate::repo::{PART_BYTES_MAX, layout};
+use crate::sys::folder::open_led;
 
 /// Reads what the server would read, but for what is nowhere or cannot be read: that is said in `warnings`.
 pub async fn read(
@@ -61,14 +62,29 @@ pub async fn from_pack(copies: &[Copy], label: &BackupLabel, pack: u32, file: &P
 
 /// A file that the configuration names outside of the data directory. One that is not there has nothing in it. Blocking.
 fn on_this_host(path: &Path) -> io::Result<Vec<u8>> {
-    let file = match std::fs::File::open(path) {
+    let file = match open_led(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         other => other?,
     };
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let mut content = Vec::new();
     file.take(PART_BYTES_MAX).read_to_end(&mut content)?;
     Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_outside_that_is_a_pipe_is_not_waited_for_and_one_behind_a_link_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = |name: &str| folder.path().join(name);
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, place("pipe"), pipe, 0o600.into(), 0).expect("a pipe");
+        assert!(on_this_host(&place("pipe")).is_err());
+        crate::sys::durable::create(&place("file"), b"a = 1\n", 0o600).expect("written");
+        std::os::unix::fs::symlink("file", place("link")).expect("made");
+        assert_eq!(on_this_host(&place("link")).expect("readable"), b"a = 1\n");
+        assert_eq!(on_this_host(&place("gone")).expect("nothing"), b"");
+    }
 }

@@ -14,6 +14,8 @@ use crate::sys::identity;
 
 /// What pg_control is called until everything else is durable.
 pub const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
+/// A postmaster.pid has eight lines.
+const PID_FILE_BYTES_MAX: u64 = 64 << 10;
 /// Of which a restore makes one and removes the other.
 pub const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
@@ -62,18 +64,13 @@ pub fn inspect_as_owner(directory: &Path) -> Result<Found, RestoreError> {
 
 /// Looks at `directory`; refuses one with a running server or with anything in it but an unfinished restore.
 pub fn inspect(directory: &Path) -> Result<Found, RestoreError> {
-    match std::fs::metadata(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Absent),
-        Err(error) => return Err(RestoreError::io("look at", directory)(error)),
-        Ok(metadata) if !metadata.is_dir() => return Err(Refusal::NotADirectory(directory.to_owned()).into()),
-        Ok(_) => {}
-    }
-    if let Some(pid) = running_server(directory)? {
+    let Some(folder) = enter(directory)? else { return Ok(Found::Absent) };
+    if let Some(pid) = running_server(&folder)? {
         return Err(Refusal::Running { directory: directory.to_owned(), pid }.into());
     }
-    if let Some(journal) = Journal::read(directory)? {
+    if let Some(journal) = Journal::read(&folder)? {
         // pg_control is placed last: with it the directory may have been a running cluster since.
-        return match std::fs::symlink_metadata(directory.join("global/pg_control")) {
+        return match folder.look("global/pg_control") {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Unfinished(journal)),
             Err(error) => Err(RestoreError::io("look at", &directory.join("global/pg_control"))(error)),
             Ok(_) => {
@@ -82,26 +79,30 @@ pub fn inspect(directory: &Path) -> Result<Found, RestoreError> {
             }
         };
     }
-    match first_entry(directory)? {
+    match first_entry(&folder)? {
         Some(holds) => Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into()),
         None => Ok(Found::Empty),
     }
 }
 
-/// The name of something in `directory`, if there is anything; what `mkfs` makes does not count, nor what our own
-/// writing left behind when it was cut. An absent one is empty.
-pub fn first_entry(directory: &Path) -> Result<Option<String>, RestoreError> {
-    let entries = match std::fs::read_dir(directory) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(RestoreError::io("list", directory))?,
-    };
-    for entry in entries {
-        let name = entry.map_err(RestoreError::io("list", directory))?.file_name();
-        if !is_of_nobody(&name.to_string_lossy()) {
-            return Ok(Some(name.to_string_lossy().into_owned()));
+/// The directory at `path`, none when there is nothing; refuses what is none.
+pub fn enter(path: &Path) -> Result<Option<Folder>, RestoreError> {
+    match Folder::enter(path) {
+        Ok(folder) => Ok(Some(folder)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory && !followed_no_link(&error) => {
+            Err(Refusal::NotADirectory(path.to_owned()).into())
         }
+        Err(error) => Err(RestoreError::io("look at", path)(error)),
     }
-    Ok(None)
+}
+
+/// The name of something in `directory`, if there is anything; what `mkfs` makes does not count, nor what our own
+/// writing left behind when it was cut.
+pub fn first_entry(directory: &Folder) -> Result<Option<String>, RestoreError> {
+    let names = directory.names().map_err(RestoreError::io("list", directory.path()))?;
+    let mut shown = names.iter().map(|name| name.to_string_lossy()).filter(|name| !is_of_nobody(name));
+    Ok(shown.next().map(std::borrow::Cow::into_owned))
 }
 
 /// Whether the restore itself makes a file of this path in the data directory.
@@ -116,12 +117,13 @@ pub fn is_of_nobody(name: &str) -> bool {
 
 /// The process of the server that runs in `directory`: `postmaster.pid` names it, and it is alive. When the process's
 /// working directory can be seen and is another, the file is a left-over.
-fn running_server(directory: &Path) -> Result<Option<i32>, RestoreError> {
-    let path = directory.join("postmaster.pid");
-    let text = match std::fs::read_to_string(&path) {
+fn running_server(directory: &Folder) -> Result<Option<i32>, RestoreError> {
+    let name = "postmaster.pid";
+    let text = match directory.read(name, PID_FILE_BYTES_MAX) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        other => other.map_err(RestoreError::io("read", &path))?,
+        other => other.map_err(RestoreError::io("read", &directory.path().join(name)))?,
     };
+    let text = String::from_utf8_lossy(&text);
     // A single-user backend writes its number with a minus (CreateLockFile, src/backend/utils/init/miscinit.c).
     let Some(pid) = text.lines().next().and_then(|line| line.trim().trim_start_matches('-').parse::<i32>().ok()) else {
         return Ok(None);
@@ -131,8 +133,8 @@ fn running_server(directory: &Path) -> Result<Option<i32>, RestoreError> {
     if !alive {
         return Ok(None);
     }
-    let elsewhere = match (std::fs::read_link(format!("/proc/{pid}/cwd")), std::fs::canonicalize(directory)) {
-        (Ok(cwd), Ok(directory)) => cwd != directory,
+    let elsewhere = match (std::fs::metadata(format!("/proc/{pid}/cwd")), directory.facts()) {
+        (Ok(cwd), Ok(directory)) => (cwd.dev(), cwd.ino()) != directory.id,
         // Not to be seen: the benefit of the doubt goes to the data.
         _ => false,
     };
@@ -145,8 +147,8 @@ pub fn owner(directory: &Path) -> Result<Option<Owner>, RestoreError> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
-    match std::fs::metadata(directory) {
-        Ok(metadata) if metadata.uid() != 0 => return Ok(Some(Owner { uid: metadata.uid(), gid: metadata.gid() })),
+    match Folder::enter(directory).and_then(|folder| folder.facts()) {
+        Ok(facts) if facts.uid != 0 => return Ok(Some(Owner { uid: facts.uid, gid: facts.gid })),
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             return Err(RestoreError::io("look at", directory)(error));
         }
@@ -177,13 +179,23 @@ pub fn is_same(one: &Path, other: &Path) -> bool {
     real(one) == real(other)
 }
 
-/// The nearest directory at or above `path` that exists.
-pub fn existing_ancestor(path: &Path) -> PathBuf {
-    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/")).to_owned()
+/// The nearest directory at or above `path` that can be entered.
+fn existing_ancestor(path: &Path) -> PathBuf {
+    nearest(path).map_or_else(|_| PathBuf::from("/"), |folder| folder.path().to_owned())
+}
+
+/// The nearest directory at or above `path` that is there.
+pub fn nearest(path: &Path) -> io::Result<Folder> {
+    let mut entered = path.ancestors().map(Folder::enter);
+    entered
+        .find(|entered| !matches!(entered, Err(error) if error.kind() == io::ErrorKind::NotFound))
+        .unwrap_or_else(|| Folder::enter(Path::new("/")))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::places::Places;
+    use super::super::plan::check_tablespaces;
     use super::*;
 
     fn write(path: &Path, text: &str) {
@@ -224,6 +236,31 @@ mod tests {
         // Alive, but somewhere else.
         write(&directory.path().join("postmaster.pid"), &format!("{}\n", std::process::id()));
         assert!(matches!(inspect(directory.path()), Err(RestoreError::Refused(Refusal::NotEmpty { .. }))));
+    }
+
+    #[test]
+    #[ignore = "needs root, to be led by another user; scripts/test.sh runs it as root"]
+    fn as_root_no_other_users_link_leads_a_plan_to_what_is_not_that_users() {
+        const NOBODY: u32 = 65534;
+        let room = tempfile::tempdir().expect("a directory");
+        let (secret, link) = (room.path().join("secret"), room.path().join("link"));
+        std::fs::create_dir(&secret).expect("made");
+        Journal::new(crate::pg::Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[])
+            .write(&secret)
+            .expect("written");
+        std::os::unix::fs::symlink(&secret, &link).expect("made");
+        let tablespace =
+            crate::repo::manifest::Tablespace { oid: 7, name: "t".to_owned(), location: link.display().to_string() };
+        let places = Places::new(&room.path().join("data"), "label", &[tablespace], &[], Some(&link.join("wal")))
+            .expect("valid");
+        // Root's own leads where it leads.
+        assert!(matches!(inspect(&link), Ok(Found::Unfinished(_))));
+        assert!(matches!(check_tablespaces(&places), Err(RestoreError::Refused(Refusal::TablespaceTaken { .. }))));
+        std::os::unix::fs::lchown(&link, Some(NOBODY), Some(NOBODY)).expect("given");
+        let led = |error: RestoreError| crate::base::describe(&error).contains("root does not follow it");
+        assert!(led(inspect(&link).expect_err("led")) && led(inspect_as_owner(&link).expect_err("led")));
+        assert!(led(owner(&link).expect_err("led")) && led(check_tablespaces(&places).expect_err("led")));
+        assert!(nearest(&link.join("gone")).is_err() && nearest(&secret.join("gone")).is_ok());
     }
 
     #[test]

@@ -1,13 +1,12 @@
 //! What lies in the directory of an unfinished restore that neither this backup nor the restore put there. Blocking; reads names only.
 
 use std::collections::HashSet;
-use std::io;
-use std::path::Path;
 
 use super::contents::Contents;
-use super::directory::{is_of_nobody, is_own};
+use super::directory::{self, is_of_nobody, is_own};
 use super::error::RestoreError;
 use super::places::Places;
+use crate::sys::folder::{Folder, Kind};
 
 /// How many are named.
 const NAMED_MAX: usize = 3;
@@ -23,12 +22,13 @@ pub fn remark(places: &Places, contents: &Contents) -> Result<Option<String>, Re
         count: 0,
         named: Vec::new(),
     };
-    looking.directory(places.root(), "")?;
-    for tablespace in places.tablespaces() {
-        looking.directory(&tablespace.to, &format!("pg_tblspc/{}", tablespace.oid))?;
-    }
-    if let Some(wal) = places.wal() {
-        looking.directory(wal, "pg_wal")?;
+    let tablespaces = places.tablespaces().iter();
+    let roots = tablespaces.map(|tablespace| (tablespace.to.as_path(), format!("pg_tblspc/{}", tablespace.oid)));
+    let wal = places.wal().map(|wal| (wal, "pg_wal".to_owned()));
+    for (place, prefix) in [(places.root(), String::new())].into_iter().chain(roots).chain(wal) {
+        if let Some(folder) = directory::enter(place)? {
+            looking.directory(&folder, &prefix)?;
+        }
     }
     let Looking { count, named, .. } = looking;
     Ok((count > 0).then(|| {
@@ -51,28 +51,22 @@ struct Looking<'a> {
 
 impl Looking<'_> {
     /// Looks through a directory, whose path in the backup is `prefix`. One that is not the backup's counts as one name.
-    fn directory(&mut self, directory: &Path, prefix: &str) -> Result<(), RestoreError> {
-        let entries = match std::fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(RestoreError::io("list", directory))?,
-        };
-        for entry in entries {
-            let entry = entry.map_err(RestoreError::io("list", directory))?;
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
+    fn directory(&mut self, directory: &Folder, prefix: &str) -> Result<(), RestoreError> {
+        for entry in directory.names().map_err(RestoreError::io("list", directory.path()))? {
+            let (name, place) = (entry.to_string_lossy(), directory.path().join(&entry));
             let path = if prefix.is_empty() { name.to_string() } else { format!("{prefix}/{name}") };
-            let kind = entry.file_type().map_err(RestoreError::io("look at", directory))?;
-            if kind.is_dir() && self.contents.directories.contains_key(&path) {
-                self.directory(&entry.path(), &path)?;
+            let kind = directory.look(&entry).map_err(RestoreError::io("look at", &place))?.kind;
+            if kind == Kind::Folder && self.contents.directories.contains_key(&path) {
+                self.directory(&directory.folder(&entry).map_err(RestoreError::io("list", &place))?, &path)?;
                 continue;
             }
-            let known = (kind.is_symlink() && self.links.contains(&path))
-                || (kind.is_file() && (self.files.contains(&*path) || is_own(&path)))
+            let known = (kind == Kind::Link && self.links.contains(&path))
+                || (kind == Kind::File && (self.files.contains(&*path) || is_own(&path)))
                 || is_of_nobody(&name);
             if !known {
                 self.count += 1;
                 if self.named.len() < NAMED_MAX {
-                    self.named.push(entry.path().display().to_string());
+                    self.named.push(place.display().to_string());
                 }
             }
         }

@@ -57,7 +57,7 @@ pub fn make_for_owner(places: &Places) -> Result<Option<Owner>, RestoreError> {
         durable::create_dir_all_durable(place, 0o700).map_err(failed("make the directory"))?;
         let folder = Folder::enter(place).map_err(failed("look at"))?;
         let is_owners = folder.facts().map_err(failed("look at"))?.uid == owner.uid;
-        if !is_owners && directory::first_entry(place)?.is_none() {
+        if !is_owners && directory::first_entry(&folder)?.is_none() {
             folder.give(owner.uid, owner.gid).map_err(failed("set the owner of"))?;
         }
     }

@@ -15,6 +15,7 @@ use super::places::PlacedTablespace;
 use super::refusal::Refusal;
 use crate::pg::Lineage;
 use crate::sys::durable;
+use crate::sys::folder::{Folder, Kind};
 
 /// The file's name.
 pub const NAME: &str = "walward.restore.json";
@@ -59,18 +60,18 @@ impl Journal {
     }
 
     /// The one in `directory`, if there is one. Blocking.
-    pub fn read(directory: &Path) -> Result<Option<Self>, RestoreError> {
-        let path = Self::path(directory);
+    pub fn read(directory: &Folder) -> Result<Option<Self>, RestoreError> {
+        let path = Self::path(directory.path());
         let unreadable = |why: String| Refusal::Journal { journal: path.clone(), why };
-        match std::fs::symlink_metadata(&path) {
+        match directory.look(NAME) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(RestoreError::io("read", &path)(error)),
-            Ok(metadata) if !metadata.is_file() || metadata.len() > BYTES_MAX => {
+            Ok(facts) if facts.kind != Kind::File || facts.bytes > BYTES_MAX => {
                 return Err(unreadable("it is not a small regular file".to_owned()).into());
             }
             Ok(_) => {}
         }
-        let text = std::fs::read(&path).map_err(RestoreError::io("read", &path))?;
+        let text = directory.read(NAME, BYTES_MAX).map_err(RestoreError::io("read", &path))?;
         let journal: Self = serde_json::from_slice(&text).map_err(|error| unreadable(error.to_string()))?;
         if journal.format != FORMAT {
             return Err(unreadable(format!("its format is {}, this version reads {FORMAT}", journal.format)).into());
@@ -96,16 +97,20 @@ impl Journal {
 mod tests {
     use super::*;
 
+    fn read(directory: &Path) -> Result<Option<Journal>, RestoreError> {
+        Journal::read(&Folder::enter(directory).expect("a folder"))
+    }
+
     #[test]
     fn written_and_read_again() {
         let directory = tempfile::tempdir().expect("a directory");
-        assert_eq!(Journal::read(directory.path()).expect("readable"), None);
+        assert_eq!(read(directory.path()).expect("readable"), None);
         let mut journal = Journal::new(Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[]);
         journal.packs_done.insert(7);
         journal.write(directory.path()).expect("written");
-        assert_eq!(Journal::read(directory.path()).expect("readable"), Some(journal));
+        assert_eq!(read(directory.path()).expect("readable"), Some(journal));
         Journal::remove(directory.path()).expect("removed");
-        assert_eq!(Journal::read(directory.path()).expect("readable"), None);
+        assert_eq!(read(directory.path()).expect("readable"), None);
     }
 
     #[test]
@@ -117,7 +122,7 @@ mod tests {
             "{\"format\":2,\"lineage\":\"15-7\",\"backup\":\"\",\"tablespaces\":[],\"directories_done\":true,\"packs_done\":[]}",
         ] {
             durable::replace(&Journal::path(directory.path()), text.as_bytes(), 0o600).expect("written");
-            let error = Journal::read(directory.path()).expect_err(text);
+            let error = read(directory.path()).expect_err(text);
             assert!(matches!(error, RestoreError::Refused(Refusal::Journal { .. })), "{error}");
         }
     }

@@ -12,16 +12,16 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use super::error::RestoreError;
 use crate::pg::settings::{setting, setting_line, split_line};
 use crate::sys::durable;
+use crate::sys::folder::Folder;
 
 /// What settings are lent in.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";
@@ -139,7 +139,7 @@ pub fn settle(root: &Path) -> Result<Settled, RestoreError> {
     // pg_control comes last of all: without it the restore goes on.
     let is_there = |name: &str| {
         let path = root.join(name);
-        match std::fs::symlink_metadata(&path) {
+        match Folder::of(&path).and_then(|(folder, name)| folder.look(name)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             other => other.map(|_| true).map_err(RestoreError::io("look at", &path)),
         }
@@ -169,9 +169,7 @@ pub fn settle(root: &Path) -> Result<Settled, RestoreError> {
 
 /// A small regular file, open, with its content; none when it is not there.
 pub fn read_small(path: &Path) -> Result<Option<(File, Vec<u8>)>, RestoreError> {
-    let flags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
-    let opened = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = match opened {
+    let file = match Folder::of(path).and_then(|(folder, name)| folder.open(name)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(RestoreError::io("open", path))?,
     };
@@ -181,8 +179,8 @@ pub fn read_small(path: &Path) -> Result<Option<(File, Vec<u8>)>, RestoreError> 
 
 fn read_whole(file: &File) -> io::Result<Vec<u8>> {
     let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > BYTES_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a small regular file"));
+    if metadata.len() > BYTES_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not a small file"));
     }
     let mut content = Vec::new();
     file.take(BYTES_MAX).read_to_end(&mut content)?;

@@ -1,7 +1,6 @@
 //! What a restore will do, worked out before anything is written.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -424,23 +423,21 @@ fn check_unfinished(journal: &Journal, places: &Places) -> Result<(), Refusal> {
 
 /// Refuses tablespaces' places with something in them. Blocking.
 pub(super) fn check_tablespaces(places: &Places) -> Result<(), RestoreError> {
+    let holds = |directory: &Path| match directory::enter(directory)? {
+        Some(folder) => directory::first_entry(&folder),
+        None => Ok(None),
+    };
     for tablespace in places.tablespaces() {
         let directory = &tablespace.to;
-        if directory.exists() && !directory.is_dir() {
-            return Err(Refusal::NotADirectory(directory.clone()).into());
-        }
-        if let Some(holds) = directory::first_entry(directory)? {
+        if let Some(holds) = holds(directory)? {
             let (directory, name) = (directory.clone(), tablespace.name.clone());
             return Err(Refusal::TablespaceTaken { directory, holds, name }.into());
         }
     }
-    if let Some(directory) = places.wal() {
-        if directory.exists() && !directory.is_dir() {
-            return Err(Refusal::NotADirectory(directory.to_owned()).into());
-        }
-        if let Some(holds) = directory::first_entry(directory)? {
-            return Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into());
-        }
+    if let Some(directory) = places.wal()
+        && let Some(holds) = holds(directory)?
+    {
+        return Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into());
     }
     Ok(())
 }
@@ -472,13 +469,14 @@ fn needs(
 fn check_space(needs: &[(PathBuf, u64)]) -> Result<Vec<SpaceNeed>, RestoreError> {
     let mut space: Vec<(u64, SpaceNeed)> = Vec::new();
     for (path, needed_bytes) in needs {
-        let there = directory::existing_ancestor(path);
-        let device = std::fs::metadata(&there).map_err(RestoreError::io("look at", &there))?.dev();
+        let there = directory::nearest(path).map_err(RestoreError::io("look at", path))?;
+        let device = there.facts().map_err(RestoreError::io("look at", there.path()))?.id.0;
         if let Some((_, known)) = space.iter_mut().find(|(known, _)| *known == device) {
             known.needed_bytes = known.needed_bytes.saturating_add(*needed_bytes);
             continue;
         }
-        let free_bytes = disk::space(&there).map_err(RestoreError::io("ask how much is free at", &there))?.free;
+        let free_bytes =
+            disk::space_of(&there).map_err(RestoreError::io("ask how much is free at", there.path()))?.free;
         space.push((device, SpaceNeed { path: path.clone(), needed_bytes: *needed_bytes, free_bytes }));
     }
     let space: Vec<SpaceNeed> = space.into_iter().map(|(_, need)| need).collect();

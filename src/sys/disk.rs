@@ -1,6 +1,7 @@
 //! File systems: how full they are, and whether two paths lie on the same one.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -15,11 +16,21 @@ pub struct Space {
 
 /// The room on the file system of `path`, which must exist. Blocking.
 pub fn space(path: &Path) -> io::Result<Space> {
-    let facts = rustix::fs::statvfs(path)?;
-    Ok(Space {
-        free: facts.f_bavail.saturating_mul(facts.f_frsize),
-        total: facts.f_blocks.saturating_mul(facts.f_frsize),
-    })
+    Ok(rustix::fs::statvfs(path)?.into())
+}
+
+/// As [`space`], of what is open. Blocking.
+pub fn space_of(open: impl AsFd) -> io::Result<Space> {
+    Ok(rustix::fs::fstatvfs(open)?.into())
+}
+
+impl From<rustix::fs::StatVfs> for Space {
+    fn from(facts: rustix::fs::StatVfs) -> Self {
+        Self {
+            free: facts.f_bavail.saturating_mul(facts.f_frsize),
+            total: facts.f_blocks.saturating_mul(facts.f_frsize),
+        }
+    }
 }
 
 /// Whether a file can be moved from `a` to `b` by a rename; both must exist. Blocking.

@@ -91,7 +91,7 @@ pub fn replace_seen(path: &Path, seen: &File, content: &[u8], mode: u32) -> io::
 /// What was at `to` is replaced. If the fsync of the file fails nothing is renamed.
 pub fn rename(from: &Path, to: &Path) -> io::Result<()> {
     sync_file(from)?;
-    let folder = parent(to)?.0;
+    let folder = Folder::of(to)?.0;
     take(Step::Rename(from, to), || std::fs::rename(from, to))?;
     sync_folder(&folder)
 }
@@ -132,7 +132,7 @@ pub fn name_again(folder: &Folder, name: &OsStr) -> io::Result<()> {
 
 /// Removes the file and fsyncs its folder, so that it does not come back after a power cut. Blocking.
 pub fn remove_file(path: &Path) -> io::Result<()> {
-    let (folder, name) = parent(path)?;
+    let (folder, name) = Folder::of(path)?;
     remove_file_in(&folder, name)
 }
 
@@ -266,15 +266,6 @@ pub fn abandoned(
 pub fn temporary_path(path: &Path) -> PathBuf {
     let name = format!(".walward-{}-{:016x}.tmp", std::process::id(), rand::random::<u64>());
     path.with_file_name(name)
-}
-
-/// The folder that holds `path`, and the name in it.
-fn parent(path: &Path) -> io::Result<(Folder, &OsStr)> {
-    let Some(name) = path.file_name() else {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
-    };
-    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    Ok((Folder::enter(folder.unwrap_or(Path::new(".")))?, name))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::super::folder::Folder;
 use super::super::steps::{Step, take};
-use super::{parent, sync_folder, temporary_path};
+use super::{sync_folder, temporary_path};
 
 /// A file on its way: written under a temporary name beside its target, removed unless it is placed. Blocking throughout.
 ///
@@ -31,7 +31,7 @@ impl NewFile {
     ///
     /// `mode` is taken as it is, whatever the umask; until it is placed only its owner can read the file.
     pub fn begin(target: &Path, mode: u32) -> io::Result<Self> {
-        let (folder, name) = parent(target)?;
+        let (folder, name) = Folder::of(target)?;
         Self::begin_in(&folder, name, mode)
     }
 

@@ -14,13 +14,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::{Facts, Kind, open_folder};
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
-const LINKS_MAX: usize = 40;
+pub(super) const LINKS_MAX: usize = 40;
 const FOUND: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A link of a user that leads root to what is not that user's.
@@ -31,9 +31,14 @@ const FOUND: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC
     link.display()
 )]
 pub(super) struct LinkElsewhere {
-    link: PathBuf,
-    uid: u32,
+    pub(super) link: PathBuf,
+    pub(super) uid: u32,
 }
+
+/// What others may change on a way that must be root's alone.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is another user's, or others may write to it; root keeps nothing there: choose a folder that only root can change", .0.display())]
+struct OthersHaveASay(PathBuf);
 
 /// With the rights of an ordinary user: the kernel says what may be followed.
 pub(super) fn as_user(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
@@ -46,6 +51,15 @@ pub(super) fn as_user(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
 
 /// With root's rights.
 pub(super) fn as_root(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
+    go(at, path, false)
+}
+
+/// With root's rights, where nobody else has a say on the way.
+pub(super) fn as_root_alone(path: &Path) -> io::Result<OwnedFd> {
+    go(CWD, &std::path::absolute(path)?, true)
+}
+
+fn go(at: BorrowedFd<'_>, path: &Path, alone: bool) -> io::Result<OwnedFd> {
     let mut way: VecDeque<OsString> = VecDeque::new();
     let mut at = begin(at, path, &mut way)?;
     let mut place = if path.is_absolute() { PathBuf::from("/") } else { PathBuf::new() };
@@ -55,6 +69,9 @@ pub(super) fn as_root(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     while let Some(name) = way.pop_front() {
         let found = openat(&at, &name, FOUND, Mode::empty())?;
         let facts = Facts::of(&found)?;
+        if alone && others_have_a_say(&facts, way.is_empty()) {
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, OthersHaveASay(place.join(&name))));
+        }
         match facts.kind {
             Kind::Folder => {
                 place.push(&name);
@@ -91,7 +108,16 @@ pub(super) fn as_root(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {
     }
 }
 
-fn refused(link: LinkElsewhere) -> io::Error {
+/// Whether others than root may change what a name in the folder, or the link itself, leads to. In a folder with the sticky bit nobody
+/// does that to what is root's, so that on the way to such a thing (not `is_last`) it may be open to all. Pure.
+fn others_have_a_say(found: &Facts, is_last: bool) -> bool {
+    const STICKY: u32 = 0o1000;
+    let group_writes = found.mode & 0o020 != 0 && found.gid != 0;
+    let others_write = found.mode & 0o002 != 0 || group_writes;
+    found.uid != 0 || (found.kind == Kind::Folder && others_write && (is_last || found.mode & STICKY == 0))
+}
+
+pub(super) fn refused(link: LinkElsewhere) -> io::Error {
     // Not "permission denied": nobody lacks a right here.
     io::Error::new(io::ErrorKind::NotADirectory, link)
 }

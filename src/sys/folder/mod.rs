@@ -67,6 +67,37 @@ pub fn followed_no_link(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|cause| cause.is::<LinkInTheWay>() || cause.is::<enter::LinkElsewhere>())
 }
 
+/// Opens the file at `path`, as somebody configured it, for reading: it may be a link, too. Its folder is entered as [`Folder::enter`] does and
+/// it is opened as [`Folder::open`] does. Blocking.
+///
+/// # Errors
+/// Also when root would be led by another user's link to a file that is not that user's.
+pub fn open_led(path: &Path) -> io::Result<File> {
+    let mut path = path.to_owned();
+    let mut led: Option<enter::LinkElsewhere> = None;
+    for _ in 0..enter::LINKS_MAX {
+        let (folder, name) = Folder::of(&path)?;
+        let error = match folder.open(name) {
+            Ok(file) => {
+                let owner = Facts::of(&file)?.uid;
+                return led.filter(|link| link.uid != owner).map_or(Ok(file), |link| Err(enter::refused(link)));
+            }
+            Err(error) => error,
+        };
+        let Some(link) = folder.look(name).ok().filter(|found| found.kind == Kind::Link) else { return Err(error) };
+        let target = folder.path().join(folder.read_link(name)?);
+        if is_root() && link.uid != 0 {
+            let link = enter::LinkElsewhere { link: path, uid: link.uid };
+            if led.as_ref().is_some_and(|first| first.uid != link.uid) {
+                return Err(enter::refused(link));
+            }
+            led.get_or_insert(link);
+        }
+        path = target;
+    }
+    Err(Errno::LOOP.into())
+}
+
 impl Folder {
     /// The folder at `path`, as somebody configured it or asked for it: the path may lead over symbolic links.
     ///
@@ -77,6 +108,25 @@ impl Folder {
     pub fn enter(path: &Path) -> io::Result<Self> {
         let descriptor = if is_root() { enter::as_root(CWD, path)? } else { enter::as_user(CWD, path)? };
         Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+    }
+
+    /// As [`Folder::enter`], for what this process keeps and later reaches by its path. For root every folder and every link on the way must be
+    /// root's own, and no folder one that others may put names in: then nobody else can lead a path elsewhere. Blocking.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotADirectory`] names what is another user's, or open to others.
+    pub fn enter_own(path: &Path) -> io::Result<Self> {
+        let descriptor = if is_root() { enter::as_root_alone(path)? } else { enter::as_user(CWD, path)? };
+        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+    }
+
+    /// The folder that holds `path`, entered as [`Folder::enter`] does, and the name in it. Blocking.
+    pub fn of(path: &Path) -> io::Result<(Self, &OsStr)> {
+        let Some(name) = path.file_name() else {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path does not name a file"));
+        };
+        let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok((Self::enter(folder.unwrap_or(Path::new(".")))?, name))
     }
 
     /// The folder at `path` below this one where a link is meant to be: pg_wal, a tablespace. Followed as [`Folder::enter`] does.

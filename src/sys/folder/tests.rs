@@ -182,6 +182,71 @@ fn as_root_another_users_link_leads_only_to_what_is_that_users() {
 }
 
 #[test]
+fn a_persons_own_links_lead_to_the_file() {
+    let (room, held) = folders();
+    let place = |name: &str| room.path().join(name);
+    symlink("held/inside", place("way")).unwrap();
+    symlink("way/deep/file", place("one")).unwrap();
+    symlink(place("one"), place("two")).unwrap();
+    symlink("loop", place("loop")).unwrap();
+    for path in ["held/inside/deep/file", "way/deep/file", "one", "two"] {
+        let mut text = String::new();
+        open_led(&place(path)).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "mine", "{path}");
+    }
+    rustix::fs::mknodat(CWD, place("held/pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    symlink("held/pipe", place("pipe")).unwrap();
+    assert!(open_led(&place("loop")).is_err() && open_led(&place("pipe")).is_err());
+    assert_eq!(open_led(&place("gone")).unwrap_err().kind(), io::ErrorKind::NotFound);
+    drop(held);
+}
+
+#[test]
+#[ignore = "needs root, to be led by another user; scripts/test.sh runs it as root"]
+fn as_root_another_users_link_leads_only_to_a_file_that_is_that_users() {
+    let (room, _) = folders();
+    let place = |name: &str| room.path().join(name);
+    symlink(place("outside/file"), place("own")).unwrap();
+    symlink(place("own"), place("link")).unwrap();
+    symlink("link", place("second")).unwrap();
+    assert!(open_led(&place("link")).is_ok());
+    std::os::unix::fs::lchown(place("link"), Some(NOBODY), None).unwrap();
+    let error = open_led(&place("link")).unwrap_err();
+    assert!(followed_no_link(&error) && error.to_string().contains("root does not follow it"), "{error}");
+    std::os::unix::fs::chown(place("outside/file"), Some(NOBODY), None).unwrap();
+    assert!(open_led(&place("link")).is_ok() && open_led(&place("second")).is_ok());
+    std::os::unix::fs::lchown(place("second"), Some(NOBODY - 1), None).unwrap();
+    assert!(open_led(&place("second")).is_err());
+}
+
+#[test]
+#[ignore = "needs root, beside whom others are; scripts/test.sh runs it as root"]
+fn as_root_what_root_keeps_lies_where_nobody_else_can_change_the_way() {
+    let (room, _) = folders();
+    let place = |name: &str| room.path().join(name);
+    let enter = |path: &str| Folder::enter_own(&place(path));
+    let set = |name: &str, mode: u32, uid: u32| {
+        std::fs::set_permissions(place(name), std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        std::os::unix::fs::chown(place(name), Some(uid), Some(uid)).unwrap();
+    };
+    assert!(enter("held/inside/deep").is_ok());
+    symlink(place("held"), place("link")).unwrap();
+    assert!(enter("link/inside/deep").is_ok());
+    for (mode, uid) in [(0o755, NOBODY), (0o757, 0), (0o700, NOBODY)] {
+        set("held/inside", mode, uid);
+        let error = enter("held/inside/deep").unwrap_err();
+        assert!(error.to_string().contains("inside is another user's, or others may write to it"), "{error}");
+        assert!(enter("held/inside").is_err() && enter("link/inside/deep").is_err());
+    }
+    // As /tmp is: what is root's in it stays root's, and anything else may come.
+    set("held/inside", 0o1777, 0);
+    assert!(enter("held/inside/deep").is_ok() && enter("held/inside").is_err());
+    std::os::unix::fs::lchown(place("link"), Some(NOBODY), None).unwrap();
+    assert!(enter("link/inside/deep").is_err());
+    assert_eq!(enter("gone").unwrap_err().kind(), io::ErrorKind::NotFound);
+}
+
+#[test]
 #[ignore = "needs root, whom the kernel lets read everything; scripts/test.sh runs it as root"]
 fn as_root_no_file_is_read_that_another_user_gave_a_second_name() {
     let (room, held) = folders();
