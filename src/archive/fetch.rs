@@ -15,6 +15,7 @@ use crate::pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, Timeli
 use crate::repo::identity::LineageEntry;
 use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use crate::storage::{self, ObjectKey};
+use crate::sys::folder::Folder;
 
 /// What is wanted, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -215,11 +216,16 @@ async fn read(lazy: &LazyRepository, repository: &Repository, key: &ObjectKey) -
 
 /// A new file that only this process's user can read. What an earlier try left under the name is removed, not written into.
 async fn create(path: &Path) -> io::Result<tokio::fs::File> {
-    match tokio::fs::remove_file(path).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    tokio::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
+    let path = path.to_owned();
+    let made = tokio::task::spawn_blocking(move || {
+        let (folder, name) = Folder::of(&path)?;
+        match folder.remove_file(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        folder.create(name, 0o600)
+    });
+    Ok(made.await.map_err(io::Error::other)??.into())
 }
 
 /// The first segment behind `segment` on its timeline.
@@ -387,8 +393,8 @@ async fn newest_known(pg_wal: Option<&Path>) -> Timeline {
     let looked = tokio::task::spawn_blocking(move || {
         let control = folder.parent().and_then(|data_directory| ControlFile::read(data_directory).ok());
         let own = control.map_or(unknown, |control| control.timeline.max(control.min_recovery_timeline));
-        let names = std::fs::read_dir(folder).into_iter().flatten();
-        let names = names.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        let names = Folder::enter(&folder).and_then(|folder| folder.names()).unwrap_or_default();
+        let names = names.into_iter().filter_map(|name| name.to_str()?.parse().ok());
         let histories = names.filter_map(|name| match name {
             WalFileName::History(timeline) => Some(timeline),
             WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => None,

@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
+use super::accept::SMALL_FILE_BYTES_MAX;
 use super::fetch::{AtHole, FetchError, Retrieved, Want};
 use super::lookout::Lookout;
 use super::progress::Progress;
@@ -165,7 +166,7 @@ impl Fetcher {
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
-                self.learn(name, place.path()).await;
+                self.learn(name, place).await;
             }
             Ok(Fetched::Absent) => self.0.stats.absent(),
             Err(error) => self.0.stats.failed(&describe(error), error.class()),
@@ -190,7 +191,7 @@ impl Fetcher {
         if let Some(download) = under_way {
             let brought = wait_for(&download, until, STANDBY_PATIENCE).await;
             if let Some(Brought::File(place)) = brought
-                && tokio::fs::try_exists(place.path()).await.unwrap_or(false)
+                && is_there(&place).await
             {
                 self.0.stats.prefetched();
                 return Ok(Fetched::File(place));
@@ -243,7 +244,7 @@ impl Fetcher {
         };
         self.state().prefetched.remove(&wanted);
         match brought {
-            Brought::File(place) if tokio::fs::try_exists(place.path()).await.unwrap_or(false) => {
+            Brought::File(place) if is_there(&place).await => {
                 if was_under_way {
                     self.0.stats.prefetched();
                 } else {
@@ -449,10 +450,11 @@ impl Fetcher {
     }
 
     /// Remembers the newest timeline history that went to the server: it says where recovery will change timelines.
-    async fn learn(&self, name: WalFileName, path: &Path) {
+    async fn learn(&self, name: WalFileName, place: &Arc<Place>) {
         let WalFileName::History(timeline) = name else { return };
-        let Ok(text) = tokio::fs::read_to_string(path).await else { return };
-        if let Ok(history) = TimelineHistory::parse(timeline, &text) {
+        let place = Arc::clone(place);
+        let Ok(Ok(text)) = tokio::task::spawn_blocking(move || place.read(SMALL_FILE_BYTES_MAX)).await else { return };
+        if let Ok(history) = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text)) {
             let mut state = self.state();
             if state.history.as_ref().is_none_or(|known| known.timeline < timeline) {
                 state.history = Some(history);
@@ -473,6 +475,12 @@ impl Fetcher {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a file of the spool is still there.
+async fn is_there(place: &Arc<Place>) -> bool {
+    let place = Arc::clone(place);
+    tokio::task::spawn_blocking(move || place.is_there()).await.unwrap_or(false)
 }
 
 /// The outcome of a download: as soon as it is there, at `until`, or, while its bytes come, as soon as none came for `silence`.

@@ -21,6 +21,7 @@ use crate::base::describe;
 use crate::pg::archive_status::archiver_order;
 use crate::pg::{ControlFile, Lineage, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
 use crate::repo::{LazyRepository, layout};
+use crate::sys::folder::Folder;
 
 /// Folders of the archive that are listed for one file, at most.
 const FOLDERS_MAX: usize = 16;
@@ -178,7 +179,7 @@ impl Way {
 
 fn history(pg_wal: &Path, timeline: Timeline) -> Option<TimelineHistory> {
     let mut text = String::new();
-    let file = std::fs::File::open(pg_wal.join(WalFileName::History(timeline).to_string())).ok()?;
+    let file = Folder::enter(pg_wal).and_then(|folder| folder.open(WalFileName::History(timeline).to_string())).ok()?;
     file.take(HISTORY_BYTES_MAX).read_to_string(&mut text).ok()?;
     TimelineHistory::parse(timeline, &text).ok()
 }

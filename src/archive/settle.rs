@@ -16,6 +16,7 @@ use crate::base::describe;
 use crate::pg::{SegmentSize, WalFileName};
 use crate::repo::gap::{self, Gap};
 use crate::repo::{LazyRepository, RepoError, layout, stored};
+use crate::sys::folder::Folder;
 
 /// How often the repositories are tried while there are notes; doubled up to [`PAUSE_MAX`] while that leads to nothing.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -82,7 +83,7 @@ impl Archiver {
     async fn archive_late(&self, note: &Gap) {
         let (pg_wal, range) = (self.pg_wal().to_path_buf(), (note.first, note.last));
         let left = tokio::task::spawn_blocking(move || {
-            let names = std::fs::read_dir(pg_wal)?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+            let names = Folder::enter(&pg_wal)?.names()?.into_iter().filter_map(|name| name.to_str()?.parse().ok());
             Ok::<BTreeSet<WalFileName>, std::io::Error>(names.filter(|name| gap::covers(range, *name)).collect())
         });
         for name in left.await.ok().and_then(Result::ok).unwrap_or_default() {

@@ -1,20 +1,21 @@
 //! The folder where verified segments wait for PostgreSQL. Bounded in bytes, and by the room on its file system; emptied at every
 //! start, because after a crash nobody knows whether a file there is whole, and downloading again is cheap.
 //!
+//! A root agent keeps it only where nobody else can change the way to it ([`folder::Folder::enter_own`]): its files are given away by their
+//! paths, and others are told those.
+//!
 //! A lock on the folder says that an agent uses it: another one that shares the place clears it only when nobody does. A folder that
 //! somebody removed is made anew when it is needed. It goes with the last file in it.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
 
-use crate::sys::disk;
 use crate::sys::shared::Shared;
+use crate::sys::{disk, durable, folder};
 
 /// One cluster's spool.
 #[derive(Debug)]
@@ -30,7 +31,7 @@ struct Folder {
     unfinished: AtomicU64,
     next: AtomicU64,
     /// The folder, locked.
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<folder::Folder>>,
 }
 
 /// A place for one file: a path of its own, and bytes that are counted until it is dropped. The file goes with it.
@@ -65,7 +66,7 @@ pub fn has_room_ahead(room: &Room, bytes: u64) -> bool {
 
 /// Whether an agent uses the spool in `folder`. Blocking, briefly.
 pub fn is_in_use(folder: &Path) -> bool {
-    let Ok(folder) = File::open(folder) else { return false };
+    let Ok(folder) = folder::Folder::enter(folder) else { return false };
     rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
@@ -149,8 +150,13 @@ impl Folder {
     fn make(&self) -> io::Result<()> {
         // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
         let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
-        std::fs::DirBuilder::new().recursive(true).mode(mode).create(&self.path)?;
-        let folder = File::open(&self.path)?;
+        let folder = match folder::Folder::enter_own(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                durable::create_dir_all_durable(&self.path, mode)?;
+                folder::Folder::enter_own(&self.path)?
+            }
+            other => other?,
+        };
         // Where locks do not work, nobody clears what may be in use either.
         let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
@@ -160,8 +166,9 @@ impl Folder {
     /// Whether the folder is the one that was made.
     fn is_there(&self) -> bool {
         let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(held) = lock.as_ref().and_then(|folder| folder.metadata().ok()) else { return false };
-        std::fs::metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == (held.dev(), held.ino()))
+        let id = |folder: &folder::Folder| folder.facts().ok().map(|facts| facts.id);
+        let Some(held) = lock.as_ref().and_then(id) else { return false };
+        folder::Folder::enter(&self.path).ok().and_then(|found| id(&found)) == Some(held)
     }
 }
 
@@ -183,6 +190,23 @@ impl Place {
         &self.path
     }
 
+    /// Whether the file is still there. Blocking.
+    pub fn is_there(&self) -> bool {
+        folder::Folder::of(&self.path).and_then(|(folder, name)| folder.look(name)).is_ok()
+    }
+
+    /// What is in the file, which has at most `bytes_max` bytes. Blocking.
+    pub fn read(&self, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let (folder, name) = folder::Folder::of(&self.path)?;
+        folder.read(name, bytes_max)
+    }
+
+    /// Gives the file to a user. Blocking.
+    pub fn give(&self, uid: u32) -> io::Result<()> {
+        let (folder, name) = folder::Folder::of(&self.path)?;
+        std::os::unix::fs::fchown(folder.open(name)?, Some(uid), None)
+    }
+
     /// The file is written to its end: the file system knows now what it takes.
     pub fn finished(&self) {
         if !self.finished.swap(true, Ordering::AcqRel)
@@ -196,7 +220,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Gone already when the client moved it.
-        let _ = std::fs::remove_file(&self.path);
+        let _ = folder::Folder::of(&self.path).and_then(|(folder, name)| folder.remove_file(name));
         self.finished();
         if let Some(folder) = &self.folder {
             folder.bytes.fetch_sub(self.reserved, Ordering::AcqRel);

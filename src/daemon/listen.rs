@@ -1,12 +1,15 @@
 //! The socket: systemd's, or our own.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::io::{self, ErrorKind};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::fs::Mode;
+
+use crate::sys::durable;
+use crate::sys::folder::Folder;
+use crate::sys::identity::is_root;
 
 /// The listening socket, and its path when it is ours to remove.
 pub struct Listening {
@@ -29,25 +32,19 @@ pub fn listen(path: &Path) -> anyhow::Result<Listening> {
 }
 
 fn bind(path: &Path) -> anyhow::Result<UnixListener> {
-    if let Some(folder) = path.parent() {
-        // Whatever the umask is: who may put a file here may answer in the agent's place.
-        let mut builder = std::fs::DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o755)
-            .create(folder)
+    if let Some(folder) = path.parent().filter(|folder| Folder::enter(folder).is_err()) {
+        // Who may put a file here may answer in the agent's place.
+        durable::create_dir_all_durable(folder, 0o755)
             .with_context(|| format!("make the socket's folder {}", folder.display()))?;
     }
-    // Nobody comes in before the mode is right. At this time no other file is made.
-    let umask = rustix::process::umask(Mode::from(0o177));
+    // Who may talk is decided by credentials; the mode lets the clusters' owners reach an agent that runs as root. The socket has it from
+    // its first moment: a mode that is set later is set by the path, and what lies there by then may be something else. At this time no
+    // other file is made.
+    let closed = if is_root() { 0o111 } else { 0o177 };
+    let umask = rustix::process::umask(Mode::from(closed));
     let bound = bind_over_stale(path);
     rustix::process::umask(umask);
-    let listener = bound?;
-    // Who may talk is decided by credentials; the mode lets the clusters' owners reach an agent that runs as root.
-    let mode = if rustix::process::geteuid().is_root() { 0o666 } else { 0o600 };
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-        .with_context(|| format!("set the mode of {}", path.display()))?;
-    Ok(listener)
+    bound
 }
 
 fn bind_over_stale(path: &Path) -> anyhow::Result<UnixListener> {
@@ -56,10 +53,16 @@ fn bind_over_stale(path: &Path) -> anyhow::Result<UnixListener> {
             if UnixStream::connect(path).is_ok() {
                 bail!("another agent listens on {}; stop it first, or set agent.socket", path.display());
             }
-            std::fs::remove_file(path).with_context(|| format!("remove the stale socket {}", path.display()))?;
+            remove(path).with_context(|| format!("remove the stale socket {}", path.display()))?;
             UnixListener::bind(path)
         }
         other => other,
     };
     listener.with_context(|| format!("listen on {}", path.display()))
+}
+
+/// Removes the name of the socket.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let (folder, name) = Folder::of(path)?;
+    folder.remove_file(name)
 }

@@ -1,12 +1,13 @@
 //! Who may ask for what: root, the agent's own user, and the owner of the cluster's data directory.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+use crate::sys::folder::Folder;
 
 /// How often the owner of a data directory is looked up.
 const OWNER_INTERVAL: Duration = Duration::from_secs(5);
@@ -26,8 +27,13 @@ impl Peer {
 
     /// Also the owner of `data_directory`. Blocking.
     pub fn may_use(self, data_directory: &Path) -> bool {
-        self.is_trusted() || std::fs::metadata(data_directory).is_ok_and(|directory| directory.uid() == self.uid)
+        self.is_trusted() || owner(data_directory) == Some(self.uid)
     }
+}
+
+/// The owner of `data_directory`, if it can be told. Blocking.
+fn owner(data_directory: &Path) -> Option<u32> {
+    Some(Folder::enter(data_directory).and_then(|folder| folder.facts()).ok()?.uid)
 }
 
 /// The owner of a data directory as it was seen last: good enough to give an owner's connections places of their own before a
@@ -51,7 +57,7 @@ impl Owner {
     pub async fn watch(self, data_directory: PathBuf, closing: CancellationToken) {
         loop {
             let directory = data_directory.clone();
-            let uid = tokio::task::spawn_blocking(move || Some(std::fs::metadata(directory).ok()?.uid()));
+            let uid = tokio::task::spawn_blocking(move || owner(&directory));
             tokio::select! {
                 () = closing.cancelled() => return,
                 looked = uid => {

@@ -1,7 +1,6 @@
 //! Takes back what a restore lent to a recovery that has ended, where the server could not: it crashed before it ran
 //! `recovery_end_command`, or the command was not there.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::base::describe;
 use crate::restore::{RestoreError, Settled, settle};
+use crate::sys::folder::Folder;
 use crate::sys::identity;
 
 /// How often it is looked.
@@ -47,17 +47,15 @@ pub async fn watch(data_directory: PathBuf, closing: CancellationToken) {
 /// With the rights of the data directory's owner and no other: the files are theirs, and so is every link. Blocking.
 fn as_owner(directory: &Path) -> Result<Settled, RestoreError> {
     // Not there, or not to be seen: nothing was restored there.
-    let Ok(owner) = std::fs::metadata(directory).map(|metadata| (metadata.uid(), metadata.gid())) else {
-        return Ok(Settled::Nothing);
-    };
+    let Ok(owner) = Folder::enter(directory).and_then(|folder| folder.facts()) else { return Ok(Settled::Nothing) };
     if !identity::is_root() {
         return settle(directory);
     }
     let directory = directory.to_owned();
     // PostgreSQL runs as nobody like root, so that root's directory is no cluster's.
-    if owner.0 == 0 {
+    if owner.uid == 0 {
         Ok(Settled::Nothing)
     } else {
-        identity::as_user(owner.0, owner.1, move || settle(&directory)).unwrap_or(Ok(Settled::Nothing))
+        identity::as_user(owner.uid, owner.gid, move || settle(&directory)).unwrap_or(Ok(Settled::Nothing))
     }
 }

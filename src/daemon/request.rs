@@ -1,6 +1,6 @@
 //! One request to one service, and its answer.
 
-use std::os::unix::fs::MetadataExt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Want}
 use crate::base::describe;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
+use crate::sys::folder::Folder;
 use crate::wire::{OnError, Reply, Request};
 
 /// How long a file system may take to say what lies in it.
@@ -182,7 +183,7 @@ async fn fetch(
 /// A temporary name beside `destination`, where the agent may write for this peer: both are the user whose folder it is, so that neither
 /// does there what it could not do by itself. Blocking.
 fn beside(destination: &Path, peer: Peer) -> Option<PathBuf> {
-    let owner = std::fs::metadata(destination.parent()?).ok()?.uid();
+    let owner = Folder::enter(destination.parent()?).and_then(|folder| folder.facts()).ok()?.uid;
     let me = rustix::process::geteuid().as_raw();
     if owner != me || (peer.uid != me && peer.uid != 0) {
         return None;
@@ -199,9 +200,10 @@ fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
         format!("cannot tell which cluster {} belongs to: {}", data_directory.display(), describe(error))
     };
     // Only a clear "there is none" may leave the lineage open.
-    if !data_directory.join("global/pg_control").try_exists().map_err(|error| unknown(&error))? {
-        return Ok(None);
-    }
+    match Folder::enter(data_directory).and_then(|folder| folder.look("global/pg_control")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        found => found.map_err(|error| unknown(&error))?,
+    };
     ControlFile::read(data_directory).map(|control| Some(control.lineage())).map_err(|error| unknown(&error))
 }
 
@@ -270,7 +272,7 @@ async fn may_use(peer: Peer, service: &Service) -> Result<bool, String> {
 fn hand_over(place: &Place, peer: Peer) -> Reply {
     if rustix::process::geteuid().is_root()
         && peer.uid != 0
-        && let Err(error) = std::os::unix::fs::lchown(place.path(), Some(peer.uid), None)
+        && let Err(error) = place.give(peer.uid)
     {
         let text = format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid);
         return Reply::Done { code: Exit::FetchFailed.code(), text };

@@ -117,7 +117,7 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     tell_systemd(&[NotifyState::Stopping]);
     // While nobody else can listen yet: later the name may be a successor's.
     if let Some(socket) = listening.path {
-        let _ = std::fs::remove_file(socket);
+        let _ = listen::remove(&socket);
     }
     closing.cancel();
     let services = Arc::clone(&publish.borrow());

@@ -1,6 +1,7 @@
 //! One service a cluster, made from the configuration, and how to find the one that a request is for.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use crate::repo::LazyRepository;
 use crate::sys;
+use crate::sys::folder::Folder;
 
 /// Threads that may look at one data directory (or for one) on behalf of requests at the same time.
 const LOOKS_MAX: usize = 4;
@@ -207,7 +209,15 @@ impl Services {
 pub fn clear_spools(config: &Config) {
     for name in config.clusters.keys() {
         let folder = spool_folder(&config.agent.spool_directory, name);
-        let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+        let entries = match Folder::enter_own(&folder).and_then(|_| std::fs::read_dir(&folder)) {
+            Ok(entries) => entries,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    warn!(cluster = name, folder = %folder.display(), %error, "cannot look for old spools");
+                }
+                continue;
+            }
+        };
         for entry in entries.flatten() {
             let is_ours = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
             // Another agent may share the place.

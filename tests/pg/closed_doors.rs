@@ -120,6 +120,10 @@ fn site_with_root_agent() -> (Site, Daemon) {
     assert!(rustix::process::geteuid().is_root(), "run this as root");
     let mut site = Site::prepare(SiteOptions::default());
     site.cluster.start(&site.room);
+    // Root's agent keeps its spool where only root can change the way to it.
+    site.room.as_made_by_the_system();
+    std::os::unix::fs::chown(site.room.join("spool"), Some(0), Some(0)).unwrap();
+    fs::set_permissions(site.room.join("spool"), fs::Permissions::from_mode(0o711)).unwrap();
     let mut command = Command::new(site.room.program("walwardd"));
     command.arg("--config").arg(&site.config).current_dir("/");
     let agent = Daemon::start("walwardd", command, &site.room.join("walwardd.log"), Signal::TERM);
