@@ -324,6 +324,12 @@ pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, Stri
             Err(error) => (1, error.to_string()),
         },
         Request::Fetch { destination, on_error, .. } => {
+            // PostgreSQL never runs as root: this is a person.
+            match trust::led_by_another(destination) {
+                Ok(None) => {}
+                Ok(Some(other)) => return (EXIT_FETCH_FAILED, refused_root(&other)),
+                Err(error) => return (EXIT_FETCH_FAILED, format!("cannot look at {}: {error}", destination.display())),
+            }
             // A standby goes on without the file and asks again; it must not wait here, nor die.
             let (failed, silence_max, patience) = match on_error {
                 OnError::Retry => (1, silence_max.min(STANDBY_SILENCE_MAX), None),
@@ -346,6 +352,14 @@ pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, Stri
         }
         Request::Admin(_) => (2, "not a request of this client".to_owned()),
     }
+}
+
+/// What root is told whose way to a file leads over what another user may change.
+fn refused_root(other: &Path) -> String {
+    format!(
+        "{} is not root's alone, and its owner could lead root to another file: run this as the owner (sudo -u USER), or use `walward wal fetch`",
+        other.display()
+    )
 }
 
 /// The exit code for a failure outside the conversation (usage, panic): safe for the verb, the first word that is neither an

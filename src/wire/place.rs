@@ -35,8 +35,13 @@ pub fn place(source: &Path, destination: &Path) -> io::Result<()> {
 fn copy(source: &Path, temporary: &Path) -> io::Result<()> {
     let mut from = File::open(source)?;
     let expected = from.metadata()?.len();
+    // What an interrupted try left is not written into: by now it may be a link to another file.
+    match fs::remove_file(temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     // As PostgreSQL makes its own.
-    let mut to = File::options().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
+    let mut to = File::options().write(true).create_new(true).mode(0o600).open(temporary)?;
     let copied = io::copy(&mut from, &mut to)?;
     if copied == expected { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }

@@ -65,9 +65,28 @@ pub fn may_be_a_strangers(folder: Owned, found: Owned, me: Option<User>) -> bool
 /// The first file on the way to `socket`, links followed, that may be of a stranger's making; `None` when there is none, or when the
 /// way ends before the socket: then nobody listens there.
 pub fn stranger_on_the_way(socket: &Path) -> io::Result<Option<PathBuf>> {
+    let mut me = None;
+    first_on_the_way(socket, |folder, found| {
+        // Who asks is only looked up where it matters: a folder of the system's is nobody's to write to.
+        if others_may_write(folder, None) {
+            me = me.or_else(|| myself().ok());
+        }
+        may_be_a_strangers(folder, found, me)
+    })
+}
+
+/// The first folder or link on the way to `file` that another user than root may change, when it is root that asks; `file` itself does not
+/// count. That user may lead root elsewhere between a look and a use.
+pub fn led_by_another(file: &Path) -> io::Result<Option<PathBuf>> {
+    let Some(folder) = file.parent().filter(|_| myself().is_ok_and(|me| me.uid == 0)) else { return Ok(None) };
+    first_on_the_way(folder, |folder, found| found.by.uid != 0 || may_be_a_strangers(folder, found, None))
+}
+
+/// The first file on the way to `path`, links followed, for which `is_wanted` says so of its folder and it.
+fn first_on_the_way(path: &Path, mut is_wanted: impl FnMut(Owned, Owned) -> bool) -> io::Result<Option<PathBuf>> {
     let mut rest: VecDeque<OsString> = VecDeque::new();
-    ahead(&std::path::absolute(socket)?, &mut rest);
-    let (mut at, mut links, mut me) = (PathBuf::from("/"), 0, None);
+    ahead(&std::path::absolute(path)?, &mut rest);
+    let (mut at, mut links) = (PathBuf::from("/"), 0);
     let mut folder = Owned::from(&fs::symlink_metadata(&at)?);
     while let Some(name) = rest.pop_front() {
         if name == ".." {
@@ -81,11 +100,7 @@ pub fn stranger_on_the_way(socket: &Path) -> io::Result<Option<PathBuf>> {
             other => other?,
         };
         let found = Owned::from(&metadata);
-        // Who asks is only looked up where it matters: a folder of the system's is nobody's to write to.
-        if others_may_write(folder, None) {
-            me = me.or_else(|| myself().ok());
-        }
-        if may_be_a_strangers(folder, found, me) {
+        if is_wanted(folder, found) {
             return Ok(Some(path));
         }
         if metadata.is_symlink() {

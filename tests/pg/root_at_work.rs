@@ -5,11 +5,13 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::process::Signal;
 
 use crate::setup_apply::{Bare, cluster, left};
-use crate::support::{Agent, Outcome, Room, Site, SiteOptions, Stop, Version};
+use crate::support::{Agent, Daemon, Outcome, Room, Site, SiteOptions, Stop, Version, eventually};
 
 const MARK: &[u8] = b"for root alone";
 
@@ -152,6 +154,122 @@ fn as_root_a_restore_into_another_users_tree_follows_none_of_its_links() {
     plant(&site, &theirs, &trap);
     while_swapped(&base, &trap, || (0..4).for_each(|_| drop(restore())));
     untouched("with a folder that is swapped for a link");
+}
+
+/// A folder of root's with a file in it, and what must be true of both whatever happens.
+fn for_root_alone() -> (tempfile::TempDir, impl Fn(&str)) {
+    let secret = tempfile::tempdir().unwrap();
+    fs::write(secret.path().join("file"), MARK).unwrap();
+    fs::set_permissions(secret.path().join("file"), fs::Permissions::from_mode(0o600)).unwrap();
+    let place = secret.path().to_owned();
+    let untouched = move |when: &str| {
+        let names: Vec<_> = fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["file"], "{when}");
+        assert_eq!(fs::read(place.join("file")).unwrap(), MARK, "{when}");
+        let facts = fs::metadata(place.join("file")).unwrap();
+        assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (0, 0, 0o600), "{when}");
+    };
+    (secret, untouched)
+}
+
+#[test]
+#[ignore = "fetches as root; scripts/test.sh runs it"]
+fn as_root_a_file_that_root_fetches_goes_where_no_link_of_the_owner_leads_and_is_the_owners() {
+    let site = Site::start(SiteOptions::default());
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let (secret, untouched) = for_root_alone();
+    let pg_wal = site.cluster.data.join("pg_wal");
+    let (wanted, trap) = (pg_wal.join("RECOVERYXLOG"), site.cluster.data.join("trap"));
+    let fetch = |destination: &Path| {
+        as_root(
+            &site.room,
+            &site.config,
+            &["--cluster", "main", "wal", "fetch", &segment, destination.to_str().unwrap()],
+        )
+    };
+    for name in ["RECOVERYXLOG", "RECOVERYXLOG.walward-unverified"] {
+        plant(&site, &secret.path().join("file"), &pg_wal.join(name));
+    }
+    fetch(&wanted).expect(0);
+    untouched("with links in the place of the file and of its first name");
+    let (facts, owner) = (fs::symlink_metadata(&wanted).unwrap(), fs::metadata(&pg_wal).unwrap());
+    assert!(facts.is_file() && facts.uid() == owner.uid() && facts.gid() == owner.gid() && facts.mode() & 0o077 == 0);
+    // A second name of a file of root's is not written into either.
+    fs::remove_file(&wanted).unwrap();
+    fs::hard_link(secret.path().join("file"), pg_wal.join("RECOVERYXLOG.walward-unverified")).unwrap();
+    fetch(&wanted).expect(0);
+    fs::remove_file(&wanted).unwrap();
+    untouched("with a second name of a file of root's");
+
+    plant(&site, secret.path(), &trap);
+    let led = fetch(&trap.join("RECOVERYXLOG"));
+    assert_ne!(led.code, 0);
+    assert!(led.stderr.contains("is a symbolic link of user"), "{}", led.stderr);
+    untouched("with a link in the folder's place");
+    let inner = site.room.make_folder("main/inner");
+    while_swapped(&inner, &trap, || (0..4).for_each(|_| drop(fetch(&inner.join("RECOVERYXLOG")))));
+    untouched("with a folder that is swapped for a link");
+
+    // The small client has no means to go there safely, and says so.
+    let mut client = Command::new(site.room.program("walward-wal"));
+    client.arg("--socket").arg(&site.socket).args(["--cluster", "main", "fetch", &segment]).arg(&wanted);
+    Outcome::of(&mut client).expect(255).says("is not root's alone");
+    assert!(fs::symlink_metadata(&wanted).is_err());
+    client = Command::new(site.room.program("walward-wal"));
+    let own = tempfile::tempdir().unwrap();
+    client.arg("--socket").arg(&site.socket).args(["--cluster", "main", "fetch", &segment]).arg(own.path().join("x"));
+    site.room.as_made_by_the_system();
+    Outcome::of(&mut client).expect(0);
+}
+
+#[test]
+#[ignore = "runs the agent as root; scripts/test.sh runs it"]
+fn as_root_an_agent_of_roots_keeps_nothing_where_another_user_may_lead_it() {
+    let site = Site::prepare(SiteOptions::default());
+    let (_secret, untouched) = for_root_alone();
+    let agent = || Command::new(site.room.program("walwardd")).arg("--config").arg(&site.config).output().unwrap();
+    // Spools that are left over have numbers for names, as the folders of databases have.
+    let base = site.cluster.data.join("base");
+    let databases = || fs::read_dir(&base).unwrap().count();
+    let before = databases();
+    assert!(before > 0);
+    plant(&site, &base, &site.room.join("spool/main"));
+    let output = agent();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("root keeps nothing there"), "{said}");
+    assert_eq!(databases(), before, "an old spool is removed where it lies, and a database is none");
+    untouched("with a link in the place of the spool");
+}
+
+#[test]
+#[ignore = "runs the agent as root; scripts/test.sh runs it"]
+fn as_root_what_takes_the_sockets_place_does_not_get_its_mode() {
+    let mut site = Site::prepare(SiteOptions::default());
+    site.cluster.start(&site.room);
+    site.room.as_made_by_the_system();
+    chown(site.room.join("spool"), Some(0), Some(0)).unwrap();
+    let (secret, untouched) = for_root_alone();
+    let trap = site.room.join("run/trap");
+    plant(&site, &secret.path().join("file"), &trap);
+    let start = || {
+        let mut command = Command::new(site.room.program("walwardd"));
+        command.arg("--config").arg(&site.config).current_dir("/");
+        Daemon::start("walwardd", command, &site.room.join("walwardd.log"), Signal::TERM)
+    };
+    while_swapped(&site.socket, &trap, || {
+        for _ in 0..8 {
+            let mut agent = start();
+            eventually("the agent has its socket, or has ended", Duration::from_secs(30), || {
+                (agent.ended().is_some() || agent.log().contains("walwardd is ready")).then_some(())
+            });
+        }
+    });
+    untouched("with a link in the place of the socket");
+    let _ = fs::remove_file(&site.socket);
+    let _agent = start();
+    eventually("the agent listens", Duration::from_secs(30), || fs::metadata(&site.socket).ok());
+    assert_eq!(fs::metadata(&site.socket).unwrap().mode() & 0o7777, 0o666);
 }
 
 /// The first five minutes: nothing is there but PostgreSQL, and root types what the documents say.

@@ -1,5 +1,7 @@
 //! `wal push` and `wal fetch`: archives and fetches in this process, by the same code as the agent, for PostgreSQL to call.
 
+use std::ffi::OsStr;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +18,10 @@ use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
 use crate::repo::LazyRepository;
-use crate::sys;
+use crate::sys::folder::Folder;
+use crate::sys::{self, identity};
+use crate::wire::OnError;
 use crate::wire::asker::{self, Recovery};
-use crate::wire::{OnError, place};
 
 pub(in crate::cli) async fn push(
     context: &Context,
@@ -84,10 +87,12 @@ async fn fetch_one(
     let cluster = context.cluster_in(data_directory).or_else(|unknown| context.cluster().map_err(|_| unknown))?;
     let repositories = repositories(context, cluster)?;
     let mut want = Want { lineage: lineage_in(data_directory)?, name, pg_wal: Some(pg_wal.to_path_buf()) };
+    let looked = || format!("cannot look at the folder of {}", destination.display());
+    let (folder, placed_as) = Folder::of(destination).with_context(looked)?;
     // Beside the destination, so that it can be renamed; always the same name, so that a crash leaves one at most.
-    let mut temporary = destination.to_path_buf().into_os_string();
-    temporary.push(".walward-unverified");
-    let temporary = PathBuf::from(temporary);
+    let mut unverified = placed_as.to_owned();
+    unverified.push(".walward-unverified");
+    let temporary = folder.path().join(&unverified);
     let (at_hole, deadline) = match on_error {
         OnError::Abort => (AtHole::Wait, cluster.fetch.deadline),
         OnError::Target => (AtHole::Tell, cluster.fetch.deadline),
@@ -103,7 +108,8 @@ async fn fetch_one(
         }
     }
     let placed = match retrieved {
-        Ok(Retrieved::File { .. }) => place(&temporary, destination)
+        Ok(Retrieved::File { .. }) => given(&folder, &unverified)
+            .and_then(|()| folder.rename(&unverified, placed_as))
             .with_context(|| format!("cannot bring {} to {}", want.name, destination.display()))
             .map(|()| Exit::Done)
             .map_err(Failure::from),
@@ -115,8 +121,17 @@ async fn fetch_one(
         Err(error) => Err(error.into()),
     };
     // Gone when it was placed; worth nothing when it was not.
-    let _ = std::fs::remove_file(&temporary);
+    let _ = folder.remove_file(&unverified);
     placed
+}
+
+/// Run by root, the file is for the server whose folder it is in. PostgreSQL syncs itself what it keeps.
+fn given(folder: &Folder, name: &OsStr) -> io::Result<()> {
+    let owner = folder.facts()?;
+    if identity::is_root() && owner.uid != 0 {
+        std::os::unix::fs::fchown(folder.open(name)?, Some(owner.uid), Some(owner.gid))?;
+    }
+    Ok(())
 }
 
 fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<LazyRepository>>, Failure> {
@@ -140,10 +155,10 @@ fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<La
 /// The lineage of the server that recovers in `data_directory`; none when the file is fetched to some other place.
 fn lineage_in(data_directory: &Path) -> Result<Option<Lineage>, Failure> {
     // Only a clear "there is none" may leave the lineage open.
-    let control = data_directory.join("global/pg_control");
-    if !control.try_exists().with_context(|| format!("cannot look at {}", control.display()))? {
-        return Ok(None);
-    }
+    match Folder::enter(data_directory).and_then(|folder| folder.look("global/pg_control")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        found => found.with_context(|| format!("cannot look for a pg_control in {}", data_directory.display()))?,
+    };
     let control = ControlFile::read(data_directory)
         .with_context(|| format!("cannot tell which cluster {} belongs to", data_directory.display()))?;
     Ok(Some(control.lineage()))

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::places::{self, Heard, Listens, Of, parse_pid_file};
 use crate::cli::failure::Failure;
 use crate::outcome::Exit;
 use crate::pg::session::quote_conninfo;
+use crate::sys::folder::Folder;
 use crate::sys::identity::{user_id, user_name};
 
 /// A cluster on this host.
@@ -164,7 +164,7 @@ impl Machine {
 }
 
 fn owner(folder: &Path) -> Option<u32> {
-    std::fs::metadata(folder).ok().map(|found| found.uid())
+    Some(Folder::enter(folder).and_then(|folder| folder.facts()).ok()?.uid)
 }
 
 fn name_of(user: u32) -> String {

@@ -1,13 +1,11 @@
 //! Where clusters are heard of: Debian's and Red Hat's places, running servers, the lock files of sockets.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
-
 use crate::pg::settings::setting;
+use crate::sys::folder::{Facts, Folder, open_led};
 
 /// What is read of a file that may be anybody's; those of PostgreSQL are far smaller.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
@@ -52,7 +50,9 @@ pub(super) fn debian(root: &Path) -> Vec<Heard> {
     let configurations = folders(root).into_iter().flat_map(|version| folders(&version));
     configurations
         .filter_map(|folder| {
-            let text = std::fs::read_to_string(folder.join("postgresql.conf")).ok()?;
+            let file = open_led(&folder.join("postgresql.conf")).ok()?;
+            let mut text = String::new();
+            file.take(SMALL_BYTES_MAX).read_to_string(&mut text).ok()?;
             // Without the setting the data lies beside it.
             Some(kept(setting(&text, "data_directory").map_or(folder, PathBuf::from)))
         })
@@ -117,15 +117,12 @@ pub(super) fn parse_pid_file(text: &str) -> Option<Listens> {
 
 /// A small file that may be anybody's, and whose it is: not through a link, and without waiting for the writer of a pipe.
 pub(super) fn read_of_anybody(path: &Path) -> io::Result<(String, u32)> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::openat(CWD, path, flags, Mode::empty())?);
-    let facts = file.metadata()?;
-    if !facts.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no file"));
-    }
+    let (folder, name) = Folder::of(path)?;
+    let file = folder.open(name)?;
+    let user = Facts::of(&file)?.uid;
     let mut text = String::new();
     file.take(SMALL_BYTES_MAX).read_to_string(&mut text)?;
-    Ok((text, facts.uid()))
+    Ok((text, user))
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use crate::base::describe;
@@ -12,6 +11,7 @@ use crate::cli::whose;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use crate::pg::session::{Rights, ServerFacts, Session, SessionError, Setting, quote_conninfo};
+use crate::sys::folder::Folder;
 use crate::sys::identity::user_name;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -65,7 +65,7 @@ impl Seen {
 
 /// Who owns the data directory: whom `peer` authentication knows, and as whom the agent runs.
 pub(super) fn owner(cluster: &ClusterConfig) -> (Option<u32>, String) {
-    let uid = std::fs::metadata(&cluster.data_directory).ok().map(|found| found.uid());
+    let uid = Folder::enter(&cluster.data_directory).and_then(|folder| folder.facts()).ok().map(|facts| facts.uid);
     (uid, uid.and_then(user_name).unwrap_or_else(|| "postgres".to_owned()))
 }
 
