@@ -194,7 +194,8 @@ fn as_root_a_file_that_root_fetches_goes_where_no_link_of_the_owner_leads_and_is
     fetch(&wanted).expect(0);
     untouched("with links in the place of the file and of its first name");
     let (facts, owner) = (fs::symlink_metadata(&wanted).unwrap(), fs::metadata(&pg_wal).unwrap());
-    assert!(facts.is_file() && facts.uid() == owner.uid() && facts.gid() == owner.gid() && facts.mode() & 0o077 == 0);
+    assert!(facts.is_file() && facts.uid() == owner.uid() && facts.gid() == owner.gid());
+    assert_eq!(facts.mode() & 0o077, 0);
     // A second name of a file of root's is not written into either.
     fs::remove_file(&wanted).unwrap();
     fs::hard_link(secret.path().join("file"), pg_wal.join("RECOVERYXLOG.walward-unverified")).unwrap();
