@@ -29,8 +29,9 @@ const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 const PLACING_DEADLINE: Duration = Duration::from_mins(10);
 /// Replies that wait for a slow client.
 const REPLIES_WAITING: usize = 16;
-/// As [`SIGN_OF_LIFE`], for a standby: its client takes an agent that is silent for a second for one that hangs.
-const SIGN_OF_LIFE_FOR_STANDBY: Duration = Duration::from_millis(300);
+/// As [`SIGN_OF_LIFE`], for a standby: its client takes an agent that is silent for a second for one that hangs, and for a quarter of one
+/// when it was a moment before.
+const SIGN_OF_LIFE_FOR_STANDBY: Duration = Duration::from_millis(100);
 
 /// That connections are turned away.
 static TURNED_AWAY: Throttle = Throttle::new();

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use super::asker::{self, Recovery};
 use super::codec::{FrameHeader, HEADER_BYTES, REPLY_BYTES_MAX, WireError};
 use super::message::{OnError, Reply, Request};
+use super::silence::Silence;
 use super::{DEFAULT_SOCKET, EXIT_FETCH_FAILED, place, trust};
 
 /// How long the agent may be silent before the client gives up, when nothing else is said.
@@ -24,6 +25,9 @@ pub const SILENCE_MAX: Duration = Duration::from_mins(1);
 
 /// How long the agent may be silent where a standby asks: an agent that is well gives a sign of life within a fraction of it.
 const STANDBY_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// The same for its first sign of life, where it was silent for the whole of that a moment ago.
+const STANDBY_SILENCE_AGAIN: Duration = Duration::from_millis(250);
 
 /// The stack of the thread that connects.
 const STACK_BYTES: usize = 64 << 10;
@@ -84,7 +88,7 @@ impl fmt::Display for ClientError {
             }
             Self::Protocol(error) => write!(f, "the agent's answer cannot be read: {error}"),
             Self::Silence(duration) => {
-                write!(f, "the agent did not answer for {} s; its log may say why", duration.as_secs())
+                write!(f, "the agent did not answer for {} s; its log may say why", duration.as_secs_f32())
             }
         }
     }
@@ -92,10 +96,32 @@ impl fmt::Display for ClientError {
 
 impl std::error::Error for ClientError {}
 
+impl ClientError {
+    /// Whether somebody listens, and says nothing.
+    fn is_silence(&self) -> bool {
+        match self {
+            Self::Silence(_) => true,
+            Self::Connect(_, error) => error.kind() == io::ErrorKind::TimedOut,
+            Self::Stranger(..) | Self::Gone | Self::Talk(_) | Self::Protocol(_) => false,
+        }
+    }
+}
+
 /// An open conversation. Blocking.
 pub struct Conversation {
     stream: UnixStream,
     silence_max: Duration,
+}
+
+/// How long the client waits.
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    /// For the agent's first sign of life.
+    first: Duration,
+    /// For every further one.
+    silence: Duration,
+    /// For an agent that is not there; without it, nothing is waited for, and nothing asked twice.
+    absence: Option<Duration>,
 }
 
 impl Conversation {
@@ -113,12 +139,18 @@ impl Conversation {
         let stream = connect(socket, silence_max).map_err(|error| ClientError::Connect(socket.to_path_buf(), error))?;
         let mut conversation = Self { stream, silence_max };
         conversation.stream.set_write_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
-        conversation.stream.set_read_timeout(Some(silence_max)).map_err(ClientError::Talk)?;
+        conversation.bear(silence_max)?;
         match conversation.stream.write_all(&request.encode()) {
             Err(error) if is_end(&error) => return Err(ClientError::Gone),
             other => other.map_err(|error| conversation.talk(error))?,
         }
         Ok(conversation)
+    }
+
+    /// From now on the agent may be silent for so long.
+    fn bear(&mut self, silence_max: Duration) -> Result<(), ClientError> {
+        self.silence_max = silence_max;
+        self.stream.set_read_timeout(Some(silence_max)).map_err(ClientError::Talk)
     }
 
     /// The next frame of the answer.
@@ -317,12 +349,15 @@ fn is_segment(name: &str) -> bool {
 /// Asks the agent and does what it says. Returns the exit code and a text for standard error (empty: nothing to say).
 pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, String) {
     match request {
-        Request::Push { .. } => match converse(socket, silence_max, request, Some(Duration::ZERO)) {
-            // Whatever the agent says, PostgreSQL must not see a code that restarts its archiver.
-            Ok((Reply::Done { code, text }, _)) => (code.min(125), text),
-            Ok((other, _)) => (1, format!("unexpected answer from the agent: {other:?}")),
-            Err(error) => (1, error.to_string()),
-        },
+        Request::Push { .. } => {
+            let waits = Waits { first: silence_max, silence: silence_max, absence: Some(Duration::ZERO) };
+            match converse(socket, waits, request) {
+                // Whatever the agent says, PostgreSQL must not see a code that restarts its archiver.
+                Ok((Reply::Done { code, text }, _)) => (code.min(125), text),
+                Ok((other, _)) => (1, format!("unexpected answer from the agent: {other:?}")),
+                Err(error) => (1, error.to_string()),
+            }
+        }
         Request::Fetch { destination, on_error, .. } => {
             // PostgreSQL never runs as root: this is a person.
             match trust::led_by_another(destination) {
@@ -331,11 +366,24 @@ pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, Stri
                 Err(error) => return (EXIT_FETCH_FAILED, format!("cannot look at {}: {error}", destination.display())),
             }
             // A standby goes on without the file and asks again; it must not wait here, nor die.
-            let (failed, silence_max, patience) = match on_error {
-                OnError::Retry => (1, silence_max.min(STANDBY_SILENCE_MAX), None),
-                OnError::Abort | OnError::Target => (EXIT_FETCH_FAILED, silence_max, Some(FETCH_CONNECT_PATIENCE)),
+            let (failed, waits, silence) = match on_error {
+                OnError::Retry => {
+                    let (left, silence) = (Silence::beside(destination), silence_max.min(STANDBY_SILENCE_MAX));
+                    let first = if left.counts() { silence.min(STANDBY_SILENCE_AGAIN) } else { silence };
+                    (1, Waits { first, silence, absence: None }, Some(left))
+                }
+                OnError::Abort | OnError::Target => {
+                    let absence = Some(FETCH_CONNECT_PATIENCE);
+                    (EXIT_FETCH_FAILED, Waits { first: silence_max, silence: silence_max, absence }, None)
+                }
             };
-            match converse(socket, silence_max, request, patience) {
+            let answer = converse(socket, waits, request);
+            match (&answer, silence) {
+                (Err(error), Some(silence)) if error.is_silence() => silence.met(),
+                (Ok(_), Some(silence)) => silence.broken(),
+                _ => {}
+            }
+            match answer {
                 // The agent removes what was not moved when the connection closes: it stays open until the file is in place.
                 Ok((Reply::File(source), _open)) => match place(&source, destination) {
                     Ok(()) => (0, String::new()),
@@ -378,25 +426,19 @@ pub fn failure_code(arguments: impl Iterator<Item = OsString>, otherwise: u8) ->
     EXIT_FETCH_FAILED
 }
 
-/// The final reply, and the conversation that it came in. `patience`: how long an agent that is not there is waited for; without it,
-/// nothing is waited for.
+/// The final reply, and the conversation that it came in.
 ///
 /// An agent that goes away without a word, before it answered, is being restarted or was killed: the request is sent again a
 /// few times, so that an upgrade of the agent fails no archive_command and stops no recovery. Requests may be repeated.
-fn converse(
-    socket: &Path,
-    silence_max: Duration,
-    request: &Request,
-    patience: Option<Duration>,
-) -> Result<(Reply, Conversation), ClientError> {
-    let Some(mut patience) = patience else { return converse_once(socket, silence_max, request, Duration::ZERO) };
+fn converse(socket: &Path, waits: Waits, request: &Request) -> Result<(Reply, Conversation), ClientError> {
+    let Some(mut absence) = waits.absence else { return converse_once(socket, waits, request, Duration::ZERO) };
     let mut pauses = RESTART_PAUSES.iter();
     loop {
-        match converse_once(socket, silence_max, request, patience) {
+        match converse_once(socket, waits, request, absence) {
             Err(ClientError::Gone) => match pauses.next() {
                 Some(pause) => {
                     thread::sleep(*pause);
-                    patience = patience.max(*pause);
+                    absence = absence.max(*pause);
                 }
                 None => return Err(ClientError::Gone),
             },
@@ -407,14 +449,14 @@ fn converse(
 
 fn converse_once(
     socket: &Path,
-    silence_max: Duration,
+    waits: Waits,
     request: &Request,
-    patience: Duration,
+    absence: Duration,
 ) -> Result<(Reply, Conversation), ClientError> {
     let begun = Instant::now();
     let mut conversation = loop {
-        match Conversation::start(socket, request, silence_max) {
-            Err(ClientError::Connect(..)) if begun.elapsed() < patience => {
+        match Conversation::start(socket, request, waits.first) {
+            Err(ClientError::Connect(..)) if begun.elapsed() < absence => {
                 thread::sleep(Duration::from_millis(200));
             }
             other => break other?,
@@ -422,7 +464,7 @@ fn converse_once(
     };
     loop {
         match conversation.next_reply()? {
-            Reply::Working | Reply::Event(_) => {}
+            Reply::Working | Reply::Event(_) => conversation.bear(waits.silence)?,
             reply => return Ok((reply, conversation)),
         }
     }

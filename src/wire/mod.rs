@@ -9,6 +9,7 @@ pub mod client;
 mod codec;
 mod message;
 mod place;
+mod silence;
 pub mod trust;
 
 pub use codec::{FrameHeader, HEADER_BYTES, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, VERSION, WireError};

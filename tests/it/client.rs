@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -260,6 +261,60 @@ fn a_standby_is_told_at_once_whatever_an_agent_does_wrong() {
         assert_eq!(code, GO_ON, "{what}");
         assert!(took < TOLD, "{what}: {took:?}");
         assert!(!folder.path().join("pg_wal/RECOVERYXLOG").exists(), "{what}");
+    }
+}
+
+/// A promotion asks four or five times. Each would wait for a second.
+#[test]
+fn an_agent_that_hangs_holds_a_standby_once_and_not_at_every_question() {
+    let folder = with_agent(|stream| {
+        thread::sleep(Duration::from_secs(30));
+        drop(stream);
+    });
+    fs::write(folder.path().join("standby.signal"), "").unwrap();
+    let took: Vec<Duration> = (0..5)
+        .map(|_| {
+            let (code, took) = fetch_as_postgresql(folder.path(), &[], NAME);
+            assert_eq!(code, GO_ON);
+            took
+        })
+        .collect();
+    assert!(took[0] >= Duration::from_secs(1), "an agent that is slow is heard: {took:?}");
+    assert!(took[1..].iter().sum::<Duration>() < Duration::from_secs(3), "{took:?}");
+}
+
+/// The next answer takes longer than what one that was silent is given, and is waited for all the same.
+#[test]
+fn an_agent_that_was_silent_is_heard_when_it_speaks_again_and_no_recovery_that_may_end_is_told_early() {
+    let spool = tempfile::tempdir().unwrap();
+    let hand_over = frame(0x82, &text(spool.path().join(NAME).to_str().unwrap()));
+    let asked = AtomicUsize::new(0);
+    let folder = with_agent(move |mut stream| {
+        // The standby is the first; to the others nothing is said meanwhile.
+        let is_standby = asked.fetch_add(1, Ordering::Relaxed) == 0;
+        for _ in 0..15 {
+            thread::sleep(Duration::from_millis(100));
+            if is_standby {
+                let _ = stream.write_all(&frame(0x85, &[]));
+            }
+        }
+        let _ = stream.write_all(&hand_over);
+        let _ = stream.read(&mut [0]);
+    });
+    let pg_wal = folder.path().join("pg_wal");
+    let remark = pg_wal.join("walward-agent-silent");
+    for (signal, arguments) in
+        [("standby.signal", &[][..]), ("recovery.signal", &["--on-error=target"]), ("recovery.signal", &[])]
+    {
+        fs::write(folder.path().join(signal), "").unwrap();
+        fs::write(&remark, "").unwrap();
+        fs::write(spool.path().join(NAME), "whole").unwrap();
+        let (code, _) = fetch_as_postgresql(folder.path(), arguments, NAME);
+        assert_eq!(code, 0, "{signal} {arguments:?}");
+        assert_eq!(fs::read_to_string(pg_wal.join("RECOVERYXLOG")).unwrap(), "whole");
+        assert_eq!(remark.exists(), signal != "standby.signal", "{signal}");
+        fs::remove_file(folder.path().join(signal)).unwrap();
+        fs::remove_file(pg_wal.join("RECOVERYXLOG")).unwrap();
     }
 }
 

@@ -44,9 +44,21 @@ enum Away {
     StoreHangs,
     /// The same, and the agent has never reached it.
     StoreHangsFromTheStart,
+    /// Neither is there.
+    Both,
+    /// Both hang.
+    BothHang,
 }
 
-const ALL: [Away; 5] = [Away::Agent, Away::AgentHangs, Away::Store, Away::StoreHangs, Away::StoreHangsFromTheStart];
+const ALL: [Away; 7] = [
+    Away::Agent,
+    Away::AgentHangs,
+    Away::Store,
+    Away::StoreHangs,
+    Away::StoreHangsFromTheStart,
+    Away::Both,
+    Away::BothHang,
+];
 
 impl Away {
     fn begin(self, site: &mut Site) {
@@ -60,6 +72,14 @@ impl Away {
                 site.stop_agent();
                 proxy(site, Mode::BlackHole);
                 site.start_agent();
+            }
+            Self::Both => {
+                Self::Store.begin(site);
+                Self::Agent.begin(site);
+            }
+            Self::BothHang => {
+                Self::StoreHangs.begin(site);
+                Self::AgentHangs.begin(site);
             }
         }
     }
@@ -117,6 +137,8 @@ fn a_standby_whose_archive_is_away_streams_again_at_once() {
     let (mut site, standbys) = site_with_standbys(1);
     let standby = &standbys[0];
     for away in ALL {
+        // PostgreSQL itself waits for wal_retrieve_retry_interval from one end of its stream to the next.
+        std::thread::sleep(Duration::from_secs(6));
         away.begin(&mut site);
         // The primary ends the stream, and the standby goes by its archive first.
         site.cluster.sql(&site.room, "select pg_terminate_backend(pid) from pg_stat_replication");
