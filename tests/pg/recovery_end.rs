@@ -1,9 +1,10 @@
 //! How a recovery ends: by promotion when the archive has truly ended, by FATAL when that cannot be known.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::support::{Cluster, Ended, Site, SiteOptions, StoreKind};
+use crate::support::{Cluster, Ended, Site, SiteOptions, Stop, StoreKind};
 
 /// A site with a backup and three segments behind it, the original stopped; a restore to "latest", not started.
 fn site_with_restore(store: StoreKind) -> (Site, Cluster, String) {
@@ -105,6 +106,57 @@ fn with_the_repositorys_folder_gone_a_recovery_stops_and_goes_on_later() {
     assert_stops(&site, &mut restored, "no repository");
     fs::rename(&away, &folder).unwrap();
     assert_promotes(&site, &mut restored, &expected);
+}
+
+/// By hand, without `walward restore` and its plan: a cold copy, `recovery.signal`, and a restore_command. The archive has the WAL of
+/// timeline 2 and not its history. Told that there is none, PostgreSQL would promote at the end of timeline 1.
+#[test]
+fn by_hand_a_recovery_to_latest_stops_where_a_history_is_gone_and_the_wal_of_its_timeline_is_not() {
+    let mut site = Site::start(SiteOptions::default());
+    site.cluster.sql(&site.room, "create table t as select generate_series(1, 1000) as id");
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let copy = site.room.join("copy");
+    let mut take = site.room.command(site.cluster.version.program("pg_basebackup"));
+    take.args(["--checkpoint=fast", "--wal-method=none", "-d", &site.cluster.connection("postgres"), "-D"]).arg(&copy);
+    site.room.run(&mut take);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    // The server goes over to timeline 2, and writes most of its rows there.
+    site.cluster.stop(Stop::Fast);
+    let signal = site.room.write("main/standby.signal", "");
+    site.cluster.start(&site.room);
+    site.cluster.sql(&site.room, "select pg_promote()");
+    site.wait_promoted(&site.cluster);
+    assert!(!signal.exists());
+    site.cluster.sql(&site.room, "insert into t select generate_series(1001, 6001)");
+    let segment = site.cluster.switch_wal(&site.room);
+    assert!(segment.starts_with("00000002"), "{segment}");
+    site.cluster.wait_archived(&site.room, &segment);
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    site.destroy();
+
+    let history = walk(&site.repository_folder()).into_iter().find(|path| path.ends_with("00000002.history"));
+    let history = history.expect("the archive has the history");
+    let away = site.room.join("away.history");
+    fs::rename(&history, &away).unwrap();
+    let mut restored = Cluster::adopt(&site.room, "copy", &site.cluster.version, copy);
+    let client = site.room.program("walward-wal");
+    restored.set("archive_mode", "off");
+    // Nothing but the two lines of the README and the cluster's name.
+    let command = format!("{} --socket {} --cluster main fetch %f %p", client.display(), site.socket.display());
+    restored.set("restore_command", &command);
+    site.room.write("copy/recovery.signal", "");
+    assert_stops(&site, &mut restored, "a history that is gone");
+    assert!(site.room.join("copy/recovery.signal").exists(), "the recovery has not ended");
+    // With the history it goes the whole way.
+    fs::rename(&away, &history).unwrap();
+    assert_promotes(&site, &mut restored, &expected);
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
 }
 
 #[test]
