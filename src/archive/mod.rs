@@ -18,6 +18,7 @@ mod ahead;
 mod archiver;
 pub mod believed;
 mod comparison;
+pub mod contents;
 mod copy;
 mod debt;
 mod delivery;

@@ -256,12 +256,25 @@ impl Reader {
         if turned {
             self.tokens.pop_front();
         }
-        let mut status = self.command(begin, depth);
-        // The last one's status counts, and no other's.
+        let (mut status, left) = self.apart(begin, depth);
+        if self.is_at("|") {
+            status = status.either(left);
+        } else if left != Status::NOWHERE {
+            self.exit(left);
+        }
+        // Each runs in a shell of its own. The last one's status counts, and no other's.
         while self.take("|") {
-            status = self.command(Status { ok: begin.pushed(), failed: None }, depth);
+            let (ended, left) = self.apart(Status { ok: begin.pushed(), failed: None }, depth);
+            status = ended.either(left);
         }
         if turned { Status { ok: status.failed, failed: status.ok } } else { status }
+    }
+
+    /// A command, and how a shell that has only this one would be left in it.
+    fn apart(&mut self, begin: Status, depth: u32) -> (Status, Status) {
+        self.walk.exits.push(Status::NOWHERE);
+        let ended = self.command(begin, depth);
+        (ended, self.walk.exits.pop().unwrap_or(Status::NOWHERE))
     }
 
     fn command(&mut self, begin: Status, depth: u32) -> Status {
@@ -303,6 +316,7 @@ impl Reader {
         let mut rest = words;
         // Assignments, and programs that run the others with their own options.
         let mut wrapped = false;
+        let mut replaces = false;
         while let Some((word, after)) = rest.split_first() {
             let is_assignment = word.split_once('=').is_some_and(|(name, _)| {
                 !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
@@ -311,6 +325,8 @@ impl Reader {
                 socket = Some(value.to_owned());
             }
             if WRAPPERS.contains(&base_name(word)) {
+                // The first program is the one that the shell itself becomes.
+                replaces |= !wrapped && word == "exec" && !after.is_empty();
                 wrapped = true;
             } else if !is_assignment
                 && (!wrapped || SHELLS.contains(&base_name(word)) || our_push(base_name(word), after, None).is_ok())
@@ -319,7 +335,34 @@ impl Reader {
             }
             rest = after;
         }
-        let Some((program, arguments)) = rest.split_first() else { return any };
+        let Some((program, arguments)) = rest.split_first() else {
+            // Assignments, or what a wrapper runs that is not followed.
+            return if replaces { self.exit(any) } else { any };
+        };
+        let ended = self.program(program, arguments, socket, begin, depth);
+        // Nothing of this shell runs after `exec`.
+        if replaces { self.exit(ended) } else { ended }
+    }
+
+    /// The shell ends so.
+    fn exit(&mut self, ended: Status) -> Status {
+        match self.walk.exits.last_mut() {
+            Some(exits) => *exits = exits.either(ended),
+            None => self.walk.lost |= ended.ok == Some(false),
+        }
+        Status::NOWHERE
+    }
+
+    fn program(
+        &mut self,
+        program: &str,
+        arguments: &[String],
+        socket: Option<String>,
+        begin: Status,
+        depth: u32,
+    ) -> Status {
+        let Some(pushed) = begin.pushed() else { return Status::NOWHERE };
+        let any = Status { ok: Some(pushed), failed: Some(pushed) };
         let name = base_name(program);
         if COMPOUND.contains(&name) {
             self.walk.unclear = Some("it has a construct of the shell that is not followed here");
@@ -336,11 +379,7 @@ impl Reader {
                     number if number.parse::<u8>().is_ok() => Status { ok: None, failed: Some(pushed) },
                     _ => any,
                 };
-                match self.walk.exits.last_mut() {
-                    Some(exits) => *exits = exits.either(ended),
-                    None => self.walk.lost |= ended.ok == Some(false),
-                }
-                Status::NOWHERE
+                self.exit(ended)
             }
             _ if SHELLS.contains(&name) => self.shell(arguments, begin, depth).unwrap_or(any),
             _ if is_walward(name) => match our_push(name, arguments, socket) {
@@ -437,6 +476,10 @@ mod tests {
             "nice -n 5 sh -c 'walward-wal push %p'",
             "(cd / && walward-wal push %p)",
             "exec walward-wal push %p # by the agent",
+            "exec walward-wal push %p; exit 0",
+            "exec nice -n 5 walward-wal push %p || true",
+            "(exec walward-wal push %p; true) || exit 1",
+            "test -x /opt/w/walward-wal || exit 1; exec /opt/w/walward-wal push %p; exit 0",
             "walward-wal push %p && exit 0; exit 1",
         ] {
             assert!(is_sure(command), "{command}: {:?}", pushing(command));
@@ -459,6 +502,11 @@ mod tests {
             "walward-wal push %p || (echo failed; exit 0)",
             "test -f /tmp/off || walward-wal push %p",
             "sh -c 'walward-wal push %p || true'",
+            "(exec walward-wal push %p; true); true",
+            "exec walward-wal push %p | cat",
+            "exec walward-wal push %p &",
+            "exec sh -c 'walward-wal push %p || true'",
+            "nice exec walward-wal push %p; exit 0",
             "(walward-wal push %p; exit 0)",
             "((walward-wal push %p) && walward-wal push %p) && walward-wal push %p || exit 0",
             "{ walward-wal push %p || true; } && cp %p /mnt/%f",
@@ -477,6 +525,7 @@ mod tests {
             ("walward-wal push pg_wal/%f", true),
             ("walward-wal --help", true),
             ("exit 0; walward-wal push %p", true),
+            ("exec true; walward-wal push %p", true),
             ("cp %p /mnt/%f", false),
             ("", false),
         ] {
@@ -510,13 +559,15 @@ mod tests {
 
     /// What a real shell says when the push fails.
     fn exits(command: &str) -> Option<i32> {
-        let script = command.replace("walward-wal push %p", "(exit 1)");
+        let script = command.replace("walward-wal push %p", "sh -c 'exit 1'");
         std::process::Command::new("/bin/sh").args(["-c", &script]).output().unwrap().status.code()
     }
 
     fn any_command() -> impl Strategy<Value = String> {
         let leaf = prop_oneof![
             3 => Just("walward-wal push %p".to_owned()),
+            1 => Just("exec walward-wal push %p".to_owned()),
+            1 => Just("exec false".to_owned()),
             1 => Just("true".to_owned()),
             1 => Just("false".to_owned()),
             1 => Just("exit 0".to_owned()),

@@ -48,6 +48,12 @@ pub fn list_done(pg_wal: &Path, timeline: Timeline) -> io::Result<Vec<(SegmentNa
     Ok(segments.into_iter().filter_map(finished).collect())
 }
 
+/// Whether `segment` is marked as archived. Blocking.
+pub fn is_done(pg_wal: &Path, segment: SegmentName) -> bool {
+    let folder = Folder::enter(pg_wal).and_then(|folder| folder.folder(DIRECTORY));
+    folder.and_then(|folder| folder.look(format!("{segment}.done"))).is_ok()
+}
+
 /// A key that sorts as the archiver does.
 pub fn archiver_order(file: &WalFileName) -> impl Ord + use<> {
     // The names' own order: the segment, then ".…backup", then ".partial".

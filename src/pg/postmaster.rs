@@ -39,6 +39,11 @@ impl ServerLife {
         })?;
         Ok(Some(Self { pid, started, device, inode }))
     }
+
+    /// The number of its process, in its own PID namespace.
+    pub fn pid(&self) -> i64 {
+        self.pid
+    }
 }
 
 /// Process id and start time: the first and the third line (`LOCK_FILE_LINE_PID` and `LOCK_FILE_LINE_START_TIME`,

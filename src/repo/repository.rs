@@ -351,6 +351,27 @@ impl Repository {
         Ok(digest.finish(&self.pool).await.map_err(died)?.finish())
     }
 
+    /// Whether the object under `key` has the content that `content` gives, `bytes` bytes of it. By the trailer's digest: the object's own
+    /// content is not read.
+    pub async fn has_content(
+        &self,
+        key: &ObjectKey,
+        bytes: u64,
+        mut content: BoxStream<'_, std::io::Result<Bytes>>,
+    ) -> Result<bool, RepoError> {
+        let theirs = self.read_summary(key).await?;
+        if theirs.summary.content_bytes != bytes {
+            return Ok(false);
+        }
+        let died = |source| RepoError::Worker { object: self.shown(key), source };
+        let mut digest = DigestChain::new(ContentDigest::under(self.master_key(theirs.key_id, key)?));
+        while let Some(chunk) = content.next().await {
+            digest.push(chunk.map_err(|source| RepoError::Content { object: self.shown(key), source })?);
+            digest.turn(&self.pool).await.map_err(died)?;
+        }
+        Ok(digest.finish(&self.pool).await.map_err(died)?.finish() == theirs.summary.content_digest)
+    }
+
     /// The master key of `id`, under which an object of this repository is sealed; none for a plain one.
     pub(super) fn master_key(&self, id: Option<[u8; 16]>, key: &ObjectKey) -> Result<Option<&MasterKey>, RepoError> {
         let Some(id) = id else { return Ok(None) };

@@ -3,7 +3,11 @@
 //! A process id alone says nothing: it is given out again, it means another process in another container, and another machine has
 //! its own. Where any of that is in doubt the answer is "not known to be gone".
 
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
@@ -58,6 +62,21 @@ fn started(id: u32) -> Option<u64> {
     rest.split_whitespace().nth(19)?.parse().ok()
 }
 
+/// What the process `id`, which works in `folder`, was given as `variable` at its start; `Ok(None)` where it was not. Blocking.
+///
+/// # Errors
+/// Where it cannot be told: the number is another's by now or in another container, or the process is another user's.
+pub fn environment(id: i64, folder: &Path, variable: &str) -> io::Result<Option<OsString>> {
+    let process = Path::new("/proc").join(id.to_string());
+    if process.join("cwd").read_link()? != folder.canonicalize()? {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let all = std::fs::read(process.join("environ"))?;
+    let prefix = format!("{variable}=");
+    let value = all.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()));
+    Ok(value.map(|value| OsString::from_vec(value.to_vec())))
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -89,5 +108,21 @@ mod tests {
         let gone = Process { id: 0x7FFF_FFFF, ..this };
         assert!(!Process { boot: "another".to_owned(), ..gone.clone() }.is_gone());
         assert!(!Process { namespace: 7, ..gone }.is_gone());
+    }
+
+    #[test]
+    fn what_a_process_was_given_is_told_where_it_works_and_nowhere_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sleep");
+        command.arg("60").current_dir(folder.path()).env("WALWARD_SOCKET", "/run/x y").env_remove("WALWARD_OTHER");
+        let mut child = command.spawn().unwrap();
+        let id = i64::from(child.id());
+        let given = |folder: &Path, variable: &str| environment(id, folder, variable);
+        assert_eq!(given(folder.path(), "WALWARD_SOCKET").unwrap(), Some("/run/x y".into()));
+        assert_eq!(given(folder.path(), "WALWARD_OTHER").unwrap(), None);
+        assert!(given(Path::new("/"), "WALWARD_SOCKET").is_err());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(given(folder.path(), "WALWARD_SOCKET").is_err());
     }
 }

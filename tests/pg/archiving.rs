@@ -85,6 +85,47 @@ fn what_the_server_believes_archived_and_no_repository_holds_is_seen() {
     site.walward(&["status"]).says("LOST");
 }
 
+/// A name says nothing: the archive may hold another life's segment under it.
+#[test]
+fn what_the_archive_holds_under_the_name_of_what_the_server_still_has_is_compared() {
+    for encrypted in [true, false] {
+        let (site, _) = site_with_segment(SiteOptions { encrypted, ..SiteOptions::default() });
+        site.walward(&["--cluster", "main", "backup"]).expect(0);
+        // Later than the backup's checkpoint, which recycles what came before it.
+        let segment = site.cluster.switch_wal(&site.room);
+        site.cluster.wait_archived(&site.room, &segment);
+        site.walward(&["--cluster", "main", "check"]).says("of them by content");
+        let file = site.cluster.wal(&segment);
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[100_000] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let check = site.walward(&["--cluster", "main", "check"]).expect(1);
+        check.says(&format!("holds something else under the name {segment}"));
+    }
+}
+
+/// The client asks the default where nothing names a socket, and the check asks the same.
+#[test]
+fn a_socket_that_archive_command_would_ask_and_nobody_listens_on_is_seen() {
+    let (site, _) = site_with_segment(SiteOptions::default());
+    let client = site.room.program("walward-wal").display().to_string();
+    let stale = site.room.join("stale.sock");
+    drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+    site.room.give_away(&stale);
+    for (command, said) in [
+        (format!("{client} push %p"), "there is no socket /run/walward/walward.sock, the default"),
+        (format!("{client} --socket {} push %p", stale.display()), "nobody listens on"),
+        (format!("{client} --socket /gone.sock push %p"), "there is no socket /gone.sock"),
+    ] {
+        site.cluster.sql(&site.room, &format!("alter system set archive_command = '{command}'"));
+        site.cluster.sql(&site.room, "select pg_reload_conf()");
+        eventually("the command holds", Duration::from_mins(1), || {
+            (site.cluster.sql(&site.room, "show archive_command") == command).then_some(())
+        });
+        site.walward(&["--cluster", "main", "check"]).expect(1).says(said);
+    }
+}
+
 #[test]
 fn a_file_that_is_not_what_its_name_says_is_refused() {
     let (site, segment) = site_with_segment(SiteOptions::default());

@@ -1,24 +1,31 @@
 //! The server: reachable, archiving, by us, into the right repository, without a backlog.
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::archive::believed::{self, Believed};
+use crate::archive::contents;
 use crate::base::{describe, format_duration};
 use crate::cli::{arrival, whose};
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, DEFAULT_SOCKET};
 use crate::outcome::judge;
-use crate::pg::archive_command::{Pushing, pushing};
+use crate::pg::archive_command::{Push, Pushing, pushing};
 use crate::pg::archive_status::{list_ready, ready_since};
 use crate::pg::session::{ServerFacts, ServerTablespace, Session};
-use crate::pg::{WalFileName, place_inside};
+use crate::pg::{ServerLife, WalFileName, place_inside};
 use crate::repo::Repository;
+use crate::sys::living;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a switched segment may take.
 const ARRIVAL_DEADLINE: Duration = Duration::from_mins(1);
+
+/// How long the newest segments may take to be read and compared.
+const CONTENTS_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A server that answered.
 pub(super) struct Server {
@@ -47,7 +54,7 @@ pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> O
     let role = if facts.in_recovery { ", a standby" } else { "" };
     findings.ok("postgresql", about, format!("version {}{role}", facts.server_version));
     check_directory(cluster, &facts, findings).await;
-    check_settings(&facts, about, findings);
+    check_settings(cluster, &facts, findings).await;
     check_tablespaces(cluster, &facts, findings).await;
     match session.archiver_stats().await {
         Ok(stats) => {
@@ -98,7 +105,8 @@ async fn check_tablespaces(cluster: &ClusterConfig, facts: &ServerFacts, finding
     }
 }
 
-fn check_settings(facts: &ServerFacts, about: Option<&str>, findings: &mut Findings) {
+async fn check_settings(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
+    let about = Some(cluster.name.as_str());
     match facts.archive_mode.as_str() {
         "on" | "always" => findings.ok("archive_mode", about, facts.archive_mode.clone()),
         mode => {
@@ -109,7 +117,7 @@ fn check_settings(facts: &ServerFacts, about: Option<&str>, findings: &mut Findi
         findings.failed("wal_level", about, facts.wal_level.clone(), Some("set wal_level = replica and restart"));
     }
     if facts.archive_library.is_empty() {
-        check_command(facts, about, findings);
+        check_command(cluster, facts, findings).await;
     } else {
         let text = format!("archive_library = {} stands before archive_command", facts.archive_library);
         findings.failed("archive_command", about, text, Some("empty archive_library and reload"));
@@ -120,22 +128,22 @@ fn check_settings(facts: &ServerFacts, about: Option<&str>, findings: &mut Findi
     }
 }
 
-fn check_command(facts: &ServerFacts, about: Option<&str>, findings: &mut Findings) {
+async fn check_command(cluster: &ClusterConfig, facts: &ServerFacts, findings: &mut Findings) {
+    let about = Some(cluster.name.as_str());
     let command = &facts.archive_command;
     let advice = Some("`walward setup` prints the line for postgresql.conf");
     match pushing(command) {
-        Pushing::Surely(push) => match push.socket.filter(|_| push.by_agent) {
-            Some(socket) if !Path::new(&socket).exists() => {
-                let text = format!("{command}: there is no socket {socket}");
-                findings.failed(
-                    "archive_command",
-                    about,
-                    text,
-                    Some("name the one that the agent listens on (`agent.socket`)"),
-                );
+        Pushing::Surely(push) => {
+            let directory = cluster.data_directory.clone();
+            match answered(FILE_SYSTEM_DEADLINE, move || unheard(&push, &directory)).await.flatten() {
+                Some(why) => {
+                    let advice =
+                        "name the socket that the agent listens on (`agent.socket`), and see that the agent runs";
+                    findings.failed("archive_command", about, format!("{command}: {why}"), Some(advice));
+                }
+                None => findings.ok("archive_command", about, command.clone()),
             }
-            _ => findings.ok("archive_command", about, command.clone()),
-        },
+        }
         Pushing::Loses(why) => {
             let text = format!("{command}: it says \"archived\" of WAL that is not: {why}");
             findings.failed("archive_command", about, text, advice);
@@ -156,6 +164,33 @@ fn check_command(facts: &ServerFacts, about: Option<&str>, findings: &mut Findin
         Pushing::No(None) => {
             findings.failed("archive_command", about, format!("{command:?} is not Walward's"), advice);
         }
+    }
+}
+
+fn server(data_directory: &Path) -> Option<i64> {
+    ServerLife::read(data_directory).ok().flatten().map(|life| life.pid())
+}
+
+/// Why the push would reach no agent, as far as that can be told: the socket is asked that it would ask. Blocking.
+fn unheard(push: &Push, data_directory: &Path) -> Option<String> {
+    let (socket, whose) = match &push.socket {
+        _ if !push.by_agent => return None,
+        // What the shell makes of it is not known.
+        Some(named) if named.contains(['$', '`']) => return None,
+        Some(named) => (PathBuf::from(named), ""),
+        // The archiver has the environment that its server was started with.
+        None => match living::environment(server(data_directory)?, data_directory, "WALWARD_SOCKET").ok()? {
+            Some(given) if !given.is_empty() => {
+                (given.into(), ", which WALWARD_SOCKET names in the server's environment")
+            }
+            _ => (DEFAULT_SOCKET.into(), ", the default, because it names none"),
+        },
+    };
+    match UnixStream::connect(&socket).err()?.kind() {
+        ErrorKind::NotFound => Some(format!("there is no socket {}{whose}", socket.display())),
+        ErrorKind::ConnectionRefused => Some(format!("nobody listens on the socket {}{whose}", socket.display())),
+        // Who may not ask cannot tell.
+        _ => None,
     }
 }
 
@@ -199,10 +234,23 @@ pub(super) async fn check_belief(
         );
         let advice = "take a backup now; archive_command must exit with 0 only when the push does, and a store must keep what it took";
         findings.failed("archived", about, text, Some(advice));
-    } else {
+    }
+    let pg_wal = cluster.data_directory.join("pg_wal");
+    let reading = contents::compare(&pg_wal, believed.lineage, &compared.held, repositories);
+    let contents = tokio::time::timeout(CONTENTS_DEADLINE, reading).await.unwrap_or_default();
+    if let Some((segment, repository)) = contents.different.first() {
         let text = format!(
-            "{} of {count} segment(s) that the server believes archived were looked for and found",
-            compared.held.len()
+            "repository {repository:?} holds something else under the name {segment} than the server has in {} (and {} more such)",
+            pg_wal.display(),
+            contents.different.len() - 1
+        );
+        let advice = "another server wrote it, or this one was set back: \"When two servers wrote the same WAL\" in the documentation";
+        findings.failed("archived", about, text, Some(advice));
+    } else if compared.lost.is_empty() {
+        let text = format!(
+            "{} of {count} segment(s) that the server believes archived were looked for and found, {} of them by content",
+            compared.held.len(),
+            contents.compared
         );
         findings.ok("archived", about, text);
     }

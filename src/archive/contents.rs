@@ -1,0 +1,69 @@
+//! Whether what a repository holds under a segment's name is what the server wrote, where the server still has the file.
+//!
+//! A segment whose mark says `.done` is written no more, and stays in pg_wal until a checkpoint recycles it, mark first. So the newest ones
+//! can be held against the repositories by content. One that is recycled while it is read counts as not compared.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use tracing::debug;
+
+use super::source::{FileStamp, WalFile};
+use crate::base::describe;
+use crate::pg::archive_status::is_done;
+use crate::pg::{Lineage, SegmentName, WalFileName};
+use crate::repo::{Repository, layout};
+
+/// How many segments are read, from the newest one back.
+const SEGMENTS_READ: usize = 4;
+
+/// What was found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Segments that were compared with one repository at least.
+    pub compared: usize,
+    /// Segments, and repositories that hold something else under the name.
+    pub different: Vec<(SegmentName, String)>,
+}
+
+/// Compares the newest of `held` that are still in `pg_wal` with what `repositories` hold of `lineage`. What cannot be read is left out: that
+/// is told where it is needed.
+pub async fn compare(
+    pg_wal: &Path,
+    lineage: Lineage,
+    held: &BTreeSet<SegmentName>,
+    repositories: &[Option<Repository>],
+) -> Contents {
+    let mut contents = Contents::default();
+    for segment in held.iter().rev().take(SEGMENTS_READ) {
+        let (name, folder) = (WalFileName::Segment(*segment), pg_wal.to_path_buf());
+        let opened = tokio::task::spawn_blocking(move || WalFile::open(&folder, name));
+        let Ok(Ok(file)) = opened.await else { continue };
+        let mut is_compared = false;
+        for repository in repositories.iter().flatten() {
+            let key = layout::wal_file(lineage, name);
+            match repository.has_content(&key, file.bytes(), file.content().0).await {
+                Ok(true) => is_compared = true,
+                Ok(false) if still_there(pg_wal, &file, *segment).await => {
+                    is_compared = true;
+                    contents.different.push((*segment, repository.name().to_owned()));
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    debug!(%segment, repository = repository.name(), error = describe(&error), "cannot be compared");
+                }
+            }
+        }
+        contents.compared += usize::from(is_compared);
+    }
+    contents
+}
+
+/// Whether the file is still the one that was opened, and still marked.
+async fn still_there(pg_wal: &Path, file: &WalFile, segment: SegmentName) -> bool {
+    let (folder, stamp) = (pg_wal.to_path_buf(), file.stamp());
+    let look = move || {
+        is_done(&folder, segment) && FileStamp::of(&folder.join(segment.to_string())).is_ok_and(|found| found == stamp)
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(false)
+}
