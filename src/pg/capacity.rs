@@ -8,20 +8,20 @@ use super::bytes::u32_at;
 
 /// How many settings there are.
 const COUNT: usize = 5;
-/// Their names, in the order of their fields.
-const NAMES: [&str; COUNT] = [
-    "max_connections",
-    "max_worker_processes",
-    "max_wal_senders",
-    "max_prepared_transactions",
-    "max_locks_per_transaction",
-];
-
 /// The values of these settings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Capacity([u32; COUNT]);
 
 impl Capacity {
+    /// The names of the settings, in the order of their fields.
+    pub const NAMES: [&str; COUNT] = [
+        "max_connections",
+        "max_worker_processes",
+        "max_wal_senders",
+        "max_prepared_transactions",
+        "max_locks_per_transaction",
+    ];
+
     /// Reads the fields from `offset` on.
     pub fn read(bytes: &[u8], offset: usize) -> Option<Self> {
         let mut values = [0; COUNT];
@@ -33,7 +33,7 @@ impl Capacity {
 
     /// Whether the setting `name` is one of them.
     pub fn has(name: &str) -> bool {
-        NAMES.contains(&name)
+        Self::NAMES.contains(&name)
     }
 
     /// The larger value of each.
@@ -49,7 +49,7 @@ impl Capacity {
     /// The settings that `needed` has a larger value of: name, value here, value there.
     pub fn short_of(self, needed: Self) -> impl Iterator<Item = (&'static str, u32, u32)> {
         let values = self.0.into_iter().zip(needed.0);
-        NAMES
+        Self::NAMES
             .into_iter()
             .zip(values)
             .filter(|(_, (own, needed))| needed > own)

@@ -72,6 +72,8 @@ pub struct RestorePlan {
     pub archives: bool,
     /// What the configuration in the backup says that holds for the cluster that was backed up, and what becomes of it.
     pub configuration: Vec<Note>,
+    /// What was not looked for, because it would take too long.
+    pub unexamined: Vec<String>,
     /// The repositories that the backup is fetched from, the first preferred.
     pub repositories: Vec<String>,
     /// Where they are, in the same order, without secrets.
@@ -264,6 +266,7 @@ pub async fn plan(
         wal_directory: request.wal_directory.clone(),
         archives: arranged.archives,
         configuration: arranged.notes,
+        unexamined: raised.unread.into_iter().collect(),
         signal_file: settings::signal_file(&written),
         repositories: copies.iter().map(|copy| copy.repository.name().to_owned()).collect(),
         urls: copies.iter().map(|copy| copy.repository.url().to_owned()).collect(),

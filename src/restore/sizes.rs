@@ -12,6 +12,7 @@ use super::error::RestoreError;
 use super::facts::{Archive, Copy};
 use super::settings::Setting;
 use super::wal::WalNeed;
+use crate::base::format_bytes;
 use crate::pg::{Capacity, CommitTimes, ControlFile};
 
 /// The most bytes of WAL that are read to look for it.
@@ -26,6 +27,8 @@ pub struct Raised {
     pub settings: Vec<Setting>,
     /// The same for people.
     pub warning: Option<String>,
+    /// Why it was not looked for.
+    pub unread: Option<String>,
 }
 
 /// Looks for sizes that were raised in `wal`, where that is little enough to be read. `contents` are those of the backup of `choice`.
@@ -37,9 +40,10 @@ pub async fn raised(
     copies: &[Copy],
 ) -> Result<Raised, RestoreError> {
     let (backup, size) = (&choice.backup, choice.backup.segment_bytes);
-    let Some(wal) = wal.filter(|wal| wal.count.saturating_mul(size.bytes()) <= WAL_BYTES_MAX) else {
-        return Ok(Raised::default());
-    };
+    let Some(wal) = wal else { return Ok(Raised::default()) };
+    if let Some(unread) = too_much(wal.count.saturating_mul(size.bytes())) {
+        return Ok(Raised { unread: Some(unread), ..Raised::default() });
+    }
     let first = wal.first.number(size).unwrap_or(0);
     let names = (first..first.saturating_add(wal.count)).filter_map(|number| choice.way.segment(number, size));
     let found: Vec<Option<Capacity>> = stream::iter(names)
@@ -57,6 +61,18 @@ pub async fn raised(
     })
 }
 
+/// Why `wal_bytes` of WAL are not read for this, if they are too many.
+fn too_much(wal_bytes: u64) -> Option<String> {
+    (wal_bytes > WAL_BYTES_MAX).then(|| {
+        format!(
+            "whether the server was given more after the backup ({}): the WAL to replay is more than {}. If it was, recovery pauses (14 and \
+             later) or stops (13), and the server's log names the setting: raise it in the restored configuration and start again",
+            Capacity::NAMES.join(", "),
+            format_bytes(WAL_BYTES_MAX)
+        )
+    })
+}
+
 /// What a server with the sizes of `own` lacks of `needed`.
 fn compared(own: Capacity, needed: Capacity) -> Raised {
     let short: Vec<_> = own.short_of(needed).collect();
@@ -70,6 +86,7 @@ fn compared(own: Capacity, needed: Capacity) -> Raised {
                 shown.join(", ")
             )
         }),
+        unread: None,
     }
 }
 
@@ -85,6 +102,13 @@ async fn of_backup(choice: &Choice, contents: &Contents, copies: &[Copy]) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_too_much_to_be_read_is_said() {
+        assert_eq!(too_much(WAL_BYTES_MAX), None);
+        let said = too_much(WAL_BYTES_MAX + 1).expect("said");
+        assert!(said.contains("max_connections") && said.contains("256 MiB"), "{said}");
+    }
 
     #[test]
     fn what_was_raised_is_written_and_said_and_what_was_lowered_is_not() {

@@ -244,6 +244,7 @@ fn describe(plan: &RestorePlan) -> String {
         lines.push("archiving     off (archive_mode = off): --archive-mode preserve keeps it on".to_owned());
     }
     lines.extend(plan.configuration.iter().map(|note| format!("setting       {}", noted(note))));
+    lines.extend(plan.unexamined.iter().map(|text| format!("not examined  {text}")));
     lines.push(format!(
         "to do         fetch {}, write {} files, {}",
         format_bytes(plan.download_bytes),
