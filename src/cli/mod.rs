@@ -29,6 +29,7 @@ mod manual;
 mod meter;
 mod owner;
 mod printer;
+mod segment_memory;
 mod shell;
 mod whose;
 

@@ -238,3 +238,30 @@ fn impossible_targets_are_refused_before_anything_is_written() {
     restore(&["--timeline", "77"]).says("77");
     assert!([14, 16].contains(&restore(&["--backup", "20200101T000000Z-full"]).code));
 }
+
+/// What was not looked for is said, and not called good.
+#[test]
+fn more_wal_than_is_read_for_raised_settings_is_said_and_so_are_segments_that_memory_cannot_hold() {
+    let cluster = ClusterOptions { segment_mib: 64, ..ClusterOptions::default() };
+    let site = Site::start(SiteOptions { encrypted: false, cluster, ..SiteOptions::default() });
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let unexamined = || {
+        let arguments = ["--cluster", "main", "--json", "restore", "--dry-run", "--target-directory", "copy"];
+        site.walward(&arguments).json()["unexamined"].clone()
+    };
+    assert_eq!(unexamined().as_array().map(Vec::len), Some(0));
+    for _ in 0..5 {
+        let segment = site.cluster.switch_wal(&site.room);
+        site.cluster.wait_archived(&site.room, &segment);
+    }
+    let said = unexamined();
+    assert!(said[0].as_str().is_some_and(|text| text.contains("max_connections")), "{said}");
+    let plan = site.walward(&["--cluster", "main", "restore", "--dry-run", "--target-directory", "copy"]);
+    assert!(plan.stdout.contains("not examined  whether the server was given more"), "{}", plan.stdout);
+
+    let check = || site.walward(&["config", "check"]).expect(0).stderr;
+    assert!(!check().contains("segments are of"), "{}", check());
+    let text = site.config_text();
+    site.write_config(&text.replace("[agent]\n", "[agent]\nmemory_bytes_max = \"32MiB\"\n"));
+    assert!(check().contains("segments are of 64 MiB") && check().contains("Set it to 64 MiB"), "{}", check());
+}

@@ -1,12 +1,21 @@
 //! `config check` and `config show`.
 
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::cli::arguments::{ConfigCommand, Global};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
+use crate::cli::segment_memory;
 use crate::config::{self, Loaded, Origin};
 use crate::outcome::Exit;
+use crate::pg::ControlFile;
+
+/// How long the data directory of one cluster may take to say how large its segments are.
+const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
 
 pub(in crate::cli) fn run(global: &Global, command: &ConfigCommand, printer: &Printer) -> Result<Exit, Failure> {
     let loaded = config::load(&global.config)?;
@@ -18,11 +27,12 @@ pub(in crate::cli) fn run(global: &Global, command: &ConfigCommand, printer: &Pr
 
 /// Warnings do not fail it: systemd runs it before the agent starts.
 fn check(loaded: &Loaded, printer: &Printer) -> Result<Exit, Failure> {
-    for warning in &loaded.warnings {
-        printer.warning(&warning.to_string());
+    let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(large_segments(loaded));
+    for warning in &warnings {
+        printer.warning(warning);
     }
     if printer.is_json() {
-        let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         printer.json("config-check", json!({ "ok": true, "files": loaded.files, "warnings": warnings }))?;
         return Ok(Exit::Done);
     }
@@ -32,6 +42,22 @@ fn check(loaded: &Loaded, printer: &Printer) -> Result<Exit, Failure> {
     printer.line(&format!("clusters: {}", names(loaded.config.clusters.keys().collect())))?;
     printer.line(&format!("repositories: {}", names(loaded.config.repositories.keys().collect())))?;
     Ok(Exit::Done)
+}
+
+/// What is to be said of the segments of the servers whose data directories can be looked at.
+fn large_segments(loaded: &Loaded) -> Vec<String> {
+    let memory = loaded.config.agent.memory_bytes_max;
+    let mut said = Vec::new();
+    for cluster in loaded.config.clusters.values() {
+        let (sender, looked) = mpsc::sync_channel(1);
+        let directory = cluster.data_directory.clone();
+        // A file system that hangs keeps this thread, and not the start of the agent.
+        thread::spawn(move || sender.send(ControlFile::read(&directory).ok().map(|control| control.segment_size)));
+        let size = looked.recv_timeout(FILE_SYSTEM_DEADLINE).ok().flatten();
+        let remark = size.and_then(|size| segment_memory::remark(size, cluster.repositories.len(), memory));
+        said.extend(remark.map(|text| format!("cluster.{}: {text}", cluster.name)));
+    }
+    said
 }
 
 fn show(loaded: &Loaded, printer: &Printer) -> Result<Exit, Failure> {

@@ -99,25 +99,39 @@ fn something_else_that_answers_for_the_store_is_not_believed() {
 
 #[test]
 fn many_reloads_while_the_store_hangs_take_no_more_than_two_configurations() {
-    const RELOADS: usize = 30;
+    const RELOADS: usize = 200;
     let site = site();
     let (proxy, agent) = (site.proxy.as_ref().unwrap(), site.agent.as_ref().unwrap());
     proxy.set(Mode::BlackHole);
     write_segments(&site, 12);
     eventually("uploads hang", Duration::from_secs(20), || (proxy.held() >= 1).then_some(()));
-    let mut most = 0;
+    let spools = site.room.join("spool").join("main");
+    let pid = site.walward(&["--json", "status"]).json()["pid"].as_u64().expect("a number");
+    let count = |folder: &str| std::fs::read_dir(folder).unwrap().count();
+    // Descriptors, threads, spools.
+    let now =
+        || [count(&format!("/proc/{pid}/fd")), count(&format!("/proc/{pid}/task")), count(spools.to_str().unwrap())];
+    let (mut most, mut early, mut late) = (0, [0; 3], [0; 3]);
     for number in 1..=RELOADS {
         agent.reload();
         eventually("a reload", Duration::from_secs(20), || {
             (agent.log().matches("configuration reloaded").count() >= number).then_some(())
         });
         // The new configuration finds the waiting files, and hangs, too.
-        std::thread::sleep(Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(150));
         most = most.max(proxy.held());
+        let seen = if number <= RELOADS / 10 { &mut early } else { &mut late };
+        for (most, now) in seen.iter_mut().zip(now()) {
+            *most = now.max(*most);
+        }
     }
+    println!("descriptors, threads, spools: at most {early:?} in the first tenth of {RELOADS} reloads, {late:?} later");
+    for (early, late) in early.into_iter().zip(late) {
+        assert!(late <= early + 20, "they grow with the reloads: {early} and {late}");
+    }
+    assert!(late[2] <= 20, "{} spools", late[2]);
     // As many as one store has places, for the calls, and the listing of its identity by a person.
     assert!(most <= 20, "{most} connections hang");
-    let spools = site.room.join("spool").join("main");
     eventually("the spools go that are no configuration's any more", Duration::from_secs(30), || {
         (std::fs::read_dir(&spools).unwrap().count() <= 2).then_some(())
     });

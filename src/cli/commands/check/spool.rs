@@ -1,4 +1,4 @@
-//! Whether the agent's spool can take what a recovery asks for.
+//! Whether the agent's spool can take what a recovery asks for, and its memory a segment.
 
 use std::io;
 use std::path::Path;
@@ -9,6 +9,7 @@ use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::base::format_bytes;
 use crate::cli::context::Context;
+use crate::cli::segment_memory;
 use crate::config::ClusterConfig;
 use crate::pg::{ControlFile, SegmentSize};
 use crate::sys::disk::{self, Space};
@@ -34,6 +35,10 @@ pub(super) async fn check(context: &Context, cluster: &ClusterConfig, findings: 
         return;
     };
     judge(&facts, &shown, &cluster.name, findings);
+    let memory = context.loaded.config.agent.memory_bytes_max;
+    if let Some(text) = segment_memory::remark(facts.segment, cluster.repositories.len(), memory) {
+        findings.warning("memory", Some(&cluster.name), text, None);
+    }
 }
 
 /// Blocking.
