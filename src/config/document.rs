@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -50,6 +51,8 @@ pub(super) type Table = BTreeMap<String, Located>;
 pub(super) struct Document {
     pub(super) root: Table,
     pub(super) files: Vec<PathBuf>,
+    /// Which file each was, looked at before it was read: one that is replaced meanwhile counts as another.
+    pub(super) identities: BTreeMap<PathBuf, String>,
     /// Syntax errors and keys that two files set.
     pub(super) problems: Vec<Problem>,
 }
@@ -64,8 +67,10 @@ pub(super) fn read_with(path: &Path, text: Option<&str>) -> Result<Document, Con
     let unreadable = |path: &Path, source| ConfigError::Unreadable { path: path.to_owned(), source };
     let mut files = vec![path.to_owned()];
     files.extend(additions(path)?);
-    let mut document = Document { root: Table::new(), files: Vec::new(), problems: Vec::new() };
+    let mut document =
+        Document { root: Table::new(), files: Vec::new(), identities: BTreeMap::new(), problems: Vec::new() };
     for file in files {
+        document.identities.insert(file.clone(), identity(&file));
         let text =
             match text.filter(|_| file == path).map_or_else(|| std::fs::read_to_string(&file), |t| Ok(t.to_owned())) {
                 Ok(text) => text,
@@ -80,6 +85,15 @@ pub(super) fn read_with(path: &Path, text: Option<&str>) -> Result<Document, Con
         document.files.push(file);
     }
     Ok(document)
+}
+
+/// Which file lies at `path`, and when it was written: another one after every change, and nothing of what is in it. Empty when that cannot
+/// be told.
+pub(super) fn identity(path: &Path) -> String {
+    std::fs::metadata(path).map_or_else(
+        |_| String::new(),
+        |found| format!("{}:{}:{}.{}", found.ino(), found.size(), found.mtime(), found.mtime_nsec()),
+    )
 }
 
 fn additions(path: &Path) -> Result<Vec<PathBuf>, ConfigError> {

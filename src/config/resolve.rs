@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::apart;
-use super::document::{Document, Located, Table, Value};
+use super::document::{Document, Located, Table, Value, identity};
 use super::keys::Section;
 use super::problem::{ConfigError, Problem};
-use super::scope::{Report, Scope, Setting, suggest};
-use super::secret::{has_password, redact_connection, world_readable};
+use super::scope::{Origin, Report, Scope, Setting, suggest};
+use super::secret::{HIDDEN, has_password, redact_connection, world_readable};
 use super::values::{
     AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, FetchConfig, LogConfig, LogFormat, LogLevel,
     RepositoryConfig, RestoreConfig,
@@ -51,7 +51,7 @@ pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
         }
     }
     for cluster in clusters.values_mut() {
-        cluster.fingerprint = fingerprint(cluster, &report.settings);
+        cluster.fingerprint = fingerprint(cluster, &repositories, &report.settings, &document.identities);
     }
     warn_of_readable_files(&document.files, &clusters, &document.root, &mut report);
     if !document.root.contains_key("cluster") {
@@ -70,14 +70,33 @@ pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
     }
 }
 
-/// Of the values of a cluster and its repositories, whoever set them; secrets are hidden in `settings`.
-fn fingerprint(cluster: &ClusterConfig, settings: &[Setting]) -> String {
+/// Of the values of a cluster and its repositories, whoever set them. Whoever may ask the agent is told it, so nothing of a secret is in it:
+/// where a value is hidden, and where a file is read once and no more, the file's identity stands for what is in it.
+fn fingerprint(
+    cluster: &ClusterConfig,
+    repositories: &BTreeMap<String, RepositoryConfig>,
+    settings: &[Setting],
+    identities: &BTreeMap<PathBuf, String>,
+) -> String {
     let own = format!("cluster.{}.", cluster.name);
-    let repositories: Vec<String> = cluster.repositories.iter().map(|name| format!("repository.{name}.")).collect();
+    let prefixes: Vec<String> = cluster.repositories.iter().map(|name| format!("repository.{name}.")).collect();
     let mut hash = Sha256::new();
-    for Setting { key, value, .. } in settings {
-        if key.starts_with(&own) || repositories.iter().any(|repository| key.starts_with(repository)) {
-            hash.update(format!("{key}={}\n", value.as_deref().unwrap_or_default()));
+    for Setting { key, value, origin } in settings {
+        if key.starts_with(&own) || prefixes.iter().any(|prefix| key.starts_with(prefix)) {
+            let value = value.as_deref().unwrap_or_default();
+            hash.update(format!("{key}={value}\n"));
+            if let (true, Origin::File(place)) = (value.contains(HIDDEN), origin) {
+                hash.update(format!("{}\n", identities.get(place.file.as_ref()).map_or("", String::as_str)));
+            }
+        }
+    }
+    for repository in cluster.repositories.iter().filter_map(|name| repositories.get(name)) {
+        let account = match &repository.store.credentials {
+            Credentials::ServiceAccountFile(file) => Some(file),
+            _ => None,
+        };
+        for file in [repository.store.ca_file.as_ref(), account].into_iter().flatten() {
+            hash.update(format!("{}={}\n", file.display(), identity(file)));
         }
     }
     hex::encode(&hash.finalize())

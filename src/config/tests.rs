@@ -50,7 +50,7 @@ fn two_processes_have_one_fingerprint_when_they_have_read_the_same() {
     let text = |url: &str, more: &str| {
         format!(
             "[repository.store]\nurl = \"{url}\"\nencryption = \"none\"\n[repository.other]\nurl = \"file:///other\"\nencryption = \"none\"\n\
-             [cluster.main]\ndata_directory = \"/data\"\nconnection = \"host=/run user=x password=secret\"\nrepositories = [\"store\"]\n{more}"
+             [cluster.main]\ndata_directory = \"/data\"\nconnection = \"host=/run user=x\"\nrepositories = [\"store\"]\n{more}"
         )
     };
     let one = fingerprint(&text("file:///a", ""));
@@ -58,7 +58,39 @@ fn two_processes_have_one_fingerprint_when_they_have_read_the_same() {
     assert_eq!(one, fingerprint(&text("file:///a", "").replace("/other", "/elsewhere")), "of another repository");
     assert_ne!(one, fingerprint(&text("file:///b", "")));
     assert_ne!(one, fingerprint(&text("file:///a", "archive.deadline = \"7s\"\n")));
-    assert_eq!(one, fingerprint(&text("file:///a", "").replace("secret", "other")), "nothing of a secret shows in it");
+}
+
+#[test]
+fn a_secret_that_was_changed_makes_another_fingerprint_and_nothing_of_it_is_in_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, ca) = (folder.path().join("walward.toml"), folder.path().join("ca.pem"));
+    let text = |password: &str| {
+        format!(
+            "[repository.store]\nurl = \"s3://bucket\"\nca_file = {ca:?}\nencryption = \"none\"\n\
+             [cluster.main]\ndata_directory = \"/data\"\nconnection = \"host=/run user=x password={password}\"\nrepositories = [\"store\"]\n"
+        )
+    };
+    let fingerprint = || load(&path).unwrap().config.clusters["main"].fingerprint.clone();
+    write(folder.path(), "ca.pem", "one");
+    write(folder.path(), "walward.toml", &text("secret"));
+    let one = fingerprint();
+    assert_eq!(one, fingerprint());
+    // As an editor does it: another file under the name, even of the same length and time.
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let kept = std::fs::File::open(&path).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    write(folder.path(), "walward.toml", &text("secreT"));
+    std::fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    let two = fingerprint();
+    assert_ne!(one, two);
+    drop(kept);
+    // In place.
+    std::thread::sleep(Duration::from_millis(20));
+    std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text("secreT").as_bytes()).unwrap();
+    let three = fingerprint();
+    assert_ne!(two, three, "the content is the same: what is in the file has no part in it");
+    std::io::Write::write_all(&mut std::fs::File::create(&ca).unwrap(), b"another").unwrap();
+    assert_ne!(three, fingerprint(), "the authority's certificate is read when the store is opened, and no more");
 }
 
 #[test]

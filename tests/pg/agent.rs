@@ -29,6 +29,20 @@ fn an_agent_that_runs_an_older_configuration_is_noticed() {
     });
     let backup = site.walward(&["--cluster", "main", "backup"]).expect(0);
     backup.says(moved.to_str().unwrap());
+    // Only what is not shown is another: the role's password.
+    let with = |password: &str| {
+        let text = site.config_text().replace(old.to_str().unwrap(), moved.to_str().unwrap());
+        site.write_config(&text.replace("user=postgres", &format!("user=postgres password={password}")));
+    };
+    with("one");
+    site.agent.as_ref().unwrap().reload();
+    let is_noticed = || site.walward(&["--cluster", "main", "check"]).stdout.contains("another configuration");
+    eventually("the agent has read it", Duration::from_mins(1), || (!is_noticed()).then_some(()));
+    with("two");
+    assert!(is_noticed());
+    site.walward(&["--cluster", "main", "backup"]).expect(16).says("reload");
+    site.agent.as_ref().unwrap().reload();
+    eventually("the agent has read it", Duration::from_mins(1), || (!is_noticed()).then_some(()));
 }
 
 #[test]
