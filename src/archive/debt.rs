@@ -56,8 +56,12 @@ impl Archiver {
         }
         let mut last = None::<Comparison>;
         let mut agreed = Agreed::default();
-        let mut pause = DEBT_INTERVAL;
+        let (mut pause, mut forgotten) = (DEBT_INTERVAL, 0);
         loop {
+            let now = self.state().forgotten;
+            if std::mem::replace(&mut forgotten, now) != now {
+                (last, agreed, pause) = (None, Agreed::default(), DEBT_INTERVAL);
+            }
             let owing = self.is_parted() || self.stats().iter().any(|stats| stats.facts().files > 0);
             let everywhere = self.stats().iter().all(|stats| stats.facts().compared.is_some());
             let due = last.as_ref().is_none_or(Comparison::is_old);
@@ -249,8 +253,13 @@ impl<'a> Round<'a> {
         lineage: Lineage,
         name: WalFileName,
     ) -> bool {
-        let partings: Vec<WalFileName> =
+        let mut partings: Vec<WalFileName> =
             partings.iter().filter(|(_, of, _)| *of == lineage).map(|(.., parting)| parting.first).collect();
+        let mut identities = self.open.iter().flatten().filter_map(|repository| repository.identity().current());
+        if identities.any(|current| current.lineage == lineage) {
+            // What the server was refused: all repositories may have the other life, which one of them lacks a part of.
+            partings.extend(self.archiver.state().lead.contradicted().map(|(refused, _)| refused));
+        }
         if partings.is_empty() {
             return false;
         }

@@ -2,13 +2,14 @@
 //!
 //! PostgreSQL asks in order, and stops at a file that is refused. A person who pushes by hand does not, and may take a mark away.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::future::join_all;
+use serde::{Deserialize, Serialize};
 
 use super::agree::Parting;
 use super::archiver::Archiver;
@@ -18,6 +19,7 @@ use super::source::Found;
 use super::there::{self, Log};
 use super::upload::{Listeners, PushError, send};
 use crate::base::describe;
+use crate::health::RepositoryStats;
 use crate::pg::archive_status::archiver_order;
 use crate::pg::{ControlFile, Lineage, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
 use crate::repo::{LazyRepository, layout};
@@ -30,7 +32,38 @@ const HISTORY_BYTES_MAX: u64 = 1 << 20;
 /// How long a repository may take to say whether it has a file.
 const EXISTS_TIME_MAX: Duration = Duration::from_secs(20);
 
+/// How a file stands with an archiver, before what follows it is moved out of the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contest {
+    /// The file is known to have two contents: it is where the archiver stopped.
+    pub is_contested: bool,
+    /// Its timeline is archived for the running server.
+    pub is_archived: bool,
+    /// The files that are known to have two contents.
+    pub contested: Vec<WalFileName>,
+}
+
 impl Archiver {
+    /// How `name` stands.
+    pub fn contest(&self, name: WalFileName) -> Contest {
+        let state = self.state();
+        let refused = state.lead.contradicted().map(|(refused, _)| refused);
+        let contested: BTreeSet<_> = refused.chain(state.parted.iter().map(|(.., parting)| parting.first)).collect();
+        Contest {
+            is_contested: contested.contains(&name),
+            is_archived: state.lead.has_archived(name.timeline()),
+            contested: contested.into_iter().collect(),
+        }
+    }
+
+    /// Lets go of what is remembered of the archive, because a person has moved a life out of it or back. What PostgreSQL asks for next
+    /// is compared anew, and nothing has to be started anew for that.
+    pub fn forget(&self) {
+        self.state().forget();
+        self.stats().iter().for_each(RepositoryStats::settled);
+        self.wake();
+    }
+
     /// Whether anything is known to have two contents.
     pub(super) fn is_contradicted(&self) -> bool {
         let state = self.state();

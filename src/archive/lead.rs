@@ -94,6 +94,16 @@ impl Lead {
         self.refused.remove(&name);
     }
 
+    /// Nothing counts as refused any more: what still is wrong is refused again when it is asked for.
+    pub fn forgive(&mut self) {
+        self.refused.clear();
+    }
+
+    /// Whether a file of `timeline` was asked for, and archived, in this life of the server.
+    pub fn has_archived(&self, timeline: Timeline) -> bool {
+        self.timelines.contains(&timeline)
+    }
+
     /// What is refused and still waits. What has other content stays so, waiting or not, until it is archived after all.
     pub fn waiting(&mut self, waits: impl Fn(WalFileName) -> bool) {
         self.refused.retain(|name, refusal| refusal.other_content || waits(*name));

@@ -6,7 +6,8 @@
 //! Invariants: "durable" is said of a file only after as many repositories acknowledged it as must; what is remembered of it is
 //! a shortcut that the repositories can confirm again. What the others still lack is owed to them and told by no note of ours:
 //! the difference between the repositories is the truth. Nothing goes in that the running server does not ask for (`lead.rs`), and
-//! nothing that comes after a file with two contents (`follows.rs`): not ahead, not by hand, not as a debt, not as a copy. A name is
+//! nothing that comes after a file with two contents (`follows.rs`): not ahead, not by hand, not as a debt, not as a copy. The way out, one of
+//! the lives moved away, is [`aside`]. A name is
 //! never taken for its content. "Absent" is said only when every repository said so and proved to be
 //! the repository that it should be. WAL is let go only beyond `archive.queue_limit`, and noted durably before. A crash leaves
 //! nothing else that matters: the next push meets its own objects and finds
@@ -16,6 +17,7 @@ mod accept;
 mod agree;
 mod ahead;
 mod archiver;
+pub mod aside;
 pub mod believed;
 mod comparison;
 pub mod contents;
@@ -51,6 +53,7 @@ pub use archiver::{ArchiveOptions, Archiver, Pushed};
 pub use copy::{CopiedWal, Missing, MissingFile, copy_gaps, copy_wal, missing_wal};
 pub use fetch::{AtHole, FetchError, Retrieved, Want};
 pub use fetcher::{Asker, FetchOptions, Fetched, Fetcher};
+pub use in_order::Contest;
 pub use owed::{Holding, Owed, may_be_owed, owed};
 pub use policy::Acknowledge;
 pub use retrieve::retrieve;

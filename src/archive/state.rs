@@ -54,6 +54,8 @@ pub struct State {
     pub failures: u32,
     /// Nothing is uploaded ahead before this.
     pub paused_until: Option<Instant>,
+    /// How often it was forgotten what the archive holds.
+    pub forgotten: u64,
 }
 
 /// A file that is durable somewhere.
@@ -90,6 +92,16 @@ impl State {
         if names.len() > AGREED_MAX {
             names.pop_first();
         }
+    }
+
+    /// The archive was changed by a person: what is remembered of it, and what was refused because of it, means nothing any more.
+    pub fn forget(&mut self) {
+        self.stored.clear();
+        self.queue.clear();
+        self.lead.forgive();
+        (self.there, self.parted, self.everywhere) = (There::default(), Vec::new(), (None, BTreeSet::new()));
+        (self.failures, self.paused_until) = (0, None);
+        self.forgotten += 1;
     }
 
     /// After a failure nothing is uploaded ahead for a while; what failed comes first again.

@@ -17,8 +17,8 @@ pub enum BackupError {
     /// Server, data directory and repository do not belong together, or are not what a backup needs.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Another backup is running.
-    #[error("{holder} is backing up to repository {repository}; its lease ends at {until} unless it goes on")]
+    /// Another backup is running, or other work that keeps backups away.
+    #[error("{holder} is at work in repository {repository}; its lease ends at {until} unless it goes on")]
     Locked {
         /// The repository.
         repository: String,

@@ -63,20 +63,20 @@ pub async fn copyable(from: &Repository) -> Result<Vec<(BackupLabel, u64)>, Back
     Ok(found)
 }
 
-/// Holds the lease on `to` while `work` goes on.
+/// Holds the leases on all of `repositories` while `work` goes on. `host` and this process are shown to those who want one meanwhile.
 ///
 /// # Errors
-/// [`BackupError::Locked`] when a backup, or another copy, is at work there.
-pub async fn with_lease<T>(
-    to: &Repository,
+/// [`BackupError::Locked`] when a backup, or another such work, goes on there.
+pub async fn with_lease<T, E: From<BackupError>>(
+    repositories: &[Repository],
     host: &str,
     cancel: &CancellationToken,
-    work: impl AsyncFnOnce(CancellationToken) -> Result<T, BackupError>,
-) -> Result<T, BackupError> {
+    work: impl AsyncFnOnce() -> Result<T, E>,
+) -> Result<T, E> {
     let stop = cancel.child_token();
-    let leases = Leases::take(std::slice::from_ref(to), host, TERMS, stop.clone()).await?;
-    let done = stop.run_until_cancelled(work(stop.clone())).await.unwrap_or(Err(BackupError::Cancelled));
-    let done = done.map_err(|error| leases.lost().unwrap_or(error));
+    let leases = Leases::take(repositories, host, TERMS, stop.clone()).await?;
+    let done = stop.run_until_cancelled(work()).await.unwrap_or(Err(BackupError::Cancelled.into()));
+    let done = done.map_err(|error| leases.lost().map_or(error, E::from));
     leases.release().await;
     done
 }

@@ -317,6 +317,35 @@ pub(super) enum WalCommand {
     List,
     /// List what is missing between the first and the last segment; exit 3 when something is
     Gaps,
+    /// Move a life of the cluster out of the archive: a file, all WAL that follows it, and the backups that need any of it
+    ///
+    /// For two servers that wrote the same WAL: the agent names the file that it refuses. Nothing is deleted: everything stays in the repository,
+    /// below aside/, and `restore-aside` puts it back. In every repository of the cluster unless --repository names one. What was cut is taken up
+    /// by the same command again. See "When two servers wrote the same WAL".
+    SetAside(SetAsideArguments),
+    /// List what was set aside
+    ListAside,
+    /// Put back what was set aside; refused where another life's files have its names by now
+    RestoreAside(RestoreAsideArguments),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct SetAsideArguments {
+    /// The first file of the life that goes, as the refusal names it: a segment, or a .history
+    #[arg(long, value_name = "WAL FILE")]
+    pub(super) from: String,
+    /// Why, for those who find it later
+    #[arg(long, value_name = "TEXT")]
+    pub(super) reason: Option<String>,
+    /// Print what would be moved and do nothing
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct RestoreAsideArguments {
+    /// Its name, as `list-aside` shows it
+    pub(super) id: String,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -11,6 +11,7 @@ use super::coverage::{BackupSpan, Range, Reach, TimelineWal, explains, gaps, rea
 use super::failure::Failure;
 use crate::base::{ErrorClass, describe, format_bytes};
 use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use crate::repo::aside::{self, Aside, Stage};
 use crate::repo::gap::{self, Gap};
 use crate::repo::manifest::Manifest;
 use crate::repo::remains::{self, Remains, Verdict};
@@ -45,6 +46,8 @@ pub(super) struct Catalogue {
     pub(super) remains: Vec<Remains>,
     /// Files that were never finished.
     pub(super) unfinished: Unfinished,
+    /// What is set aside now, and what is on its way there or back.
+    pub(super) asides: Vec<Aside>,
     /// What could not be read and was left out.
     pub(super) warnings: Vec<String>,
 }
@@ -63,6 +66,7 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
         other_lines: Vec::new(),
         remains: Vec::new(),
         unfinished: Unfinished::default(),
+        asides: Vec::new(),
         warnings: Vec::new(),
     };
     catalogue.read_backups(repository).await?;
@@ -70,6 +74,9 @@ pub(super) async fn read(repository: &Repository) -> Result<Option<Catalogue>, F
     let records = gap::read_all(repository, catalogue.lineage).await.context("cannot read the records of gaps")?;
     catalogue.let_go = records.0;
     catalogue.warnings.extend(records.1.iter().map(|error| describe(error)));
+    let (asides, damaged) = aside::all(repository).await.context("cannot read what is set aside")?;
+    catalogue.asides = asides.into_iter().filter(|aside| aside.stage != Stage::Returned).collect();
+    catalogue.warnings.extend(damaged.iter().map(|error| describe(error)));
     match restore::overview(repository, catalogue.lineage, catalogue.segment_size).await {
         Ok(overview) => (catalogue.line, catalogue.other_lines) = (overview.current, overview.remarks),
         Err(error) => {
@@ -157,6 +164,16 @@ impl Catalogue {
         let files = (files > 0).then(|| format!("{files} file(s) were never finished ({})", format_bytes(bytes)));
         let parts: Vec<String> = backups.into_iter().chain(files).collect();
         (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// What is set aside, in words; none when nothing is.
+    pub(super) fn set_aside(&self) -> Option<String> {
+        let bytes = format_bytes(self.asides.iter().map(|aside| aside.begun.bytes).sum());
+        match self.asides.len() {
+            0 => None,
+            1 => Some(format!("1 life of the cluster is set aside, {bytes}")),
+            count => Some(format!("{count} lives of the cluster are set aside, {bytes}")),
+        }
     }
 
     /// Where `timeline` comes from; without a history file it is taken for a first one.

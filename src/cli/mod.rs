@@ -150,6 +150,13 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         Command::Keys { command } => commands::keys::run(&context, &command, printer).await,
         Command::Wal { command: WalCommand::List } => commands::wal_list::list(&context, printer).await,
         Command::Wal { command: WalCommand::Gaps } => commands::wal_list::list_gaps(&context, printer).await,
+        Command::Wal { command: WalCommand::SetAside(arguments) } => {
+            Box::pin(commands::aside::set_aside(&context, &arguments, printer)).await
+        }
+        Command::Wal { command: WalCommand::ListAside } => commands::aside::list_aside(&context, printer).await,
+        Command::Wal { command: WalCommand::RestoreAside(arguments) } => {
+            Box::pin(commands::aside::restore_aside(&context, &arguments, printer)).await
+        }
         Command::Wal { command: WalCommand::Push(arguments) }
         | Command::ArchivePush(arguments)
         | Command::WalPush(arguments) => commands::wal::push(&context, &arguments, printer).await,

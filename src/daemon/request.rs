@@ -9,7 +9,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, warn};
+use tracing::{Instrument, info, warn};
 
 use super::peer::Peer;
 use super::services::{Service, Services};
@@ -36,6 +36,8 @@ enum Admin {
     Status {},
     /// A base backup of a cluster.
     Backup(backup::BackupRequest),
+    /// What follows `from` is to be moved out of the cluster's archive: how the file stands. With `done`, it was moved, or moved back.
+    SetAside { cluster: String, from: WalFileName, done: bool },
 }
 
 /// The last word to a client.
@@ -306,6 +308,21 @@ async fn admin(
             }
             Err((exit, text)) => Reply::Done { code: exit.code(), text },
         },
+        Ok(Admin::SetAside { cluster, from, done }) => {
+            let service = match permitted(&cluster, Path::new("/"), peer, services).await {
+                Ok(service) => service,
+                Err((exit, text)) => return Reply::Done { code: exit.code(), text },
+            };
+            if done {
+                let _line = service.archiver.span().entered();
+                info!(segment = %from, "the archive was changed by hand from this file on: what is remembered of it is let go of");
+                service.archiver.forget();
+            }
+            match serde_json::to_string(&service.archiver.contest(from)) {
+                Ok(json) => Reply::Result { code: 0, json },
+                Err(error) => Reply::Done { code: Exit::Failed.code(), text: error.to_string() },
+            }
+        }
         Err(error) => Reply::Done {
             code: Exit::Usage.code(),
             text: format!(

@@ -94,6 +94,12 @@ impl RepositoryStats {
         facts.last_contradiction = Some(LastError { at: Timestamp::now(), text: text.to_owned() });
     }
 
+    /// A person has settled what contradicted it. The count stays.
+    pub fn settled(&self) {
+        let mut facts = self.lock();
+        (facts.last_contradiction, facts.differs) = (None, None);
+    }
+
     /// From which file on it holds other content than another repository.
     pub fn differs(&self, first: Option<String>) {
         self.lock().differs = first;

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use super::Exit;
 use crate::archive::PushError;
+use crate::archive::aside::AsideError;
 use crate::backup::BackupError;
 use crate::base::ErrorClass;
 use crate::config::ConfigError;
@@ -105,6 +106,16 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
             RestoreError::Repository { .. } => None,
             RestoreError::NoRepository => Some((Exit::NoRepository, None)),
             _ => Some((exit_of(error.class()), None)),
+        };
+    }
+    if let Some(error) = error.downcast_ref::<AsideError>() {
+        return match error {
+            AsideError::Repository { .. } => None,
+            AsideError::Taken { .. } => Some((
+                Exit::Refused,
+                Some("to have this life back, set the other one aside first, or do both in a copy of the repository"),
+            )),
+            AsideError::BadCopy { .. } | AsideError::Gone { .. } => Some((Exit::Integrity, None)),
         };
     }
     if let Some(error) = error.downcast_ref::<PushError>() {

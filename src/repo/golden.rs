@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
+use super::aside::{self, Aside, Begun, Kept, Stage};
 use super::format::{FRAME_BYTES, Kind, Spec};
 use super::gap::{self, Gap};
 use super::keys::{KeySource, SlotKind};
@@ -94,6 +95,37 @@ fn gap() -> Gap {
     }
 }
 
+fn aside_life() -> Begun {
+    Begun {
+        format: 1,
+        id: "20261121T064158Z-1a2b3c4d".parse().expect("an id"),
+        lineage: LINEAGE,
+        from: segment(4),
+        begun: now(),
+        host: "db1".to_owned(),
+        user: Some("postgres".to_owned()),
+        reason: "a volume was rolled back".to_owned(),
+        lists: 1,
+        objects: 2,
+        bytes: 300,
+        backups: vec!["20261121T070000Z-full".to_owned()],
+    }
+}
+
+/// In the order in which they leave the archive; the second is of a store that does not say how it tells objects apart.
+fn aside_objects() -> Vec<Kept> {
+    let kept = |key: &str, bytes, written: &str, tag: Option<&str>| {
+        let written = written.parse().expect("a time");
+        Kept { key: key.to_owned(), bytes, written, tag: tag.map(str::to_owned) }
+    };
+    let tag = "\"5d41402abc4b2a76b9719d911017c592\"";
+    let wal = layout::wal_file(LINEAGE, segment(4));
+    vec![
+        kept("backup/20261121T070000Z-full/manifest", 100, "2026-11-21T07:00:00.5Z", Some(tag)),
+        kept(wal.as_str(), 200, "2026-11-21T06:41:58Z", None),
+    ]
+}
+
 fn key_file() -> (tempfile::NamedTempFile, Encryption) {
     let mut file = tempfile::NamedTempFile::new().expect("a file");
     file.write_all(KEY.as_bytes()).expect("written");
@@ -133,6 +165,9 @@ async fn write(folder: &Path, encryption: &Encryption) {
     let content = stream::iter([Ok(Bytes::from(lines))]).boxed();
     repository.upload(&layout::manifest(&label()), spec, content, 1000).await.expect("uploaded");
     gap::record(&repository, &gap()).await.expect("recorded");
+    aside::begin(&repository, &aside_life(), &aside_objects()).await.expect("written");
+    let done = "2026-11-21T07:00:00Z".parse().expect("a time");
+    aside::reach(&repository, &aside_life().id, Stage::Aside, done, "db1").await.expect("written");
     let lease = Lease::take(&repository, Work::Backup, &named("db1"), Duration::from_hours(1), now()).await;
     lease.expect("taken").release(now()).await.expect("released");
 }
@@ -193,6 +228,10 @@ async fn repositories_of_version_1_are_read() {
         assert_eq!(gap::list(&repository, LINEAGE).await.expect("listed"), [(segment(5), segment(9))]);
         let (gaps, damaged) = gap::read_all(&repository, LINEAGE).await.expect("read");
         assert_eq!((gaps, damaged.len()), (vec![gap()], 0));
+        let (asides, damaged) = aside::all(&repository).await.expect("read");
+        assert_eq!((asides, damaged.len()), (vec![Aside { begun: aside_life(), stage: Stage::Aside }], 0));
+        let listed = aside::objects(&repository, &aside_life()).await.expect("read");
+        assert_eq!(listed.into_iter().map(|(_, kept)| kept).collect::<Vec<_>>(), aside_objects());
         if let Encryption::Key(source) = &encryption {
             let keys = repository.open_keys(source).await.expect("opens");
             let kinds: Vec<_> = keys.slots().iter().map(|slot| slot.kind).collect();

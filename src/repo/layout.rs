@@ -10,12 +10,16 @@
 //! backup/<label>/manifest                          written last
 //! backup/<label>/hold                              pinned
 //! gap/<lineage>/<first>-<last>.json                WAL that was let go
+//! aside/<id>/<step>.json                           a life that was set aside, and how far that is
+//! aside/<id>/list/<nnnnn>.json                     what belongs to it
+//! aside/<id>/{wal,backup}/…                        its objects, each under its own name
 //! lease/<work>/<fencing>.json                      who is at work
 //! lease/<work>/clock-<digits>                      what time the store has
 //! ```
 //!
-//! Generations have 8 decimal digits, packs 5, fencing numbers 20, so that names sort as numbers do.
+//! Generations have 8 decimal digits, packs and lists 5, fencing numbers 20, so that names sort as numbers do.
 
+use super::aside::AsideId;
 use super::keys::RootId;
 use super::manifest::BackupLabel;
 use crate::base::hex;
@@ -154,6 +158,58 @@ pub fn gap(lineage: Lineage, first: WalFileName, last: WalFileName) -> ObjectKey
 pub fn parse_gap(file_name: &str) -> Option<(WalFileName, WalFileName)> {
     let (first, last) = file_name.strip_suffix(".json")?.split_once('-')?;
     Some((first.parse().ok()?, last.parse().ok()?))
+}
+
+/// The folder of the lives that were set aside.
+pub fn asides() -> ObjectKey {
+    key("aside".to_owned())
+}
+
+/// The folder of one of them.
+pub fn aside_root(id: &AsideId) -> ObjectKey {
+    key(format!("aside/{id}"))
+}
+
+/// A record of how far one of them is.
+pub fn aside_record(id: &AsideId, record: &str) -> ObjectKey {
+    key(format!("aside/{id}/{record}"))
+}
+
+/// The folder of the lists of what belongs to one of them.
+pub fn aside_lists(id: &AsideId) -> ObjectKey {
+    key(format!("aside/{id}/list"))
+}
+
+/// A list of what belongs to one of them.
+pub fn aside_list(id: &AsideId, number: u32) -> ObjectKey {
+    key(format!("aside/{id}/list/{number:05}.json"))
+}
+
+/// Where an object lies while it is set aside.
+pub fn set_aside(id: &AsideId, object: &ObjectKey) -> ObjectKey {
+    key(format!("aside/{id}/{object}"))
+}
+
+/// The name of an object of the archive, as a record spells it; `None` when it is of none that may be set aside.
+pub fn parse_archived(text: &str) -> Option<ObjectKey> {
+    let is_archived = text.starts_with("wal/") || text.starts_with("backup/");
+    ObjectKey::new(text).ok().filter(|_| is_archived)
+}
+
+/// Whether an object of the archive is WAL, and no backup's.
+pub fn is_wal(object: &ObjectKey) -> bool {
+    object.as_str().starts_with("wal/")
+}
+
+/// Whether an object of the archive is a timeline's history.
+pub fn is_history(object: &ObjectKey) -> bool {
+    is_wal(object) && matches!(object.file_name().parse(), Ok(WalFileName::History(_)))
+}
+
+/// The folder that an object lies in; `None` for one in the root.
+pub fn folder_of(object: &ObjectKey) -> Option<ObjectKey> {
+    let (folder, _) = object.as_str().rsplit_once('/')?;
+    Some(key(folder.to_owned()))
 }
 
 /// The folder of the leases on one kind of work.

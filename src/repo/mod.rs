@@ -1,6 +1,7 @@
 //! What a repository is: the names of its objects, their format (FORMAT.md), its keys, its identity, its manifests and leases.
 //! The only room that names an object or defines a stored shape.
 
+pub mod aside;
 mod checked_json;
 mod error;
 pub mod format;

@@ -27,6 +27,7 @@ fn every_answer_is_in_the_reference_and_every_schema_of_it_is_an_answer() {
         for answer in &answers {
             members(answer, seen.entry(answer["schema"].as_str().expect("a schema").to_owned()).or_default());
         }
+        answers.last().cloned().expect("an answer")
     };
     ask(0, false, &["setup"]);
     ask(0, true, &["backup"]);
@@ -50,6 +51,12 @@ fn every_answer_is_in_the_reference_and_every_schema_of_it_is_an_answer() {
     ask(0, false, &["keys", "list"]);
     ask(0, false, &["--yes", "keys", "remove", "3"]);
     ask(0, false, &["keys", "rotate"]);
+    // A copy's timeline.
+    let history = site.put_wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
+    site.walward(&["--cluster", "main", "wal", "push", history.to_str().expect("UTF-8")]).expect(0);
+    let moved = ask(0, false, &["--yes", "wal", "set-aside", "--from", "00000002.history"]);
+    ask(0, false, &["wal", "list-aside"]);
+    ask(0, false, &["--yes", "wal", "restore-aside", moved["set_aside"][0]["id"].as_str().expect("an id")]);
     ask(0, false, &["lease", "list"]);
     ask(0, false, &["--yes", "lease", "break"]);
     ask(0, false, &["config", "check"]);

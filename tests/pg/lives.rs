@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::support::{ClusterOptions, Site, SiteOptions, Stop, eventually};
+use crate::support::{Cluster, ClusterOptions, Outcome, Site, SiteOptions, Stop, StoreKind, eventually};
 
 fn site() -> Site {
     let cluster = ClusterOptions { segment_mib: 1, ..ClusterOptions::default() };
@@ -108,4 +108,155 @@ fn a_volume_that_is_rolled_back_does_not_mix_its_lives() {
     push.expect(1).says(&contested).says("two contents");
     assert_eq!(stored(&site), before);
     site.walward(&["status"]).expect(0).says("failing");
+}
+
+/// A volume was rolled back, and its second life is refused: the file that both have, and the backup that its first life took.
+fn two_lives(site: &mut Site) -> (String, String) {
+    site.cluster.sql(&site.room, "create table t (id int); create table life (number int)");
+    backup(site);
+    write(site, 2);
+    nothing_waits(site);
+    site.cluster.stop(Stop::Fast);
+    let (data, copy) = (site.cluster.data.clone(), site.room.join("volume"));
+    site.room.run(site.room.command("cp").arg("-a").arg(&data).arg(&copy));
+    site.cluster.start(&site.room);
+    site.cluster.sql(&site.room, "insert into life values (1)");
+    let contested = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &contested);
+    // The seconds of two backups differ.
+    std::thread::sleep(Duration::from_secs(1));
+    let label = backup(site);
+    write(site, 1);
+    nothing_waits(site);
+    site.cluster.stop(Stop::Fast);
+    std::fs::rename(&data, site.room.join("first-life")).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    site.cluster.start(&site.room);
+    site.cluster.sql(&site.room, "insert into life values (2)");
+    write(site, 3);
+    eventually("the second life is refused", Duration::from_mins(1), || {
+        site.cluster.log_text().contains("other content").then_some(())
+    });
+    (contested, label)
+}
+
+/// The newest backup's label.
+fn backup(site: &Site) -> String {
+    let taken = site.walward(&["--json", "backup"]).expect(0).json_lines();
+    taken.last().expect("a result")["backup"]["label"].as_str().expect("a label").to_owned()
+}
+
+/// Every segment in the repository, by `wal list`.
+fn listed(site: &Site) -> Vec<String> {
+    let answer = site.walward(&["--json", "-v", "wal", "list"]).expect(0).json();
+    let names = answer["repositories"][0]["segments"].as_array().expect("names").iter();
+    names.map(|name| name.as_str().expect("a name").to_owned()).collect()
+}
+
+/// Sets aside what follows `from`; its id.
+fn set_aside(site: &Site, from: &str) -> String {
+    let done = site.walward(&["--yes", "--json", "wal", "set-aside", "--from", from, "--reason", "a test"]).expect(0);
+    let done = done.json();
+    assert_eq!(done["set_aside"][0]["state"], "aside");
+    done["set_aside"][0]["id"].as_str().expect("an id").to_owned()
+}
+
+/// The kept life is archived without a restart of anything, backed up, and restored.
+fn the_second_life_goes_on(site: &Site, contested: &str) {
+    let last = write(site, 1);
+    site.cluster.wait_archived(&site.room, contested);
+    site.cluster.wait_archived(&site.room, &last);
+    backup(site);
+    let restored = site.restore("kept", &[]);
+    assert_eq!(lives_in(site, restored), "2");
+    site.walward(&["check"]).says("1 life of the cluster is set aside");
+    site.walward(&["info"]).expect(0).says("1 life of the cluster is set aside");
+}
+
+fn lives_in(site: &Site, mut restored: Cluster) -> String {
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    let lives = restored.sql(&site.room, "select string_agg(number::text, ',' order by number) from life");
+    restored.stop(Stop::Immediate);
+    lives
+}
+
+#[test]
+fn a_life_that_is_set_aside_makes_way_for_the_other_and_is_restored_from_a_copy() {
+    let cluster = ClusterOptions { segment_mib: 1, ..ClusterOptions::default() };
+    let mut site = Site::start(SiteOptions { cluster, ..SiteOptions::default() });
+    let (contested, label) = two_lives(&mut site);
+    let before = listed(&site);
+
+    // What this server has archived itself is not set aside, and nothing without a yes.
+    let mark = site.cluster.wal("archive_status").join("0000000100000000000000FE.done");
+    std::fs::write(&mark, "").unwrap();
+    site.walward(&["--yes", "wal", "set-aside", "--from", "0000000100000000000000FE"]).expect(16).says("itself");
+    std::fs::remove_file(&mark).unwrap();
+    site.walward(&["wal", "set-aside", "--from", &contested]).expect(16).says("confirmation");
+    site.walward(&["--yes", "wal", "set-aside", "--from", "000000090000000000000001"]).expect(14);
+    let planned = site.walward(&["--json", "wal", "set-aside", "--dry-run", "--from", &contested]).expect(0).json();
+    assert_eq!(planned["plan"][0]["backups"], serde_json::json!([label]));
+    assert_eq!(planned["plan"][0]["timelines"][0]["first"], serde_json::json!(contested));
+    assert_eq!(listed(&site), before);
+
+    let id = set_aside(&site, &contested);
+    the_second_life_goes_on(&site, &contested);
+    let now = listed(&site);
+    site.walward(&["--yes", "wal", "restore-aside", &id]).expect(16).says("nothing is overwritten");
+    site.walward(&["--yes", "wal", "set-aside", "--from", &contested]).expect(16).says("is not a file that it refused");
+    assert_eq!(listed(&site), now);
+    let known = site.walward(&["--json", "wal", "list-aside"]).expect(0).json();
+    assert_eq!(
+        (&known["aside"][0]["reason"], &known["aside"][0]["from"]),
+        (&"a test".into(), &contested.clone().into())
+    );
+
+    // In a copy of the repository the first life takes its place again, and is restored.
+    let (folder, copy) = (site.repository_folder(), site.room.join("copied"));
+    site.room.run(site.room.command("cp").arg("-a").arg(&folder).arg(&copy));
+    let text = site.config_text();
+    let text = text.replace(folder.to_str().unwrap(), copy.to_str().unwrap());
+    let text = text.replace(site.cluster.data.to_str().unwrap(), site.room.join("nowhere").to_str().unwrap());
+    let text = text.replace(site.socket.to_str().unwrap(), site.room.join("nowhere.sock").to_str().unwrap());
+    site.room.write("copied.toml", &text);
+    let config = site.room.join("copied.toml");
+    let in_copy = |arguments: &[&str]| {
+        let mut command = site.room.command(site.room.program("walward"));
+        Outcome::of(command.arg("--config").arg(&config).arg("--no-input").arg("--yes").args(arguments))
+    };
+    in_copy(&["wal", "set-aside", "--from", &contested]).expect(0);
+    in_copy(&["wal", "restore-aside", &id]).expect(0);
+    let target = site.room.join("other");
+    let fetch = format!("{} --config {} wal fetch %f %p", site.room.program("walward").display(), config.display());
+    let restore = ["restore", "--archive-mode", "off", "--restore-command", &fetch];
+    in_copy(&[&restore[..], &["--target-directory", target.to_str().unwrap()]].concat()).expect(0);
+    let restored = Cluster::adopt(&site.room, "other", &site.cluster.version, target);
+    assert_eq!(lives_in(&site, restored), "1");
+}
+
+#[test]
+fn a_life_goes_aside_and_comes_back_on_s3() {
+    let cluster = ClusterOptions { segment_mib: 1, ..ClusterOptions::default() };
+    let mut site = Site::start(SiteOptions { cluster, store: StoreKind::S3, ..SiteOptions::default() });
+    let (contested, label) = two_lives(&mut site);
+    // Nothing takes the names meanwhile.
+    site.stop_agent();
+    let before = listed(&site);
+    let id = set_aside(&site, &contested);
+    assert!(listed(&site).iter().all(|name| *name < contested));
+    let back = site.walward(&["--yes", "--json", "wal", "restore-aside", &id]).expect(0).json();
+    assert_eq!(back["returned"][0]["backups"], serde_json::json!([label]));
+    assert_eq!(listed(&site), before);
+    site.walward(&["--yes", "wal", "restore-aside", &id]).expect(14);
+    let target = site.room.join("never");
+    let plan = ["restore", "--dry-run", "--backup", &label, "--target-directory", target.to_str().unwrap()];
+    site.walward(&plan).expect(0);
+
+    site.start_agent();
+    eventually("the second life is refused again", Duration::from_mins(2), || {
+        site.walward(&["status"]).stdout.contains("other content").then_some(())
+    });
+    set_aside(&site, &contested);
+    the_second_life_goes_on(&site, &contested);
 }

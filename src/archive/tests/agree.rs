@@ -142,3 +142,37 @@ async fn debts_trust_no_clock_of_a_store_for_what_comes_after_its_own_first_file
     archiver(&room, both, ONE).compare_once().await;
     assert_eq!(held(&room, "two", 1..=5), [2, 3, 4]);
 }
+
+#[tokio::test]
+async fn no_debt_brings_what_comes_after_a_file_that_the_server_was_refused() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let both = [Arc::clone(&one), Arc::clone(&two)];
+    archived(&room, &both, &[1, 2], 1).await;
+    archived(&room, &both, &[3], 2).await;
+    // A part of the other life is on its way out of one of them.
+    archived(&room, std::slice::from_ref(&two), &[4, 5], 2).await;
+    let archiver = archiver(&room, both.to_vec(), Acknowledge::All);
+    let own = numbered(3);
+    room.write(own, &segment(own, room.lineage.system_identifier, 1));
+    crate::sys::durable::create(&crate::pg::archive_status::ready_path(&room.pg_wal(), own), b"", 0o600)
+        .expect("a mark");
+    let refused = archiver.push(own, archiver.find(own)).await.expect_err("other content");
+    assert!(matches!(*refused, PushError::Different { .. }), "{refused}");
+    let contest = archiver.contest(own);
+    assert!(contest.is_contested && !contest.is_archived, "{contest:?}");
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "one", 1..=9), [1, 2, 3], "a debt does not bring what comes after what was refused");
+
+    // A person sets the other life aside: the next push archives the file, without a restart.
+    for repository in ["one", "two"] {
+        set_aside(&room, repository, &[3]);
+    }
+    set_aside(&room, "two", &[4, 5]);
+    archiver.forget();
+    assert_eq!(archiver.contest(own).contested, []);
+    archiver.push(own, archiver.find(own)).await.expect("archived");
+    for facts in archiver.repository_facts() {
+        assert_eq!((facts.last_contradiction, facts.differs), (None, None));
+    }
+}

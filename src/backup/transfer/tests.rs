@@ -165,11 +165,11 @@ async fn another_backup_of_the_label_and_a_damaged_one_are_told_and_left() {
 async fn nobody_else_is_at_work_meanwhile() {
     let to = repository("to", memory(), None).await;
     let cancel = CancellationToken::new();
-    let nested = with_lease(&to, "db1", &cancel, async |_| {
-        let second = with_lease(&to, "db2", &cancel, async |_| Ok(())).await;
+    let nested = with_lease(std::slice::from_ref(&to), "db1", &cancel, async || {
+        let second = with_lease(std::slice::from_ref(&to), "db2", &cancel, async || Ok::<_, BackupError>(())).await;
         assert!(matches!(second, Err(BackupError::Locked { .. })), "{second:?}");
-        Ok(7)
+        Ok::<_, BackupError>(7)
     });
     assert_eq!(nested.await.unwrap(), 7);
-    with_lease(&to, "db2", &cancel, async |_| Ok(())).await.unwrap();
+    with_lease(std::slice::from_ref(&to), "db2", &cancel, async || Ok::<_, BackupError>(())).await.unwrap();
 }

@@ -157,6 +157,10 @@ fn print(
         printer.line("")?;
         printer.line(&printer.tone(&format!("left behind: {left}"), Tone::Warning))?;
     }
+    if let Some(aside) = catalogue.set_aside() {
+        printer.line("")?;
+        printer.line(&format!("{aside}: walward wal list-aside"))?;
+    }
     let there = ranges(&catalogue.wal, catalogue.segment_size);
     if !there.is_empty() {
         printer.line("")?;
@@ -221,6 +225,18 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
             })
         })
         .collect();
+    let asides: Vec<Value> = catalogue
+        .iter()
+        .flat_map(|catalogue| &catalogue.asides)
+        .map(|aside| {
+            json!({
+                "id": aside.begun.id,
+                "state": aside.stage,
+                "from": aside.begun.from,
+                "stored_bytes": aside.begun.bytes,
+            })
+        })
+        .collect();
     let unfinished = catalogue.map(|catalogue| catalogue.unfinished).unwrap_or_default();
     json!({
         "cluster": cluster,
@@ -234,6 +250,7 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
         "wal": catalogue.map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default(),
         "gaps": holes,
         "remains": remains,
+        "aside": asides,
         "unfinished": { "files": unfinished.files, "bytes": unfinished.bytes },
     })
 }

@@ -1,5 +1,6 @@
 //! One file a command.
 
+pub(super) mod aside;
 pub(super) mod backup;
 pub(super) mod check;
 pub(super) mod config;

@@ -126,7 +126,7 @@ async fn copy(
     if !backups.is_empty() {
         let host = sys::host::name();
         let made = &mut report.backups;
-        with_lease(to, &host, cancel, async |_| {
+        with_lease(std::slice::from_ref(to), &host, cancel, async || {
             for (label, bytes) in &backups {
                 let done = progress.bytes_done;
                 let message = format!("copying backup {label}");
@@ -139,7 +139,7 @@ async fn copy(
                 progress.bytes_done = done + bytes;
                 progress.backups_done += 1;
             }
-            Ok(())
+            Ok::<_, BackupError>(())
         })
         .await?;
     }

@@ -130,7 +130,8 @@ fn client() -> Vec<u8> {
         page.entry(verb, "", meaning);
     }
     page.sections(prose::of("walward-wal"));
-    let commands = ["push", "fetch", "recovered", "list", "gaps"].map(|command| format!("walward-wal-{command}(1)"));
+    let commands = ["push", "fetch", "recovered", "list", "gaps", "set-aside", "list-aside", "restore-aside"];
+    let commands = commands.map(|command| format!("walward-wal-{command}(1)"));
     see_also(&mut page, "walward-wal", [&commands[..], &["walwardd(8)".to_owned()]].concat());
     page.finish()
 }

@@ -11,6 +11,7 @@ use crate::cli::commands::text::moment;
 use crate::cli::coverage::without_history;
 use crate::config::ClusterConfig;
 use crate::pg::{Timeline, TimelineHistory, WalFileName};
+use crate::repo::aside::Stage;
 use crate::repo::gap::Gap;
 use crate::repo::remains::REMOVED_AGE_MIN;
 use crate::repo::{Repository, layout};
@@ -56,8 +57,29 @@ pub(super) async fn check(
         let advice = format!("the next `walward backup` removes what is older than {hours} hours");
         findings.warning("remains", about, left, Some(&advice));
     }
+    judge_asides(&catalogue, about, findings);
     judge_wal(&catalogue, about, findings);
     judge_lines(&catalogue, repository, primary, about, findings).await;
+}
+
+/// What was moved out of the archive, and moves that were cut.
+fn judge_asides(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings) {
+    for aside in &catalogue.asides {
+        let (id, from) = (&aside.begun.id, aside.begun.from);
+        let (text, advice) = match aside.stage {
+            Stage::Cut => {
+                (format!("{id} is half set aside"), format!("`walward wal set-aside --from {from}` goes on with it"))
+            }
+            Stage::Returning => {
+                (format!("{id} is half put back"), format!("`walward wal restore-aside {id}` goes on with it"))
+            }
+            Stage::Aside | Stage::Returned => continue,
+        };
+        findings.warning("aside", about, text, Some(&advice));
+    }
+    if let Some(text) = catalogue.set_aside() {
+        findings.ok("aside", about, format!("{text} (walward wal list-aside)"));
+    }
 }
 
 /// Other lines than the server's own: what a copy archived, which a restore may be led to. `primary` is the timeline of a server

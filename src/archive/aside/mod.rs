@@ -1,0 +1,99 @@
+//! The way out where two lives of a cluster met under one name: one of them is moved out of the archive, to where no reader takes it
+//! for the archive, and back. Nothing is deleted: an object leaves its place when its bytes were read again from the other one.
+//!
+//! The order is what makes it safe, in every repository before the next step begins in any:
+//!
+//! 1. what is to be moved is written down ([`crate::repo::aside`]): from then on nothing else is moved under this name, however often
+//!    the work is cut and taken up again. What took a name meanwhile is another object, and stays;
+//! 2. every object is copied, and compared with its copy;
+//! 3. backups leave the archive, each with its manifest first, then WAL, the newest first, and last the file from which on the life
+//!    is set aside: as long as it is there, the archiver of the other life waits;
+//! 4. the move is written down as done.
+//!
+//! Back it goes the other way round: histories, WAL from the oldest on, packs, manifests; only then the copies go.
+//!
+//! Bytes are moved as they are stored: no key is needed for it, and what is sealed stays sealed. Which backups and timelines belong to the
+//! life is read in manifests and histories, and needs the key.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `plan` | which objects belong to the life (pure), and the reader of what it needs to know |
+//! | `carry` | one object from one name to another; two objects compared |
+//! | `away`, `back` | the moves |
+
+mod away;
+mod back;
+mod carry;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use crate::base::ErrorClass;
+use crate::repo::RepoError;
+
+pub use away::Away;
+pub use back::Back;
+pub use plan::{AsidePlan, Facts, TimelineCount, plan};
+
+/// Why a life was not moved.
+#[derive(Debug, thiserror::Error)]
+pub enum AsideError {
+    /// A repository failed. The same command goes on where it stopped.
+    #[error("cannot {doing} in repository {repository:?}")]
+    Repository {
+        /// What was being done.
+        doing: &'static str,
+        /// The repository's name.
+        repository: String,
+        /// Why.
+        #[source]
+        source: RepoError,
+    },
+    /// The copy of an object is not what was copied, again and again.
+    #[error("the copy {object} in repository {repository:?} has other bytes than were written; nothing was removed")]
+    BadCopy {
+        /// The repository's name.
+        repository: String,
+        /// The copy.
+        object: String,
+    },
+    /// A name to put something back under was taken meanwhile.
+    #[error(
+        "repository {repository:?} holds other content under {count} of the names by now, the first of them {first}; nothing is overwritten"
+    )]
+    Taken {
+        /// The repository's name.
+        repository: String,
+        /// The first of the names.
+        first: String,
+        /// How many.
+        count: usize,
+    },
+    /// What should be aside is neither there nor in the archive.
+    #[error("{first} and {} other object(s) are neither set aside nor in the archive of repository {repository:?}: something else removed them", count.saturating_sub(1))]
+    Gone {
+        /// The repository's name.
+        repository: String,
+        /// The first of them.
+        first: String,
+        /// How many.
+        count: usize,
+    },
+}
+
+impl AsideError {
+    /// What decisions are taken on.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Repository { source, .. } => source.class(),
+            Self::BadCopy { .. } | Self::Gone { .. } => ErrorClass::Corrupt,
+            Self::Taken { .. } => ErrorClass::Permanent,
+        }
+    }
+}
+
+/// An error of `repository`, met while `doing`.
+fn failed(repository: &crate::repo::Repository, doing: &'static str) -> impl Fn(RepoError) -> AsideError {
+    let repository = repository.name().to_owned();
+    move |source| AsideError::Repository { doing, repository: repository.clone(), source }
+}
