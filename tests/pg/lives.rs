@@ -260,3 +260,40 @@ fn a_life_goes_aside_and_comes_back_on_s3() {
     set_aside(&site, &contested);
     the_second_life_goes_on(&site, &contested);
 }
+
+#[test]
+fn where_repositories_hold_two_lives_the_one_that_goes_is_named_and_what_was_cut_is_taken_up() {
+    let site = Site::prepare(SiteOptions { encrypted: true, ..SiteOptions::default() });
+    let second = site.room.make_folder("second");
+    let text = site.config_text().replace("[\"store\"]", "[\"store\", \"second\"]");
+    let table = format!("\n[repository.second]\nurl = \"file://{}\"\nencryption = \"none\"\n", second.display());
+    site.write_config(&format!("{text}{table}"));
+    site.set_up("main");
+    let name = "00000003.history";
+    for (repository, why) in [("store", "one"), ("second", "another")] {
+        let file = site.put_wal(name, format!("1\t0/3000000\t{why} life\n").as_bytes());
+        site.walward(&["--repository", repository, "wal", "push", file.to_str().unwrap()]).expect(0);
+    }
+    let store = site.repository_folder();
+    let lineage = std::fs::read_dir(store.join("main/wal")).unwrap().next().unwrap().unwrap().file_name();
+    let in_place = |folder: &std::path::Path| folder.join("main/wal").join(&lineage).join(name).exists();
+    let set_aside = ["--yes", "--json", "wal", "set-aside", "--from", name];
+    site.walward(&set_aside).expect(16).says("two lives").says("--repository");
+    let done = site.walward(&[&["--repository", "second"], &set_aside[..]].concat()).expect(0).json();
+    assert_eq!((in_place(&store), in_place(&second)), (true, false));
+    let id = done["set_aside"][0]["id"].as_str().unwrap().to_owned();
+
+    // Cut just before it was written down as done.
+    std::fs::remove_file(second.join("main/aside").join(&id).join("done.json")).unwrap();
+    site.walward(&["check"]).says("half set aside").says("goes on with it");
+    site.walward(&["--yes", "wal", "set-aside", "--from", "000000010000000000000001"]).expect(16).says(&id);
+    let resumed = site.walward(&["--json", "--repository", "second", "wal", "set-aside", "--from", name, "--dry-run"]);
+    assert_eq!(resumed.expect(0).json()["plan"][0]["resumes"], true);
+    site.walward(&[&["--repository", "second"], &set_aside[..]].concat()).expect(0);
+    assert_eq!((in_place(&store), in_place(&second)), (true, false));
+    let back = ["--yes", "wal", "restore-aside", &id];
+    site.walward(&back).expect(0);
+    assert_eq!((in_place(&store), in_place(&second)), (true, true));
+    site.walward(&back).expect(14);
+    site.walward(&["wal", "list-aside"]).expect(0).says("put back").says("nothing was set aside");
+}
