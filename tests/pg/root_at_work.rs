@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
+use notify::Watcher;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 
@@ -253,10 +254,13 @@ fn as_root_what_takes_the_sockets_place_does_not_get_its_mode() {
     let (secret, untouched) = for_root_alone();
     let trap = site.room.join("run/trap");
     plant(&site, &secret.path().join("file"), &trap);
+    // A log for each: the next must not look ready by the last one's words.
+    let started = AtomicU32::new(0);
     let start = || {
         let mut command = Command::new(site.room.program("walwardd"));
         command.arg("--config").arg(&site.config).current_dir("/");
-        Daemon::start("walwardd", command, &site.room.join("walwardd.log"), Signal::TERM)
+        let log = site.room.join(format!("walwardd.{}.log", started.fetch_add(1, Ordering::Relaxed)));
+        Daemon::start("walwardd", command, &log, Signal::TERM)
     };
     while_swapped(&site.socket, &trap, || {
         for _ in 0..8 {
@@ -268,8 +272,24 @@ fn as_root_what_takes_the_sockets_place_does_not_get_its_mode() {
     });
     untouched("with a link in the place of the socket");
     let _ = fs::remove_file(&site.socket);
-    let _agent = start();
-    eventually("the agent listens", Duration::from_secs(30), || fs::metadata(&site.socket).ok());
+    // Whatever moment a swap would need: after it was made nothing is changed by its name.
+    let (sender, events) = std::sync::mpsc::channel();
+    let mut watcher = notify::recommended_watcher(sender).unwrap();
+    watcher.watch(site.socket.parent().unwrap(), notify::RecursiveMode::NonRecursive).unwrap();
+    let agent = start();
+    eventually("the agent is ready", Duration::from_secs(30), || {
+        agent.log().contains("walwardd is ready").then_some(())
+    });
+    let last = site.room.write("run/last", "");
+    let mut seen = Vec::new();
+    while !seen.iter().any(|event: &notify::Event| event.paths.contains(&last)) {
+        seen.push(events.recv_timeout(Duration::from_secs(30)).unwrap().unwrap());
+    }
+    seen.retain(|event| event.paths.contains(&site.socket));
+    let is_made = |event: &notify::Event| matches!(event.kind, notify::EventKind::Create(_));
+    let is_changed =
+        |event: &notify::Event| matches!(event.kind, notify::EventKind::Modify(notify::event::ModifyKind::Metadata(_)));
+    assert!(seen.iter().any(is_made) && !seen.iter().any(is_changed), "{seen:?}");
     assert_eq!(fs::metadata(&site.socket).unwrap().mode() & 0o7777, 0o666);
 }
 
