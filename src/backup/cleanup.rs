@@ -140,7 +140,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::backup::leases::{Leases, TERMS};
+    use crate::backup::leases::{Leases, Pulse, TERMS};
     use crate::repo::Encryption;
     use crate::storage::ObjectKey;
     use crate::sys::cpu::CpuPool;
@@ -176,7 +176,7 @@ mod tests {
             "without a lease the time is not known"
         );
         let stop = tokio_util::sync::CancellationToken::new();
-        let leases = Leases::take(std::slice::from_ref(&repository), "db1", TERMS, stop).await.unwrap();
+        let leases = Leases::take(std::slice::from_ref(&repository), "db1", TERMS, Pulse::Calls, stop).await.unwrap();
         remove_remains(std::slice::from_ref(&repository)).await;
         leases.release().await;
         let there = |day| (0..2).filter(|n| root.path().join(layout::pack(&label(day), *n).as_str()).exists()).count();

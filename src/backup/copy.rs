@@ -5,7 +5,7 @@
 
 use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -15,6 +15,7 @@ use super::pages::PageChecks;
 use super::source::SourceFile;
 use super::stream::{PIECE_BYTES, PackStream, Stopped};
 use crate::pg::{ClusterFolders, NearbyFolders};
+use crate::sys::ground::Steps;
 
 /// How often a page whose checksum does not match is read again: the server may have been writing it at that moment.
 const READS_AGAIN_MAX: u32 = 5;
@@ -81,17 +82,24 @@ pub struct Copier<'a> {
     /// How pages are checked; `None` when the cluster has no checksums.
     checks: Option<&'a PageChecks>,
     cancel: &'a CancellationToken,
+    steps: &'a Steps,
     buffer: Vec<u8>,
     corrupt: CorruptPages,
 }
 
 impl<'a> Copier<'a> {
-    /// A copier of files of `folders`.
-    pub fn new(folders: &ClusterFolders, checks: Option<&'a PageChecks>, cancel: &'a CancellationToken) -> Self {
+    /// A copier of files of `folders`. Each call to their file systems is one of `steps`.
+    pub fn new(
+        folders: &ClusterFolders,
+        checks: Option<&'a PageChecks>,
+        cancel: &'a CancellationToken,
+        steps: &'a Steps,
+    ) -> Self {
         Self {
             folders: NearbyFolders::new(folders.clone()),
             checks,
             cancel,
+            steps,
             buffer: vec![0; PIECE_BYTES],
             corrupt: CorruptPages::default(),
         }
@@ -111,11 +119,11 @@ impl<'a> Copier<'a> {
     ) -> Result<Option<Copied>, CopyError> {
         let place = self.folders.shown(path);
         let failed = |source| CopyError::Read { path: place.clone(), source };
-        let opened = match self.folders.of(path) {
+        let opened = self.steps.at(&place, || match self.folders.of(path) {
             // Dropped with its folder.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.and_then(|(folder, name)| SourceFile::open(folder, name)),
-        };
+        });
         let Some(mut file) = opened.map_err(failed)? else { return Ok(None) };
         let size = file.metadata().len();
         let attributes = attributes(file.metadata());
@@ -131,12 +139,19 @@ impl<'a> Copier<'a> {
             }
             let wanted = self.buffer.len().min(usize::try_from(size - done).unwrap_or(usize::MAX));
             let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
-            let read = file.read_at(buffer, done).map_err(failed)?;
+            let read = self.steps.at(&place, || file.read_at(buffer, done)).map_err(failed)?;
             let (content, missing) = buffer.split_at_mut(read);
             missing.fill(0);
             if let (Some(checks), Some(first_block)) = (self.checks, first_block) {
-                let mut check =
-                    Check { file: &mut file, checks, cancel: self.cancel, first_block, corrupt: &mut corrupt };
+                let mut check = Check {
+                    file: &mut file,
+                    place: &place,
+                    checks,
+                    cancel: self.cancel,
+                    steps: self.steps,
+                    first_block,
+                    corrupt: &mut corrupt,
+                };
                 self.corrupt.count += check.run(content, done).map_err(failed)?;
             }
             copied.crc32c = crc32c::crc32c_append(copied.crc32c, buffer);
@@ -163,8 +178,11 @@ pub fn attributes(metadata: &std::fs::Metadata) -> Attributes {
 /// The pages of one file.
 struct Check<'a> {
     file: &'a mut SourceFile,
+    /// Where it lies.
+    place: &'a Path,
     checks: &'a PageChecks,
     cancel: &'a CancellationToken,
+    steps: &'a Steps,
     /// Number, in its relation, of the first page of the file.
     first_block: u32,
     /// The corrupt pages of the file so far, not more than are listed.
@@ -201,7 +219,8 @@ impl Check<'_> {
             if patient && !self.cancel.is_cancelled() {
                 std::thread::sleep(READ_AGAIN_PAUSE * (1 << attempt));
             }
-            let read = self.file.read_at(&mut again, u64::from(block) * page.len() as u64)?;
+            let offset = u64::from(block) * page.len() as u64;
+            let read = self.steps.at(self.place, || self.file.read_at(&mut again, offset))?;
             if read < page.len() {
                 // Truncated meanwhile: recovery truncates it again.
                 return Ok(true);
@@ -223,7 +242,6 @@ mod tests {
     use futures::StreamExt;
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
-    use std::path::Path;
 
     use crate::sys::folder::Folder;
 
@@ -246,11 +264,11 @@ mod tests {
 
     /// Copies files, and gives back what became of each and the stream. `meddle` hears of every piece that was read.
     async fn copy(root: &Path, paths: &[&str], meddle: impl Fn() + Send + 'static) -> Outcome {
-        let (mut stream, mut content) = pack_stream();
+        let (mut stream, mut content) = pack_stream(CancellationToken::new());
         let (root, paths) = (root.to_owned(), paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>());
         let reader = tokio::task::spawn_blocking(move || {
-            let cancel = CancellationToken::new();
-            let mut copier = Copier::new(&folders(&root), Some(&CHECKS), &cancel);
+            let (cancel, steps) = (CancellationToken::new(), Steps::default());
+            let mut copier = Copier::new(&folders(&root), Some(&CHECKS), &cancel, &steps);
             let outcomes = paths.iter().map(|path| copier.copy(path, &mut stream, |_| meddle())).collect();
             stream.write(&member::END).unwrap();
             stream.finish().unwrap();
@@ -344,10 +362,11 @@ mod tests {
     fn a_cancelled_copy_ends() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), "file", &vec![7; 5 << 20]);
-        let (mut stream, content) = pack_stream();
         let cancel = CancellationToken::new();
+        let (mut stream, content) = pack_stream(cancel.clone());
         cancel.cancel();
-        let outcome = Copier::new(&folders(folder.path()), None, &cancel).copy("file", &mut stream, |_| {});
+        let steps = Steps::default();
+        let outcome = Copier::new(&folders(folder.path()), None, &cancel, &steps).copy("file", &mut stream, |_| {});
         assert!(matches!(outcome, Err(CopyError::Cancelled)));
         drop(content);
     }

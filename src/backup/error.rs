@@ -10,6 +10,7 @@ use super::preflight::Refusal;
 use super::scan::ScanError;
 use crate::pg::{BackupLabelError, ControlError, SegmentName, Timeline, session::SessionError};
 use crate::repo::RepoError;
+use crate::sys::ground::Unanswered;
 
 /// Why a backup was not made. Whatever was uploaded has no manifest, so it is no backup; what could be removed was.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +142,30 @@ pub enum BackupError {
         #[source]
         source: std::io::Error,
     },
+    /// The data directory's file system does not answer.
+    #[error("{read}: its file system hangs, and the backup was given up (backup.read_deadline)")]
+    Hangs {
+        /// What it was asked for.
+        read: Unanswered,
+    },
+    /// An earlier backup met a file system that hangs, and it still does.
+    #[error(
+        "the file system of {} still hangs: {read}; a backup was given up for it, and another one would hang, too. It can be taken when \
+         the file system answers again",
+        data_directory.display()
+    )]
+    StillHangs {
+        /// The cluster's.
+        data_directory: PathBuf,
+        /// What it was asked for.
+        read: Unanswered,
+    },
+    /// All threads for reading are with file systems that do not answer.
+    #[error(
+        "none of the {} threads that read data directories came free: their file systems hang; walward status names them",
+        crate::sys::ground::THREADS_MAX
+    )]
+    NoThread,
     /// The backup was given up because somebody asked for it.
     #[error("the backup was cancelled")]
     Cancelled,

@@ -18,6 +18,7 @@ use crate::repo::format::{Kind, Summary};
 use crate::repo::layout;
 use crate::repo::manifest::{Entry, EntryKind, Manifest, Pack};
 use crate::sys::folder::Folder;
+use crate::sys::ground::Steps;
 
 /// How often a torn pg_control is read again, and the pause before each.
 const CONTROL_READS_MAX: u32 = 10;
@@ -124,7 +125,7 @@ pub async fn last_pack(
         + work.tree.file_count() * BACKUP_MANIFEST_LINE_BYTES;
     let writer = {
         let work = Arc::clone(work);
-        move |stream: &mut PackStream| {
+        move |stream: &mut PackStream, _: &Steps| {
             let entries = write_last_files(&work, number, &files, stream)?;
             Ok((entries, files.packs))
         }
@@ -229,7 +230,7 @@ pub async fn manifest(
     cancel: &CancellationToken,
 ) -> Result<Summary, BackupError> {
     cleanup::check_packs(&target.repository, &work.label, &head.packs).await?;
-    let (mut stream, content) = pack_stream();
+    let (mut stream, content) = pack_stream(cancel.clone());
     let expected_bytes = MANIFEST_LINE_BYTES * (work.tree.file_count() + work.tree.directories().len() as u64);
     let writer = {
         let (work, last) = (Arc::clone(work), Arc::clone(last));
@@ -280,6 +281,7 @@ fn write_manifest(output: &mut PackStream, work: &Work, head: &Manifest, last: &
 mod tests {
     use super::*;
     use crate::backup::packs::PackedFile;
+    use crate::backup::reading::Reading;
     use crate::backup::report::Progress;
     use crate::backup::tree::{Directory, DirectoryNumber, Tree};
     use crate::pg::{ClusterFolders, Lsn, Timeline};
@@ -301,6 +303,7 @@ mod tests {
         tree.add_file(base, "x", 7).unwrap();
         Work {
             folders: ClusterFolders::new(Folder::enter(Path::new("/")).unwrap(), BTreeMap::new()),
+            reading: Reading::new(Path::new("/"), std::time::Duration::from_mins(1)),
             tree,
             checks: None,
             targets: Vec::new(),
@@ -333,7 +336,7 @@ mod tests {
     }
 
     async fn streamed<T: Send + 'static>(write: impl FnOnce(&mut PackStream) -> T + Send + 'static) -> (T, Vec<u8>) {
-        let (mut stream, mut content) = pack_stream();
+        let (mut stream, mut content) = pack_stream(CancellationToken::new());
         let writer = tokio::task::spawn_blocking(move || {
             let value = write(&mut stream);
             stream.finish().unwrap();

@@ -9,13 +9,16 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::try_join_all;
 use futures::stream;
+use tokio_util::sync::CancellationToken;
 
 use super::error::BackupError;
 use super::packs::Target;
+use super::reading::Reading;
 use crate::pg::{Lineage, Timeline, TimelineHistory, WalFileName};
 use crate::repo::format::{Kind, Spec};
 use crate::repo::{PutNew, layout};
 use crate::sys::folder::Folder;
+use crate::sys::ground::Steps;
 
 /// Some thousand promotions.
 const BYTES_MAX: u64 = 1 << 20;
@@ -25,16 +28,21 @@ const BYTES_MAX: u64 = 1 << 20;
 ///
 /// # Errors
 /// [`BackupError::History`] when a repository holds another history of this timeline.
-pub async fn store(root: &Folder, lineage: Lineage, timeline: Timeline, targets: &[Target]) -> Result<(), BackupError> {
+pub async fn store(
+    (root, reading, cancel): (&Folder, &Reading, &CancellationToken),
+    lineage: Lineage,
+    timeline: Timeline,
+    targets: &[Target],
+) -> Result<(), BackupError> {
     if timeline == Timeline(1) {
         return Ok(());
     }
     let name = WalFileName::History(timeline);
     let path = root.path().join("pg_wal").join(name.to_string());
-    let held = root.clone();
+    let (held, place) = (root.clone(), path.clone());
     // pg_wal may be a link.
-    let read = move || held.follow("pg_wal")?.read(name.to_string(), BYTES_MAX);
-    let content = match tokio::task::spawn_blocking(read).await.map_err(|_| BackupError::Died)? {
+    let read = move |steps: &Steps| steps.at(&place, || held.follow("pg_wal")?.read(name.to_string(), BYTES_MAX));
+    let content = match reading.run(cancel, read).await? {
         Ok(content) => Bytes::from(content),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(BackupError::Read { path, source }),
@@ -79,7 +87,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let targets = [target().await, target().await];
         let held = Folder::enter(folder.path()).unwrap();
-        let put = async |timeline| store(&held, LINEAGE, Timeline(timeline), &targets).await;
+        let reading = Reading::new(folder.path(), std::time::Duration::from_mins(1));
+        let from = (&held, &reading, &CancellationToken::new());
+        let put = async |timeline| store(from, LINEAGE, Timeline(timeline), &targets).await;
         // Neither has to be there.
         put(1).await.unwrap();
         put(2).await.unwrap();

@@ -14,6 +14,10 @@
 //! is bounded by the workers' queues and some 70 bytes a file. A page whose checksum stays wrong is copied as it is and
 //! reported; the backup is made nevertheless.
 //!
+//! A file system that hangs: each read of the data directory has a deadline. Then the backup ends as any other that failed, the threads that hang
+//! are counted and bounded ([`crate::sys::ground`]), and no other backup begins in this process until they are answered. The leases are
+//! renewed by what was read and written ([`leases`]).
+//!
 //! What a crash leaves behind: packs without a manifest, which are no backup (`check` and `info` mention them, and a later backup
 //! removes them under its lease, once they are old); leases that run out. The server ends its side when the session breaks.
 //!
@@ -23,6 +27,7 @@
 //! | `scan`, `tree` | list the files; hold the list |
 //! | `plan` | decides which file goes into which pack (pure) |
 //! | `member` | tar headers (pure) |
+//! | `reading` | deadlines for what is read, because a file system may hang |
 //! | `source`, `pages`, `copy` | read a file, check its pages, put it into the stream |
 //! | `stream`, `packs` | from the reading threads to the uploads |
 //! | `finish` | the last pack, the manifest |
@@ -46,6 +51,7 @@ mod packs;
 mod pages;
 mod plan;
 mod preflight;
+mod reading;
 mod rehearsal;
 mod report;
 mod run;

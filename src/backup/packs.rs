@@ -16,6 +16,7 @@ use super::error::BackupError;
 use super::member::{self, Attributes};
 use super::pages::PageChecks;
 use super::plan::PackPlan;
+use super::reading::Reading;
 use super::report::Progress;
 use super::stream::{PackStream, pack_stream};
 use super::tree::Tree;
@@ -25,6 +26,7 @@ use crate::repo::manifest::{BackupLabel, Pack};
 use crate::repo::several::{self, SealTarget};
 use crate::repo::{Repository, layout};
 use crate::storage::ObjectKey;
+use crate::sys::ground::Steps;
 
 /// How long a cancelled upload may take to remove what it has sent.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
@@ -44,6 +46,8 @@ pub struct Target {
 pub struct Work {
     /// The data directory and its tablespaces.
     pub folders: ClusterFolders,
+    /// How they are read.
+    pub reading: Reading,
     /// What is copied.
     pub tree: Tree,
     /// How pages are checked.
@@ -129,7 +133,7 @@ async fn copy_pack(
     let expected_bytes = plan.bytes + member::END.len() as u64;
     let reader = {
         let (work, cancel) = (Arc::clone(&work), cancel.clone());
-        move |stream: &mut PackStream| read_files(&work, number, &plan, stream, &cancel)
+        move |stream: &mut PackStream, steps: &Steps| read_files(&work, number, &plan, stream, &cancel, steps)
     };
     let (stored, (files, corrupt)) = make_pack(&work, number, expected_bytes, &cancel, reader).await?;
     Ok(PackDone { number, stored, files, corrupt })
@@ -142,6 +146,7 @@ fn read_files(
     plan: &PackPlan,
     stream: &mut PackStream,
     cancel: &CancellationToken,
+    steps: &Steps,
 ) -> Result<(Vec<PackedFile>, CorruptPages), CopyError> {
     if number == 0 {
         for directory in work.tree.directories() {
@@ -150,7 +155,7 @@ fn read_files(
             stream.write(&member::directory_header(&directory.path, attributes))?;
         }
     }
-    let mut copier = Copier::new(&work.folders, work.checks.as_ref(), cancel);
+    let mut copier = Copier::new(&work.folders, work.checks.as_ref(), cancel, steps);
     let mut files = Vec::with_capacity(plan.files.len());
     for &number in &plan.files {
         let Some(file) = work.tree.file(number) else { continue };
@@ -169,23 +174,33 @@ pub async fn make_pack<T: Send + 'static>(
     number: u32,
     expected_bytes: u64,
     cancel: &CancellationToken,
-    write: impl FnOnce(&mut PackStream) -> Result<T, CopyError> + Send + 'static,
+    write: impl FnOnce(&mut PackStream, &Steps) -> Result<T, CopyError> + Send + 'static,
 ) -> Result<(Vec<Pack>, T), BackupError> {
-    let (mut stream, content) = pack_stream();
-    let reader = tokio::task::spawn_blocking(move || {
-        let value = write(&mut stream)?;
+    let ended = cancel.child_token();
+    let (mut stream, content) = pack_stream(ended.clone());
+    let read = work.reading.run(cancel, move |steps| {
+        let value = write(&mut stream, steps)?;
         stream.write(&member::END)?;
         stream.finish()?;
         Ok(value)
     });
+    // A thread that hangs keeps its end of the queue: the upload must be told.
+    let reader = async {
+        let read: Result<Result<T, CopyError>, BackupError> = read.await;
+        if read.is_err() {
+            ended.cancel();
+        }
+        read
+    };
     let key = layout::pack(&work.label, number);
     let what = format!("write pack {number} to");
     // An upload that fails drops its end of the queue, which stops the reader.
-    let upload = upload(&work.targets, what, &key, Kind::Pack, content, expected_bytes, cancel);
+    let upload = upload(&work.targets, what, &key, Kind::Pack, content, expected_bytes, &ended);
     let (read, uploaded) = tokio::join!(reader, upload);
-    let read: Result<T, CopyError> = read.map_err(|_| BackupError::Died)?;
-    let (value, summaries) = match (read, uploaded) {
+    let (value, summaries) = match (read?, uploaded) {
         (Ok(value), Ok(summaries)) => (value, summaries),
+        // The upload hears of it before the reader does.
+        (Err(CopyError::Stopped), Err(_)) if cancel.is_cancelled() => return Err(BackupError::Cancelled),
         (Err(CopyError::Cancelled), _) => return Err(BackupError::Cancelled),
         (Ok(_) | Err(CopyError::Stopped), Err(error)) => return Err(error),
         // An upload that ended well although its reader stopped has not seen the end of the stream: a defect.

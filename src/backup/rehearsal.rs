@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -12,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::error::BackupError;
 use super::finish::{self, LastFiles};
 use super::packs::{self, Target, Work};
+use super::reading::Reading;
 use super::report::Progress;
 use super::scan::{self, Rules};
 use super::warnings::Warnings;
@@ -19,6 +21,10 @@ use super::{cleanup, member, plan};
 use crate::pg::{Lsn, SegmentSize, Timeline, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, Manifest};
+use crate::sys::ground::Steps;
+
+/// How long one read may go unanswered.
+const READ_DEADLINE: Duration = Duration::from_mins(3);
 
 /// Copies the data directory `root`, whose server is stopped, into every repository in packs of about `pack_bytes`.
 pub async fn rehearse(
@@ -30,11 +36,12 @@ pub async fn rehearse(
     let label = BackupLabel::new(started, BackupType::Full);
     let major = crate::pg::read_major(root)?;
     let rules = Rules { major, tablespace_version_directory: String::new() };
-    let scan = scan::scan(root, &rules, &mut Warnings::default())?;
+    let scan = scan::scan(root, &rules, &mut Warnings::default(), &Steps::default(), &|_| {})?;
     let target =
         |repository: &Repository| Target { repository: repository.clone(), level: 1, writer: "rehearsal".to_owned() };
     let work = Arc::new(Work {
         folders: scan.folders,
+        reading: Reading::new(root, READ_DEADLINE),
         tree: scan.tree,
         checks: None,
         targets: repositories.iter().map(target).collect(),

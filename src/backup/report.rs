@@ -22,6 +22,8 @@ pub struct BackupOptions {
     pub fast_checkpoint: bool,
     /// How long to wait, after the copy, until the WAL that the backup needs is in every repository.
     pub archive_deadline: Duration,
+    /// How long one read of the data directory may go unanswered before the backup is given up.
+    pub read_deadline: Duration,
     /// About how long a pack may grow, in bytes of content.
     pub pack_bytes: u64,
     /// zstd's level for each repository, in their order; 3 where none is given.
@@ -38,12 +40,27 @@ pub enum Phase {
     Connecting,
     /// Waiting for the server's checkpoint.
     Checkpoint,
+    /// Listing the files.
+    Listing,
     /// Copying files.
     Copying,
+    /// Ending the backup on the server, and writing the last pack.
+    Stopping,
     /// Waiting until the WAL that the backup needs has been archived.
     WaitingForWal,
     /// Writing the manifest.
     Finishing,
+}
+
+impl Phase {
+    /// Whether files of the cluster are being read. What the other phases wait for has a deadline of its own: the server, the archive,
+    /// a repository.
+    pub fn reads(self) -> bool {
+        match self {
+            Self::Listing | Self::Copying => true,
+            Self::Connecting | Self::Checkpoint | Self::Stopping | Self::WaitingForWal | Self::Finishing => false,
+        }
+    }
 }
 
 /// How far a backup is.

@@ -16,15 +16,16 @@ use super::copy::CorruptPages;
 use super::error::BackupError;
 use super::finish::{self, ControlCopy, LastFiles, LastPack};
 use super::history;
-use super::leases::{Leases, TERMS};
+use super::leases::{Leases, Pulse, Terms};
 use super::member::{self, Attributes};
 use super::own_wal::{self, Sample};
 use super::packs::{self, PackDone, Target, Work};
 use super::pages::PageChecks;
 use super::plan;
 use super::preflight::{self, Refusal};
+use super::reading::Reading;
 use super::report::{BackupOptions, BackupReport, Phase, Progress};
-use super::scan::{self, Rules, TablespaceLink};
+use super::scan::{self, CONTROL_FILE, Rules, TablespaceLink};
 use super::wal::NeededWal;
 use super::warnings::Warnings;
 use crate::base::trace;
@@ -34,6 +35,7 @@ use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
 use crate::storage::folder_of;
 use crate::sys::folder::Folder;
+use crate::sys::ground::Steps;
 
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
@@ -73,21 +75,29 @@ async fn take(
     cancel: CancellationToken,
 ) -> Result<BackupReport, BackupError> {
     let clock = Instant::now();
+    let reading = Reading::new(&options.data_directory, options.read_deadline);
+    reading.check()?;
+    let pulse = Pulse::Progress(progress.subscribe());
     let progress = Arc::new(progress);
-    let (session, facts) = unless_cancelled(&cancel, connect(&options, repositories)).await??;
+    let (session, facts) = unless_cancelled(&cancel, connect(&options, &reading, repositories)).await??;
     let stop = cancel.child_token();
-    let leases = unless_cancelled(&cancel, Leases::take(repositories, &options.host, TERMS, stop.clone())).await??;
+    let terms = Terms::of(options.read_deadline);
+    let leases = Leases::take(repositories, &options.host, terms, pulse, stop.clone());
+    let leases = unless_cancelled(&cancel, leases).await??;
     let mut warnings = Warnings::default();
     let begin = async {
         cleanup::remove_remains(repositories).await;
-        begin(repositories, &options, session, facts, &progress, &mut warnings).await
+        begin(repositories, &options, reading, (session, facts), &progress, &mut warnings).await
     };
     let taken = match unless_cancelled(&stop, begin).await {
         Ok(Ok(backup)) => backup.take(&options, &stop).await,
         Ok(Err(error)) | Err(error) => Err(error),
     };
     // That the lease was lost shows as a cancellation everywhere else.
-    let taken = taken.map_err(|error| leases.lost().unwrap_or(error));
+    let taken = taken.map_err(|error| match error {
+        BackupError::Hangs { .. } => error,
+        error => leases.lost().unwrap_or(error),
+    });
     leases.release().await;
     let mut report = taken?;
     report.warnings = warnings.into_lines();
@@ -100,29 +110,35 @@ async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Outpu
     cancel.run_until_cancelled(work).await.ok_or(BackupError::Cancelled)
 }
 
-/// Runs what blocks on a thread of its own.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BackupError> {
-    tokio::task::spawn_blocking(trace::carried(work)).await.map_err(|_| BackupError::Died)
-}
-
 fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
     move |source| BackupError::Server { doing, source }
 }
 
 /// Connects, and checks that server, data directory and repositories belong together.
-async fn connect(options: &BackupOptions, repositories: &[Repository]) -> Result<(Session, ServerFacts), BackupError> {
+async fn connect(
+    options: &BackupOptions,
+    reading: &Reading,
+    repositories: &[Repository],
+) -> Result<(Session, ServerFacts), BackupError> {
+    // Whoever drops it has given it up.
+    let dropped = CancellationToken::new();
     let session = Session::connect_of(&options.connection, &options.data_directory, CONNECT_TIME_MAX);
     let session = session.await.map_err(server("reach the server"))?;
     let facts = session.facts().await.map_err(server("read the server's settings"))?;
     let directory = options.data_directory.clone();
-    let control = blocking(move || ControlFile::read(&directory)).await??;
+    let read = move |steps: &Steps| steps.at(&directory.join(CONTROL_FILE), || ControlFile::read(&directory));
+    let control = reading.run(&dropped, read).await??;
     let identities = repositories.iter().map(|repository| (repository.name(), repository.identity()));
     preflight::check(&facts, &options.data_directory, &control, identities)?;
     let directory = options.data_directory.clone();
     let tablespaces: Vec<_> = facts.tablespaces.iter().map(|space| PathBuf::from(&space.location)).collect();
     let folder = |repository: &Repository| Some((repository.name().to_owned(), folder_of(repository.url())?));
     let folders: Vec<_> = repositories.iter().filter_map(folder).collect();
-    blocking(move || preflight::check_apart(&directory, tablespaces.iter().map(PathBuf::as_path), &folders)).await??;
+    let check = move |steps: &Steps| {
+        let spaces = tablespaces.iter().map(PathBuf::as_path);
+        steps.at(&directory, || preflight::check_apart(&directory, spaces, &folders))
+    };
+    reading.run(&dropped, check).await??;
     Ok((session, facts))
 }
 
@@ -142,8 +158,8 @@ struct Begun {
 async fn begin(
     repositories: &[Repository],
     options: &BackupOptions,
-    session: Session,
-    facts: ServerFacts,
+    reading: Reading,
+    (session, facts): (Session, ServerFacts),
     progress: &Arc<watch::Sender<Progress>>,
     warnings: &mut Warnings,
 ) -> Result<Begun, BackupError> {
@@ -161,19 +177,23 @@ async fn begin(
         .await
         .map_err(server("start the backup"))?;
 
+    progress.send_modify(|progress| progress.phase = Phase::Listing);
     let root = options.data_directory.clone();
     let (mut scan_warnings, major) = (std::mem::take(warnings), facts.major());
-    let (control, samples, scan, scan_warnings) = blocking(move || {
-        let control = ControlFile::read(&root)?;
-        let samples = [start, control.checkpoint]
-            .into_iter()
-            .map(|position| Sample::of_record(&root.join("pg_wal"), control.timeline, control.segment_size, position));
+    let listed = Arc::clone(progress);
+    let list = move |steps: &Steps| {
+        let control = steps.at(&root.join(CONTROL_FILE), || ControlFile::read(&root))?;
+        let pg_wal = root.join("pg_wal");
+        let samples = [start, control.checkpoint].into_iter().map(|position| {
+            steps.at(&pg_wal, || Sample::of_record(&pg_wal, control.timeline, control.segment_size, position))
+        });
         let samples = samples.collect::<Result<Vec<_>, _>>()?;
-        let tablespace_version_directory = format!("PG_{major}_{}", control.catalog_version);
-        let scan = scan::scan(&root, &Rules { major, tablespace_version_directory }, &mut scan_warnings)?;
+        let rules = Rules { major, tablespace_version_directory: format!("PG_{major}_{}", control.catalog_version) };
+        let on_files = |files| listed.send_modify(|progress| progress.files_total = files);
+        let scan = scan::scan(&root, &rules, &mut scan_warnings, steps, &on_files)?;
         Ok::<_, BackupError>((control, samples, scan, scan_warnings))
-    })
-    .await??;
+    };
+    let (control, samples, scan, scan_warnings) = reading.run(&CancellationToken::new(), list).await??;
     *warnings = scan_warnings;
     let files = scan.tree.file_count() + scan.tree.directories().len() as u64;
     // Some more come at the end: the label and its like.
@@ -203,6 +223,7 @@ async fn begin(
         .collect();
     let work = Work {
         folders: scan.folders,
+        reading,
         tree: scan.tree,
         checks,
         targets,
@@ -257,7 +278,12 @@ impl Begun {
         work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
         unless_cancelled(
             stop,
-            history::store(work.folders.root(), facts.lineage(), label_file.timeline, &work.targets),
+            history::store(
+                (work.folders.root(), &work.reading, stop),
+                facts.lineage(),
+                label_file.timeline,
+                &work.targets,
+            ),
         )
         .await??;
         samples.extend(sample);
@@ -293,11 +319,12 @@ impl Begun {
             host: options.host.clone(),
             walward_version: env!("CARGO_PKG_VERSION").to_owned(),
             data_directory: options.data_directory.to_str().map(str::to_owned),
-            wal_directory: blocking({
+            wal_directory: {
                 let root = work.folders.root().clone();
-                move || root.read_link("pg_wal").ok().and_then(|to| to.to_str().map(str::to_owned))
-            })
-            .await?,
+                let read = move |steps: &Steps| steps.at(&root.path().join("pg_wal"), || root.read_link("pg_wal"));
+                let link = work.reading.run(stop, read).await?;
+                link.ok().and_then(|to| to.to_str().map(str::to_owned))
+            },
             content_bytes: last.content_bytes(),
             stored_bytes: 0,
             packs: Vec::new(),
@@ -376,8 +403,10 @@ impl Begun {
 
     /// Reads pg_control, ends the backup on the server, makes the last pack.
     async fn stop(&self, packs: Vec<PackDone>, stop: &CancellationToken) -> Result<Stopped, BackupError> {
+        self.work.progress.send_modify(|progress| progress.phase = Phase::Stopping);
         let (root, major) = (self.work.folders.root().clone(), self.facts.major());
-        let (control, directory) = blocking(move || read_last(&root, major)).await??;
+        let read = move |steps: &Steps| steps.at(&root.path().join(CONTROL_FILE), || read_last(&root, major));
+        let (control, directory) = self.work.reading.run(stop, read).await??;
         let stopping = self.session.backup_stop(STOP_TIME_MAX);
         let stopped = unless_cancelled(stop, stopping).await?.map_err(server("end the backup"))?;
         let label = BackupLabelFile::parse(&stopped.label_file)?;
@@ -385,7 +414,7 @@ impl Begun {
             return Err(BackupError::Label(stopped.label_file));
         }
         preflight::check_ended(self.facts.in_recovery, label.timeline, &control.parsed)?;
-        let sample = self.sample_of_end(label.timeline, stopped.stop_lsn).await?;
+        let sample = self.sample_of_end(label.timeline, stopped.stop_lsn, stop).await?;
         let files = LastFiles {
             backup_label: stopped.label_file.clone(),
             tablespace_map: stopped.map_file.clone(),
@@ -406,9 +435,15 @@ impl Begun {
 
     /// The server's WAL before the end of the backup. A server that has archived and recycled the segment by now has proved its place in the
     /// archive's order, and the samples of the beginning stand.
-    async fn sample_of_end(&self, timeline: Timeline, end: Lsn) -> Result<Option<Sample>, BackupError> {
+    async fn sample_of_end(
+        &self,
+        timeline: Timeline,
+        end: Lsn,
+        stop: &CancellationToken,
+    ) -> Result<Option<Sample>, BackupError> {
         let (pg_wal, size) = (self.work.folders.root().path().join("pg_wal"), self.facts.wal_segment_bytes);
-        match blocking(move || Sample::before(&pg_wal, timeline, size, end)).await? {
+        let read = move |steps: &Steps| steps.at(&pg_wal, || Sample::before(&pg_wal, timeline, size, end));
+        match self.work.reading.run(stop, read).await? {
             Err(BackupError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
             other => other.map(Some),
         }

@@ -12,6 +12,7 @@ use super::tree::{Directory, DirectoryNumber, TooManyFiles, Tree};
 use super::warnings::Warnings;
 use crate::pg::{ClusterFolders, Inclusion, UnloggedRelations, inclusion, is_database_directory, place_inside};
 use crate::sys::folder::{Facts, Folder, Kind};
+use crate::sys::ground::Steps;
 
 /// The file that makes a directory a cluster. It is not listed: a backup takes it by itself, last.
 pub const CONTROL_FILE: &str = "global/pg_control";
@@ -78,11 +79,19 @@ pub struct Rules {
     pub tablespace_version_directory: String,
 }
 
-/// Lists the data directory at `root`. Blocking; one `lstat` a file.
-pub fn scan(root: &Path, rules: &Rules, warnings: &mut Warnings) -> Result<Scan, ScanError> {
-    let root = Folder::enter(root).map_err(|source| ScanError::Read { path: root.to_owned(), source })?;
-    let links = tablespace_links(&root)?;
-    scan_with(&root, rules, links, warnings)
+/// Lists the data directory at `root`. Blocking; one `lstat` a file. Each call to a file system is one of `steps`; `on_files` hears now and
+/// then how many files were found.
+pub fn scan(
+    root: &Path,
+    rules: &Rules,
+    warnings: &mut Warnings,
+    steps: &Steps,
+    on_files: &dyn Fn(u64),
+) -> Result<Scan, ScanError> {
+    let failed = |source| ScanError::Read { path: root.to_owned(), source };
+    let held = steps.at(root, || Folder::enter(root)).map_err(failed)?;
+    let links = steps.at(&root.join(TABLESPACES), || tablespace_links(&held))?;
+    scan_with(&held, rules, links, warnings, steps, on_files)
 }
 
 /// Lists the data directory with those tablespaces alone that `links` names. One that is made meanwhile is newer than the
@@ -92,6 +101,8 @@ fn scan_with(
     rules: &Rules,
     mut links: Vec<TablespaceLink>,
     warnings: &mut Warnings,
+    steps: &Steps,
+    on_files: &dyn Fn(u64),
 ) -> Result<Scan, ScanError> {
     let mut tablespaces = BTreeMap::new();
     let mut inside = HashSet::new();
@@ -105,11 +116,12 @@ fn scan_with(
             ));
             inside.insert(place);
         }
-        tablespaces.extend(follow(root, link)?.map(|folder| (link.oid, folder)));
+        let followed = steps.at(Path::new(&link.location), || follow(root, link));
+        tablespaces.extend(followed?.map(|folder| (link.oid, folder)));
     }
     links.retain(|link| tablespaces.contains_key(&link.oid));
     let folders = ClusterFolders::new(root.clone(), tablespaces);
-    let mut walk = Walk { folders: &folders, rules, inside, warnings, tree: Tree::default() };
+    let mut walk = Walk { folders: &folders, rules, inside, warnings, steps, on_files, tree: Tree::default() };
     walk.run()?;
     let tree = walk.tree;
     Ok(Scan { tree, tablespaces: links, folders })
@@ -165,6 +177,8 @@ struct Walk<'a> {
     /// Paths of tablespaces that lie inside the data directory.
     inside: HashSet<String>,
     warnings: &'a mut Warnings,
+    steps: &'a Steps,
+    on_files: &'a dyn Fn(u64),
     tree: Tree,
 }
 
@@ -175,6 +189,7 @@ impl Walk<'_> {
             // The last one pushed is listed next: backwards, so that the order of names is kept.
             let at = pending.len();
             self.list(&directory, &mut pending)?;
+            (self.on_files)(self.tree.file_count());
             if let Some(new) = pending.get_mut(at..) {
                 new.reverse();
             }
@@ -187,13 +202,13 @@ impl Walk<'_> {
         let place = self.shown(&directory.path);
         let failed = |source| ScanError::Read { path: place.clone(), source };
         let (ground, below) = self.folders.place(&directory.path);
-        let folder = match ground.folder(below) {
+        let folder = match self.steps.at(&place, || ground.folder(below)) {
             // Dropped since it was seen (DROP DATABASE, DROP TABLESPACE): recovery drops it again.
             Err(error) if error.kind() == io::ErrorKind::NotFound && !directory.path.is_empty() => return Ok(()),
             other => other.map_err(failed)?,
         };
         let mut names = Vec::new();
-        for name in folder.names().map_err(failed)? {
+        for name in self.steps.at(&place, || folder.names()).map_err(failed)? {
             let name = name.into_string().map_err(|name| ScanError::Name(place.join(name)))?;
             if directory.only.as_ref().is_none_or(|only| *only == name) {
                 names.push(name);
@@ -207,7 +222,10 @@ impl Walk<'_> {
         };
         for name in &names {
             let path = if directory.path.is_empty() { name.clone() } else { format!("{}/{name}", directory.path) };
-            let facts = match folder.look(name) {
+            if self.steps.are_given_up() {
+                return Err(failed(io::ErrorKind::Interrupted.into()));
+            }
+            let facts = match self.steps.at(&place.join(name), || folder.look(name)) {
                 Ok(facts) => facts,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(source) => return Err(ScanError::Read { path: self.shown(&path), source }),
@@ -248,14 +266,16 @@ impl Walk<'_> {
     fn link(&mut self, path: String, pending: &mut Vec<Pending>) -> Result<(), ScanError> {
         if inclusion(&path, true) == Inclusion::EmptyDirectory {
             // Copied as a directory, as `convert_link_to_directory` does.
-            let followed = self.folders.root().follow(&path).and_then(|folder| folder.facts());
-            let facts = followed.map_err(|source| ScanError::Read { path: self.shown(&path), source })?;
+            let follow = || self.folders.root().follow(&path).and_then(|folder| folder.facts());
+            let facts = self.steps.at(&self.shown(&path), follow);
+            let facts = facts.map_err(|source| ScanError::Read { path: self.shown(&path), source })?;
             return self.directory(path, facts, pending);
         }
         let tablespace = path.strip_prefix("pg_tblspc/").and_then(|name| name.parse::<u32>().ok());
         if let Some(oid) = tablespace {
             let Some((_, folder)) = self.folders.tablespaces().find(|(known, _)| *known == oid) else { return Ok(()) };
-            let facts = folder.facts().map_err(|source| ScanError::Read { path: self.shown(&path), source })?;
+            let facts = self.steps.at(folder.path(), || folder.facts());
+            let facts = facts.map_err(|source| ScanError::Read { path: self.shown(&path), source })?;
             let number = self.add_directory(&path, facts)?;
             let only = Some(self.rules.tablespace_version_directory.clone());
             pending.push(Pending { path, number, only });
@@ -340,7 +360,7 @@ mod tests {
     fn list(folder: &tempfile::TempDir) -> Result<(Scan, Vec<String>), ScanError> {
         let rules = Rules { major: 15, tablespace_version_directory: "PG_15_202209061".to_owned() };
         let mut warnings = Warnings::default();
-        let scan = scan(&folder.path().join("data"), &rules, &mut warnings)?;
+        let scan = scan(&folder.path().join("data"), &rules, &mut warnings, &Steps::default(), &|_| {})?;
         Ok((scan, warnings.into_lines()))
     }
 
@@ -440,7 +460,7 @@ mod tests {
         write(&folder.path().join("new/PG_15_202209061/5/16900"), 3);
         symlink(folder.path().join("new"), data.join("pg_tblspc/16800")).unwrap();
         let rules = Rules { major: 15, tablespace_version_directory: "PG_15_202209061".to_owned() };
-        let scan = scan_with(&held, &rules, links, &mut Warnings::default()).unwrap();
+        let scan = scan_with(&held, &rules, links, &mut Warnings::default(), &Steps::default(), &|_| {}).unwrap();
         assert!(files(&scan).contains(&"pg_tblspc/16499/PG_15_202209061/5/16500".to_owned()));
         assert!(scan.tree.directories().iter().all(|directory| !directory.path.contains("16800")));
         assert_eq!(scan.tablespaces.len(), 1);

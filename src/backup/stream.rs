@@ -7,6 +7,7 @@ use std::io;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// Bytes in a piece, as many as in an object's frame.
 pub const PIECE_BYTES: usize = 1 << 20;
@@ -31,18 +32,23 @@ pub struct PackStream {
 }
 
 /// A stream to an upload: the writing end, and what the upload reads.
-pub fn pack_stream() -> (PackStream, BoxStream<'static, io::Result<Bytes>>) {
+///
+/// When `cancel` is cancelled, the upload gets an error at once: the thread may hang in a file system, with its end in its hands.
+pub fn pack_stream(cancel: CancellationToken) -> (PackStream, BoxStream<'static, io::Result<Bytes>>) {
     let (outlet, receiver) = mpsc::channel(QUEUE_PIECES_MAX);
-    (PackStream { outlet, piece: Vec::new(), position: 0 }, content(receiver))
+    (PackStream { outlet, piece: Vec::new(), position: 0 }, content(receiver, cancel))
 }
 
-fn content(receiver: mpsc::Receiver<Piece>) -> BoxStream<'static, io::Result<Bytes>> {
-    let next = |receiver: Option<mpsc::Receiver<Piece>>| async move {
-        let mut receiver = receiver?;
-        match receiver.recv().await {
-            Some(Piece::Content(bytes)) => Some((Ok(bytes), Some(receiver))),
-            Some(Piece::End) => None,
-            None => Some((Err(io::Error::other("reading the data directory was given up")), None)),
+fn content(receiver: mpsc::Receiver<Piece>, cancel: CancellationToken) -> BoxStream<'static, io::Result<Bytes>> {
+    let next = move |receiver: Option<mpsc::Receiver<Piece>>| {
+        let cancel = cancel.clone();
+        async move {
+            let mut receiver = receiver?;
+            match cancel.run_until_cancelled(receiver.recv()).await.flatten() {
+                Some(Piece::Content(bytes)) => Some((Ok(bytes), Some(receiver))),
+                Some(Piece::End) => None,
+                None => Some((Err(io::Error::other("reading the data directory was given up")), None)),
+            }
         }
     };
     Box::pin(futures::stream::unfold(Some(receiver), next))
@@ -104,7 +110,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_upload_gets_every_byte() {
-        let (mut stream, mut content) = pack_stream();
+        let (mut stream, mut content) = pack_stream(CancellationToken::new());
         let data: Vec<u8> = (0u8..251).cycle().take(3 * PIECE_BYTES + 77).collect();
         let source = data.clone();
         let writer = tokio::task::spawn_blocking(move || {
@@ -123,7 +129,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_goes_away_is_an_error_and_not_an_end() {
-        let (mut stream, mut content) = pack_stream();
+        let (mut stream, mut content) = pack_stream(CancellationToken::new());
         tokio::task::spawn_blocking(move || stream.write(&vec![1; PIECE_BYTES + 1])).await.unwrap().unwrap();
         assert!(content.next().await.unwrap().is_ok());
         assert!(content.next().await.unwrap().is_err());
@@ -131,8 +137,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_upload_whose_reader_hangs_ends_when_it_is_cancelled() {
+        let cancel = CancellationToken::new();
+        let (stream, mut content) = pack_stream(cancel.clone());
+        let later = async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            cancel.cancel();
+        };
+        assert!(tokio::join!(content.next(), later).0.unwrap().is_err());
+        assert!(content.next().await.is_none());
+        drop(stream);
+    }
+
+    #[tokio::test]
     async fn an_upload_that_goes_away_stops_the_reader() {
-        let (mut stream, content) = pack_stream();
+        let (mut stream, content) = pack_stream(CancellationToken::new());
         drop(content);
         let written = tokio::task::spawn_blocking(move || stream.write(&vec![1; PIECE_BYTES])).await.unwrap();
         assert_eq!(written, Err(Stopped));

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::error::BackupError;
-use super::leases::{Leases, TERMS};
+use super::leases::{Leases, Pulse, TERMS};
 use crate::base::{ErrorClass, describe, hex};
 use crate::repo::format::{Kind, Spec};
 use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
@@ -74,7 +74,7 @@ pub async fn with_lease<T, E: From<BackupError>>(
     work: impl AsyncFnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
     let stop = cancel.child_token();
-    let leases = Leases::take(repositories, host, TERMS, stop.clone()).await?;
+    let leases = Leases::take(repositories, host, TERMS, Pulse::Calls, stop.clone()).await?;
     let done = stop.run_until_cancelled(work()).await.unwrap_or(Err(BackupError::Cancelled.into()));
     let done = done.map_err(|error| leases.lost().map_or(error, E::from));
     leases.release().await;

@@ -4,6 +4,7 @@
 //! ([`crate::repo::place`]).
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -16,6 +17,10 @@ use crate::sys::within::{lies_within, resolved};
 
 /// How long the file systems may take: the agent reads its configuration while others wait for it.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How long another question may take while one has not been answered: several clusters may lie on one file system that hangs.
+const DEADLINE_AFTER_ANOTHER: Duration = Duration::from_millis(500);
+/// Questions of this process that may be unanswered, each of which has a thread.
+const UNANSWERED_MAX: usize = 32;
 
 /// Whether both lead to one place, as far as it shows. Blocking.
 pub(super) fn is_one_place(a: &StoreOptions, b: &StoreOptions) -> bool {
@@ -24,6 +29,17 @@ pub(super) fn is_one_place(a: &StoreOptions, b: &StoreOptions) -> bool {
         (None, None) => prefix(&a.url) == prefix(&b.url) && endpoint(a) == endpoint(b),
         _ => false,
     }
+}
+
+/// Which of `taken`, names and folders, is `folder`, links followed. Blocking, for a while at most; then as they are written.
+pub(super) fn whose_folder(folder: &Path, taken: Vec<(String, PathBuf)>) -> Option<String> {
+    let written = taken.iter().find(|(_, path)| path == folder).map(|(name, _)| name.clone());
+    let folder = folder.to_owned();
+    let real = move || {
+        let folder = resolved(&folder);
+        taken.into_iter().find(|(_, path)| resolved(path) == folder).map(|(name, _)| name)
+    };
+    written.or_else(|| within(DEADLINE, real).flatten())
 }
 
 /// Scheme, bucket and the parts of the prefix.
@@ -113,8 +129,21 @@ fn inside(data_directory: &Path, paths: Vec<(What, PathBuf)>) -> Vec<Inside> {
 
 /// What `work` answers; none when that takes longer than `deadline`. The thread stays as long as its file system hangs.
 fn within<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
+    let deadline = match UNANSWERED.fetch_add(1, Ordering::Relaxed) {
+        0 => deadline,
+        UNANSWERED_MAX.. => {
+            UNANSWERED.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        _ => deadline.min(DEADLINE_AFTER_ANOTHER),
+    };
     let (tell, told) = mpsc::sync_channel(1);
-    std::thread::spawn(move || tell.send(work()));
+    std::thread::spawn(move || {
+        let answer = work();
+        UNANSWERED.fetch_sub(1, Ordering::Relaxed);
+        tell.send(answer)
+    });
     told.recv_timeout(deadline).ok()
 }
 

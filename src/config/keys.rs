@@ -385,6 +385,12 @@ const CLUSTER: &[Key] = &[
         "How long a backup waits at its end for its last WAL to be archived.",
     ),
     key(
+        "backup.read_deadline",
+        Kind::Duration(SECOND, 30 * MINUTE),
+        Default::Is("\"3 min\""),
+        "How long one read of the data directory may go unanswered. Then its file system hangs, and the backup is given up.",
+    ),
+    key(
         "backup.pack_bytes",
         Kind::Size(MIB, TIB),
         Default::Is("\"256MiB\""),

@@ -397,9 +397,9 @@ fn cluster(
 ) -> Option<ClusterConfig> {
     let data_directory = scope.path("data_directory");
     if let Some(directory) = &data_directory {
-        let same = others.values().find(|other| resolved(&other.data_directory) == resolved(directory));
-        if let Some(other) = same {
-            scope.problem("data_directory", format!("{} is cluster.{}'s already", directory.display(), other.name));
+        let taken = others.values().map(|other| (other.name.clone(), other.data_directory.clone())).collect();
+        if let Some(other) = apart::whose_folder(directory, taken) {
+            scope.problem("data_directory", format!("{} is cluster.{other}'s already", directory.display()));
         }
     }
     let connection = scope.redacted("connection", redact_connection);
@@ -459,6 +459,7 @@ fn cluster(
             workers: scope.number("backup.workers"),
             fast_checkpoint: scope.boolean("backup.fast_checkpoint"),
             archive_deadline: scope.duration("backup.archive_deadline"),
+            read_deadline: scope.duration("backup.read_deadline"),
             pack_bytes: scope.size("backup.pack_bytes"),
         },
         restore: RestoreConfig { workers: scope.number("restore.workers") },
@@ -466,11 +467,6 @@ fn cluster(
         fingerprint: String::new(),
     };
     (!config.data_directory.as_os_str().is_empty()).then_some(config)
-}
-
-/// `path` with its links followed where it exists.
-fn resolved(path: &Path) -> PathBuf {
-    std::fs::canonicalize(path).unwrap_or_else(|_| path.components().collect())
 }
 
 /// A file that holds a secret itself and that everybody may read.

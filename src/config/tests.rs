@@ -105,6 +105,7 @@ fn the_least_configuration_has_every_default() {
     assert_eq!(cluster.archive.deadline, Duration::from_mins(1));
     assert_eq!(cluster.fetch.prefetch_bytes_max, 1 << 30);
     assert_eq!(cluster.backup.archive_deadline, Duration::from_mins(10));
+    assert_eq!(cluster.backup.read_deadline, Duration::from_mins(3));
     assert!(cluster.backup.fast_checkpoint);
     let repository = &config.repositories["disk"];
     assert_eq!((repository.wal_level, repository.backup_level), (1, 3));

@@ -187,6 +187,8 @@ pub struct BackupConfig {
     pub fast_checkpoint: bool,
     /// How long to wait for the last WAL of the backup.
     pub archive_deadline: Duration,
+    /// How long one read of the data directory may go unanswered.
+    pub read_deadline: Duration,
     /// Bytes of files in a pack.
     pub pack_bytes: u64,
 }

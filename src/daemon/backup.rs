@@ -121,6 +121,7 @@ pub async fn run(
         workers: config.backup.workers,
         fast_checkpoint: config.backup.fast_checkpoint,
         archive_deadline: config.backup.archive_deadline,
+        read_deadline: config.backup.read_deadline,
         pack_bytes: config.backup.pack_bytes,
         levels,
         host: sys::host::name(),
@@ -130,7 +131,7 @@ pub async fn run(
     let give_up = async {
         tokio::select! {
             () = gone.cancelled() => {}
-            () = services.stop.cancelled() => {}
+            () = services.backups.cancelled() => {}
         }
         cancel.cancel();
         // The backup ends by itself, in order: the server is told, the lease given back.

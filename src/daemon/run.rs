@@ -9,7 +9,7 @@ use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -18,7 +18,7 @@ use super::bounds::Bounds;
 use super::services::{Services, clear_spools};
 use super::{listen, log, metrics, server, status};
 use crate::base::describe;
-use crate::config::{self, Config, Loaded};
+use crate::config::{self, Config, ConfigError, Loaded};
 use crate::sys;
 
 /// How long what is being answered may take when the agent stops.
@@ -29,8 +29,15 @@ const DRAIN: Duration = Duration::from_mins(1);
 const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How often idle things are looked after.
 const TICK: Duration = Duration::from_secs(5);
-/// Threads that wait for disks; also the bound of tokio's blocking pool.
-const BLOCKING_THREADS_MAX: usize = 64;
+/// How long the services may take to end what they have under way.
+const END: Duration = Duration::from_secs(5);
+/// Threads that wait for disks, beside those for the data directories.
+const BLOCKING_THREADS: usize = 64;
+/// As many more for each cluster: its watchers, looks and readers, and those of the configuration before a reload, may all hang in one file
+/// system, and must not take the threads of other clusters and of repositories. They are made when they are needed.
+const BLOCKING_THREADS_OF_A_CLUSTER: usize = 48;
+/// The most of the process.
+const BLOCKING_THREADS_MAX: usize = 1024;
 
 /// `walwardd`: archives WAL, prefetches for recovery, takes base backups; asked by walward-wal and walward over its socket.
 #[derive(Debug, clap::Parser)]
@@ -51,7 +58,7 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = said(loaded);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .max_blocking_threads(blocking_threads(config.clusters.len()))
         .enable_all()
         .build()
         .context("start the runtime")?;
@@ -59,6 +66,13 @@ pub fn run(arguments: &Arguments) -> anyhow::Result<()> {
     // Threads that hang in a dead file system do not keep the process.
     runtime.shutdown_timeout(SHUTDOWN);
     lived
+}
+
+/// The bound of the runtime's threads that wait for disks.
+fn blocking_threads(clusters: usize) -> usize {
+    // One that comes with a reload has a place, too.
+    let of_clusters = BLOCKING_THREADS_OF_A_CLUSTER.saturating_mul(clusters.saturating_add(1));
+    BLOCKING_THREADS.saturating_add(of_clusters).min(BLOCKING_THREADS_MAX)
 }
 
 /// The configuration, when what is unwise about it was said to the log.
@@ -92,11 +106,13 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     info!(socket = %config.agent.socket.display(), clusters, version = env!("CARGO_PKG_VERSION"), "walwardd is ready");
     tell_systemd(&[NotifyState::Ready]);
     let mut tick = tokio::time::interval(watchdog_interval());
+    let mut loading = None;
     let outcome = loop {
         tokio::select! {
             () = stopped(&mut terminate, &mut interrupt) => break Ok(()),
-            _ = hangup.recv() => {
-                reload(path, &publish, (&mut bounds, &mut draining), &mut tasks);
+            _ = hangup.recv(), if loading.is_none() => loading = Some(load(path)),
+            loaded = finished(&mut loading) => {
+                reload(loaded, &publish, (&mut bounds, &mut draining), &mut tasks);
             }
             _ = tick.tick() => {
                 tell_systemd(&[NotifyState::Watchdog]);
@@ -122,29 +138,48 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     closing.cancel();
     let services = Arc::clone(&publish.borrow());
     services.closing.cancel();
+    // It would not be done within the grace, and needs that to tell the server and to give its leases back.
+    services.backups.cancel();
     answers.close();
     if tokio::time::timeout(GRACE, answers.wait()).await.is_err() {
         warn!("requests are still being answered after {} s; they are given up", GRACE.as_secs());
     }
-    services.end().await;
+    if tokio::time::timeout(END, services.end()).await.is_err() {
+        warn!("files are still on their way after {} s; PostgreSQL asks again", END.as_secs());
+    }
     match outcome {
         Ok(()) => Ok(()),
         Err(died) => bail!("a task of the agent died: {died}"),
     }
 }
 
+/// Reads the configuration. Its paths may lead into a file system that does not answer for a while, and the agent goes on.
+fn load(path: &Path) -> JoinHandle<Result<Loaded, ConfigError>> {
+    let mut states = vec![NotifyState::Reloading];
+    states.extend(NotifyState::monotonic_usec_now());
+    tell_systemd(&states);
+    let path = path.to_owned();
+    tokio::task::spawn_blocking(move || config::load(&path))
+}
+
+/// What was read, once; for as long as nothing is being read this does not end.
+async fn finished(loading: &mut Option<JoinHandle<Result<Loaded, ConfigError>>>) -> anyhow::Result<Loaded> {
+    let loaded = match loading {
+        Some(loading) => loading.await,
+        None => std::future::pending().await,
+    };
+    *loading = None;
+    Ok(loaded.context("read the configuration")??)
+}
+
 /// Takes a new configuration if it is valid; the old services finish what they have under way, for [`DRAIN`] at most and until the
 /// next reload: two configurations are at work at once, and no more. `draining` ends the uploads of the one before.
 fn reload(
-    path: &Path,
+    loaded: anyhow::Result<Loaded>,
     publish: &watch::Sender<Arc<Services>>,
     (bounds, draining): (&mut Bounds, &mut CancellationToken),
     tasks: &mut JoinSet<()>,
 ) {
-    let mut states = vec![NotifyState::Reloading];
-    states.extend(NotifyState::monotonic_usec_now());
-    tell_systemd(&states);
-    let loaded = config::load(path).map_err(anyhow::Error::from);
     let (_, memory_mib) = bounds.memory();
     let started = loaded.and_then(|loaded| {
         let config = said(loaded);

@@ -22,9 +22,12 @@ use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use crate::repo::LazyRepository;
 use crate::sys;
 use crate::sys::folder::Folder;
+use crate::sys::shared::Shared;
 
 /// Threads that may look at one data directory (or for one) on behalf of requests at the same time.
 const LOOKS_MAX: usize = 4;
+/// By the data directory, and one for all: a configuration that is read again has no threads of its own.
+static LOOKS: Shared<Semaphore> = Shared::new();
 
 /// Everything that the agent does for one cluster.
 pub struct Service {
@@ -62,6 +65,8 @@ pub struct Services {
     pub looks: Arc<Semaphore>,
     /// Cancelled: no new work of its own accord.
     pub closing: CancellationToken,
+    /// Cancelled: a running backup ends in order. The agent is stopping; a reload leaves it alone.
+    pub backups: CancellationToken,
     /// Cancelled: WAL on its way is given up; PostgreSQL asks again. So the services of an old configuration end.
     pub uploads: CancellationToken,
     /// Cancelled: work under way is given up.
@@ -74,7 +79,7 @@ impl Services {
     pub fn start(config: &Config, spool: u64, bounds: &Bounds, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
         let pool = bounds.pool();
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let uploads = stop.child_token();
+        let (uploads, backups) = (stop.child_token(), stop.child_token());
         // What was started is ended again when the rest cannot be.
         let unfinished = closing.clone().drop_guard();
         let mut clusters = BTreeMap::new();
@@ -154,13 +159,13 @@ impl Services {
                 belief,
                 backup: super::backup::Slot::default(),
                 owner,
-                looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+                looks: looks_at(&cluster.data_directory),
                 standing: Standing::default(),
             };
             clusters.insert(name.clone(), Arc::new(service));
         }
         unfinished.disarm();
-        Ok(Arc::new(Self { clusters, looks: Arc::new(Semaphore::new(LOOKS_MAX)), closing, uploads, stop }))
+        Ok(Arc::new(Self { clusters, looks: looks_at(Path::new("")), closing, backups, uploads, stop }))
     }
 
     /// Whether the peer was the owner of a cluster's data directory when it was looked at last.
@@ -229,6 +234,10 @@ pub fn clear_spools(config: &Config) {
             }
         }
     }
+}
+
+fn looks_at(data_directory: &Path) -> Arc<Semaphore> {
+    LOOKS.get(data_directory.display().to_string(), || Semaphore::new(LOOKS_MAX))
 }
 
 fn spool_folder(spool_directory: &Path, cluster: &str) -> PathBuf {

@@ -10,11 +10,12 @@ use tracing::Instrument;
 use super::kept::Kept;
 use super::services::Service;
 use crate::base::describe;
-use crate::health::{ClusterSnapshot, DebtFacts, RepositorySnapshot, Snapshot};
+use crate::health::{ClusterSnapshot, DebtFacts, HangingRead, RepositorySnapshot, Snapshot};
 use crate::pg::archive_status::{list_ready, ready_since};
 use crate::repo::{LazyRepository, RepoError};
 use crate::storage::Creates;
 use crate::sys;
+use crate::sys::ground::{Ground, Unanswered};
 
 /// How long a repository may take to answer.
 const REPOSITORY_DEADLINE: Duration = Duration::from_secs(5);
@@ -76,8 +77,13 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
         spool_bytes,
         spool_bytes_max,
         repositories,
+        hanging_reads: Ground::of(&service.config.data_directory).hanging().into_iter().map(hanging).collect(),
         backup: service.backup.progress().and_then(|progress| serde_json::to_value(progress).ok()),
     }
+}
+
+fn hanging(Unanswered { path, waited }: Unanswered) -> HangingRead {
+    HangingRead { path, seconds: waited.as_secs() }
 }
 
 async fn repositories(service: &Service) -> Vec<RepositorySnapshot> {

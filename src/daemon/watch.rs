@@ -16,7 +16,11 @@ const RETRY: Duration = Duration::from_secs(10);
 pub async fn watch(archiver: Archiver, stop: CancellationToken) {
     let folder = archiver.pg_wal().join("archive_status");
     loop {
-        let watcher = start(&folder, archiver.clone());
+        let (place, woken) = (folder.clone(), archiver.clone());
+        // Blocking: the file system may hang.
+        let starting = tokio::task::spawn_blocking(move || start(&place, woken));
+        let Some(started) = stop.run_until_cancelled(starting).await else { return };
+        let watcher = started.unwrap_or_else(|died| Err(notify::Error::generic(&died.to_string())));
         if let Err(error) = &watcher {
             debug!(folder = %folder.display(), %error, "cannot watch; rescans do the work");
         }
@@ -34,6 +38,7 @@ pub async fn watch(archiver: Archiver, stop: CancellationToken) {
     }
 }
 
+/// Blocking.
 fn start(folder: &Path, archiver: Archiver) -> notify::Result<notify::RecommendedWatcher> {
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Only what becomes ready; the archiver's own renames to .done are none of our business.

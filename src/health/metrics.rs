@@ -111,6 +111,13 @@ pub fn render(snapshot: &Snapshot) -> String {
     page.each(clusters, "walward_backup_running", "gauge", "Whether a base backup is running.", |c| {
         Some(u64::from(c.backup.is_some()))
     });
+    page.each(
+        clusters,
+        "walward_backup_hanging_reads",
+        "gauge",
+        "Reads of the data directory for a backup, given up or not, that its file system does not answer now.",
+        |c| Some(c.hanging_reads.len()),
+    );
     page.repositories(
         clusters,
         "walward_repository_reachable",

@@ -9,5 +9,5 @@ mod stats;
 pub use belief::{BeliefFacts, BeliefStats};
 pub use debt::{DebtFacts, RepositoryStats};
 pub use metrics::render as render_metrics;
-pub use snapshot::{ClusterSnapshot, RepositorySnapshot, Snapshot};
+pub use snapshot::{ClusterSnapshot, HangingRead, RepositorySnapshot, Snapshot};
 pub use stats::{ArchiveFacts, ArchiveStats, FetchFacts, FetchStats, LastError};

@@ -66,8 +66,20 @@ pub struct ClusterSnapshot {
     pub spool_bytes_max: u64,
     /// In order of preference.
     pub repositories: Vec<RepositorySnapshot>,
+    /// Reads of the data directory for a backup that its file system does not answer now, the longest first.
+    #[serde(default)]
+    pub hanging_reads: Vec<HangingRead>,
     /// The running backup's progress (`backup::Progress`), if one runs.
     pub backup: Option<serde_json::Value>,
+}
+
+/// A read that a file system does not answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HangingRead {
+    /// Of what.
+    pub path: PathBuf,
+    /// For how long by now.
+    pub seconds: u64,
 }
 
 /// One repository of a cluster.

@@ -19,7 +19,7 @@ pub enum Exit {
     Locked,
     /// Key or credentials missing, wrong, or not allowed to.
     Key,
-    /// The storage (or the agent, or PostgreSQL) cannot be reached.
+    /// The storage (or the agent, or PostgreSQL) cannot be reached, or a file system hangs.
     Unreachable,
     /// No such cluster, backup, key slot or object.
     NotFound,
@@ -91,7 +91,7 @@ impl Exit {
             Self::NoRepository => "there is no repository at the URL",
             Self::Locked => "somebody else is at work",
             Self::Key => "key or credentials are missing, wrong, or not allowed to do this",
-            Self::Unreachable => "the storage, the agent or PostgreSQL cannot be reached",
+            Self::Unreachable => "the storage, the agent or PostgreSQL cannot be reached, or a file system hangs",
             Self::NotFound => "no such cluster, backup, key slot or object",
             Self::Integrity => "bytes are not what was written",
             Self::Refused => "refused, because something does not hold that must",

@@ -96,6 +96,9 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
             BackupError::WalMissing { .. } => {
                 Some((Exit::Refused, Some("`walward check` tries every step of archiving")))
             }
+            BackupError::Hangs { .. } | BackupError::StillHangs { .. } | BackupError::NoThread => {
+                Some((Exit::Unreachable, None))
+            }
             BackupError::Cancelled => Some((Exit::Interrupted, None)),
             _ => None,
         };

@@ -27,6 +27,7 @@ mod copies;
 mod failover;
 mod faults;
 mod flipped_bytes;
+mod hanging_files;
 mod harness;
 mod json_answers;
 mod least_privilege;

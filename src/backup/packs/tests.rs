@@ -63,6 +63,7 @@ fn work(root: &Path, repositories: Vec<Repository>) -> (Arc<Work>, Vec<PackPlan>
         repositories.into_iter().map(|repository| Target { repository, level: 1, writer: "db1".to_owned() }).collect();
     let work = Work {
         folders: ClusterFolders::new(Folder::enter(root).unwrap(), BTreeMap::new()),
+        reading: Reading::new(root, Duration::from_millis(300)),
         tree,
         checks: None,
         targets,
@@ -157,6 +158,55 @@ async fn a_file_that_cannot_be_read_ends_the_backup_by_its_name() {
     std::fs::create_dir(&place).unwrap();
     let error = copy_all(&work, plans, 2, &CancellationToken::new()).await.unwrap_err();
     assert!(matches!(&error, BackupError::Copy(CopyError::Read { path, .. }) if *path == place), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_hangs_ends_the_backup_by_its_name_and_no_other_begins_until_it_is_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let repositories = vec![repository("a", crate::storage::memory()).await];
+    let (work, _) = work(folder.path(), repositories.clone());
+    let place = folder.path().join("base/11");
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let path = place.clone();
+    let write = move |stream: &mut PackStream, steps: &Steps| {
+        stream.write(&content(19))?;
+        steps.at(&path, || held.recv().is_ok());
+        Ok(())
+    };
+    let cancel = CancellationToken::new();
+    let made = make_pack(&work, 0, 1 << 20, &cancel, write);
+    let error = tokio::time::timeout(Duration::from_secs(60), made).await.unwrap().unwrap_err();
+    assert!(matches!(&error, BackupError::Hangs { read } if read.path == place), "{error:?}");
+    assert_eq!(packs_in(&repositories[0], &work.label).await, 0);
+    let again = Reading::new(folder.path(), Duration::from_mins(3));
+    let error = again.check().unwrap_err();
+    assert!(matches!(&error, BackupError::StillHangs { read, .. } if read.path == place), "{error:?}");
+    drop(release);
+    while again.check().is_err() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_backup_ends_while_a_file_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut work, _) = work(folder.path(), vec![repository("a", crate::storage::memory()).await]);
+    Arc::get_mut(&mut work).unwrap().reading = Reading::new(folder.path(), Duration::from_hours(24));
+    let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+    let cancel = CancellationToken::new();
+    let write = move |_: &mut PackStream, steps: &Steps| {
+        steps.at(Path::new("hung"), || held.recv().is_ok());
+        Ok(())
+    };
+    let made = make_pack(&work, 0, 1 << 20, &cancel, write);
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        cancel.cancel();
+    };
+    let both = async { tokio::join!(made, later).0 };
+    let error = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap().unwrap_err();
+    assert!(matches!(error, BackupError::Cancelled), "{error:?}");
+    drop(release);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -70,6 +70,7 @@ async fn in_process(context: &Context, cluster: &ClusterConfig, printer: &Printe
         workers: cluster.backup.workers,
         fast_checkpoint: cluster.backup.fast_checkpoint,
         archive_deadline: cluster.backup.archive_deadline,
+        read_deadline: cluster.backup.read_deadline,
         pack_bytes: cluster.backup.pack_bytes,
         levels,
         host: sys::host::name(),
@@ -101,7 +102,9 @@ fn show(meter: &mut Meter<'_>, progress: &Progress) {
     let message = match (progress.phase, progress.waiting_for) {
         (Phase::Connecting, _) => "connecting".to_owned(),
         (Phase::Checkpoint, _) => "waiting for the checkpoint".to_owned(),
+        (Phase::Listing, _) => "listing the files".to_owned(),
         (Phase::Copying, _) => "copying".to_owned(),
+        (Phase::Stopping, _) => "ending the backup on the server".to_owned(),
         (Phase::WaitingForWal, Some(segment)) => format!("waiting until {segment} is archived"),
         (Phase::WaitingForWal, None) => "waiting for the last WAL".to_owned(),
         (Phase::Finishing, _) => "writing the manifest".to_owned(),

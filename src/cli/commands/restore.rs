@@ -82,7 +82,7 @@ async fn carry_out(plan: RestorePlan, workers: usize, printer: &Printer) -> Resu
         }
     };
     meter.finish();
-    Ok(ended?)
+    ended
 }
 
 /// The request that the arguments spell.

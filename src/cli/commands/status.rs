@@ -124,6 +124,14 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     {
         printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
     }
+    for read in &cluster.hanging_reads {
+        let age = format_duration(std::time::Duration::from_secs(read.seconds));
+        let text = format!(
+            "  HANGS       a read of {} for a backup has not been answered for {age}: no backup can be taken until its file system answers",
+            read.path.display()
+        );
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     let fetch = &cluster.fetch;
     if fetch.served_total > 0 || fetch.absent_total > 0 || fetch.last_error.is_some() {
         printer.line(&format!(

@@ -6,6 +6,7 @@
 mod agent;
 mod cluster;
 mod fault_proxy;
+mod hung;
 mod mount;
 mod room;
 mod s3;
@@ -16,6 +17,7 @@ mod walward;
 pub use agent::Agent;
 pub use cluster::{Cluster, ClusterOptions, Ended, Stop};
 pub use fault_proxy::Mode;
+pub use hung::{Answers, Hung};
 pub use room::{Daemon, Room, eventually};
 pub use s3::S3;
 pub use site::{Site, SiteOptions, StoreKind};
