@@ -63,7 +63,8 @@ pub async fn compare(
 async fn still_there(pg_wal: &Path, file: &WalFile, segment: SegmentName) -> bool {
     let (folder, stamp) = (pg_wal.to_path_buf(), file.stamp());
     let look = move || {
-        is_done(&folder, segment) && FileStamp::of(&folder.join(segment.to_string())).is_ok_and(|found| found == stamp)
+        is_done(&folder, WalFileName::Segment(segment))
+            && FileStamp::of(&folder.join(segment.to_string())).is_ok_and(|found| found == stamp)
     };
     tokio::task::spawn_blocking(look).await.unwrap_or(false)
 }

@@ -48,10 +48,10 @@ pub fn list_done(pg_wal: &Path, timeline: Timeline) -> io::Result<Vec<(SegmentNa
     Ok(segments.into_iter().filter_map(finished).collect())
 }
 
-/// Whether `segment` is marked as archived. Blocking.
-pub fn is_done(pg_wal: &Path, segment: SegmentName) -> bool {
+/// Whether `file` is marked as archived; `false` also where that cannot be seen. Blocking.
+pub fn is_done(pg_wal: &Path, file: WalFileName) -> bool {
     let folder = Folder::enter(pg_wal).and_then(|folder| folder.folder(DIRECTORY));
-    folder.and_then(|folder| folder.look(format!("{segment}.done"))).is_ok()
+    folder.and_then(|folder| folder.look(format!("{file}.done"))).is_ok()
 }
 
 /// A key that sorts as the archiver does.

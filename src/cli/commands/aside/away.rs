@@ -19,7 +19,7 @@ use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use crate::pg::WalFileName;
-use crate::pg::archive_status::done_path;
+use crate::pg::archive_status::{done_path, is_done};
 use crate::repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
 use crate::repo::transfer::{Compared, compare};
 use crate::repo::{Repository, layout};
@@ -163,9 +163,10 @@ async fn may_go(
         };
         return Err(Failure::new(Exit::Refused, text).hint(hint));
     }
-    let done = done_path(&cluster.data_directory.join("pg_wal"), from);
-    if done.try_exists().unwrap_or(false) {
-        let text = format!("this cluster's server has archived {from} itself ({} is there)", done.display());
+    let pg_wal = cluster.data_directory.join("pg_wal");
+    if is_done(&pg_wal, from) {
+        let mark = done_path(&pg_wal, from);
+        let text = format!("this cluster's server has archived {from} itself ({} is there)", mark.display());
         let hint = "name the first file that the server was refused; if its mark was made by hand, rename it to .ready";
         return Err(Failure::new(Exit::Refused, text).hint(hint));
     }
