@@ -72,6 +72,9 @@ pub fn environment(id: i64, folder: &Path, variable: &str) -> io::Result<Option<
         return Err(io::ErrorKind::NotFound.into());
     }
     let all = std::fs::read(process.join("environ"))?;
+    if all.is_empty() {
+        return Err(io::Error::other("the process begins, or has ended"));
+    }
     let prefix = format!("{variable}=");
     let value = all.split(|byte| *byte == 0).find_map(|entry| entry.strip_prefix(prefix.as_bytes()));
     Ok(value.map(|value| OsString::from_vec(value.to_vec())))
@@ -118,6 +121,13 @@ mod tests {
         let mut child = command.spawn().unwrap();
         let id = i64::from(child.id());
         let given = |folder: &Path, variable: &str| environment(id, folder, variable);
+        // It has its environment a moment after it was started.
+        let begun = std::time::Instant::now();
+        while !given(folder.path(), "WALWARD_SOCKET").is_ok_and(|value| value.is_some())
+            && begun.elapsed() < std::time::Duration::from_secs(30)
+        {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
         assert_eq!(given(folder.path(), "WALWARD_SOCKET").unwrap(), Some("/run/x y".into()));
         assert_eq!(given(folder.path(), "WALWARD_OTHER").unwrap(), None);
         assert!(given(Path::new("/"), "WALWARD_SOCKET").is_err());
