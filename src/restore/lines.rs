@@ -107,11 +107,12 @@ impl<'a> Survey<'a> {
         match (own.moments(), theirs.moments()) {
             // History says that the cluster went there.
             (None, None) if way.target() > other.target() => Standing::After,
-            // One that came into being when all of the other had arrived may be where the cluster went, or a copy.
-            (Some(_), None) if theirs.born.zip(own.arrived).is_some_and(|(born, arrived)| born > arrived) => {
+            // One that came into being when all of the other had arrived may be where the cluster went, or a copy. Stores tell times
+            // to the second, or to the millisecond: the same time may be later.
+            (Some(_), None) if theirs.born.zip(own.arrived).is_some_and(|(born, arrived)| born >= arrived) => {
                 Standing::Unknown
             }
-            (None, Some(_)) if own.born.zip(theirs.arrived).is_some_and(|(born, arrived)| born > arrived) => {
+            (None, Some(_)) if own.born.zip(theirs.arrived).is_some_and(|(born, arrived)| born >= arrived) => {
                 Standing::Unknown
             }
             (Some(_), None) => Standing::After,

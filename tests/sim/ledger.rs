@@ -70,14 +70,6 @@ impl Ledger {
         self.lock().unasked.clear();
     }
 
-    /// What is in any repository with other bytes than these.
-    pub fn foreign(&self, own: &Own) -> BTreeSet<WalFileName> {
-        let own = own.lock().unwrap();
-        let inner = self.lock();
-        let foreign = inner.written.iter().filter(|((_, name), entry)| own.get(name) != Some(&entry.print));
-        foreign.map(|((_, name), _)| *name).collect()
-    }
-
     pub fn removed(&self, site: &'static str, name: WalFileName) {
         self.lock().written.remove(&(site, name));
     }

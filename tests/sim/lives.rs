@@ -1,6 +1,7 @@
 //! Lives of servers: a volume that is rolled back, a copy that is tried out, an `archive_command` that is taken away; and what
 //! the person does who is told that a file has two contents.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::Rng;
@@ -112,7 +113,7 @@ impl World {
     /// repositories, and the agent is started again.
     pub async fn set_aside(&mut self, agent: &Agent, first: WalFileName) {
         note(&self.trace, format!("the DBA sets aside what is another's from {first} on"));
-        for name in self.ledger.foreign(&self.primary.own) {
+        for name in self.foreign().await {
             if archiver_order(&name) < archiver_order(&first) {
                 continue;
             }
@@ -126,9 +127,22 @@ impl World {
         agent.end();
     }
 
+    /// What is in any repository with other bytes than the primary's: also what its writer was never told of.
+    async fn foreign(&self) -> BTreeSet<WalFileName> {
+        let mut foreign = BTreeSet::new();
+        for site in &self.sites {
+            // What cannot be read now is found the next time.
+            let Ok(there) = site.contents(self.primary.lineage).await else { continue };
+            let own = self.primary.own.lock().unwrap();
+            foreign
+                .extend(there.into_iter().filter(|(name, print)| own.get(name) != Some(print)).map(|(name, _)| name));
+        }
+        foreign
+    }
+
     /// The same, of all that is another's, before everything heals.
     pub async fn set_all_aside(&mut self, agent: &Agent) {
-        let first = self.ledger.foreign(&self.primary.own).into_iter().next();
+        let first = self.foreign().await.into_iter().next();
         if let Some(first) = first {
             note(&self.trace, format!("{first} is another's"));
             self.set_aside(agent, WalFileName::History(walward::pg::Timeline(1))).await;

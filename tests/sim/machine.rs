@@ -1,6 +1,7 @@
 //! The repositories of a simulated site, and the agent that runs for one life over them.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use walward::archive::{Acknowledge, ArchiveOptions, Archiver, FetchOptions, Fetcher};
 use walward::base::ErrorClass;
 use walward::health::{ArchiveStats, FetchStats};
-use walward::pg::Lineage;
-use walward::repo::{Encryption, LazyRepository, RepoError, Repository};
+use walward::pg::{Lineage, WalFileName};
+use walward::repo::{Encryption, LazyRepository, RepoError, Repository, layout, stored};
 use walward::storage::fault::{Call, Fault, Faulty, Plan};
 use walward::storage::{
     self, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoreOptions, StoredObject,
@@ -29,6 +30,7 @@ use crate::faults::{mix, of_disk, of_store};
 use crate::ledger::{Book, Ledger, TRIAL};
 use crate::postgres::{Postgres, SEGMENT_BYTES, size};
 use crate::shape::{Mutant, Shape};
+use crate::truth::print_of;
 
 pub const CLUSTER: &str = "main";
 /// How long a push may take; the agent's own bound is three times this.
@@ -148,6 +150,29 @@ impl Site {
         LazyRepository::at(self.name, store, self.encryption.clone(), 1, CpuPool::on_the_caller())
     }
 
+    /// The repository as it is, over its bare store.
+    pub async fn open(&self) -> Result<Repository, RepoError> {
+        let store = storage::with_layers(self.store(), Limits::default());
+        Repository::open(self.name, store, &self.encryption, CpuPool::on_the_caller()).await
+    }
+
+    /// What is there of a lineage: stands for the bytes of each file. One that cannot be read is left out.
+    pub async fn contents(&self, lineage: Lineage) -> Result<BTreeMap<WalFileName, u64>, RepoError> {
+        let repository = self.open().await?;
+        let mut names: Vec<_> =
+            stored::timelines(&repository, lineage).await?.into_iter().map(WalFileName::History).collect();
+        for timeline in stored::wal_timelines(&repository, lineage).await? {
+            names.extend(stored::wal(&repository, lineage, timeline, 0, size()).await?);
+        }
+        let mut contents = BTreeMap::new();
+        for name in names {
+            if let Ok(bytes) = read_whole(&repository, &layout::wal_file(lineage, name)).await {
+                contents.insert(name, print_of(&bytes));
+            }
+        }
+        Ok(contents)
+    }
+
     /// What `walward setup` does: makes the repository if there is none, and tells it the lineage.
     pub async fn set_up(&mut self, lineage: Lineage) -> Result<(), SetUp> {
         let there_before = self.set_up;
@@ -194,6 +219,11 @@ fn lies_of(mutant: Mutant) -> Lies {
         folders: mutant == Mutant::FoldersNotSynced,
         retried: mutant == Mutant::SecondSyncTrusted,
     }
+}
+
+/// The content of a WAL file.
+pub async fn read_whole(repository: &Repository, key: &ObjectKey) -> Result<Bytes, RepoError> {
+    repository.read(key).await?.into_bytes(key, SEGMENT_BYTES as usize).await
 }
 
 /// One run of `walwardd` for the primary (and, on another host, for its rival).

@@ -8,6 +8,8 @@
 //! - a fetch that could not find out says so (255); "absent" is never said of a file that was acknowledged;
 //! - nothing is archived that no server asked for in the life that it is in; nothing is written after a file that is known to
 //!   have other content than the writer's own;
+//! - what is brought from one repository to another, as a debt or as a copy, continues there what the same server wrote;
+//! - a restore that leaves the timeline open goes where the primary is, or asks;
 //! - memory and spool stay within their bounds, and every answer comes within its deadline;
 //! - after any crash the next start needs no manual step.
 //!
@@ -27,13 +29,17 @@
 )]
 
 mod backup;
+mod copies;
+mod debts;
 mod disk;
 mod faults;
 mod healed;
 mod ledger;
+mod lines;
 mod lives;
 mod machine;
 mod mutants;
+mod noted;
 mod postgres;
 mod restore;
 mod seeds;

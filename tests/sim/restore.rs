@@ -68,27 +68,32 @@ fn once(content: Vec<u8>) -> BoxStream<'static, std::io::Result<Bytes>> {
     stream::iter([Ok(Bytes::from(content))]).boxed()
 }
 
-/// A repository in memory with one backup, and the WAL that it needs.
-async fn repository() -> Repository {
+/// A backup that is put into a repository without a server.
+pub struct Taken {
+    pub label: BackupLabel,
+    pub lineage: Lineage,
+    pub segment_bytes: SegmentSize,
+    pub timeline: Timeline,
+    pub start: Lsn,
+    pub stop: Lsn,
+    pub stopped: Timestamp,
+}
+
+pub async fn put_backup(repository: &Repository, taken: Taken) {
     let spec = |kind| Spec { kind, level: 1, writer: "db1".to_owned() };
-    let time = "2026-11-21T06:41:58Z".parse().unwrap();
-    let (store, pool) = (walward::storage::memory(), CpuPool::on_the_caller());
-    let made = Repository::create("one", store, "main", &Encryption::None, &[], pool, Timestamp::UNIX_EPOCH).await;
-    let mut repository = made.unwrap().0;
-    repository.add_lineage(LINEAGE, SegmentSize::DEFAULT, Timestamp::UNIX_EPOCH).await.unwrap();
     let mut manifest = Manifest {
         format: 1,
-        label: label().to_string(),
+        label: taken.label.to_string(),
         kind: BackupType::Full,
-        lineage: LINEAGE,
+        lineage: taken.lineage,
         server_version: "15.18".to_owned(),
-        segment_bytes: SegmentSize::DEFAULT,
+        segment_bytes: taken.segment_bytes,
         data_checksums: true,
-        timeline: Timeline(1),
-        start_lsn: Lsn(0x200_0028),
-        stop_lsn: Lsn(0x200_0138),
-        started: time,
-        stopped: time,
+        timeline: taken.timeline,
+        start_lsn: taken.start,
+        stop_lsn: taken.stop,
+        started: taken.stopped,
+        stopped: taken.stopped,
         from_standby: true,
         host: "db1".to_owned(),
         walward_version: "0.1.0".to_owned(),
@@ -105,7 +110,7 @@ async fn repository() -> Repository {
     for (number, files) in (0..).zip(&packs()) {
         let (content, offsets) = tar_stream(files);
         let content_bytes = content.len() as u64;
-        let key = layout::pack(&label(), number);
+        let key = layout::pack(&taken.label, number);
         let summary = repository.upload(&key, spec(Kind::Pack), once(content), content_bytes).await.unwrap();
         for ((path, content), offset) in files.iter().zip(offsets) {
             let (size, crc32c) = (content.len() as u64, crc32c::crc32c(content));
@@ -119,15 +124,34 @@ async fn repository() -> Repository {
     for entry in &entries {
         lines += &(serde_json::to_string(entry).unwrap() + "\n");
     }
-    let key = layout::manifest(&label());
+    let key = layout::manifest(&taken.label);
     repository.upload(&key, spec(Kind::Manifest), once(lines.into_bytes()), 0).await.unwrap();
+}
+
+/// A repository in memory with one backup, and the WAL that it needs.
+async fn repository() -> Repository {
+    let (store, pool) = (walward::storage::memory(), CpuPool::on_the_caller());
+    let made = Repository::create("one", store, "main", &Encryption::None, &[], pool, Timestamp::UNIX_EPOCH).await;
+    let mut repository = made.unwrap().0;
+    repository.add_lineage(LINEAGE, SegmentSize::DEFAULT, Timestamp::UNIX_EPOCH).await.unwrap();
+    let taken = Taken {
+        label: label(),
+        lineage: LINEAGE,
+        segment_bytes: SegmentSize::DEFAULT,
+        timeline: Timeline(1),
+        start: Lsn(0x200_0028),
+        stop: Lsn(0x200_0138),
+        stopped: "2026-11-21T06:41:58Z".parse().unwrap(),
+    };
+    put_backup(&repository, taken).await;
     let segment = WalFileName::Segment("000000010000000000000002".parse().unwrap());
-    let key = layout::wal_file(LINEAGE, segment);
-    repository.put_new(&key, spec(Kind::Segment), once(vec![2; 100]), || None).await.unwrap();
+    let (key, spec) =
+        (layout::wal_file(LINEAGE, segment), Spec { kind: Kind::Segment, level: 1, writer: "db1".to_owned() });
+    repository.put_new(&key, spec, once(vec![2; 100]), || None).await.unwrap();
     repository
 }
 
-fn request() -> RestoreRequest {
+pub fn request() -> RestoreRequest {
     RestoreRequest {
         target: Target::Latest,
         exclusive: false,

@@ -32,6 +32,10 @@ pub enum Mutant {
     CopyAsks,
     /// A server whose `archive_command` was taken away asks for a file all the same.
     AsksWithoutCommand,
+    /// Where two repositories have one name, the content of one is shown for that of the other.
+    NamesCompared,
+    /// A restore goes along the timeline with the highest number.
+    HighestTimeline,
 }
 
 #[derive(Debug, Clone)]
