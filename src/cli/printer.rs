@@ -18,6 +18,9 @@ pub(super) struct Printer {
     colour_err: bool,
 }
 
+const KEY_LOST: &str = "the slot of the recovery key was made, and the key itself could not be shown and is lost: `walward keys add --recovery` makes \
+     another, `walward keys list` shows the slot to remove";
+
 /// How a word is set off on a terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -56,14 +59,24 @@ impl Printer {
     /// Bytes as they are. A reader that has seen enough (`| head`) is no error.
     #[allow(clippy::unused_self, reason = "what is printed goes through a printer, whatever it needs to know")]
     pub(super) fn raw(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut out = io::stdout().lock();
-        match out.write_all(bytes).and_then(|()| out.flush()) {
+        match write(bytes) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            // "No space left" alone would be taken for the repository's.
-            written => written.map_err(|error| {
-                io::Error::new(error.kind(), format!("cannot write the answer to standard output: {error}"))
-            }),
+            written => written,
         }
+    }
+
+    /// A recovery key and the words around it, as text. Nothing shows it again, so a reader that is gone is an error, too.
+    #[allow(clippy::unused_self, reason = "what is printed goes through a printer, whatever it needs to know")]
+    pub(super) fn recovery_key(&self, text: &str) -> Result<(), Failure> {
+        write(text.as_bytes()).map_err(|error| Failure::from(error).hint(KEY_LOST))
+    }
+
+    /// The whole answer of `command` as JSON, which `has_key` in it.
+    pub(super) fn json_with_key(&self, command: &str, data: impl Serialize, has_key: bool) -> Result<(), Failure> {
+        if !has_key {
+            return Ok(self.json(command, data)?);
+        }
+        self.recovery_key(&format!("{}\n", serde_json::to_string_pretty(&with_schema(command, data)?)?))
     }
 
     /// The whole answer of a command as JSON: the members of `data`, which must be an object, behind its schema.
@@ -180,6 +193,14 @@ fn with_schema(command: &str, data: impl Serialize) -> io::Result<Value> {
         }
     }
     Ok(Value::Object(object))
+}
+
+fn write(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    // "No space left" alone would be taken for the repository's.
+    out.write_all(bytes)
+        .and_then(|()| out.flush())
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot write the answer to standard output: {error}")))
 }
 
 #[cfg(test)]

@@ -64,8 +64,8 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
         let hint = match error.class() {
             ErrorClass::Transient => Some("is PostgreSQL running, and is `connection` right for it?"),
             _ if error.is_turned_away() => Some(
-                "the rules in pg_hba.conf and pg_ident.conf let nobody in who is this user of the operating system and that role: run this as \
-                 the owner of the data directory or as root; `walward setup --apply` adds the lines that are missing",
+                "no line of pg_hba.conf and pg_ident.conf lets this operating system user connect as that role: run this as the owner of the \
+                 data directory or as root; `walward setup --apply` adds the lines that are missing",
             ),
             _ => None,
         };

@@ -197,6 +197,7 @@ mod tests {
     use super::super::places::Places;
     use super::super::plan::check_tablespaces;
     use super::*;
+    use crate::restore::places::Places;
 
     fn write(path: &Path, text: &str) {
         durable::replace(path, text.as_bytes(), 0o600).expect("written");
@@ -213,8 +214,9 @@ mod tests {
         write(&target.join("PG_VERSION"), "15\n");
         let error = inspect(&target).expect_err("not empty");
         assert!(error.to_string().contains("PG_VERSION"), "{error}");
-        let journal =
-            Journal::new(crate::pg::Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[]);
+        let places = Places::new(&target, "a backup", &[], &[], None).expect("places");
+        let lineage = crate::pg::Lineage { major: 15, system_identifier: 7 };
+        let journal = Journal::new(lineage, "20261121T064158Z-full", &places);
         journal.write(&target).expect("written");
         assert_eq!(inspect(&target).expect("ours"), Found::Unfinished(journal));
         std::fs::create_dir(target.join("global")).expect("made");

@@ -83,7 +83,7 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
     let journal = if let Some(journal) = unfinished {
         journal
     } else {
-        let journal = Journal::new(lineage, label, places.tablespaces());
+        let journal = Journal::new(lineage, label, places);
         journal.write(root)?;
         journal
     };
@@ -111,9 +111,8 @@ fn take_up(lineage: Lineage, label: &str, places: &Places) -> Result<Option<Jour
     let root = places.root();
     match directory::inspect(root)? {
         Found::Unfinished(journal) => {
-            if (journal.lineage, journal.backup.as_str(), &*journal.tablespaces)
-                != (lineage, label, places.tablespaces())
-            {
+            let same = (journal.lineage, journal.backup.as_str()) == (lineage, label);
+            if !same || journal.differs(places).is_some() {
                 let what = format!("backup {}, begun meanwhile", journal.backup);
                 return Err(Refusal::OtherRequest { directory: root.to_owned(), what }.into());
             }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::error::RestoreError;
-use super::places::PlacedTablespace;
+use super::places::{PlacedTablespace, Places};
 use super::refusal::Refusal;
 use crate::pg::Lineage;
 use crate::sys::durable;
@@ -35,6 +35,8 @@ pub struct Journal {
     pub backup: String,
     /// Where the tablespaces go.
     pub tablespaces: Vec<PlacedTablespace>,
+    /// Where pg_wal goes, when it is to be a link.
+    pub wal_directory: Option<PathBuf>,
     /// Whether the directories are durable.
     pub directories_done: bool,
     /// The packs whose files are all durable.
@@ -43,14 +45,26 @@ pub struct Journal {
 
 impl Journal {
     /// That of a restore that begins.
-    pub fn new(lineage: Lineage, backup: &str, tablespaces: &[PlacedTablespace]) -> Self {
+    pub fn new(lineage: Lineage, backup: &str, places: &Places) -> Self {
         Self {
             format: FORMAT,
             lineage,
             backup: backup.to_owned(),
-            tablespaces: tablespaces.to_vec(),
+            tablespaces: places.tablespaces().to_vec(),
+            wal_directory: places.wal().map(Path::to_owned),
             directories_done: false,
             packs_done: BTreeSet::new(),
+        }
+    }
+
+    /// Why a restore of the same backup to `places` would not be this one.
+    pub fn differs(&self, places: &Places) -> Option<&'static str> {
+        if self.tablespaces != places.tablespaces() {
+            Some("with its tablespaces in other places")
+        } else if self.wal_directory.as_deref() != places.wal() {
+            Some("with its pg_wal in another place (--waldir)")
+        } else {
+            None
         }
     }
 
@@ -101,11 +115,30 @@ mod tests {
         Journal::read(&Folder::enter(directory).expect("a folder"))
     }
 
+    fn places(wal: Option<&str>) -> Places {
+        Places::new(Path::new("/srv/main"), "a backup", &[], &[], wal.map(Path::new)).expect("places")
+    }
+
+    fn begun(wal: Option<&str>) -> Journal {
+        Journal::new(Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &places(wal))
+    }
+
+    #[test]
+    fn a_restore_with_its_wal_in_another_place_is_another_restore() {
+        assert_eq!(begun(Some("/wal/main")).differs(&places(Some("/wal/main"))), None);
+        assert_eq!(begun(None).differs(&places(None)), None);
+        for (before, now) in
+            [(None, Some("/wal/main")), (Some("/wal/main"), None), (Some("/wal/main"), Some("/wal/other"))]
+        {
+            assert!(begun(before).differs(&places(now)).is_some_and(|how| how.contains("--waldir")));
+        }
+    }
+
     #[test]
     fn written_and_read_again() {
         let directory = tempfile::tempdir().expect("a directory");
         assert_eq!(read(directory.path()).expect("readable"), None);
-        let mut journal = Journal::new(Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[]);
+        let mut journal = begun(None);
         journal.packs_done.insert(7);
         journal.write(directory.path()).expect("written");
         assert_eq!(read(directory.path()).expect("readable"), Some(journal));

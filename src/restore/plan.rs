@@ -417,10 +417,8 @@ fn own_label(journal: &Journal, backups: &[BackupFacts], root: &Path) -> Result<
 }
 
 fn check_unfinished(journal: &Journal, places: &Places) -> Result<(), Refusal> {
-    if journal.tablespaces == places.tablespaces() {
-        return Ok(());
-    }
-    let what = format!("backup {} with its tablespaces in other places", journal.backup);
+    let Some(how) = journal.differs(places) else { return Ok(()) };
+    let what = format!("backup {} {how}", journal.backup);
     Err(Refusal::OtherRequest { directory: places.root().to_owned(), what })
 }
 

@@ -82,10 +82,12 @@ pub fn wanted(request: &RestoreRequest, way: &Way, from: Timeline, histories: &H
         }
         settings.push(("recovery_target_action", request.action.as_str().to_owned()));
     }
-    // A number only where the server's own `latest`, the highest number that it finds, related or not (findNewestTimeLine, timeline.c),
-    // is another timeline than the plan's. A standby has to follow promotions to come.
+    // A number where it was asked for, and where the server's own `latest`, the highest number that it finds, related or not
+    // (findNewestTimeLine, timeline.c), is another timeline than the plan's. A standby has to follow promotions to come.
     let follows = request.standby && request.timeline == TargetTimeline::Latest && !has_target;
-    let timeline = if follows || (way.target() == newest_from(from, histories) && !way.lacks_history()) {
+    let asked = matches!(request.timeline, TargetTimeline::Number(_));
+    let is_newest = !asked && way.target() == newest_from(from, histories);
+    let timeline = if follows || (is_newest && !way.lacks_history()) {
         "latest".to_owned()
     } else if way.lacks_history() {
         // The server refuses a number other than 1 without its history (validateRecoveryParameters, xlogrecovery.c).
@@ -286,6 +288,14 @@ mod tests {
         // The server stops looking at the first number that is missing.
         assert_eq!(timeline(2, &forks(&[2, 4])).as_deref(), Some("latest"));
         assert_eq!(timeline(4, &forks(&[2, 4])).as_deref(), Some("4"));
+    }
+
+    #[test]
+    fn a_timeline_that_is_asked_for_stays_it_when_a_higher_one_is_archived_meanwhile() {
+        let request = RestoreRequest { timeline: TargetTimeline::Number(Timeline(2)), ..request(Target::Latest) };
+        assert!(wanted(&request, &way(2)).contains(&("recovery_target_timeline", "2".to_owned())));
+        let one = RestoreRequest { timeline: TargetTimeline::Number(Timeline(1)), ..request };
+        assert!(wanted(&one, &way(1)).contains(&("recovery_target_timeline", "1".to_owned())));
     }
 
     #[test]

@@ -119,3 +119,18 @@ fn a_backup_whose_progress_cannot_be_printed_is_taken_all_the_same() {
         assert_eq!(info["repositories"][0]["backups"].as_array().map(Vec::len), Some(number + 1), "{info:#}");
     }
 }
+
+/// A recovery key is shown once: one that could not be printed must not look like one that somebody has.
+#[test]
+fn a_recovery_key_that_could_not_be_shown_is_told_with_what_makes_another() {
+    let site = Site::start(SiteOptions { encrypted: true, ..SiteOptions::default() });
+    for json in [&[][..], &["--json"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = site.walward_command(&[json, &["--cluster", "main", "keys", "add", "--recovery"]].concat());
+        let output = command.stdout(full).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_ne!(output.status.code(), Some(0), "{said}");
+        assert!(said.contains("is lost") && said.contains("keys add --recovery"), "{said}");
+    }
+    site.walward(&["--cluster", "main", "keys", "add", "--recovery"]).expect(0);
+}

@@ -232,15 +232,14 @@ async fn add(
     }
     let (name, answer) = (&about.repository.name, added.iter().map(Added::as_json).collect::<Vec<_>>());
     if printer.is_json() && failed.is_none() {
-        printer.json("keys-add", json!({ "repository": name, "added": answer }))?;
+        printer.json_with_key("keys-add", json!({ "repository": name, "added": answer }), secret.recovery)?;
     }
     for one in &added {
         if let Some(recovery) = one.recovery.as_ref().filter(|_| !printer.is_json() || failed.is_some()) {
-            printer.line(&format!(
-                "Recovery key of cluster \"{}\" in repository \"{name}\", shown this once:",
-                one.cluster
+            let (cluster, key) = (&one.cluster, printer.tone(&recovery.to_text(), Tone::Strong));
+            printer.recovery_key(&format!(
+                "Recovery key of cluster \"{cluster}\" in repository \"{name}\", shown this once:\n    {key}\n"
             ))?;
-            printer.line(&format!("    {}", printer.tone(&recovery.to_text(), Tone::Strong)))?;
         } else if !printer.is_json() {
             let what = if one.was_there { "opens with it already, by" } else { "has a new" };
             printer.line(&format!("cluster \"{}\" {what} slot {}", one.cluster, one.slot))?;

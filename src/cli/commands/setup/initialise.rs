@@ -275,15 +275,10 @@ async fn add_lineage(
 }
 
 fn show_recovery_key(repository: &Repository, cluster: &str, text: &str, printer: &Printer) -> Result<(), Failure> {
-    printer.line("")?;
-    let name = repository.name();
-    printer.line(&format!("Recovery key of cluster \"{cluster}\" in repository \"{name}\", shown this once:"))?;
-    printer.line(&format!("    {}", printer.tone(text, Tone::Strong)))?;
-    printer.line(&format!("    {}", repository.url()))?;
-    printer.line(
-        "Print it with these names and keep it where this host's disk is not. It opens what this cluster has in this",
-    )?;
-    printer.line("repository, and nothing else, when the key is lost; without either, these backups are lost.")?;
-    printer.line("")?;
-    Ok(())
+    let (name, url, key) = (repository.name(), repository.url(), printer.tone(text, Tone::Strong));
+    printer.recovery_key(&format!(
+        "\nRecovery key of cluster \"{cluster}\" in repository \"{name}\", shown this once:\n    {key}\n    {url}\n\
+         Print it with these names and keep it where this host's disk is not. It opens what this cluster has in this\n\
+         repository, and nothing else, when the key is lost; without either, these backups are lost.\n\n"
+    ))
 }

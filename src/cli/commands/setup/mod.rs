@@ -24,7 +24,7 @@ mod undo;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::arguments::{EncryptionChoice, Global, SetupArguments};
 use crate::cli::ask::{ask, can_ask};
@@ -93,8 +93,9 @@ pub(in crate::cli) async fn run(
         }
     }
     if printer.is_json() {
+        let has_key = answers.iter().any(has_recovery_key);
         let answer = json!({ "config": path, "dry_run": arguments.dry_run, "changed": changed, "clusters": answers });
-        printer.json("setup", answer)?;
+        printer.json_with_key("setup", answer, has_key)?;
     } else if arguments.dry_run {
         printer.note("nothing was changed: --dry-run");
     } else if !changed {
@@ -297,4 +298,10 @@ fn new_repository(
 fn same_folder(a: &Path, b: &Path) -> bool {
     let real = |path: &Path| -> PathBuf { std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()) };
     real(a) == real(b)
+}
+
+/// Whether the answer for a cluster shows a recovery key.
+fn has_recovery_key(cluster: &Value) -> bool {
+    let repositories = cluster["repositories"].as_array();
+    repositories.is_some_and(|repositories| repositories.iter().any(|one| one["recovery_key"].is_string()))
 }
