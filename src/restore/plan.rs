@@ -243,7 +243,7 @@ pub async fn plan(
         _ => written,
     };
     let configuration = configured::read(&contents, &copies, &choice.backup.label, &mut warnings).await?;
-    let mut wanted = settings::wanted(&written, &choice.way, choice.backup.timeline, &histories);
+    let mut wanted = settings::wanted(&written, &choice.way);
     wanted.extend(raised.settings);
     let arranged = arrange(&configuration, wanted, &written, &manifest, &root, &mut warnings).await?;
     let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));

@@ -3,8 +3,8 @@
 use super::loan::{Lent, Loan};
 use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::time::format_time;
-use super::timelines::{Histories, Way};
-use crate::pg::{Capacity, Timeline, settings};
+use super::timelines::Way;
+use crate::pg::{Capacity, settings};
 
 /// What an earlier recovery, or the cluster that was backed up, may have left in postgresql.auto.conf and what would now
 /// contradict the request: PostgreSQL refuses two targets.
@@ -58,8 +58,8 @@ pub fn is_lent(request: &RestoreRequest) -> bool {
     !request.standby || request.target != Target::Latest
 }
 
-/// The settings for `request`, whose recovery goes `way` from a backup that ran on timeline `from`.
-pub fn wanted(request: &RestoreRequest, way: &Way, from: Timeline, histories: &Histories) -> Vec<Setting> {
+/// The settings for `request`, whose recovery goes `way`.
+pub fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
     let mut settings = vec![("restore_command", request.restore_command.clone())];
     let target = match &request.target {
         Target::Latest => None,
@@ -82,12 +82,10 @@ pub fn wanted(request: &RestoreRequest, way: &Way, from: Timeline, histories: &H
         }
         settings.push(("recovery_target_action", request.action.as_str().to_owned()));
     }
-    // A number where it was asked for, and where the server's own `latest`, the highest number that it finds, related or not
-    // (findNewestTimeLine, timeline.c), is another timeline than the plan's. A standby has to follow promotions to come.
+    // The plan's timeline by its number: the server would look anew for its own `latest`, the highest number that it finds, related or not
+    // (findNewestTimeLine, timeline.c), and so follow whatever was archived since the plan. A standby has to follow promotions to come.
     let follows = request.standby && request.timeline == TargetTimeline::Latest && !has_target;
-    let asked = matches!(request.timeline, TargetTimeline::Number(_));
-    let is_newest = !asked && way.target() == newest_from(from, histories);
-    let timeline = if follows || (is_newest && !way.lacks_history()) {
+    let timeline = if follows {
         "latest".to_owned()
     } else if way.lacks_history() {
         // The server refuses a number other than 1 without its history (validateRecoveryParameters, xlogrecovery.c).
@@ -103,15 +101,6 @@ pub fn wanted(request: &RestoreRequest, way: &Way, from: Timeline, histories: &H
         settings.push(("recovery_end_command", request.end_command.clone()));
     }
     settings
-}
-
-/// What the server takes for `latest` when it recovers from a backup that ran on `from` (findNewestTimeLine, timeline.c; 13 to 18).
-fn newest_from(from: Timeline, histories: &Histories) -> Timeline {
-    let mut newest = from;
-    while let Some(next) = newest.0.checked_add(1).map(Timeline).filter(|next| histories.contains_key(next)) {
-        newest = next;
-    }
-    newest
 }
 
 /// For how long settings hold.
@@ -195,13 +184,9 @@ pub fn edit(content: &[u8], wanted: &[Setting], is_lent: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Lsn;
+    use crate::pg::{Lsn, Timeline};
     use crate::restore::choose::tests::request;
-
-    /// Without the histories that `way` was made from: so that no timeline but 1 is the server's `latest`.
-    fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
-        super::wanted(request, way, Timeline(1), &Histories::new())
-    }
+    use crate::restore::timelines::Histories;
 
     fn way(timeline: u32) -> Way {
         let histories = Histories::from([(Timeline(timeline), vec![(Timeline(1), Lsn(100))])]);
@@ -267,35 +252,28 @@ mod tests {
             settings.into_iter().find(|(name, _)| *name == "recovery_target_timeline").map(|(_, value)| value)
         };
         assert_eq!(timeline(&Way::root(Timeline(2))).as_deref(), Some("current"));
-        assert_eq!(timeline(&Way::root(Timeline(1))).as_deref(), Some("latest"));
+        assert_eq!(timeline(&Way::root(Timeline(1))).as_deref(), Some("1"));
         assert_eq!(timeline(&way(2)).as_deref(), Some("2"));
     }
 
     #[test]
-    fn a_timeline_is_written_only_where_latest_is_another() {
-        let forks = |timelines: &[u32]| -> Histories {
-            timelines.iter().map(|number| (Timeline(*number), vec![(Timeline(1), Lsn(100))])).collect()
-        };
-        let timeline = |target: u32, histories: &Histories| {
-            let way = Way::to(Timeline(target), histories).expect("known");
-            let settings = super::wanted(&request(Target::Lsn(Lsn(100))), &way, Timeline(1), histories);
+    fn the_planned_timeline_is_written_by_its_number_but_for_a_standby_that_follows() {
+        let timeline = |request: &RestoreRequest, number: u32| {
+            let settings = wanted(request, &way(number));
             settings.into_iter().find(|(name, _)| *name == "recovery_target_timeline").map(|(_, value)| value)
         };
-        assert_eq!(timeline(1, &forks(&[])).as_deref(), Some("latest"));
-        assert_eq!(timeline(2, &forks(&[2])).as_deref(), Some("latest"));
-        assert_eq!(timeline(1, &forks(&[2])).as_deref(), Some("1"));
-        assert_eq!(timeline(2, &forks(&[2, 3])).as_deref(), Some("2"));
-        // The server stops looking at the first number that is missing.
-        assert_eq!(timeline(2, &forks(&[2, 4])).as_deref(), Some("latest"));
-        assert_eq!(timeline(4, &forks(&[2, 4])).as_deref(), Some("4"));
-    }
-
-    #[test]
-    fn a_timeline_that_is_asked_for_stays_it_when_a_higher_one_is_archived_meanwhile() {
-        let request = RestoreRequest { timeline: TargetTimeline::Number(Timeline(2)), ..request(Target::Latest) };
-        assert!(wanted(&request, &way(2)).contains(&("recovery_target_timeline", "2".to_owned())));
-        let one = RestoreRequest { timeline: TargetTimeline::Number(Timeline(1)), ..request };
-        assert!(wanted(&one, &way(1)).contains(&("recovery_target_timeline", "1".to_owned())));
+        for target in [Target::Latest, Target::Lsn(Lsn(100)), Target::Immediate, Target::Name("x".to_owned())] {
+            for standby in [false, true] {
+                for asked in [TargetTimeline::Latest, TargetTimeline::Current, TargetTimeline::Number(Timeline(2))] {
+                    let request = RestoreRequest { standby, timeline: asked, ..request(target.clone()) };
+                    let follows = standby && asked == TargetTimeline::Latest && target == Target::Latest;
+                    for number in [1, 2] {
+                        let expected = if follows { "latest".to_owned() } else { number.to_string() };
+                        assert_eq!(timeline(&request, number), Some(expected), "{request:?}");
+                    }
+                }
+            }
+        }
     }
 
     #[test]

@@ -192,7 +192,7 @@ impl Fixture {
             settings,
             "work_mem = '8MB'\nrestore_command = 'walward-wal fetch %f %p'\nrecovery_target = ''\n\
              recovery_target_lsn = ''\nrecovery_target_name = ''\nrecovery_target_time = ''\nrecovery_target_xid = ''\n\
-             recovery_target_timeline = 'latest'\n\
+             recovery_target_timeline = '1'\n\
          recovery_end_command = 'walward wal recovered || exit 1'\n"
         );
         assert_eq!(std::fs::metadata(&target).expect("there").permissions().mode() & 0o777, 0o700);

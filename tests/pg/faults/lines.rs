@@ -47,7 +47,11 @@ fn plan(site: &Site, arguments: &[&str]) -> Outcome {
 
 /// The rows after a restore with `arguments`.
 fn rows(site: &Site, name: &str, arguments: &[&str]) -> String {
-    let mut cluster = site.restore(name, arguments);
+    started(site, site.restore(name, arguments))
+}
+
+/// The rows of a restored cluster, which goes.
+fn started(site: &Site, mut cluster: Cluster) -> String {
     cluster.start(&site.room);
     site.wait_promoted(&cluster);
     let rows = cluster.sql(&site.room, ROWS);
@@ -123,6 +127,9 @@ fn a_second_step_back_in_time_is_not_given_the_state_of_the_first() {
     write_row(&site, &site.cluster, 4);
     archive(&site, &site.cluster);
     site.cluster.stop(Stop::Fast);
+    // Planned now, started when there is another timeline.
+    let late = site.restore("late", &["--target-time", &three.time]);
+    let all = site.restore("all", &[]);
 
     // Too early: rows 2 and 3 were wanted as well.
     let first = site.restore("first", &["--target-time", &one.time, "--archive-mode", "preserve"]);
@@ -144,6 +151,8 @@ fn a_second_step_back_in_time_is_not_given_the_state_of_the_first() {
     }
     assert_eq!(rows(&site, "second", &["--target-time", &three.time, "--timeline", "1"]), "1,2,3");
     assert_eq!(rows(&site, "named", &["--target-name", "late", "--timeline", "1"]), "1,2,3");
+    assert_eq!(started(&site, late), "1,2,3");
+    assert_eq!(started(&site, all), "1,2,3,4");
     // Where the cluster went is still where it is.
     assert_eq!(rows(&site, "latest", &[]), "1,12,13");
     assert_eq!(rows(&site, "later", &["--target-time", &twelve.time]), "1,12");
