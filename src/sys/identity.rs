@@ -34,8 +34,8 @@ pub fn as_user<T: Send + 'static>(uid: u32, gid: u32, work: impl FnOnce() -> T +
     })
 }
 
-/// Takes every right but those of the user `uid` in the group `gid` from the thread that calls, for good. Needs root. Not for threads that
-/// do other work, too.
+/// Takes every right but those of the user `uid` in the group `gid` from the thread that calls. Needs root. Not for threads that do other work,
+/// too.
 pub fn stay_user(uid: u32, gid: u32) -> io::Result<()> {
     let group = Gid::from_raw(gid);
     set_thread_groups(&[])?;
@@ -44,9 +44,12 @@ pub fn stay_user(uid: u32, gid: u32) -> io::Result<()> {
 }
 
 /// The kernel changes this thread alone; the C library would change all (setresuid(2), "C library/kernel differences").
+///
+/// Only the effective id changes, which takes root's rights over files away with it (capabilities(7)). With the real or the saved one this user
+/// could send the thread a signal (kill(2)), and end the whole process.
 fn become_user(uid: u32) -> io::Result<()> {
-    let user = Uid::from_raw(uid);
-    Ok(set_thread_res_uid(user, user, user)?)
+    let (real, before) = (rustix::process::getuid(), rustix::process::geteuid());
+    Ok(set_thread_res_uid(real, Uid::from_raw(uid), before)?)
 }
 
 fn on_a_thread<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
@@ -93,6 +96,34 @@ mod tests {
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(rustix::net::sockopt::socket_peercred(&accepted).unwrap().uid.as_raw(), me);
         assert_eq!(rustix::process::geteuid().as_raw(), me, "the caller stays who it is");
+    }
+
+    /// A signal to one thread ends the process: whoever owns the files that root works on must not be able to send one.
+    #[test]
+    #[ignore = "needs root"]
+    fn as_root_the_user_that_a_thread_works_as_cannot_kill_it() {
+        use std::os::unix::process::CommandExt;
+        const USER: u32 = 64_321;
+        let (said, told) = std::sync::mpsc::channel();
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let worker = std::thread::spawn(move || {
+            as_user(USER, USER, move || {
+                let file = tempfile::NamedTempFile::new().map(|file| file.as_file().metadata().unwrap());
+                said.send((rustix::thread::gettid(), std::os::unix::fs::MetadataExt::uid(&file.unwrap()))).unwrap();
+                let _ = wait.recv();
+            })
+        });
+        let (thread, owner) = told.recv().unwrap();
+        assert_eq!(owner, USER, "it works as that user");
+        let kill = |uid: u32| {
+            let shell = format!("kill -0 {}", thread.as_raw_nonzero());
+            std::process::Command::new("sh").args(["-c", &shell]).uid(uid).output().unwrap()
+        };
+        assert!(kill(0).status.success(), "the thread is there");
+        let killed = kill(USER);
+        assert!(!killed.status.success(), "{killed:?}");
+        drop(done);
+        worker.join().unwrap().unwrap();
     }
 
     #[test]
