@@ -318,7 +318,7 @@ mod tests {
         let request = RestoreRequest { standby: true, ..request(Target::Lsn(Lsn(100))) };
         let settings = wanted(&request, &way(1));
         assert!(settings.contains(&("recovery_target_action", "pause".to_owned())));
-        assert!(settings.contains(&("recovery_target_timeline", "latest".to_owned())));
+        assert!(settings.contains(&("recovery_target_timeline", "1".to_owned())));
         assert_eq!(signal_file(&request), "standby.signal");
     }
 
