@@ -448,6 +448,9 @@ impl Archiver {
             }
             Err(error) => {
                 let text = describe(error);
+                if matches!(error, PushError::Repository { source, .. } if source.is_gone()) {
+                    self.state().lost(at);
+                }
                 if let Some(stats) = inner.repository_stats.get(at) {
                     match error {
                         PushError::Different { .. } => stats.contradicted(&text),

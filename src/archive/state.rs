@@ -104,6 +104,12 @@ impl State {
         self.forgotten += 1;
     }
 
+    /// The repository of this number was seen to be gone: what it held counts no more.
+    pub fn lost(&mut self, at: usize) {
+        self.stored.values_mut().for_each(|stored| drop(stored.places.remove(&at)));
+        self.everywhere.1.clear();
+    }
+
     /// After a failure nothing is uploaded ahead for a while; what failed comes first again.
     pub fn rest(&mut self) {
         let pause = PAUSE_FIRST.saturating_mul(1 << self.failures.min(10)).min(PAUSE_MAX);

@@ -135,6 +135,7 @@ fn exit_of_repository(error: &RepoError) -> Exit {
     match error {
         RepoError::NoRepository { .. } | RepoError::Replaced { .. } => Exit::NoRepository,
         RepoError::AlreadyThere { .. }
+        | RepoError::Remnants { .. }
         | RepoError::NotEncrypted { .. }
         | RepoError::Newer { .. }
         | RepoError::OnePlace { .. }
@@ -143,6 +144,7 @@ fn exit_of_repository(error: &RepoError) -> Exit {
         RepoError::Contended { .. } => Exit::Locked,
         RepoError::ExistingUnreadable { .. } => Exit::Integrity,
         RepoError::Keys(error) => exit_of_key(error),
+        RepoError::Unseen { source, .. } => exit_of_repository(source),
         other => exit_of(other.class()),
     }
 }

@@ -1,5 +1,7 @@
 //! What goes wrong at a repository.
 
+use std::sync::Arc;
+
 use super::format::FormatError;
 use super::keys::KeyError;
 use crate::base::{ErrorClass, hex};
@@ -20,6 +22,15 @@ pub enum RepoError {
         "there is no repository for this cluster at {url}; check the URL and that the disk is mounted, or make one with `walward setup`"
     )]
     NoRepository {
+        /// The store's URL.
+        url: String,
+    },
+    /// A repository was to be made where one lost its identity.
+    #[error(
+        "{url} holds WAL or backups and no identity: what was left of a repository, or was written while it was emptied. No new repository is made \
+         beside it, whose keys would not open it; bring `cluster/` and `keys/` back from a copy, move the old objects away, or use another URL"
+    )]
+    Remnants {
         /// The store's URL.
         url: String,
     },
@@ -60,6 +71,15 @@ pub enum RepoError {
         found: String,
         /// What it said.
         expected: String,
+    },
+    /// Whether the repository is still there could not be seen, by a look that was made for several at once.
+    #[error("cannot see whether the repository at {url} is still there")]
+    Unseen {
+        /// The store's URL.
+        url: String,
+        /// Why.
+        #[source]
+        source: Arc<RepoError>,
     },
     /// A stored shape that this version does not know.
     #[error("{object} was written by a newer walward (format {version}); upgrade walward on this host")]
@@ -153,6 +173,7 @@ impl RepoError {
             Self::Keys(error) => error.class(),
             // Not "not found": a repository that is gone must never look like a WAL file that is absent.
             Self::NoRepository { .. }
+            | Self::Remnants { .. }
             | Self::AlreadyThere { .. }
             | Self::OtherCluster { .. }
             | Self::OnePlace { .. }
@@ -163,6 +184,10 @@ impl RepoError {
             Self::Damaged { .. } | Self::ForeignProtection { .. } => ErrorClass::Corrupt,
             // A transient failure to read what is there is worth a retry, anything else is as it is.
             Self::ExistingUnreadable { source, .. } => match source.class() {
+                ErrorClass::NotFound => ErrorClass::Transient,
+                class => class,
+            },
+            Self::Unseen { source, .. } => match source.class() {
                 ErrorClass::NotFound => ErrorClass::Transient,
                 class => class,
             },
@@ -187,7 +212,9 @@ impl RepoError {
             // What an unmounted disk leaves is an empty folder.
             Self::NoRepository { .. } => true,
             Self::ExistingUnreadable { source, .. } => source.is_the_stores(),
+            Self::Unseen { source, .. } => source.is_the_stores(),
             Self::Keys(_)
+            | Self::Remnants { .. }
             | Self::AlreadyThere { .. }
             | Self::OtherCluster { .. }
             | Self::OnePlace { .. }
@@ -201,6 +228,22 @@ impl RepoError {
             | Self::Content { .. }
             | Self::Worker { .. }
             | Self::Contended { .. } => false,
+        }
+    }
+
+    /// Whether the repository that was opened is there no more: none is, or another one.
+    pub fn is_gone(&self) -> bool {
+        matches!(self, Self::NoRepository { .. } | Self::Replaced { .. })
+    }
+
+    /// What one look found, for another of those who waited for it.
+    pub(super) fn again(url: &str, found: &Arc<Self>) -> Self {
+        match &**found {
+            Self::NoRepository { url } => Self::NoRepository { url: url.clone() },
+            Self::Replaced { url, found, expected } => {
+                Self::Replaced { url: url.clone(), found: found.clone(), expected: expected.clone() }
+            }
+            _ => Self::Unseen { url: url.to_owned(), source: Arc::clone(found) },
         }
     }
 

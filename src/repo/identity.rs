@@ -70,6 +70,11 @@ impl Identity {
         self.lineages.iter().find(|entry| entry.lineage == lineage)
     }
 
+    /// Whether both are of one repository. What is compared is in every generation, and never changes.
+    pub(super) fn is_of(&self, other: &Self) -> bool {
+        self.cluster_id == other.cluster_id && self.root == other.root
+    }
+
     /// The newest lineage: the one that is being archived.
     pub fn current(&self) -> Option<&LineageEntry> {
         self.lineages.last()
@@ -120,6 +125,15 @@ pub(super) async fn join(
 /// The newest generation and its number; `None` when there is no identity.
 pub(super) async fn load(store: &dyn Store) -> Result<Option<(u32, Identity)>, RepoError> {
     let Some(generation) = generations::newest(store, &layout::identities()).await? else { return Ok(None) };
+    Ok(Some((generation, read(store, generation).await?)))
+}
+
+/// The generation that made the repository: one small request.
+pub(super) async fn first(store: &dyn Store) -> Result<Identity, RepoError> {
+    read(store, 1).await
+}
+
+async fn read(store: &dyn Store, generation: u32) -> Result<Identity, RepoError> {
     let key = layout::identity(generation);
     let bytes = generations::fetch(store, &key).await?;
     let damaged = |error| RepoError::damaged(&generations::shown(store, &key), error);
@@ -127,14 +141,14 @@ pub(super) async fn load(store: &dyn Store) -> Result<Option<(u32, Identity)>, R
     if identity.encrypted != identity.root.is_some() {
         return Err(damaged(FormatError::Text("its `encrypted` and its `root` contradict each other".to_owned())));
     }
-    Ok(Some((generation, identity)))
+    Ok(identity)
 }
 
 /// As [`load`], of the repository that was opened as `opened`: another one in its place is an error.
 pub(super) async fn load_again(store: &dyn Store, opened: &Identity) -> Result<(u32, Identity), RepoError> {
     let url = || store.url().to_owned();
     let (generation, found) = load(store).await?.ok_or_else(|| RepoError::NoRepository { url: url() })?;
-    if found.cluster_id == opened.cluster_id && found.root == opened.root {
+    if found.is_of(opened) {
         Ok((generation, found))
     } else {
         Err(RepoError::Replaced { url: url(), found: found.cluster_id, expected: opened.cluster_id.clone() })

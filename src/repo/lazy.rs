@@ -103,7 +103,7 @@ impl LazyRepository {
         self.wal_level
     }
 
-    /// The open repository. Callers that come while it is being opened wait for that. Opening goes on when its caller gives up,
+    /// The open repository; one that was seen to be gone is opened anew, with the keys of whatever is there now. Callers that come while it is being opened wait for that. Opening goes on when its caller gives up,
     /// so that a store that is slow to open is open for the next one.
     pub async fn get(&self) -> Result<Repository, RepoError> {
         self.opening.once().await
@@ -111,7 +111,7 @@ impl LazyRepository {
 
     /// The repository, if it is open; never waits.
     pub fn get_open(&self) -> Option<Repository> {
-        self.opening.opened.try_lock().ok()?.clone()
+        self.opening.opened.try_lock().ok()?.clone().filter(|repository| !repository.is_gone())
     }
 
     /// As [`LazyRepository::get`]; the identity is read again when `lineage` is not in the one that is known, because
@@ -148,12 +148,13 @@ impl Opening {
     /// The repository, opened if it is not, in a task of its own that keeps others from opening it a second time meanwhile.
     async fn once(self: &Arc<Self>) -> Result<Repository, RepoError> {
         let mut opened = Arc::clone(&self.opened).lock_owned().await;
-        if let Some(repository) = opened.as_ref() {
+        if let Some(repository) = opened.as_ref().filter(|repository| !repository.is_gone()) {
             return Ok(repository.clone());
         }
+        let is_first = opened.is_none();
         let this = Arc::clone(self);
         in_its_own_task(async move {
-            let repository = this.open(true).await?;
+            let repository = this.open(is_first).await?;
             *opened = Some(repository.clone());
             Ok(repository)
         })

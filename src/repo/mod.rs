@@ -14,6 +14,7 @@ pub mod keys;
 pub mod layout;
 mod lazy;
 pub mod lease;
+mod looks;
 pub mod manifest;
 mod part;
 pub mod place;

@@ -10,10 +10,24 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use super::error::RepoError;
-use super::layout;
 use super::repository::Repository;
+use super::{identity, layout};
 use crate::base::describe;
-use crate::storage::Payload;
+use crate::storage::{Payload, Store};
+
+/// That no WAL and no backup lies at `store` where there is no repository. A new one would be made beside what its keys do not open, and
+/// the first segment whose name is taken by such an object could never be archived.
+pub async fn is_clear(store: &dyn Store) -> Result<(), RepoError> {
+    for folder in [layout::lineages(), layout::backups()] {
+        let listing = store.list(Some(&folder)).await?;
+        let holds = !listing.objects.is_empty() || !listing.folders.is_empty();
+        // Another setup, and an agent, may have been faster.
+        if holds && identity::load(store).await?.is_none() {
+            return Err(RepoError::Remnants { url: store.url().to_owned() });
+        }
+    }
+    Ok(())
+}
 
 /// Whether both are one place.
 pub async fn is_same(one: &Repository, other: &Repository) -> Result<bool, RepoError> {

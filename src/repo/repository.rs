@@ -13,6 +13,7 @@ use super::format::{
 };
 use super::identity::{self, Identity};
 use super::keys::{Found, KeyError, KeySource, Keyring, MasterKey, OpenKeys, RecoveryKey, RootId, Secret};
+use super::looks::Looks;
 use super::several::{self, SealTarget, Sealed};
 use super::{generations, layout};
 use crate::base::{ErrorClass, describe};
@@ -98,6 +99,7 @@ pub struct Repository {
     identity: Identity,
     keyring: Option<Keyring>,
     pool: CpuPool,
+    looks: Arc<Looks>,
 }
 
 impl Repository {
@@ -144,7 +146,7 @@ impl Repository {
             return Err(there(other.unwrap_or_default()));
         }
         let keyring = keys.as_ref().map(|keys| keys.keyring().clone());
-        Ok((Self { name: name.to_owned(), store, identity, keyring, pool }, recovery))
+        Ok((Self { name: name.to_owned(), store, identity, keyring, pool, looks: Arc::default() }, recovery))
     }
 
     /// Opens what is there. `store` is rooted at the cluster's folder (`<url>/<cluster>`); `name` is the repository's name in the configuration.
@@ -164,7 +166,7 @@ impl Repository {
             (Some(_), Encryption::None) => return Err(RepoError::KeyNeeded { url: url() }),
             (None, Encryption::Key(_)) => return Err(RepoError::NotEncrypted { url: url() }),
         };
-        Ok(Self { name: name.to_owned(), store, identity, keyring, pool })
+        Ok(Self { name: name.to_owned(), store, identity, keyring, pool, looks: Arc::default() })
     }
 
     async fn open_keys_of(store: &dyn Store, root: RootId, source: &KeySource) -> Result<OpenKeys, RepoError> {
@@ -192,7 +194,8 @@ impl Repository {
     /// Stores changed key slots, if this is still the repository that was opened.
     pub async fn store_keys(&self, keys: &mut OpenKeys) -> Result<(), RepoError> {
         self.confirm_alive().await?;
-        keys.store(&*self.store).await
+        keys.store(&*self.store).await?;
+        self.see().await
     }
 
     /// Key slots in the repository's folder whose root key is not its own: left by setups that did not finish. They open nothing.
@@ -268,7 +271,26 @@ impl Repository {
     /// Reads the identity again: fails when this is not the repository that was opened any more. To be asked before
     /// "the repository has no such file" is believed: an unmounted disk or a replaced bucket is empty, too.
     pub async fn confirm_alive(&self) -> Result<(), RepoError> {
-        identity::load_again(&*self.store, &self.identity).await.map(|_| ())
+        let found = identity::load_again(&*self.store, &self.identity).await.map(|_| ());
+        self.looks.note(&found);
+        found
+    }
+
+    /// As [`Repository::confirm_alive`], by a look that begins after this call and that others share: to be asked about a write, before it
+    /// counts.
+    pub(super) async fn see(&self) -> Result<(), RepoError> {
+        self.looks.see(&*self.store, &self.identity).await
+    }
+
+    /// Whether it was seen last that this is not the repository that was opened any more. It must be opened anew then.
+    pub fn is_gone(&self) -> bool {
+        self.looks.found_it_gone()
+    }
+
+    /// Writes a small object that says what it is itself, under a name that must be new, or is taken by one like it.
+    pub(super) async fn put_small(&self, key: &ObjectKey, bytes: &Bytes) -> Result<(), RepoError> {
+        generations::put(&*self.store, key, bytes).await?;
+        self.see().await
     }
 
     /// Whether there is an object of this name. `false` only when the store said so.
@@ -300,19 +322,27 @@ impl Repository {
     }
 
     /// Writes an object that was sealed for this repository, under a name that must be new, or hold the same content.
+    ///
+    /// # Errors
+    /// Also, and whatever was written, when the repository was not seen to be there since the write began.
     pub async fn put_sealed(&self, sealed: Sealed) -> Result<PutNew, RepoError> {
-        let Sealed { key, kind, payload, summary } = sealed;
-        let put = match self.store.put_new(&key, payload).await? {
+        // A disk that comes back between the two would lend its identity to what was written below its empty mount point.
+        if self.store.can_be_swapped() {
+            let put = self.put_or_compare(sealed).await?;
+            self.see().await?;
+            return Ok(put);
+        }
+        let (put, ()) = tokio::try_join!(self.put_or_compare(sealed), self.see())?;
+        Ok(put)
+    }
+
+    async fn put_or_compare(&self, Sealed { key, kind, payload, summary }: Sealed) -> Result<PutNew, RepoError> {
+        Ok(match self.store.put_new(&key, payload).await? {
             Put::Created => PutNew::Created(summary),
             Put::Exists => self.compare(&key, kind, &summary).await.map_err(|source| {
                 RepoError::ExistingUnreadable { object: self.shown(&key), source: Box::new(source) }
             })?,
-        };
-        // What was written, or found, must lie beside the identity.
-        if self.store.can_be_swapped() && !matches!(put, PutNew::Different { .. }) {
-            self.confirm_alive().await?;
-        }
-        Ok(put)
+        })
     }
 
     /// Whether what is under `key` has the content that `ours` describes.

@@ -162,7 +162,11 @@ async fn consume(
                     return Err(error.into());
                 }
             }
-            Some(Part::End) => return Ok(Some(upload.finish().await?)),
+            Some(Part::End) => {
+                let stored = upload.finish().await?;
+                repository.see().await?;
+                return Ok(Some(stored));
+            }
             None => {
                 upload.abort().await;
                 return Ok(None);

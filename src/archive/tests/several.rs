@@ -104,6 +104,48 @@ async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_t
 }
 
 #[tokio::test]
+async fn nothing_is_acknowledged_by_a_store_that_was_emptied_and_the_agent_goes_on_with_what_is_made_there() {
+    let room = Room::new();
+    let inner = storage::memory();
+    let lazy = over(&room, "emptied", Arc::clone(&inner), Plan::script([])).await;
+    let archiver = archiver(&room, vec![lazy], Acknowledge::All);
+    let files = waiting(&room, 3);
+    archiver.push(files[0], archiver.find(files[0])).await.expect("archived");
+    // Uploaded, and not yet asked for.
+    archiver.archive_again(files[1]).await.expect("durable");
+    let keys = async || {
+        let (mut found, mut folders) = (Vec::new(), vec![None]);
+        while let Some(folder) = folders.pop() {
+            let listing = inner.list(folder.as_ref()).await.expect("listed");
+            found.extend(listing.objects.into_iter().map(|object| object.key));
+            folders.extend(listing.folders.iter().map(|name| {
+                let above: Option<&storage::ObjectKey> = folder.as_ref();
+                Some(above.map_or_else(|| storage::ObjectKey::new(name), |above| above.join(name)).expect("a key"))
+            }));
+        }
+        found
+    };
+    for key in keys().await {
+        inner.delete(&key).await.expect("deleted");
+    }
+    for _ in 0..3 {
+        let error = archiver.push(files[2], archiver.find(files[2])).await.expect_err("nobody could read it");
+        let gone = matches!(&*error, PushError::Repository { source, .. } if source.is_gone());
+        assert!(gone, "{error:?}");
+    }
+    // What was on its way when it was seen, and nothing later.
+    let left = keys().await;
+    assert_eq!(left, [layout::wal_file(room.lineage, files[2])]);
+    inner.delete(&left[0]).await.expect("moved away");
+    over(&room, "emptied", Arc::clone(&inner), Plan::script([])).await;
+    for file in [files[1], files[2]] {
+        let pushed = archiver.push(file, archiver.find(file)).await.expect("archived");
+        assert!(matches!(pushed, Pushed::Now), "{file} was believed to be there");
+        inner.head(&layout::wal_file(room.lineage, file)).await.expect("there");
+    }
+}
+
+#[tokio::test]
 async fn a_second_push_sends_the_file_only_where_it_is_missing() {
     let room = Room::new();
     let file = name("000000010000000000000003");

@@ -3,6 +3,9 @@ use std::io::Write;
 use futures::TryStreamExt;
 
 use super::*;
+use crate::repo::gap::{self, Gap};
+use crate::repo::transfer::{self, TransferError};
+use crate::repo::{LazyRepository, place};
 use crate::storage::{Payload, memory};
 
 fn now() -> Timestamp {
@@ -306,4 +309,86 @@ async fn content_that_cannot_be_read_stores_nothing() {
     let uploaded = repository.upload(&key("wal/x"), spec(Kind::Pack), broken(), 1).await;
     assert_eq!(uploaded.expect_err("broken").class(), ErrorClass::Permanent);
     assert!(store.head(&key("wal/x")).await.is_err());
+}
+
+/// Removes every object.
+async fn emptied(store: &Arc<dyn Store>) {
+    let mut folders = vec![None];
+    while let Some(folder) = folders.pop() {
+        let listing = store.list(folder.as_ref()).await.expect("listed");
+        for object in listing.objects {
+            store.delete(&object.key).await.expect("deleted");
+        }
+        let inner = |name: &String| folder.as_ref().map_or_else(|| key(name), |above| above.join(name).expect("a key"));
+        folders.extend(listing.folders.iter().map(|name| Some(inner(name))));
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_is_written_after_the_store_was_emptied_counts_by_whatever_way_it_is_written() {
+    let content = content(300_000, 3);
+    let (origin, _, _) = repository(false).await;
+    put(&origin, "wal/copied", &content).await.expect("put");
+    let segment = "000000010000000000000003".parse().expect("a name");
+    let note = Gap {
+        format: gap::FORMAT,
+        lineage: Lineage { major: 15, system_identifier: 7 },
+        first: segment,
+        last: segment,
+        since: now(),
+        until: now(),
+        host: "db1".to_owned(),
+        queue_limit: 1,
+        waiting: 2,
+        reason: "cannot reach the store".to_owned(),
+    };
+    for encrypted in [false, true] {
+        let (repository, store, _file) = repository(encrypted).await;
+        put(&repository, "wal/before", &content).await.expect("put");
+        for made_anew in [false, true] {
+            emptied(&store).await;
+            if made_anew {
+                Repository::create("r", store.clone(), "main", &Encryption::None, &[], pool(), now())
+                    .await
+                    .expect("made");
+            }
+            let is_told = |error: &RepoError| match error {
+                RepoError::NoRepository { .. } => !made_anew,
+                RepoError::Replaced { .. } => made_anew,
+                _ => false,
+            };
+            let error = put(&repository, "wal/x", &content).await.expect_err("pushed");
+            assert!(is_told(&error) && repository.is_gone(), "{error}");
+            let name = key("backup/x/pack/00000");
+            let pack = repository.upload(&name, spec(Kind::Pack), stream(&content, 100_000), 1);
+            assert!(is_told(&pack.await.expect_err("uploaded")));
+            assert!(is_told(&gap::record(&repository, &note).await.expect_err("recorded")));
+            for error in [
+                transfer::copy_new(&origin, &repository, 1, &key("wal/copied")).await.map(drop).expect_err("copied"),
+                transfer::copy_over(&origin, &repository, 1, &key("wal/copied")).await.map(drop).expect_err("copied"),
+            ] {
+                assert!(matches!(&error, TransferError::To { source, .. } if is_told(source)), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_repository_that_was_seen_to_be_gone_is_opened_anew_with_what_is_there_now() {
+    let (_, store, _) = repository(false).await;
+    let lazy = LazyRepository::at("r", store.clone(), Encryption::None, 1, pool());
+    let first = lazy.get().await.expect("opened");
+    put(&first, "wal/x", &content(1000, 1)).await.expect("put");
+    emptied(&store).await;
+    put(&first, "wal/y", &content(1000, 1)).await.expect_err("gone");
+    assert!(lazy.get_open().is_none());
+    assert!(matches!(lazy.get().await, Err(RepoError::NoRepository { .. })));
+    assert!(matches!(place::is_clear(&*store).await, Err(RepoError::Remnants { .. })));
+    emptied(&store).await;
+    place::is_clear(&*store).await.expect("nothing is left");
+    Repository::create("r", store.clone(), "main", &Encryption::None, &[], pool(), now()).await.expect("made anew");
+    let second = lazy.get().await.expect("opened anew");
+    assert_ne!(second.identity().cluster_id, first.identity().cluster_id);
+    put(&second, "wal/y", &content(1000, 1)).await.expect("put");
+    place::is_clear(&*store).await.expect("there is a repository");
 }

@@ -157,6 +157,9 @@ async fn create(
     owner: Owner,
     printer: &Printer,
 ) -> Result<Opened, Failure> {
+    if file_root(configured, cluster).is_none_or(|root| root.exists()) {
+        place::is_clear(&*store(cluster, configured)?).await?;
+    }
     // Until it is known whether a key file that is made now opens anything, no other setup of this host relies on it.
     let mut turn = None;
     let mut new_key = None;
