@@ -5,7 +5,8 @@
 //!
 //! Invariants: the root folder is made by [`FileStore::create_root`] alone, so a root that is missing is an error and never
 //! "no such object"; a name appears whole and synced; a folder goes with its last object, as on an object store; no symbolic link below
-//! the root is followed, because the root's owner need not be who runs this ([`crate::sys::folder`]). A file lies in a folder only if that
+//! the root is followed, because the root's owner need not be who runs this, and no file system mounted below it is entered, so that the
+//! identity proves what lies beside it ([`crate::sys::folder`]). A file lies in a folder only if that
 //! folder was durable: an empty one, which may be left from a sync that failed, is made anew.
 //!
 //! A crash leaves at most temporary files ([`durable::is_temporary_name`]) and empty folders; neither is an object. Those files go
@@ -141,7 +142,7 @@ async fn blocking<T: Send + 'static>(
 impl Inner {
     /// The repository's folder. It is looked for at every use: its file system may be unmounted, or mounted, at any moment.
     fn root(&self) -> Result<Folder, Failure> {
-        Folder::enter(&self.root).map_err(|error| match error.kind() {
+        Folder::enter(&self.root).and_then(Folder::on_one_device).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Failure::new(
                 ErrorClass::Permanent,
                 format!(
@@ -276,8 +277,8 @@ impl Inner {
                     // What is behind it is not said to be absent.
                     Kind::Link => {
                         let cause = format!(
-                            "{} is a symbolic link: nothing below a repository's folder is reached through one. Mount there what it \
-                             leads to (mount --bind), or move it into the repository",
+                            "{} is a symbolic link: nothing below a repository's folder is reached through one. Move \
+                             what it leads to into the repository, or mount one file system for the whole repository",
                             held.path().join(name).display()
                         );
                         return Err(Failure::new(ErrorClass::Permanent, cause));
@@ -676,6 +677,29 @@ mod tests {
         assert!(store.put_new(&ObjectKey::new("keys/x").unwrap(), vec![1].into()).await.is_err());
         assert_eq!(std::fs::read(&theirs).unwrap(), b"theirs");
         assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 1);
+    }
+
+    /// `/proc` is a file system of its own wherever there is one; a part of a repository on another disk is no different.
+    #[tokio::test]
+    async fn a_file_system_mounted_below_a_repository_is_neither_read_nor_written_nor_called_empty() {
+        let store = crate::storage::bare_folder(Path::new("/"));
+        let key = |text: &str| ObjectKey::new(text).unwrap();
+        let object = key("proc/version");
+        let errors = [
+            store.list(Some(&key("proc"))).await.map(drop).unwrap_err(),
+            store.list(Some(&key("proc/self/no-such-folder"))).await.map(drop).unwrap_err(),
+            store.get(&object).await.map(drop).unwrap_err(),
+            store.head(&key("proc/no-such-file")).await.map(drop).unwrap_err(),
+            store.get_range(&object, 0..1).await.map(drop).unwrap_err(),
+            store.put_new(&key("proc/walward"), vec![1].into()).await.map(drop).unwrap_err(),
+            store.start_upload(&key("proc/walward"), 1).await.map(drop).unwrap_err(),
+            store.delete(&key("proc/no-such-file")).await.unwrap_err(),
+            store.keep(&object).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert_eq!(error.class, ErrorClass::Permanent, "{error:?}");
+            assert!(crate::base::describe(&error).contains("/proc is on another file system"), "{error:?}");
+        }
     }
 
     /// A FIFO without a writer: opening it for reading hangs in the kernel, as a file on a disk that is gone does.

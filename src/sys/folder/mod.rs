@@ -55,12 +55,23 @@ const READ: OFlags =
 pub struct Folder {
     descriptor: Arc<OwnedFd>,
     path: PathBuf,
+    /// The device that every folder below must be on, where that was asked for.
+    device: Option<u64>,
 }
 
 /// Why a path below a folder was not gone.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is a symbolic link, and none is followed there", .0.display())]
 struct LinkInTheWay(PathBuf);
+
+/// Why a folder was not entered.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} is on another file system than the folder that it belongs to, and none is entered there: nothing would tell that it is missing. \
+     Mount one file system for the whole, or move what lies there into it",
+    .0.display()
+)]
+struct OtherDevice(PathBuf);
 
 /// Whether `error` says that a symbolic link was met and not followed.
 pub fn followed_no_link(error: &io::Error) -> bool {
@@ -107,7 +118,7 @@ impl Folder {
     /// When there is none, or root would be led by another user's link to what is not that user's.
     pub fn enter(path: &Path) -> io::Result<Self> {
         let descriptor = if is_root() { enter::as_root(CWD, path)? } else { enter::as_user(CWD, path)? };
-        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned(), device: None })
     }
 
     /// As [`Folder::enter`], for what this process keeps and later reaches by its path. For root every folder and every link on the way must be
@@ -117,7 +128,7 @@ impl Folder {
     /// [`io::ErrorKind::NotADirectory`] names what is another user's, or open to others.
     pub fn enter_own(path: &Path) -> io::Result<Self> {
         let descriptor = if is_root() { enter::as_root_alone(path)? } else { enter::as_user(CWD, path)? };
-        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned(), device: None })
     }
 
     /// The folder that holds `path`, entered as [`Folder::enter`] does, and the name in it. Blocking.
@@ -134,7 +145,23 @@ impl Folder {
         let path = path.as_ref();
         let at = self.as_fd();
         let descriptor = if is_root() { enter::as_root(at, path)? } else { enter::as_user(at, path)? };
-        Ok(Self { descriptor: Arc::new(descriptor), path: self.path.join(path) })
+        Ok(Self { descriptor: Arc::new(descriptor), path: self.path.join(path), device: None })
+    }
+
+    /// This folder, below which no other folder is entered than those on its own file system. What lies beside each other in it is there, or
+    /// missing, together: a file system that is mounted below can go by itself and leaves an empty folder.
+    ///
+    /// Devices are compared, of folders only: on an overlay a file may be of another one than its folder.
+    pub fn on_one_device(self) -> io::Result<Self> {
+        let device = Some(self.facts()?.id.0);
+        Ok(Self { device, ..self })
+    }
+
+    fn must_be_within(&self, folder: impl AsFd, place: &Path) -> io::Result<()> {
+        match self.device {
+            Some(device) if Facts::of(folder)?.id.0 != device => Err(io::Error::other(OtherDevice(place.to_owned()))),
+            _ => Ok(()),
+        }
     }
 
     /// Where it was found. For messages only: what lies there now may be something else.
@@ -163,7 +190,8 @@ impl Folder {
         let descriptor = self.at(path, |folder, name| {
             open_folder(folder, name).map_err(|error| in_the_way(folder, name, &place, error))
         })?;
-        Ok(Self { descriptor: Arc::new(descriptor), path: place })
+        self.must_be_within(&descriptor, &place)?;
+        Ok(Self { descriptor: Arc::new(descriptor), path: place, device: self.device })
     }
 
     /// Opens the file at `path` for reading. Neither a link is followed nor a pipe waited for.
@@ -362,7 +390,7 @@ impl Folder {
     /// The folder that this one lies in, which is known as `path`.
     pub fn above(&self, path: &Path) -> io::Result<Self> {
         let descriptor = open_folder(self.as_fd(), OsStr::new(".."))?;
-        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned() })
+        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned(), device: None })
     }
 
     /// Calls `act` with the folder that holds `path` and the last name of it.
@@ -378,7 +406,9 @@ impl Folder {
             let folder = held.as_ref().map_or_else(|| self.descriptor.as_fd(), AsFd::as_fd);
             place.push(name);
             let inner = openat(folder, name, SEARCHED, Mode::empty());
-            held = Some(inner.map_err(|error| in_the_way(folder, name, &place, error))?);
+            let inner = inner.map_err(|error| in_the_way(folder, name, &place, error))?;
+            self.must_be_within(&inner, &place)?;
+            held = Some(inner);
             name = next?;
         }
         act(held.as_ref().map_or_else(|| self.descriptor.as_fd(), AsFd::as_fd), name)

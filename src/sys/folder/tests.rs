@@ -269,3 +269,25 @@ fn a_link_that_is_made_is_given_and_not_what_it_leads_to() {
     assert_eq!(held.look("inside/link").unwrap().uid, owner.map_or(own, |(uid, _)| uid));
     assert_eq!(std::fs::metadata(&outside).unwrap().uid(), own);
 }
+
+#[test]
+fn no_folder_on_another_device_is_entered_where_that_was_asked_for() {
+    let (_room, held) = folders();
+    let whole = held.clone().on_one_device().unwrap();
+    assert_eq!(whole.read("inside/deep/file", 4).unwrap(), b"mine");
+    // As if all that lies below had come from elsewhere.
+    let strange = Folder { device: Some(u64::MAX), ..held };
+    assert_eq!(strange.names().unwrap(), ["inside"]);
+    let inside = || Folder { device: None, ..strange.clone() }.folder("inside").unwrap();
+    let inside = Folder { device: strange.device, ..inside() };
+    for error in [
+        strange.folder("inside").map(drop).unwrap_err(),
+        strange.open("inside/file").map(drop).unwrap_err(),
+        strange.create("inside/new", 0o600).map(drop).unwrap_err(),
+        strange.remove_file("inside/none").unwrap_err(),
+        inside.folder("deep").map(drop).unwrap_err(),
+        durable::make_folders_in(&strange, Path::new("inside/new"), 0o700, None).map(drop).unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("on another file system"), "{error}");
+    }
+}
