@@ -113,6 +113,17 @@ pub enum FetchError {
         /// Which has it.
         repository: String,
     },
+    /// It is nowhere, and neither is what the same recovery was given last.
+    #[error(
+        "{name} is in no repository, and neither is {served}, which this recovery was given before: WAL was removed from the archive, and where it \
+         ended is not known; bring it back (versions of the bucket, a copy, the disk that it was on), or restore to a target"
+    )]
+    ServedIsGone {
+        /// The file.
+        name: WalFileName,
+        /// What was served last.
+        served: WalFileName,
+    },
     /// For a standby: it was not to be had within the time that a standby is held up.
     #[error("{name} cannot be had now ({why}); a standby goes on without it and asks again")]
     NotNow {
@@ -172,6 +183,7 @@ impl FetchError {
             | Self::Hole { .. }
             | Self::HistoryLost { .. }
             | Self::LetGo { .. }
+            | Self::ServedIsGone { .. }
             | Self::NoRepository => ErrorClass::Permanent,
             Self::TooSlow { .. } | Self::NotNow { .. } => ErrorClass::Transient,
             Self::Write { source, .. } => match ErrorClass::of_io(source) {

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::accept::SMALL_FILE_BYTES_MAX;
+use super::early_end::still_holds;
 use super::fetch::{AtHole, FetchError, Retrieved, Want};
 use super::lookout::Lookout;
 use super::progress::Progress;
@@ -24,6 +25,7 @@ use crate::base::{ErrorClass, describe, format_duration, trace};
 use crate::health::FetchStats;
 use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use crate::repo::LazyRepository;
+use crate::storage;
 
 /// What waits in the spool for nobody is removed after this time.
 const IDLE_MAX: Duration = Duration::from_mins(10);
@@ -110,6 +112,8 @@ struct State {
     pace: Pace,
     last_answer: Option<Instant>,
     history: Option<TimelineHistory>,
+    /// The last segment that was given to anybody.
+    served: Option<Want>,
     end: Option<(Wanted, Instant)>,
     /// When the spool had no room for what was asked for.
     no_room: Option<Instant>,
@@ -142,6 +146,7 @@ impl Fetcher {
                 pace: Pace::NEW,
                 last_answer: None,
                 history: None,
+                served: None,
                 end: None,
                 no_room: None,
             }),
@@ -153,11 +158,16 @@ impl Fetcher {
         self.asked();
         let name = want.name;
         let work = async {
-            match asker {
-                Asker::OneShot => self.fetch_patiently(&want, AtHole::Wait, beside).await,
-                Asker::Target => self.fetch_patiently(&want, AtHole::Tell, beside).await,
-                Asker::Standby => self.fetch_now(want, beside).await,
+            let at_hole = match asker {
+                Asker::OneShot => AtHole::Wait,
+                Asker::Target => AtHole::Tell,
+                Asker::Standby => return self.fetch_now(want.clone(), beside).await,
+            };
+            let fetched = self.fetch_patiently(&want, at_hole, beside).await?;
+            if matches!(fetched, Fetched::Absent) {
+                self.served_is_there(&want).await?;
             }
+            Ok(fetched)
         };
         let outcome = tokio::select! {
             outcome = work.instrument(self.0.span.clone()) => outcome,
@@ -166,6 +176,9 @@ impl Fetcher {
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
+                if matches!(name, WalFileName::Segment(_)) {
+                    self.state().served = Some(want.clone());
+                }
                 self.learn(name, place).await;
             }
             Ok(Fetched::Absent) => self.0.stats.absent(),
@@ -206,6 +219,14 @@ impl Fetcher {
             self.prefetch(want);
         }
         Ok(retrieved?.map_or(Fetched::Absent, |place| Fetched::File(Arc::new(place))))
+    }
+
+    /// That what this recovery was given last is still there, when it is remembered: else the archive's end is not believed.
+    async fn served_is_there(&self, want: &Want) -> Result<(), FetchError> {
+        let is_of_it = |served: &Want| (&served.lineage, &served.pg_wal) == (&want.lineage, &want.pg_wal);
+        let Some(served) = self.state().served.clone().filter(is_of_it) else { return Ok(()) };
+        let until = Instant::now() + self.0.options.deadline;
+        storage::patient_until(until, still_holds(&self.0.repositories, &served, want)).await
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.

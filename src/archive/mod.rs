@@ -24,6 +24,7 @@ pub mod contents;
 mod copy;
 mod debt;
 mod delivery;
+mod early_end;
 mod fetch;
 mod fetcher;
 mod follows;

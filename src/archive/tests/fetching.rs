@@ -190,3 +190,34 @@ async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no
     assert!(matches!(error, FetchError::Write { .. }), "{error:?}");
     assert_eq!(stats.facts().fallback_total, 0);
 }
+
+#[tokio::test]
+async fn a_recovery_is_told_of_no_end_by_an_archive_that_has_not_what_it_gave_before() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    let files = waiting(&room, 2);
+    archive_file(&both, &room.pg_wal(), files[0], "host").await.expect("archived");
+    let fetcher = fetcher(&room, both);
+    let absent = async |asker| ask(&room, &fetcher, files[1], asker).await.0;
+    assert!(matches!(absent(Asker::OneShot).await, Ok(Fetched::Absent)), "nothing was given before");
+    let given = ask(&room, &fetcher, files[0], Asker::OneShot).await.0;
+    assert!(matches!(given, Ok(Fetched::File(_))), "{given:?}");
+    assert!(matches!(absent(Asker::OneShot).await, Ok(Fetched::Absent)), "it is the end");
+    let remove = |repository: &str| {
+        std::fs::remove_dir_all(room.folder.path().join(repository).join("main/wal")).expect("removed");
+    };
+    remove("one");
+    assert!(matches!(absent(Asker::OneShot).await, Ok(Fetched::Absent)), "the other one has all");
+    remove("two");
+    for asker in [Asker::OneShot, Asker::Target] {
+        let error = absent(asker).await.expect_err("the end is not known");
+        assert!(matches!(error, FetchError::ServedIsGone { .. }), "{error:?}");
+        assert_eq!(error.class(), ErrorClass::Permanent);
+        let history = ask(&room, &fetcher, name("00000002.history"), asker).await.0;
+        assert!(matches!(history, Err(FetchError::ServedIsGone { .. })), "{history:?}");
+    }
+    // Another recovery was given nothing, and a standby asks again.
+    assert!(matches!(absent(Asker::Standby).await, Ok(Fetched::Absent)));
+    let want = Want { pg_wal: Some(room.pg_wal()), ..Want::new(Some(room.lineage), files[1]) };
+    assert!(matches!(fetcher.fetch(want, Asker::OneShot, None).await, Ok(Fetched::Absent)));
+}
