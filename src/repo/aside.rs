@@ -261,11 +261,7 @@ async fn put<T: Serialize>(repository: &Repository, key: &ObjectKey, record: &T)
     if bytes.len() as u64 > checked_json::BYTES_MAX {
         return Err(RepoError::damaged_text(&shown, "it would be longer than a record may be"));
     }
-    if generations::put(&**repository.store(), key, &bytes).await? {
-        Ok(())
-    } else {
-        Err(RepoError::Contended { object: shown })
-    }
+    if repository.put_small(key, &bytes).await? { Ok(()) } else { Err(RepoError::Contended { object: shown }) }
 }
 
 /// Everything that was ever set aside, the oldest first, and what is wrong with records that cannot be read.

@@ -81,7 +81,7 @@ pub async fn record(repository: &Repository, gap: &Gap) -> Result<(), RepoError>
     let key = layout::gap(gap.lineage, gap.first, gap.last);
     let bytes = gap.encode().map_err(|error| RepoError::damaged(&repository.shown(&key), error))?;
     // Of the same files: when and why may be told in other words by whoever was first.
-    repository.put_small(&key, &bytes).await
+    repository.put_small(&key, &bytes).await.map(drop)
 }
 
 /// The first and last file of every record, without reading any.

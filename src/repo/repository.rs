@@ -287,10 +287,11 @@ impl Repository {
         self.looks.found_it_gone()
     }
 
-    /// Writes a small object that says what it is itself, under a name that must be new, or is taken by one like it.
-    pub(super) async fn put_small(&self, key: &ObjectKey, bytes: &Bytes) -> Result<(), RepoError> {
-        generations::put(&*self.store, key, bytes).await?;
-        self.see().await
+    /// Writes a small object that says what it is itself, under a name that must be new; `false` when another's is there.
+    pub(super) async fn put_small(&self, key: &ObjectKey, bytes: &Bytes) -> Result<bool, RepoError> {
+        let is_ours = generations::put(&*self.store, key, bytes).await?;
+        self.see().await?;
+        Ok(is_ours)
     }
 
     /// Whether there is an object of this name. `false` only when the store said so.
