@@ -365,6 +365,8 @@ impl Archiver {
             return Err(PushError::Replaced(name));
         }
         delivery.of(found.life, found.marked);
+        Box::pin(self.first_look(name)).await?;
+        Box::pin(self.last_look(name)).await?;
         let answers = policy::begin(&self.places(name, stamp), self.needed());
         let chosen: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();

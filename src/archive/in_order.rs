@@ -21,7 +21,7 @@ use super::upload::{Listeners, PushError, send};
 use crate::base::describe;
 use crate::health::RepositoryStats;
 use crate::pg::archive_status::archiver_order;
-use crate::pg::{ControlFile, Lineage, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
+use crate::pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
 use crate::repo::{LazyRepository, layout};
 use crate::sys::folder::Folder;
 
@@ -70,22 +70,22 @@ impl Archiver {
         !state.parted.is_empty() || state.lead.contradicted().next().is_some()
     }
 
+    /// Where repositories part, in what leads to the file of `way` or in that itself.
+    pub(super) fn parted_before(&self, way: &Way) -> Option<Parting> {
+        let state = self.state();
+        let of_lineage = state.parted.iter().filter(|(_, lineage, _)| *lineage == way.lineage);
+        let mut partings = of_lineage.map(|(.., parting)| parting);
+        partings.find(|parting| parting.first == way.name || way.leads_over(parting.first)).cloned()
+    }
+
     /// Fails when `name` comes after a file of which a repository holds other content.
     pub(super) async fn stand_alone(&self, name: WalFileName, earlier_waits: bool) -> Result<(), Arc<PushError>> {
         if self.is_contradicted() {
             let way = Way::read(self.pg_wal(), name).await?;
-            let (parted, refused) = {
-                let state = self.state();
-                let of_lineage = state.parted.iter().filter(|(_, lineage, _)| *lineage == way.lineage);
-                let parted: Vec<Parting> = of_lineage.map(|(.., parting)| parting.clone()).collect();
-                let refused: Vec<_> = state.lead.contradicted().map(|(at, why)| (at, why.to_owned())).collect();
-                (parted, refused)
-            };
-            for Parting { first, why } in parted {
-                if first == name || way.leads_over(first) {
-                    return Err(Arc::new(PushError::Follows { name, earlier: first, why }));
-                }
+            if let Some(Parting { first, why }) = self.parted_before(&way) {
+                return Err(Arc::new(PushError::Follows { name, earlier: first, why }));
             }
+            let refused: Vec<_> = self.state().lead.contradicted().map(|(at, why)| (at, why.to_owned())).collect();
             for (earlier, why) in refused.into_iter().filter(|(earlier, _)| way.leads_over(*earlier)) {
                 // It may have been put right: then nothing is in the way any more.
                 if self.archive_again(earlier).await.is_err() {
@@ -179,7 +179,7 @@ async fn compare(
 }
 
 /// What leads to a file.
-struct Way {
+pub(super) struct Way {
     name: WalFileName,
     lineage: Lineage,
     size: SegmentSize,
@@ -190,7 +190,7 @@ struct Way {
 }
 
 impl Way {
-    async fn read(pg_wal: &Path, name: WalFileName) -> Result<Self, PushError> {
+    pub(super) async fn read(pg_wal: &Path, name: WalFileName) -> Result<Self, PushError> {
         let pg_wal = pg_wal.to_path_buf();
         let read = move || {
             let data_directory = pg_wal.parent().unwrap_or(&pg_wal);
@@ -203,6 +203,20 @@ impl Way {
             Ok(Self { name, lineage: control.lineage(), size: control.segment_size, history, waiting })
         };
         tokio::task::spawn_blocking(read).await.unwrap_or(Err(PushError::Stopping(name)))
+    }
+
+    pub(super) fn lineage(&self) -> Lineage {
+        self.lineage
+    }
+
+    /// The segment before the file, on the timeline that replay reads it from.
+    pub(super) fn segment_before(&self) -> Option<SegmentName> {
+        let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = self.name else { return None };
+        let number = segment.number(self.size)?.checked_sub(1)?;
+        let history = self.history.as_ref();
+        let timeline =
+            history.map_or(segment.timeline, |history| history.required_timeline_for_segment(number, self.size));
+        SegmentName::from_number(timeline, number, self.size)
     }
 
     fn leads_over(&self, earlier: WalFileName) -> bool {

@@ -27,6 +27,7 @@ mod delivery;
 mod early_end;
 mod fetch;
 mod fetcher;
+mod first_look;
 mod follows;
 mod in_order;
 mod lead;

@@ -39,8 +39,6 @@ const COPY: &str = "copy";
 /// What an agent has begun before it can have seen a file: a listing that it believes for a minute, and a push that goes on.
 const UNSEEN_MAX: Duration = Duration::from_mins(5);
 const UNSEEN_MAX_IN_BAD_WEATHER: Duration = Duration::from_mins(20);
-/// What a comparison takes when an agent starts.
-const STARTED_WITHIN: Duration = Duration::from_mins(2);
 /// Longer than repositories that owe each other nothing are left uncompared.
 const COMPARED_WITHIN: Duration = Duration::from_mins(75);
 
@@ -162,8 +160,6 @@ impl Fleet {
     fn run(&mut self) -> Result<(), String> {
         for life in 1..=self.setting.lives {
             self.alive(life, self.setting.store_faults, async |fleet, agents| {
-                // An agent that has just started trusts every repository until it has compared them.
-                tokio::time::sleep(STARTED_WITHIN).await;
                 for _ in 0..fleet.setting.actions {
                     if !fleet.act(agents).await? {
                         return Ok(());
@@ -500,6 +496,45 @@ fn what_one_of_two_repositories_acknowledged_comes_to_both_and_never_as_a_mixtur
     );
     // A simulation in which nothing happens proves nothing.
     assert!(tallies.len() < 50 || happened.iter().all(|count| *count > 1), "{happened:?}");
+}
+
+/// A copy writes so many files into the second repository while the primary writes two into the first; then its agent starts again.
+fn starts_again(of_the_copy: u32) -> Result<(), Broken> {
+    seeds::watched(0, move |trace| {
+        let setting =
+            Setting { lives: 1, look_ahead: false, sealed: false, store_faults: 0, clock: 0, ..Setting::of(0) };
+        let mut fleet = Fleet::new(0, setting, trace);
+        fleet.alive(1, 0, async |fleet, agents| {
+            fleet.copy_lives(agents).await;
+            fleet.away.lock().unwrap().extend([(PRIMARY, "two"), (COPY, "one")]);
+            (0..2).for_each(|_| _ = fleet.primary.finish_segment());
+            (0..of_the_copy).for_each(|_| _ = fleet.copy.as_mut().unwrap().finish_segment());
+            for who in [PRIMARY, COPY] {
+                fleet.archive(agents, who).await?;
+            }
+            Ok(())
+        })?;
+        fleet.away.lock().unwrap().clear();
+        fleet.alive(2, 0, async |fleet, agents| {
+            let there = fleet.held("two");
+            if (fleet.held("one").len(), there.len()) != (2, of_the_copy as usize) {
+                return Err("the stage is not set".to_owned());
+            }
+            fleet.primary.finish_segment();
+            fleet.archive(agents, PRIMARY).await?;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            if fleet.held("two") == there { Ok(()) } else { Err("the second repository was written to".to_owned()) }
+        })?;
+        fleet.heal()
+    })
+}
+
+#[test]
+fn an_agent_that_has_just_started_continues_no_other_life_in_a_repository_that_missed_files() {
+    for of_the_copy in [1, 2] {
+        let name = "an_agent_that_has_just_started_continues_no_other_life_in_a_repository_that_missed_files";
+        seeds::expect(name, starts_again(of_the_copy));
+    }
 }
 
 #[test]

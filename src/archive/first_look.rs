@@ -1,0 +1,95 @@
+//! Before an agent's first file: do the repositories hold what comes before it?
+//!
+//! Where fewer repositories than there are have to acknowledge, one may have missed files, and another server may have written to it
+//! meanwhile. An agent that has just started remembers nothing of that. So the file before its first one is looked for in each: one
+//! that lacks it where another has it, or does not say so in time, gets new files when it was compared with the others; and
+//! where two hold different ones, nothing is archived after it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+
+use super::agree::{Parting, parting};
+use super::archiver::Archiver;
+use super::in_order::Way;
+use super::upload::PushError;
+use crate::pg::{SegmentName, WalFileName};
+use crate::repo::{LazyRepository, RepoError, Repository, layout};
+
+/// How long one repository may take to say whether it has the file, and two to be compared.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
+
+impl Archiver {
+    /// Looks once in the life of the agent.
+    ///
+    /// # Errors
+    /// Two repositories hold different files before `name`.
+    pub(super) async fn first_look(&self, name: WalFileName) -> Result<(), PushError> {
+        if self.needed() == self.repositories().len() || self.state().looked {
+            return Ok(());
+        }
+        let way = Way::read(self.pg_wal(), name).await?;
+        // Nothing comes before a history, and before the first segment of all.
+        let Some(before) = way.segment_before() else { return Ok(()) };
+        let name_before = WalFileName::Segment(before);
+        let answers = join_all(self.repositories().iter().map(|lazy| Self::has(lazy, &way, before))).await;
+        let holders: Vec<&Repository> = answers.iter().flatten().filter_map(Option::as_ref).collect();
+        if let [first, others @ ..] = holders.as_slice() {
+            let wanted = [name_before];
+            for other in others {
+                let compared = parting((first, other), way.lineage(), &wanted, &[]);
+                // What cannot be compared now is compared with all the rest.
+                if let Ok(Ok(Some(parting))) = tokio::time::timeout(LOOK_TIME_MAX, compared).await {
+                    return Err(PushError::Follows { name, earlier: name_before, why: parting.why });
+                }
+            }
+        }
+        let nobody = holders.is_empty();
+        let mut state = self.state();
+        state.looked = true;
+        let lacking = answers.iter().enumerate().filter(|(_, answer)| match answer {
+            Ok(found) => found.is_none() && !nobody,
+            Err(NoAnswer) => true,
+        });
+        state.uncompared.extend(lacking.map(|(at, _)| at));
+        Ok(())
+    }
+
+    /// Refuses `name` when a comparison has found meanwhile that what comes before it has two contents: its caller looked earlier. To
+    /// be called last before it is decided who gets the file.
+    ///
+    /// # Errors
+    /// [`PushError::Follows`].
+    pub(super) async fn last_look(&self, name: WalFileName) -> Result<(), PushError> {
+        if self.state().parted.is_empty() {
+            return Ok(());
+        }
+        let way = Way::read(self.pg_wal(), name).await?;
+        match self.parted_before(&way) {
+            Some(Parting { first, why }) => Err(PushError::Follows { name, earlier: first, why }),
+            None => Ok(()),
+        }
+    }
+
+    /// The repository, open, if it has `before`.
+    async fn has(lazy: &Arc<LazyRepository>, way: &Way, before: SegmentName) -> Result<Option<Repository>, NoAnswer> {
+        if lazy.standing().is_resting(Instant::now()) {
+            return Err(NoAnswer);
+        }
+        let key = layout::wal_file(way.lineage(), WalFileName::Segment(before));
+        let asked = async {
+            let repository = lazy.with_lineage(way.lineage()).await?;
+            let has = repository.exists(&key).await?;
+            Ok::<_, RepoError>(has.then_some(repository))
+        };
+        match tokio::time::timeout(LOOK_TIME_MAX, asked).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(_)) | Err(_) => Err(NoAnswer),
+        }
+    }
+}
+
+/// The repository could not be asked, or not in time.
+struct NoAnswer;
