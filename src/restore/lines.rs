@@ -7,6 +7,9 @@
 //! - A line with nothing of its own is a part of the other, which goes on.
 //! - When the life of one ended before that of the other began, the cluster went from the first to the second. The newest backup has to
 //!   be there, too, for the end of the WAL to be meant on it.
+//! - A cluster goes to a higher timeline only. A later life on the timeline that the other line left is that of a cluster with a
+//!   copy, or that of an old primary which was started again after a fail-over. Only a backup tells: one that was made there after
+//!   the other line began, and is the newest. Without it, a person decides.
 //! - When both lived at the same time, one of them is a copy that archives into the same repository. The cluster is where the
 //!   newest backup and the last transaction are, if that is one line; if it is not, a person decides.
 //!
@@ -81,12 +84,25 @@ enum Standing {
     After,
     /// As [`Standing::After`], the other way round.
     Before,
-    /// Both lived at the same time; the cluster is on this one by all that is known.
+    /// Both lived at the same time, or the later life is where the other left; the cluster is on this one by all that is known.
     Beside,
-    /// Both lived at the same time; the cluster is on the other by all that is known.
+    /// As [`Standing::Beside`], the other way round.
     Strayed,
-    /// Both lived at the same time, and it cannot be told.
+    /// It cannot be told.
     Unknown,
+}
+
+/// Whether `way` stays where they part, on a timeline that `other` left: no cluster goes from `other` to it.
+fn stays(way: &Way, other: &Way) -> bool {
+    way.parts_from(other).is_some_and(|at| way.timeline_at(at) < other.timeline_at(at))
+}
+
+/// Whether the backups say that the cluster is on the line of `own`: it has the newest. On a timeline that the other line left, a
+/// backup from before the other line began says nothing.
+fn is_proven(own: &Life, theirs: &Life, stays: bool) -> bool {
+    let newest = |life: &Life| life.backups.as_ref().map(|(_, newest)| newest.stopped.as_microsecond());
+    let began = || [theirs.born.map(|born| born.as_microsecond()), theirs.moments().map(|(first, _)| first)];
+    newest(own) > newest(theirs) && (!stays || newest(own) > began().into_iter().flatten().min())
 }
 
 struct Survey<'a> {
@@ -104,29 +120,24 @@ impl<'a> Survey<'a> {
 
     fn standing(&self, way: &Way, other: &Way) -> Standing {
         let (own, theirs) = (self.life(way, other), self.life(other, way));
+        let proven = is_proven(&own, &theirs, stays(way, other));
+        let other_proven = is_proven(&theirs, &own, stays(other, way));
+        // One that came into being when all of the other had arrived may be where the cluster went, or a copy. Stores tell times
+        // to the second, or to the millisecond: the same time may be later.
+        let began_later =
+            |one: &Life, other: &Life| one.born.zip(other.arrived).is_some_and(|(born, arrived)| born > arrived);
         match (own.moments(), theirs.moments()) {
             // History says that the cluster went there.
             (None, None) if way.target() > other.target() => Standing::After,
-            // One that came into being when all of the other had arrived may be where the cluster went, or a copy. Stores tell times
-            // to the second, or to the millisecond: the same time may be later.
-            (Some(_), None) if theirs.born.zip(own.arrived).is_some_and(|(born, arrived)| born >= arrived) => {
-                Standing::Unknown
-            }
-            (None, Some(_)) if own.born.zip(theirs.arrived).is_some_and(|(born, arrived)| born >= arrived) => {
-                Standing::Unknown
-            }
+            (Some(_), None) if began_later(&theirs, &own) || stays(way, other) && !proven => Standing::Unknown,
+            (None, Some(_)) if began_later(&own, &theirs) || stays(other, way) && !other_proven => Standing::Unknown,
             (Some(_), None) => Standing::After,
             (None, _) => Standing::Before,
-            (Some((_, last)), Some((first, _))) if last < first => Standing::Before,
-            (Some((first, _)), Some((_, last))) if last < first => Standing::After,
-            (Some((_, own_last)), Some((_, their_last))) => {
-                let newest = |life: &Life| life.backups.as_ref().map(|(_, newest)| newest.stopped);
-                match (newest(&own).cmp(&newest(&theirs)), own_last.cmp(&their_last)) {
-                    (std::cmp::Ordering::Greater, std::cmp::Ordering::Greater) => Standing::Beside,
-                    (std::cmp::Ordering::Less, std::cmp::Ordering::Less) => Standing::Strayed,
-                    _ => Standing::Unknown,
-                }
-            }
+            (Some((_, last)), Some((first, _))) if last < first && !stays(other, way) => Standing::Before,
+            (Some((first, _)), Some((_, last))) if last < first && !stays(way, other) => Standing::After,
+            (Some((_, own_last)), Some((_, their_last))) if proven && own_last > their_last => Standing::Beside,
+            (Some((_, own_last)), Some((_, their_last))) if other_proven && own_last < their_last => Standing::Strayed,
+            (Some(_), Some(_)) => Standing::Unknown,
         }
     }
 
@@ -177,8 +188,9 @@ impl<'a> Survey<'a> {
                 let target = time.as_microsecond();
                 let began = |life: &Life| life.moments().is_some_and(|(first, _)| first <= target);
                 let goes_on = theirs.moments().is_some_and(|(_, last)| last > target);
-                // The cluster may have gone there although nothing was done there yet.
-                let may_be_there = unsettled && theirs.born.is_none_or(|born| born <= *time);
+                // The cluster may have gone there, or have stayed there, although nothing was done there yet.
+                let may_be_there =
+                    unsettled && (theirs.born.is_none_or(|born| born <= *time) || stays(other, way) && began(&own));
                 began(&theirs) && (goes_on || !began(&own) || unsettled) || may_be_there
             }
             Target::Lsn(lsn) => {
@@ -219,8 +231,8 @@ impl<'a> Survey<'a> {
         beside
             .map(|other| {
                 format!(
-                    "the archive holds another line, which lived at the same time and is not restored: {}; a copy of the \
-                     cluster archives, or did, into its repository",
+                    "the archive holds another line, which is not restored although the cluster cannot have gone on from it: {}; a \
+                     copy of the cluster, or an old primary that was started again, archives, or did, into its repository",
                     self.seen(other, &[way])
                 )
             })

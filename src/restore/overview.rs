@@ -16,7 +16,7 @@ pub struct Overview {
     /// The timeline that `restore` goes to when it is asked for the latest point; none when it would ask which is meant, or has no
     /// backup to start from.
     pub current: Option<Timeline>,
-    /// What is worth a warning: other lines that lived at the same time.
+    /// What is worth a warning: other lines that the cluster did not go on from, or why it cannot be told which is meant.
     pub remarks: Vec<String>,
 }
 

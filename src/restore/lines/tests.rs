@@ -126,6 +126,19 @@ impl World {
         }
     }
 
+    /// An old primary, whose timeline the cluster left `back` switches ago, is started again and writes where it had stopped.
+    fn revive(&mut self, back: usize, commits: u32) {
+        let way = self.way(self.timeline);
+        let Some(left) = way.spans().iter().rev().skip(1).nth(back) else { return };
+        let (timeline, fork) = (left.timeline.0, left.end.expect("it was left").0);
+        let own = self.events.iter().filter(|event| event.timeline == timeline);
+        let mut at = own.map(|event| event.at + STEP).max().unwrap_or(fork).max(fork);
+        for _ in 0..commits {
+            self.add(timeline, at, false);
+            at += STEP;
+        }
+    }
+
     fn lines(&self) -> (Vec<Way>, Lives) {
         let ways = std::iter::once(1).chain(self.born.keys().copied()).map(|timeline| self.way(timeline)).collect();
         let lines = that_differ(ways, |timeline, at| {
@@ -249,6 +262,47 @@ fn no_line_is_taken_for_its_end_while_a_newer_backup_lies_on_another() {
 }
 
 #[test]
+fn an_old_primary_that_is_started_again_does_not_take_the_clusters_place() {
+    // Whether the new primary has done something by then, or nothing yet; rows of the old one may have been lost.
+    for (commits, lost) in [(3, 0), (0, 0), (3, 2), (0, 2)] {
+        let mut world = World::new();
+        (0..4).for_each(|_| world.commit());
+        world.go_on_from(lost);
+        (0..commits).for_each(|_| world.commit());
+        let before = world.now;
+        world.revive(0, 2);
+        for target in [Target::Latest, at(world.now)] {
+            let refusal = world.decide(&target).expect_err("two can be meant").to_string();
+            assert!(refusal.contains("--timeline 1 or --timeline 2"), "{commits} {lost} {target}: {refusal}");
+        }
+        // By what the archive holds the cluster may have been on timeline 1, with a copy. While neither has done anything, both are one.
+        assert_eq!(world.leads_to(&at(before)) == 0, commits + lost > 0, "{commits} {lost}");
+        // A backup and a transaction say where it is.
+        world.backup();
+        world.commit();
+        assert_eq!(world.leads_to(&Target::Latest), 2, "{commits} {lost}");
+        world.revive(0, 1);
+        assert_eq!(world.leads_to(&Target::Latest), 0, "{commits} {lost}");
+    }
+}
+
+#[test]
+fn a_cluster_whose_copy_has_fallen_silent_is_found_by_its_next_backup() {
+    let mut world = World::new();
+    (0..4).for_each(|_| world.commit());
+    // From before the copy, behind the place where it parted.
+    world.backup();
+    world.copy(3, 2, false);
+    world.commit();
+    assert_eq!(world.leads_to(&Target::Latest), 0);
+    world.backup();
+    world.commit();
+    let decided = world.decide(&Target::Latest).expect("the newest backup and the last transaction are on timeline 1");
+    assert_eq!(decided.way.target(), Timeline(1));
+    assert!(decided.remarks.iter().any(|remark| remark.contains("timeline 2")), "{:?}", decided.remarks);
+}
+
+#[test]
 fn a_transaction_or_restore_point_is_taken_from_the_line_that_has_it() {
     let mut world = World::new();
     (0..6).for_each(|_| world.commit());
@@ -276,6 +330,7 @@ enum Step {
     Backup,
     GoOnFrom(u64),
     Copy(u64, u32, bool),
+    Revive(usize, u32),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -284,6 +339,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => Just(Step::Backup),
         2 => (0u64..8).prop_map(Step::GoOnFrom),
         2 => (0u64..12, 0u32..5, any::<bool>()).prop_map(|(back, commits, backup)| Step::Copy(back, commits, backup)),
+        2 => (0usize..3, 1u32..4).prop_map(|(back, commits)| Step::Revive(back, commits)),
     ];
     prop::collection::vec(step, 0..40)
 }
@@ -302,6 +358,7 @@ fn lived(steps: &[Step]) -> World {
                 // A cluster that does nothing after a copy began cannot be told from one that went on as the copy.
                 world.commit();
             }
+            Step::Revive(back, commits) => world.revive(*back, *commits),
         }
     }
     world

@@ -116,6 +116,37 @@ fn a_test_restore_that_archives_leads_no_restore_away_from_the_cluster() {
 }
 
 #[test]
+fn an_old_primary_that_is_started_again_after_a_fail_over_is_not_taken_for_the_cluster() {
+    let mut site = Site::start(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    site.cluster.sql(&site.room, "create table t (id int)");
+    backup(&site);
+    write_row(&site, &site.cluster, 1);
+    archive(&site, &site.cluster);
+    site.cluster.stop(Stop::Immediate);
+
+    // The fail-over: another server takes the cluster's place.
+    let promoted = site.restore("promoted", &["--archive-mode", "preserve"]);
+    let mut promoted = Node::join(&site, "promoted", promoted);
+    promoted.cluster.start(&site.room);
+    site.wait_promoted(&promoted.cluster);
+    for id in 2..=4 {
+        write_row(&site, &promoted.cluster, id);
+        assert!(archive(&site, &promoted.cluster).starts_with("00000002"));
+    }
+    plan(&site, &[]).expect(0).says("1 -> 2");
+
+    // The old primary is started again, and archives.
+    site.cluster.start(&site.room);
+    write_row(&site, &site.cluster, 100);
+    assert!(archive(&site, &site.cluster).starts_with("00000001"));
+    plan(&site, &[]).expect(16).says("--timeline 1 or --timeline 2").says("left timeline 1 at");
+    site.walward(&["check"]).expect(3).says("--timeline 1 or --timeline 2");
+    site.walward(&["info"]).expect(0).says("--timeline 1 or --timeline 2");
+    assert_eq!(rows(&site, "new", &["--timeline", "2"]), "1,2,3,4");
+    assert_eq!(rows(&site, "old", &["--timeline", "1"]), "1,100");
+}
+
+#[test]
 fn a_second_step_back_in_time_is_not_given_the_state_of_the_first() {
     let mut site = Site::start(SiteOptions { encrypted: false, ..SiteOptions::default() });
     site.cluster.sql(&site.room, "create table t (id int)");
