@@ -102,7 +102,7 @@ pub enum FetchError {
     },
     /// It is nowhere, and there is WAL of that timeline or of a later one.
     #[error(
-        "{name} is missing in the archive, and repository {repository:?} has WAL of timeline {} ({next}): a recovery to the latest point would end before it and not know; archive the history again (pg_wal of a server on that timeline has it, and a backup of that server brings it), or recover to a timeline that is named (recovery_target_timeline, and --on-error=target at its end)",
+        "{name} is missing in the archive, and repository {repository:?} has WAL of timeline {} ({next}): a recovery to the latest point would end before it and not know; archive the history again (pg_wal of a server on that timeline has it, and a backup of that server brings it)",
         .next.timeline
     )]
     HistoryLost {

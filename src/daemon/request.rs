@@ -85,7 +85,7 @@ pub async fn handle(
                     Asker::OneShot | Asker::Target => (Exit::FetchFailed, text),
                     Asker::Standby => (Exit::Absent, text),
                 },
-                // A standby asks again, and a recovery with a target does not end before it.
+                // A standby asks again, and a recovery with a target does not end before it at a segment.
                 Err(Refused::Hole(text)) => match asker {
                     Asker::OneShot => (Exit::FetchFailed, text),
                     Asker::Target | Asker::Standby => (Exit::Absent, text),
@@ -177,7 +177,7 @@ async fn fetch(
     let want = Want { lineage, name, pg_wal: Some(pg_wal) };
     service.fetcher.fetch(want, asker, beside).await.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
-        error if error.is_hole() => Refused::Hole(describe(&error)),
+        error if error.is_hole() && !matches!(name, WalFileName::History(_)) => Refused::Hole(describe(&error)),
         error => Refused::Because(describe(&error)),
     })
 }

@@ -125,7 +125,7 @@ impl<'a> Survey<'a> {
         // One that came into being when all of the other had arrived may be where the cluster went, or a copy. Stores tell times
         // to the second, or to the millisecond: the same time may be later.
         let began_later =
-            |one: &Life, other: &Life| one.born.zip(other.arrived).is_some_and(|(born, arrived)| born > arrived);
+            |one: &Life, other: &Life| one.born.zip(other.arrived).is_some_and(|(born, arrived)| born >= arrived);
         match (own.moments(), theirs.moments()) {
             // History says that the cluster went there.
             (None, None) if way.target() > other.target() => Standing::After,

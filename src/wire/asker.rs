@@ -36,22 +36,40 @@ impl Recovery {
     }
 }
 
-/// What to answer where it cannot be found out whether a file exists. `given`: what the command line says, if anything.
-/// `dispensable`: PostgreSQL can do without the file ([`is_dispensable`]). Pure.
-pub fn on_error(given: Option<OnError>, recovery: Recovery, dispensable: bool) -> OnError {
-    match (given, recovery) {
-        (Some(said @ (OnError::Abort | OnError::Retry)), _) => said,
-        (_, Recovery::Standby) => OnError::Retry,
-        (_, Recovery::None) if dispensable => OnError::Retry,
-        (given, Recovery::OneShot | Recovery::None) => given.unwrap_or_default(),
+/// What a file is to the server that asks for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// A timeline's history. By one that is absent PostgreSQL chooses which timeline it follows, and which number it takes next.
+    History,
+    /// A history that a server which leaves recovery can do without: there is none of timeline 1, and what lies in its pg_wal is the
+    /// same file.
+    HistoryAtHand,
+    /// A segment, or anything else.
+    Other,
+}
+
+impl Wanted {
+    /// The file `name` to the server in `data_directory`.
+    pub fn of(data_directory: &Path, name: &str) -> Self {
+        if name.strip_suffix(".history").is_none_or(|number| number.len() != 8) {
+            Self::Other
+        } else if name == "00000001.history" || data_directory.join("pg_wal").join(name).metadata().is_ok() {
+            Self::HistoryAtHand
+        } else {
+            Self::History
+        }
     }
 }
 
-/// Whether a server that leaves recovery can do without the history `name`: there is none of timeline 1, and what lies in its pg_wal
-/// is the same file.
-pub fn is_dispensable(data_directory: &Path, name: &str) -> bool {
-    let is_history = name.strip_suffix(".history").is_some_and(|number| number.len() == 8);
-    is_history && (name == "00000001.history" || data_directory.join("pg_wal").join(name).metadata().is_ok())
+/// What to answer where it cannot be found out whether a file exists. `given`: what the command line says, if anything. No recovery
+/// that ends by itself is told that a history is absent unless that is proven: it would end on the wrong timeline, and not know. Pure.
+pub fn on_error(given: Option<OnError>, recovery: Recovery, wanted: Wanted) -> OnError {
+    match (given, recovery, wanted) {
+        (Some(OnError::Abort), _, _) => OnError::Abort,
+        (_, Recovery::Standby, _) | (_, Recovery::None, Wanted::HistoryAtHand) => OnError::Retry,
+        (_, _, Wanted::History | Wanted::HistoryAtHand) => OnError::Abort,
+        (given, _, Wanted::Other) => given.unwrap_or_default(),
+    }
 }
 
 #[cfg(test)]
@@ -63,20 +81,35 @@ mod tests {
     #[test]
     fn a_standby_is_told_at_once_and_a_recovery_that_may_end_never() {
         use OnError::{Abort, Retry, Target};
-        for (given, recovery, dispensable, expected) in [
-            (None, Recovery::Standby, false, Retry),
-            (None, Recovery::OneShot, false, Abort),
-            (None, Recovery::OneShot, true, Abort),
-            (None, Recovery::None, false, Abort),
-            (None, Recovery::None, true, Retry),
+        use Wanted::{History, HistoryAtHand, Other};
+        for (given, recovery, wanted, expected) in [
+            (None, Recovery::Standby, Other, Retry),
+            (None, Recovery::Standby, History, Retry),
+            (None, Recovery::OneShot, Other, Abort),
+            (None, Recovery::OneShot, HistoryAtHand, Abort),
+            (None, Recovery::None, Other, Abort),
+            (None, Recovery::None, HistoryAtHand, Retry),
             // What `walward restore` wrote once stays in the settings, and a copy of the server may become a standby.
-            (Some(Target), Recovery::Standby, false, Retry),
-            (Some(Target), Recovery::OneShot, true, Target),
-            (Some(Target), Recovery::None, true, Retry),
-            (Some(Abort), Recovery::Standby, true, Abort),
-            (Some(Retry), Recovery::OneShot, false, Retry),
+            (Some(Target), Recovery::Standby, Other, Retry),
+            (Some(Target), Recovery::OneShot, Other, Target),
+            (Some(Target), Recovery::None, HistoryAtHand, Retry),
+            (Some(Abort), Recovery::Standby, HistoryAtHand, Abort),
+            (Some(Retry), Recovery::OneShot, Other, Retry),
         ] {
-            assert_eq!(on_error(given, recovery, dispensable), expected, "{given:?} {recovery:?} {dispensable}");
+            assert_eq!(on_error(given, recovery, wanted), expected, "{given:?} {recovery:?} {wanted:?}");
+        }
+    }
+
+    #[test]
+    fn no_recovery_that_ends_by_itself_takes_a_history_for_absent_without_proof() {
+        for given in [None, Some(OnError::Abort), Some(OnError::Retry), Some(OnError::Target)] {
+            for (recovery, wanted) in [
+                (Recovery::OneShot, Wanted::History),
+                (Recovery::OneShot, Wanted::HistoryAtHand),
+                (Recovery::None, Wanted::History),
+            ] {
+                assert_eq!(on_error(given, recovery, wanted), OnError::Abort, "{given:?} {recovery:?} {wanted:?}");
+            }
         }
     }
 
@@ -94,12 +127,12 @@ mod tests {
     fn only_a_history_that_is_there_or_never_was_can_be_done_without() {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("pg_wal")).expect("made");
-        for name in ["00000002.history", "000000010000000000000003"] {
-            assert!(!is_dispensable(folder.path(), name), "{name}");
+        let wanted = |name| Wanted::of(folder.path(), name);
+        for (name, before) in [("00000002.history", Wanted::History), ("000000010000000000000003", Wanted::Other)] {
+            assert_eq!(wanted(name), before, "{name}");
             File::create(folder.path().join("pg_wal").join(name)).expect("made");
         }
-        let dispensable = |name| is_dispensable(folder.path(), name);
-        assert!(dispensable("00000002.history") && dispensable("00000001.history"));
-        assert!(!dispensable("00000003.history") && !dispensable("000000010000000000000003"));
+        assert_eq!([wanted("00000002.history"), wanted("00000001.history")], [Wanted::HistoryAtHand; 2]);
+        assert_eq!((wanted("00000003.history"), wanted("000000010000000000000003")), (Wanted::History, Wanted::Other));
     }
 }

@@ -14,7 +14,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::asker::{self, Recovery};
+use super::asker::{self, Recovery, Wanted};
 use super::codec::{FrameHeader, HEADER_BYTES, REPLY_BYTES_MAX, WireError};
 use super::message::{OnError, Reply, Request};
 use super::silence::Silence;
@@ -247,6 +247,7 @@ options:
   --on-error=retry   fetch: exit 1, within two seconds; only for a standby, which asks again
   --on-error=target  fetch: as auto, but exit 1 where a segment is missing and later ones are there; only for a recovery
                      with a target, which PostgreSQL refuses to end before it
+                     (a history that cannot be had is 255 but for a standby, whatever is said)
   --use-partial      fetch: where a segment is absent, place NAME.partial instead, if that was archived
   --help, --version
 
@@ -308,8 +309,8 @@ pub fn parse_arguments(arguments: impl Iterator<Item = OsString>, directory: &Pa
             let name = name.to_str().ok_or("the file's name is not UTF-8")?.to_owned();
             let destination = directory.join(destination);
             let data_directory = destination.parent().and_then(Path::parent).unwrap_or(directory);
-            let dispensable = asker::is_dispensable(data_directory, &name);
-            let on_error = asker::on_error(given, Recovery::of(data_directory), dispensable);
+            let wanted = Wanted::of(data_directory, &name);
+            let on_error = asker::on_error(given, Recovery::of(data_directory), wanted);
             Request::Fetch { cluster, name, destination, on_error }
         }
         [] => return Err("say push or fetch".to_owned()),
@@ -490,7 +491,7 @@ mod tests {
     #[test]
     fn options_may_stand_anywhere() {
         let Ok(Command::Ask { socket, silence_max, request, .. }) = parse(
-            "--socket /s fetch --on-error=retry 00000002.history pg_wal/RECOVERYHISTORY --cluster main --timeout 7",
+            "--socket /s fetch --on-error=retry 000000010000000000000001 pg_wal/RECOVERYXLOG --cluster main --timeout 7",
         ) else {
             panic!()
         };
@@ -498,8 +499,8 @@ mod tests {
         assert_eq!(silence_max, Duration::from_secs(7));
         let expected = Request::Fetch {
             cluster: "main".into(),
-            name: "00000002.history".into(),
-            destination: "/data/pg_wal/RECOVERYHISTORY".into(),
+            name: "000000010000000000000001".into(),
+            destination: "/data/pg_wal/RECOVERYXLOG".into(),
             on_error: OnError::Retry,
         };
         assert_eq!(request, expected);

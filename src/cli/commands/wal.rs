@@ -21,7 +21,7 @@ use crate::repo::LazyRepository;
 use crate::sys::folder::Folder;
 use crate::sys::{self, identity};
 use crate::wire::OnError;
-use crate::wire::asker::{self, Recovery};
+use crate::wire::asker::{self, Recovery, Wanted};
 
 pub(in crate::cli) async fn push(
     context: &Context,
@@ -62,8 +62,8 @@ pub(in crate::cli) async fn fetch(
     };
     let destination = absolute(&arguments.destination)?;
     let data_directory = destination.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
-    let dispensable = asker::is_dispensable(data_directory, &arguments.name);
-    let on_error = asker::on_error(given, Recovery::of(data_directory), dispensable);
+    let wanted = Wanted::of(data_directory, &arguments.name);
+    let on_error = asker::on_error(given, Recovery::of(data_directory), wanted);
     match fetch_one(context, arguments, &destination, on_error, printer).await {
         Err(failure) if on_error == OnError::Retry => {
             printer.warning(&failure.message());
