@@ -318,8 +318,10 @@ fn write_settings(
         Some(lending) if lending.in_place => settings::with_silenced(&text, wanted),
         _ => wanted,
     };
+    let note = places.resolve(loan::NOTE).ok_or(RestoreError::Died)?;
+    // One of an earlier run into this directory lends what this one keeps.
+    remove_if_there(&note)?;
     if let Some(lending) = lending {
-        let note = places.resolve(loan::NOTE).ok_or(RestoreError::Died)?;
         if let Some(folder) = note.parent().filter(|folder| !folder.is_dir()) {
             make_directory(folder, 0o700, owner)?;
         }

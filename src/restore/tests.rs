@@ -340,6 +340,27 @@ async fn a_pg_control_that_is_not_the_restores_own_is_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_restore_that_lends_nothing_takes_the_note_of_an_earlier_run_away() {
+    let fixture = Fixture::new(&["one"]).await;
+    let plan = fixture.plan(Target::Latest).await.expect("a plan");
+    let (work, backup) = (plan.work, plan.backup);
+    let mut prepared =
+        install::prepare(work.lineage, &backup, &work.places, &work.contents).expect("an empty directory");
+    durable::create(&fixture.target().join("global/pg_control.walward"), b"ours", 0o600).expect("made");
+    let note = fixture.target().join(super::loan::NOTE);
+    durable::create_dir_all_durable(note.parent().expect("a folder"), 0o700).expect("made");
+    durable::create(&note, b"{}", 0o600).expect("made");
+    let ending = install::Ending {
+        changes: std::collections::BTreeMap::new(),
+        settings: Vec::new(),
+        lending: None,
+        signal_file: "standby.signal",
+    };
+    install::finish(&work.places, ending, None, &mut prepared.proof).expect("finished");
+    assert!(!note.exists(), "the settings of the standby would be taken back");
+}
+
+#[tokio::test]
 async fn what_is_foreign_in_the_directory_of_an_unfinished_restore_is_mentioned() {
     let fixture = Fixture::new(&["one"]).await;
     let key = layout::pack(&label(), 1);
