@@ -213,7 +213,7 @@ impl Archiver {
             if self.acknowledge(name, stamp) { Ok(Pushed::Ahead) } else { self.push_now(name, stamp).await }
         };
         match self.queue_limit() {
-            Some(limit) => limit.around(name, attempt).await,
+            Some(limit) => limit.around(name, || self.acknowledge(name, stamp), attempt).await,
             None => attempt.await,
         }
     }

@@ -103,17 +103,19 @@ impl QueueLimit {
         }
     }
 
-    /// The result of `attempt` to archive `name`, or, beyond the limit, that it was let go.
+    /// The result of `attempt` to archive `name`, or, beyond the limit, that it was let go. `is_durable` answers whether this very file is
+    /// in the repositories already: then it is not let go, and PostgreSQL is told so.
     pub async fn around(
         &self,
         name: WalFileName,
+        is_durable: impl Fn() -> bool,
         attempt: impl Future<Output = Result<Pushed, Arc<PushError>>>,
     ) -> Result<Pushed, Arc<PushError>> {
         if self.limit.is_none() {
             return attempt.await;
         }
         if self.failure().is_some()
-            && let Some(pushed) = self.let_go(name).await
+            && let Some(pushed) = self.let_go(name, &is_durable).await
         {
             return Ok(pushed);
         }
@@ -126,12 +128,12 @@ impl QueueLimit {
         }
         match &result {
             Ok(_) => result,
-            Err(_) => self.let_go(name).await.map_or(result, Ok),
+            Err(_) => self.let_go(name, &is_durable).await.map_or(result, Ok),
         }
     }
 
     /// Lets `name` go, or puts it off, if that is the verdict; answers when it is noted, and only then.
-    async fn let_go(&self, name: WalFileName) -> Option<Pushed> {
+    async fn let_go(&self, name: WalFileName, is_durable: impl Fn() -> bool) -> Option<Pushed> {
         let (at, reason) = self.failure().clone()?;
         let pg_wal = self.pg_wal.clone();
         let queue = match tokio::task::spawn_blocking(move || queue(&pg_wal)).await {
@@ -149,6 +151,9 @@ impl QueueLimit {
             Verdict::LetGo(why) => (Pushed::LetGo, why),
             Verdict::PutOff(why) => (Pushed::PutOff, why),
         };
+        if is_durable() {
+            return Some(Pushed::Ahead);
+        }
         let now = Timestamp::now();
         let gap = Gap {
             format: crate::repo::gap::FORMAT,

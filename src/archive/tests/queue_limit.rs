@@ -100,6 +100,23 @@ async fn no_wal_is_let_go_once_anything_was_archived_since_the_failure() {
 }
 
 #[tokio::test]
+async fn what_is_durable_already_is_not_let_go() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let archiver = limited(&room, vec![Arc::clone(&one)], Acknowledge::All);
+    let files = waiting(&room, 4);
+    // Ahead of PostgreSQL.
+    archiver.archive_again(files[1]).await.expect("archived");
+    let _away = Away::take(&room, "one");
+    let push = async |file| archiver.push(file, archiver.find(file)).await;
+    assert!(matches!(push(files[0]).await, Ok(Pushed::LetGo)));
+    // The first still has its mark, so that this one is not the next.
+    assert!(matches!(push(files[1]).await, Ok(Pushed::Ahead)), "it is in the repository");
+    assert_eq!(archiver.unrecorded_gaps(), 1);
+    assert!(matches!(push(files[2]).await, Ok(Pushed::LetGo)));
+}
+
+#[tokio::test]
 async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
     let room = Room::new();
     let files = waiting(&room, 4);
