@@ -272,11 +272,14 @@ async fn left_behind(
         }
         let text = match stored::history(repository, lineage, timeline).await {
             Ok(text) => text,
-            // It tells nothing, and whoever wants that timeline meets it by itself.
-            Err(error) if error.class() == ErrorClass::Corrupt => continue,
+            // It was removed since it was listed.
+            Err(error) if error.class() == ErrorClass::NotFound => continue,
             Err(error) => return Err(error),
         };
-        let Ok(history) = TimelineHistory::parse(timeline, &text) else { continue };
+        // One that cannot be read may say that this timeline was left later.
+        let object = WalFileName::History(timeline).to_string();
+        let history = TimelineHistory::parse(timeline, &text)
+            .map_err(|error| RepoError::damaged_text(&object, &error.to_string()))?;
         let switch = history.switch_of(segment.timeline).map(|switch| switch.segment_number(size));
         if let Some(switch) = switch.filter(|switch| *switch > number) {
             return Ok(SegmentName::from_number(history.required_timeline_for_segment(switch, size), switch, size));

@@ -157,6 +157,28 @@ async fn a_history_that_is_missing_while_its_timeline_has_wal_is_not_absent() {
 }
 
 #[tokio::test]
+async fn behind_a_history_that_cannot_be_read_no_segment_is_absent() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let file = waiting(&room, 1)[0];
+    let history = name("00000002.history");
+    room.write(history, b"1\t0/5000000\tpromoted\n");
+    for file in [file, history] {
+        archive_file(&[Arc::clone(&one)], &room.pg_wal(), file, "host").await.expect("archived");
+    }
+    let wanted = name("000000010000000000000002");
+    let find = async || {
+        let want = Want::new(Some(room.lineage), wanted);
+        retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, AtHole::Tell).await
+    };
+    let told = find().await;
+    assert!(matches!(told, Err(FetchError::Hole { .. })), "timeline 2 left it later: {told:?}");
+    crate::sys::durable::replace(&room.object("one", history), b"nonsense", 0o600).expect("damaged");
+    let told = find().await;
+    assert!(matches!(&told, Err(error) if error.class() == ErrorClass::Corrupt), "it may have: {told:?}");
+}
+
+#[tokio::test]
 async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no_repositorys_fault() {
     let room = Room::new();
     let (one, two) = (room.repository("one").await, room.repository("two").await);
