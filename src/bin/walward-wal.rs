@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use walward::wire::client::{Command, USAGE, ask_with_partial, failure_code, parse_arguments};
+use walward::wire::client::{Command, USAGE, ask_with_partial, failure_code, parse_arguments, usage_code};
 
 fn main() -> ExitCode {
     // A panic must look like a failure and never like "absent" (exit 101 would). Nothing may be running afterwards.
@@ -22,7 +22,7 @@ fn main() -> ExitCode {
         }
         Err(wrong) => {
             say(&format!("{wrong} (walward-wal --help)"));
-            ExitCode::from(failure_code(std::env::args_os().skip(1), 2))
+            ExitCode::from(usage_code(&std::env::args_os().skip(1).collect::<Vec<_>>()))
         }
     }
 }

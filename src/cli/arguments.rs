@@ -524,6 +524,13 @@ pub(super) fn wal_verb(arguments: &[OsString]) -> WalVerb {
     }
 }
 
+/// The code of a command line that cannot be used. One in which a fetch may be meant must not look like "no such file" to PostgreSQL,
+/// however it was mistyped; any other is a person's, who is told 2.
+pub(super) fn usage_code(arguments: &[OsString]) -> u8 {
+    let means_fetch = arguments.iter().skip(1).any(|argument| crate::wire::client::may_mean_fetch(argument));
+    if means_fetch { EXIT_FETCH_FAILED } else { wal_verb(arguments).code(Exit::Usage) }
+}
+
 /// Whether JSON is asked for by arguments that could not be understood.
 pub(super) fn asks_for_json(arguments: &[OsString]) -> bool {
     arguments.iter().skip(1).take_while(|argument| *argument != "--").any(|argument| argument == "--json")
@@ -553,6 +560,26 @@ mod tests {
         assert_eq!(verb("walward --json wal push x"), WalVerb::Push);
         assert_eq!(verb("walward --cluster wal backup"), WalVerb::None);
         assert_eq!(verb("walward"), WalVerb::None);
+    }
+
+    #[test]
+    fn a_command_line_that_cannot_be_used_is_never_absent_where_a_fetch_may_be_meant() {
+        let code = |line: &str| usage_code(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        for line in [
+            "walward wal fetchh 00000002.history pg_wal/RECOVERYHISTORY",
+            "walward --config wal fetch a b",
+            "walward --cluster wal fetch a b",
+            "walward wall fetch a b",
+            "walward archive-gett a b",
+            "walward wal-fetchh a b",
+            "walward --frobnicate wal-fetch",
+            "walward wal fetch",
+        ] {
+            assert_eq!(code(line), EXIT_FETCH_FAILED, "{line}");
+        }
+        for line in ["walward", "walward frobnicate", "walward wal push", "walward --cluster wal backup"] {
+            assert_eq!(code(line), Exit::Usage.code(), "{line}");
+        }
     }
 
     #[test]

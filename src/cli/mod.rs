@@ -62,7 +62,7 @@ pub fn run(arguments: &[OsString]) -> u8 {
             if !error.use_stderr() {
                 return verb.code(Exit::Done);
             }
-            let code = verb.code(Exit::Usage);
+            let code = arguments::usage_code(arguments);
             if arguments::asks_for_json(arguments) {
                 printer::misunderstood(code, &error.to_string());
             }

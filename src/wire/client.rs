@@ -411,6 +411,20 @@ fn refused_root(other: &Path) -> String {
     )
 }
 
+/// Whether `argument` is a word that asks for a WAL file, here, in `walward` or in the tools whose words that knows, or is one mistyped.
+pub fn may_mean_fetch(argument: &OsStr) -> bool {
+    let argument = argument.as_encoded_bytes();
+    [&b"fetch"[..], b"archive-get", b"wal-fetch"].iter().any(|word| argument.starts_with(word))
+}
+
+/// The exit code for a command line that cannot be used.
+pub fn usage_code(arguments: &[OsString]) -> u8 {
+    if arguments.iter().any(|argument| may_mean_fetch(argument)) {
+        return EXIT_FETCH_FAILED;
+    }
+    failure_code(arguments.iter().cloned(), 2)
+}
+
 /// The exit code for a failure outside the conversation (usage, panic): safe for the verb, the first word that is neither an
 /// option nor the value of one.
 pub fn failure_code(arguments: impl Iterator<Item = OsString>, otherwise: u8) -> u8 {
@@ -536,5 +550,13 @@ mod tests {
         assert_eq!(code("--socket fetch push a"), 1);
         assert_eq!(code("--cluster push fetch a b"), 255);
         assert_eq!(code("fetch push"), 255);
+        let code = |line: &str| usage_code(&line.split_whitespace().map(OsString::from).collect::<Vec<_>>());
+        for line in ["fetch", "fetchh a b", "--frobnicate push fetch a b", "push --frobnicate archive-get", "nonsense"]
+        {
+            assert_eq!(code(line), 255, "{line}");
+        }
+        for line in ["push", "push a b", "--frobnicate push a"] {
+            assert_eq!(code(line), 2, "{line}");
+        }
     }
 }
