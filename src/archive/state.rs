@@ -108,7 +108,9 @@ impl State {
 
     /// The repository of this number was seen to be gone: what it held counts no more.
     pub fn lost(&mut self, at: usize) {
-        self.stored.values_mut().for_each(|stored| drop(stored.places.remove(&at)));
+        for stored in self.stored.values_mut() {
+            stored.places.remove(&at);
+        }
         self.everywhere.1.clear();
     }
 

@@ -279,7 +279,8 @@ impl Repository {
     /// As [`Repository::confirm_alive`], by a look that begins after this call and that others share: to be asked about a write, before it
     /// counts.
     pub(super) async fn see(&self) -> Result<(), RepoError> {
-        self.looks.see(&*self.store, &self.identity).await
+        // Seldom more than a wait for another one's, and a part of every write.
+        Box::pin(self.looks.see(&*self.store, &self.identity)).await
     }
 
     /// Whether it was seen last that this is not the repository that was opened any more. It must be opened anew then.
