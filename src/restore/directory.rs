@@ -197,7 +197,6 @@ mod tests {
     use super::super::places::Places;
     use super::super::plan::check_tablespaces;
     use super::*;
-    use crate::restore::places::Places;
 
     fn write(path: &Path, text: &str) {
         durable::replace(path, text.as_bytes(), 0o600).expect("written");
@@ -247,9 +246,9 @@ mod tests {
         let room = tempfile::tempdir().expect("a directory");
         let (secret, link) = (room.path().join("secret"), room.path().join("link"));
         std::fs::create_dir(&secret).expect("made");
-        Journal::new(crate::pg::Lineage { major: 15, system_identifier: 7 }, "20261121T064158Z-full", &[])
-            .write(&secret)
-            .expect("written");
+        let places = Places::new(&secret, "a backup", &[], &[], None).expect("places");
+        let lineage = crate::pg::Lineage { major: 15, system_identifier: 7 };
+        Journal::new(lineage, "20261121T064158Z-full", &places).write(&secret).expect("written");
         std::os::unix::fs::symlink(&secret, &link).expect("made");
         let tablespace =
             crate::repo::manifest::Tablespace { oid: 7, name: "t".to_owned(), location: link.display().to_string() };
