@@ -396,6 +396,7 @@ mod tests {
             from_standby: false,
             host: "db1".to_owned(),
             walward_version: "0.1.0".to_owned(),
+            machine: None,
             data_directory: None,
             wal_directory: None,
             content_bytes: 0,

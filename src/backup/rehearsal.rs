@@ -93,6 +93,7 @@ async fn copy_and_finish(work: &Arc<Work>, major: u16, started: Timestamp, pack_
             from_standby: false,
             host: target.writer.clone(),
             walward_version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: None,
             data_directory: None,
             wal_directory: None,
             content_bytes: last.content_bytes(),

@@ -34,8 +34,8 @@ use crate::pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
 use crate::repo::Repository;
 use crate::repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
 use crate::storage::folder_of;
-use crate::sys::folder::Folder;
 use crate::sys::ground::Steps;
+use crate::sys::{self, folder::Folder};
 
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
@@ -317,6 +317,7 @@ impl Begun {
             stopped: stopped.time,
             from_standby: facts.in_recovery,
             host: options.host.clone(),
+            machine: sys::host::machine(),
             walward_version: env!("CARGO_PKG_VERSION").to_owned(),
             data_directory: options.data_directory.to_str().map(str::to_owned),
             wal_directory: {

@@ -129,6 +129,9 @@ pub struct Manifest {
     pub from_standby: bool,
     /// The host that took it.
     pub host: String,
+    /// What tells the machine from another of the same name; none where it has no identity, as in most containers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// Version of walward that took it.
     pub walward_version: String,
     /// Where the data directory was on that host.

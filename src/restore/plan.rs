@@ -332,7 +332,7 @@ async fn arrange(
         move || Ok(directory::is_same(&root, &original))
     })
     .await?;
-    let in_place = has_its_place && manifest.host == request.original.host;
+    let in_place = has_its_place && request.original.is_host(&manifest.host, manifest.machine.as_deref());
     let verdict = configuration.judge(request, root, &original, in_place);
     let mut settings = verdict.applied_to(wanted);
     let archives = match request.archive {
@@ -345,9 +345,11 @@ async fn arrange(
     }
     if !archives && has_its_place && request.archive == Archiving::ByPlace {
         warnings.push(format!(
-            "this host is {} and the backup is of {}: the restored server archives nothing (archive_mode = off), so that two servers do \
-             not write one archive; when it takes the place of the original, say --archive-mode preserve",
-            request.original.host, manifest.host
+            "this host is {} and the backup is of {}{}: the restored server archives nothing (archive_mode = off), so that two servers do \
+             not write one archive; when it takes the place of the original, as on a host that was made anew, say --archive-mode preserve",
+            request.original.host,
+            manifest.host,
+            if request.original.host == manifest.host { ", and that they are one machine cannot be shown (/etc/machine-id)" } else { "" }
         ));
     }
     let lending = settings::is_lent(request).then(|| Lending {

@@ -152,4 +152,38 @@ pub struct Place {
     pub directory: PathBuf,
     /// This host's name.
     pub host: String,
+    /// What tells it from another of the same name; none where it has no identity.
+    pub machine: Option<String>,
+}
+
+impl Place {
+    /// Whether this is shown to be the host `name` with the identity `machine`. A name alone shows nothing: pods of one name run in
+    /// several namespaces, and a host is made anew while the old one still runs.
+    pub fn is_host(&self, name: &str, machine: Option<&str>) -> bool {
+        self.host == name && machine.is_some() && self.machine.as_deref() == machine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_the_one_of_the_backup_only_where_name_and_machine_say_so() {
+        let place = |host: &str, machine: Option<&str>| Place {
+            directory: "/data".into(),
+            host: host.to_owned(),
+            machine: machine.map(str::to_owned),
+        };
+        assert!(place("pg-0", Some("a")).is_host("pg-0", Some("a")));
+        for (host, machine, other) in [
+            ("pg-1", Some("a"), Some("a")),
+            ("pg-0", Some("b"), Some("a")),
+            ("pg-0", None, Some("a")),
+            ("pg-0", Some("a"), None),
+            ("pg-0", None, None),
+        ] {
+            assert!(!place(host, machine).is_host("pg-0", other), "{host} {machine:?} {other:?}");
+        }
+    }
 }

@@ -97,6 +97,7 @@ pub async fn put_backup(repository: &Repository, taken: Taken) {
         from_standby: true,
         host: "db1".to_owned(),
         walward_version: "0.1.0".to_owned(),
+        machine: None,
         data_directory: None,
         wal_directory: None,
         content_bytes: 0,
@@ -165,7 +166,7 @@ pub fn request() -> RestoreRequest {
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),
-        original: Place { directory: "/original".into(), host: "elsewhere".to_owned() },
+        original: Place { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
         primary_conninfo: None,
     }
 }

@@ -49,6 +49,7 @@ fn head(second: i64, timeline: u32, from: u64, to: u64) -> Manifest {
         from_standby: false,
         host: "db1".to_owned(),
         walward_version: "0.1.0".to_owned(),
+        machine: None,
         data_directory: None,
         wal_directory: None,
         content_bytes: 1,

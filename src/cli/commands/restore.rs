@@ -30,7 +30,8 @@ pub(in crate::cli) async fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
-    let original = Place { directory: cluster.data_directory.clone(), host: sys::host::name() };
+    let original =
+        Place { directory: cluster.data_directory.clone(), host: sys::host::name(), machine: sys::host::machine() };
     let mut request = request(arguments, original)?;
     request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
     let directory = arguments.target_directory.as_ref().unwrap_or(&cluster.data_directory);
@@ -308,7 +309,7 @@ mod tests {
     fn parse(line: &[&str]) -> Result<RestoreRequest, Failure> {
         let words = ["walward", "restore"].into_iter().chain(line.iter().copied());
         let Command::Restore(arguments) = Arguments::try_parse_from(words)?.command else { panic!("no restore") };
-        request(&arguments, Place { directory: "/data".into(), host: "db1".to_owned() })
+        request(&arguments, Place { directory: "/data".into(), host: "db1".to_owned(), machine: None })
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub fn request(target: Target) -> RestoreRequest {
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),
-        original: Place { directory: "/original".into(), host: "elsewhere".to_owned() },
+        original: Place { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
         primary_conninfo: None,
     }
 }
