@@ -24,6 +24,7 @@ mod archiving;
 mod bad_input;
 mod closed_doors;
 mod copies;
+mod emptied_bucket;
 mod failover;
 mod faults;
 mod flipped_bytes;

@@ -69,6 +69,22 @@ impl S3 {
         self.server.signal(Signal::CONT);
     }
 
+    /// The names of all objects in the bucket.
+    pub fn keys(&self) -> Vec<String> {
+        let listing = self.request("GET", &format!("/{BUCKET}?list-type=2"));
+        assert!(listing.starts_with("HTTP/1.1 200"), "cannot list: {listing}");
+        let parts = listing.split("<Key>").skip(1);
+        parts.filter_map(|part| Some(part.split_once("</Key>")?.0.to_owned())).collect()
+    }
+
+    /// An empty bucket in the place of the one that was there.
+    pub fn empty(&self) {
+        for (method, path) in [("POST", "/moto-api/reset"), ("PUT", &format!("/{BUCKET}"))] {
+            let answer = self.request(method, path);
+            assert!(answer.starts_with("HTTP/1.1 200"), "cannot empty the bucket: {answer}");
+        }
+    }
+
     fn request(&self, method: &str, path: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the S3 server");
         stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
