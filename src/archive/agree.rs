@@ -4,6 +4,7 @@
 //! of files that one of the repositories lacks, and the last that both have. Where a seam does not fit, what comes after it
 //! in one repository continues another life than in the other, and must not be brought there.
 
+use crate::base::ErrorClass;
 use crate::pg::{Lineage, WalFileName};
 use crate::repo::transfer::{Compared, TransferError, compare};
 use crate::repo::{Repository, layout};
@@ -68,9 +69,14 @@ pub async fn parting(
     while low < high {
         let middle = low + (high - low) / 2;
         let Some(name) = common.get(middle) else { break };
-        match differs((a, b), lineage, *name).await? {
-            Some(parting) => (high, found) = (middle, parting),
-            None => low = middle + 1,
+        match differs((a, b), lineage, *name).await {
+            Ok(Some(parting)) => (high, found) = (middle, parting),
+            Ok(None) => low = middle + 1,
+            // Which of the two it is cannot be known: they part here at the latest.
+            Err(error) if error.class() == ErrorClass::Corrupt => {
+                (high, found) = (middle, Parting { first: *name, why: found.why });
+            }
+            Err(error) => return Err(error),
         }
     }
     Ok(Some(found))

@@ -123,19 +123,22 @@ impl Round<'_> {
         let mut wanted: Vec<_> = wanted.iter().copied().filter(|name| !known(name)).collect();
         wanted.sort_unstable_by(|a, b| b.cmp(a));
         wanted.dedup();
-        match parting((here, there), lineage, &wanted, common).await {
-            Ok(Some(parting)) => found.partings.push((pair, lineage, parting)),
-            Ok(None) => wanted.into_iter().for_each(|name| agreed.add(pair, lineage, name)),
-            // Damage to one object is that object's, and is told where it is read.
-            Err(error) if error.class() == ErrorClass::Corrupt => {
-                warn!(error_class = %error.class(), error = describe(&error), "cannot compare a file");
-            }
-            Err(error) => {
-                let (at, error) = match error {
-                    TransferError::From { source, .. } => (pair.0, source),
-                    TransferError::To { source, .. } => (pair.1, source),
-                };
-                self.leave_out(at, &error);
+        for name in wanted {
+            match parting((here, there), lineage, &[name], common).await {
+                Ok(Some(parting)) => return found.partings.push((pair, lineage, parting)),
+                Ok(None) => agreed.add(pair, lineage, name),
+                // Damage to one object is that object's, and is told where it is read. Whether the two are of one life is not known.
+                Err(error) if error.class() == ErrorClass::Corrupt => {
+                    warn!(segment = %name, error_class = %error.class(), error = describe(&error), "cannot compare a file");
+                    found.unproven.push((lineage, name));
+                }
+                Err(error) => {
+                    let (at, error) = match error {
+                        TransferError::From { source, .. } => (pair.0, source),
+                        TransferError::To { source, .. } => (pair.1, source),
+                    };
+                    return self.leave_out(at, &error);
+                }
             }
         }
     }

@@ -137,6 +137,8 @@ pub struct Found {
     counts: BTreeMap<usize, (u64, Option<(String, Timestamp)>)>,
     /// Where two repositories part.
     pub(super) partings: Vec<((usize, usize), Lineage, Parting)>,
+    /// What could not be compared, because it is damaged: no debt brings what comes after it. New files go on.
+    pub(super) unproven: Vec<(Lineage, WalFileName)>,
 }
 
 impl Found {
@@ -225,6 +227,8 @@ impl<'a> Round<'a> {
             return comparison;
         }
         info!(files = total, "bringing repositories what they are owed");
+        let parted = found.partings.iter().map(|(_, lineage, parting)| (*lineage, parting.first));
+        let held_back: Vec<_> = parted.chain(found.unproven).collect();
         for folder in found.folders {
             if closing.is_cancelled() {
                 return comparison;
@@ -233,8 +237,8 @@ impl<'a> Round<'a> {
             let holdings = self.holdings(folder).await;
             let mut payments = Vec::new();
             for Owed { name, from, to, .. } in owed(&holdings) {
-                if self.comes_after(&found.partings, lineage, name).await {
-                    debug!(segment = %name, "not brought: it comes after a file with two contents");
+                if self.comes_after(&held_back, lineage, name).await {
+                    debug!(segment = %name, "not brought: it comes after a file with two contents, or after one that cannot be compared");
                 } else {
                     payments.extend(to.into_iter().map(|to| (name, from.clone(), to)));
                 }
@@ -246,21 +250,16 @@ impl<'a> Round<'a> {
         comparison
     }
 
-    /// Whether `name` continues a file with two contents, or is one.
-    async fn comes_after(
-        &self,
-        partings: &[((usize, usize), Lineage, Parting)],
-        lineage: Lineage,
-        name: WalFileName,
-    ) -> bool {
-        let mut partings: Vec<WalFileName> =
-            partings.iter().filter(|(_, of, _)| *of == lineage).map(|(.., parting)| parting.first).collect();
+    /// Whether `name` is one of `held_back`, or continues one.
+    async fn comes_after(&self, held_back: &[(Lineage, WalFileName)], lineage: Lineage, name: WalFileName) -> bool {
+        let mut firsts: Vec<WalFileName> =
+            held_back.iter().filter(|(of, _)| *of == lineage).map(|(_, first)| *first).collect();
         let mut identities = self.open.iter().flatten().filter_map(|repository| repository.identity().current());
         if identities.any(|current| current.lineage == lineage) {
             // What the server was refused: all repositories may have the other life, which one of them lacks a part of.
-            partings.extend(self.archiver.state().lead.contradicted().map(|(refused, _)| refused));
+            firsts.extend(self.archiver.state().lead.contradicted().map(|(refused, _)| refused));
         }
-        if partings.is_empty() {
+        if firsts.is_empty() {
             return false;
         }
         let mut known = None;
@@ -274,7 +273,7 @@ impl<'a> Round<'a> {
             }
         }
         let Some((history, size)) = known else { return true };
-        partings.into_iter().any(|first| first == name || follows(first, name, history.as_ref(), size))
+        firsts.into_iter().any(|first| first == name || follows(first, name, history.as_ref(), size))
     }
 
     pub(super) fn side(&self, at: usize) -> Option<(&'a Arc<LazyRepository>, &'a RepositoryStats)> {

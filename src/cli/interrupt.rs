@@ -64,7 +64,7 @@ mod tests {
             rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
         };
         let both = async { tokio::join!(work, kill).0 };
-        let failure = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap().unwrap_err();
+        let failure = tokio::time::timeout(Duration::from_mins(1), both).await.unwrap().unwrap_err();
         assert_eq!(failure.exit, Exit::Interrupted);
     }
 

@@ -101,7 +101,7 @@ fn stays(way: &Way, other: &Way) -> bool {
 /// backup from before the other line began says nothing.
 fn is_proven(own: &Life, theirs: &Life, stays: bool) -> bool {
     let newest = |life: &Life| life.backups.as_ref().map(|(_, newest)| newest.stopped.as_microsecond());
-    let began = || [theirs.born.map(|born| born.as_microsecond()), theirs.moments().map(|(first, _)| first)];
+    let began = || [theirs.born.map(jiff::Timestamp::as_microsecond), theirs.moments().map(|(first, _)| first)];
     newest(own) > newest(theirs) && (!stays || newest(own) > began().into_iter().flatten().min())
 }
 

@@ -104,8 +104,8 @@ mod tests {
     fn as_root_the_user_that_a_thread_works_as_cannot_kill_it() {
         use std::os::unix::process::CommandExt;
         const USER: u32 = 64_321;
-        let (said, told) = std::sync::mpsc::channel();
-        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (said, told) = std::sync::mpsc::sync_channel(1);
+        let (done, wait) = std::sync::mpsc::sync_channel::<()>(1);
         let worker = std::thread::spawn(move || {
             as_user(USER, USER, move || {
                 let file = tempfile::NamedTempFile::new().map(|file| file.as_file().metadata().unwrap());

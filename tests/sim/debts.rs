@@ -522,7 +522,7 @@ fn starts_again(of_the_copy: u32) -> Result<(), Broken> {
             }
             fleet.primary.finish_segment();
             fleet.archive(agents, PRIMARY).await?;
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             if fleet.held("two") == there { Ok(()) } else { Err("the second repository was written to".to_owned()) }
         })?;
         fleet.heal()

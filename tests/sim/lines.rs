@@ -84,7 +84,8 @@ impl Server {
     }
 
     fn history(&self) -> String {
-        self.parents.iter().map(|(timeline, switch)| format!("{timeline}\t{switch}\tby the model\n")).collect()
+        let lines = self.parents.iter().map(|(timeline, switch)| format!("{timeline}\t{switch}\tby the model\n"));
+        lines.collect::<Vec<_>>().concat()
     }
 
     /// Segment `number` as it is on the server's own timeline: what it inherited of it, and its own.
@@ -331,10 +332,10 @@ impl World {
                 for _ in 0..self.random.random_range(0..5) {
                     self.commit(&mut trial).await?;
                 }
-                if self.random.random() {
-                    self.back_up(&mut trial).await?;
-                } else if self.random.random() {
-                    self.finish(&mut trial).await?;
+                match self.random.random_range(0..4) {
+                    0 | 1 => self.back_up(&mut trial).await?,
+                    2 => self.finish(&mut trial).await?,
+                    _ => {}
                 }
                 self.lines.insert(trial.timeline, trial);
                 // A cluster of which nothing is archived after a trial began cannot be told from one that went on as the trial.
@@ -397,12 +398,11 @@ impl World {
 
     /// Plans, recovers, and compares with the truth; none when it is refused.
     async fn judged(&mut self, target: &Target) -> Result<Option<(u32, Vec<Record>)>, String> {
-        let expected = match target {
-            Target::Time(time) => self.held_at(time.as_microsecond()),
-            _ => {
-                let held = commits(&self.primary.past).into_iter();
-                held.filter(|ended| self.archived.contains(ended)).collect()
-            }
+        let expected = if let Target::Time(time) = target {
+            self.held_at(time.as_microsecond())
+        } else {
+            let held = commits(&self.primary.past).into_iter();
+            held.filter(|ended| self.archived.contains(ended)).collect()
         };
         let plan = match self.plan(target).await {
             Ok(plan) => plan,

@@ -62,7 +62,9 @@ pub async fn copy_new(store: &dyn Store, from: &ObjectKey, to: &ObjectKey) -> Re
     let object = store.get(from).await?;
     let parts: Vec<Bytes> = object.body.try_collect().await?;
     let mut digest = Sha256::new();
-    parts.iter().for_each(|part| digest.update(part));
+    for part in &parts {
+        digest.update(part);
+    }
     let payload = Payload(parts);
     let copied: Sum = (payload.len(), digest.finalize().into());
     match store.put_new(to, payload).await? {

@@ -77,7 +77,7 @@ pub fn plan(facts: &Facts, from: WalFileName) -> AsidePlan {
         backup.lineage == facts.lineage && (last.is_some_and(belongs) || belongs(of_timeline))
     };
     let mut backups: Vec<_> = facts.backups.iter().filter(|(backup, _)| needs(backup)).collect();
-    backups.sort_by(|(a, _), (b, _)| b.started.cmp(&a.started));
+    backups.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.started));
     let backups = backups.into_iter().map(|(backup, objects)| {
         let mut objects = objects.clone();
         // `hold` or whatever else lies beside it is a part of the backup, and none without the manifest.

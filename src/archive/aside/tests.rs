@@ -122,7 +122,7 @@ impl Archive {
         Repository::open("r", store, &Encryption::None, CpuPool::new(1).expect("a thread")).await
     }
 
-    fn goes(&self, key: &ObjectKey) -> bool {
+    fn goes(key: &ObjectKey) -> bool {
         let goes = |label: i64| key.as_str().contains(head(label, 1, 1, 1).label.as_str());
         GO.iter().any(|file| key.file_name() == *file) || goes(10) || goes(20)
     }
@@ -134,7 +134,7 @@ impl Archive {
         for (key, bytes) in &self.before {
             let is_there = now.get(key).is_some_and(|now| now == bytes);
             let is_aside = aside.iter().any(|life| life.get(key).is_some_and(|copy| copy == bytes));
-            assert!(is_there || self.goes(key) && is_aside, "{key} is lost");
+            assert!(is_there || Self::goes(key) && is_aside, "{key} is lost");
             if key.file_name() == "manifest" && is_there {
                 let folder = layout::folder_of(key).expect("a folder");
                 let packs = self.before.keys().filter(|other| other.as_str().starts_with(folder.as_str()));
@@ -143,7 +143,7 @@ impl Archive {
         }
         // As long as anything of the life is there, so is the file that keeps the other life out.
         let first = layout::wal_file(LINEAGE, name(FROM));
-        if now.keys().any(|key| self.goes(key) && layout::is_wal(key)) && !self.returning().await {
+        if now.keys().any(|key| Self::goes(key) && layout::is_wal(key)) && !self.returning().await {
             assert!(now.contains_key(&first), "the other life may begin while this one is there");
         }
     }
@@ -215,12 +215,11 @@ async fn set_aside(repository: &Repository) -> Result<(), AsideError> {
     if known.iter().any(|aside| aside.stage == Stage::Aside) {
         return Ok(());
     }
-    let mut away = match known.iter().find(|aside| aside.stage == Stage::Cut) {
-        Some(cut) => Away::resume(repository, cut).await?,
-        None => {
-            let facts = Facts::read(repository, name(FROM)).await.map_err(failed)?.expect("a lineage");
-            Away::begin(repository, begun(&AsideId::new(Timestamp::now())), &plan(&facts, name(FROM))).await?
-        }
+    let mut away = if let Some(cut) = known.iter().find(|aside| aside.stage == Stage::Cut) {
+        Away::resume(repository, cut).await?
+    } else {
+        let facts = Facts::read(repository, name(FROM)).await.map_err(failed)?.expect("a lineage");
+        Away::begin(repository, begun(&AsideId::new(Timestamp::now())), &plan(&facts, name(FROM))).await?
     };
     away.copy(|_| {}).await?;
     away.remove().await?;
@@ -258,7 +257,7 @@ async fn a_life_goes_and_comes_back_and_nothing_else_is_touched() {
     set_aside(&repository).await.expect("set aside");
     archive.judge().await;
     let now = archived(&*archive.store).await;
-    let stays: BTreeMap<_, _> = archive.before.clone().into_iter().filter(|(key, _)| !archive.goes(key)).collect();
+    let stays: BTreeMap<_, _> = archive.before.clone().into_iter().filter(|(key, _)| !Archive::goes(key)).collect();
     assert_eq!(now.keys().collect::<Vec<_>>(), stays.keys().collect::<Vec<_>>());
     assert_eq!(stored::timelines(&repository, LINEAGE).await.expect("listed"), [Timeline(2)]);
     let found = aside::all(&repository).await.expect("read").0;
@@ -297,7 +296,7 @@ async fn a_move_that_is_cut_at_any_call_loses_nothing_and_is_taken_up() {
             set_aside(&repository).await.expect("the same command again");
             archive.judge().await;
             let now = archived(&*archive.store).await;
-            assert!(now.keys().all(|key| !archive.goes(key)), "cut at {cut}: {:?}", now.keys());
+            assert!(now.keys().all(|key| !Archive::goes(key)), "cut at {cut}: {:?}", now.keys());
             let found = aside::all(&repository).await.expect("read").0;
             assert!(found.len() == 1 && found[0].stage == Stage::Aside, "cut at {cut}: {found:?}");
             if ended {

@@ -76,6 +76,28 @@ async fn what_a_clone_wrote_while_a_repository_was_away_is_not_continued_there()
 }
 
 #[tokio::test]
+async fn no_debt_brings_what_comes_after_a_file_that_cannot_be_compared() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1, 2], 1).await;
+    archived(&room, &both[..1], &[3, 4, 5], 1).await;
+    archived(&room, &both[1..], &[3], 2).await;
+    let damaged = room.object("two", numbered(3));
+    let bytes = std::fs::read(&damaged).expect("read");
+    crate::sys::durable::replace(&damaged, &bytes[..bytes.len() / 2], 0o600).expect("cut");
+    let archiver = archiver(&room, both, ONE);
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3], "it may be the file of another life");
+    // New files are not held up by the damage of an old one.
+    room.write(numbered(6), &segment(numbered(6), room.lineage.system_identifier, 1));
+    archiver.push(numbered(6), archiver.find(numbered(6))).await.expect("archived");
+
+    set_aside(&room, "two", &[3]);
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test]
 async fn two_contents_are_found_among_the_newest_files_although_the_last_ones_agree() {
     let room = Room::new();
     let both = vec![room.repository("one").await, room.repository("two").await];

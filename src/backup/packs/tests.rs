@@ -175,7 +175,7 @@ async fn a_file_that_hangs_ends_the_backup_by_its_name_and_no_other_begins_until
     };
     let cancel = CancellationToken::new();
     let made = make_pack(&work, 0, 1 << 20, &cancel, write);
-    let error = tokio::time::timeout(Duration::from_secs(60), made).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_mins(1), made).await.unwrap().unwrap_err();
     assert!(matches!(&error, BackupError::Hangs { read } if read.path == place), "{error:?}");
     assert_eq!(packs_in(&repositories[0], &work.label).await, 0);
     let again = Reading::new(folder.path(), Duration::from_mins(3));
@@ -204,7 +204,7 @@ async fn a_cancelled_backup_ends_while_a_file_hangs() {
         cancel.cancel();
     };
     let both = async { tokio::join!(made, later).0 };
-    let error = tokio::time::timeout(Duration::from_secs(60), both).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_mins(1), both).await.unwrap().unwrap_err();
     assert!(matches!(error, BackupError::Cancelled), "{error:?}");
     drop(release);
 }

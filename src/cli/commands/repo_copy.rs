@@ -76,7 +76,8 @@ pub(super) async fn run(
     place::all_apart(&[from.clone(), to.clone()]).await?;
     to.join_lineages(&from).await?;
     let cancel = CancellationToken::new();
-    let report = cancelled_by_signals(cancel.clone(), copy(&from, &to, to_config, only, printer, &cancel)).await?;
+    let report =
+        cancelled_by_signals(cancel.clone(), Box::pin(copy(&from, &to, to_config, only, printer, &cancel))).await?;
     Ok(printer.done(&format!("the copy from {} to {} has ended", report.from, report.to), print(&report, printer)))
 }
 

@@ -83,8 +83,8 @@ pub(in crate::cli) async fn run(
         ));
         exit = Exit::Warnings;
     }
-    let printed = print(&moved, &cluster.name, printer).map(|()| exit);
-    Ok(printer.done(&format!("what follows {from} is set aside"), printed))
+    let told = print(&moved, &cluster.name, printer).map(|()| exit);
+    Ok(printer.done(&format!("what follows {from} is set aside"), told))
 }
 
 /// Decides what there is to do: what was cut goes first, under its own name and with its own lists.
@@ -258,12 +258,12 @@ async fn carry_out<'a>(
     for (_, away) in &mut moves {
         away.remove().await?;
     }
-    let mut moved = Vec::new();
+    let mut done = Vec::new();
     for (repository, mut away) in moves {
         let gone = away.finish(&host).await?;
-        moved.push(Moved { repository, begun: away.begun().clone(), gone });
+        done.push(Moved { repository, begun: away.begun().clone(), gone });
     }
-    Ok(moved)
+    Ok(done)
 }
 
 /// The plan, before it is asked about.

@@ -44,8 +44,8 @@ pub(in crate::cli) async fn run(
     let work = with_lease(&repositories, &holder, &cancel, work);
     let done = cancelled_by_signals(cancel.clone(), work).await?;
     let exit = tell_agent(context, cluster, from, printer);
-    let printed = print(&repositories, &done, &cluster.name, printer).map(|()| exit);
-    Ok(printer.done(&format!("{id} is back in the archive"), printed))
+    let told = print(&repositories, &done, &cluster.name, printer).map(|()| exit);
+    Ok(printer.done(&format!("{id} is back in the archive"), told))
 }
 
 async fn read<'a>(repositories: &'a [Repository], id: &AsideId, printer: &Printer) -> Result<Vec<Back<'a>>, Failure> {

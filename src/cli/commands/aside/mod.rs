@@ -38,7 +38,9 @@ async fn known<'a>(
     let mut all = Vec::new();
     for repository in repositories {
         let (asides, damaged) = aside::all(repository).await?;
-        damaged.iter().for_each(|error| printer.warning(&crate::base::describe(error)));
+        for error in &damaged {
+            printer.warning(&crate::base::describe(error));
+        }
         all.push((repository, asides));
     }
     Ok(all)
