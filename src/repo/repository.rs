@@ -1,11 +1,13 @@
 //! One cluster's repository at one store, opened: identity known, keys unwrapped.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use jiff::Timestamp;
+use tokio::time::Instant;
 
 use super::error::RepoError;
 use super::format::{
@@ -20,6 +22,9 @@ use crate::base::{ErrorClass, describe};
 use crate::pg::{Lineage, SegmentSize};
 use crate::storage::{ObjectKey, Put, Store, StoreError};
 use crate::sys::cpu::CpuPool;
+
+/// A write that took longer than this is looked after a second time.
+const LOOK_HOLDS: Duration = Duration::from_secs(10);
 
 /// How the objects of a repository are protected, as configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -334,7 +339,12 @@ impl Repository {
             self.see().await?;
             return Ok(put);
         }
+        let begun = Instant::now();
         let (put, ()) = tokio::try_join!(self.put_or_compare(sealed), self.see())?;
+        // It was slow, or tried again, and may have landed long after the look.
+        if begun.elapsed() > LOOK_HOLDS {
+            self.see().await?;
+        }
         Ok(put)
     }
 

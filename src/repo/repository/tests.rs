@@ -6,6 +6,7 @@ use super::*;
 use crate::repo::gap::{self, Gap};
 use crate::repo::transfer::{self, TransferError};
 use crate::repo::{LazyRepository, place};
+use crate::storage::fault::{Call, Fault, Faulty, Plan};
 use crate::storage::{Payload, memory};
 
 fn now() -> Timestamp {
@@ -391,4 +392,21 @@ async fn a_repository_that_was_seen_to_be_gone_is_opened_anew_with_what_is_there
     assert_ne!(second.identity().cluster_id, first.identity().cluster_id);
     put(&second, "wal/y", &content(1000, 1)).await.expect("put");
     place::is_clear(&*store).await.expect("there is a repository");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_landed_long_after_the_look_beside_it_is_looked_after_again() {
+    let (_, inner, _) = repository(false).await;
+    let slow = |call: Call<'_>| (call.verb == "put").then_some(Fault::Delay(std::time::Duration::from_secs(20)));
+    let store: Arc<dyn Store> = Faulty::new(inner.clone(), Plan::By(Box::new(slow)));
+    let pool = CpuPool::on_the_caller();
+    let slow = Repository::open("r", store, &Encryption::None, pool).await.expect("opened");
+    put(&slow, "wal/x", &content(1000, 1)).await.expect("put");
+    let emptied_meanwhile = async {
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        emptied(&inner).await;
+    };
+    let segment = content(1000, 1);
+    let (written, ()) = tokio::join!(put(&slow, "wal/y", &segment), emptied_meanwhile);
+    assert!(matches!(written, Err(RepoError::NoRepository { .. })), "{written:?}");
 }
