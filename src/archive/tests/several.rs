@@ -120,7 +120,7 @@ async fn nothing_is_acknowledged_by_a_store_that_was_emptied_and_the_agent_goes_
             found.extend(listing.objects.into_iter().map(|object| object.key));
             folders.extend(listing.folders.iter().map(|name| {
                 let above: Option<&storage::ObjectKey> = folder.as_ref();
-                Some(above.map_or_else(|| storage::ObjectKey::new(name), |above| above.join(name)).expect("a key"))
+                Some(above.map_or_else(|| layout::given(name), |above| above.join(name)).expect("a key"))
             }));
         }
         found

@@ -211,7 +211,7 @@ fn every_json_schema_has_its_section_and_no_other() {
     let mut text = String::new();
     sources(&root().join("src/cli"), &mut text);
     let mut printed = BTreeSet::new();
-    for call in ["printer.json(", ".json_line(", "report(printer, ", "Meter::new(printer, "] {
+    for call in ["printer.json(", ".json_with_key(", ".json_line(", "report(printer, ", "Meter::new(printer, "] {
         for rest in text.split(call).skip(1) {
             let name = rest.trim_start().strip_prefix('"').and_then(|rest| rest.split_once('"'));
             printed.extend(name.map(|(name, _)| format!("`walward.{name}/1`")));
