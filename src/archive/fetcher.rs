@@ -352,6 +352,19 @@ impl Fetcher {
         self.state().prefetched.retain(|_, download| download.since.elapsed() < IDLE_MAX);
     }
 
+    /// Lets go of what was given and what was brought ahead: the archive was changed by hand, and they may be another life's.
+    pub fn forget(&self) {
+        let ahead: Vec<Download> = {
+            let mut state = self.state();
+            state.served = None;
+            state.prefetched.drain().map(|(_, download)| download).collect()
+        };
+        // What is waited for goes on, for that request alone.
+        for download in ahead.into_iter().filter(|download| !download.progress.is_urgent()) {
+            download.task.abort();
+        }
+    }
+
     /// Segments prefetched or on their way, bytes of the spool in use, and its bound.
     pub fn counts(&self) -> (usize, u64, u64) {
         (self.state().prefetched.len(), self.0.spool.bytes(), self.0.spool.bytes_max())

@@ -35,14 +35,21 @@ impl Archiver {
         let Some(before) = way.segment_before() else { return Ok(()) };
         let name_before = WalFileName::Segment(before);
         let answers = join_all(self.repositories().iter().map(|lazy| Self::has(lazy, &way, before))).await;
-        let holders: Vec<&Repository> = answers.iter().flatten().filter_map(Option::as_ref).collect();
-        if let [first, others @ ..] = holders.as_slice() {
+        let found = answers.iter().enumerate();
+        let holders: Vec<(usize, &Repository)> =
+            found.filter_map(|(at, answer)| Some((at, answer.as_ref().ok()?.as_ref()?))).collect();
+        let mut unproven = Vec::new();
+        if let [(_, first), others @ ..] = holders.as_slice() {
             let wanted = [name_before];
-            for other in others {
+            for (at, other) in others {
                 let compared = parting((first, other), way.lineage(), &wanted, &[]);
-                // What cannot be compared now is compared with all the rest.
-                if let Ok(Ok(Some(parting))) = tokio::time::timeout(LOOK_TIME_MAX, compared).await {
-                    return Err(PushError::Follows { name, earlier: name_before, why: parting.why });
+                match tokio::time::timeout(LOOK_TIME_MAX, compared).await {
+                    Ok(Ok(Some(parting))) => {
+                        return Err(PushError::Follows { name, earlier: name_before, why: parting.why });
+                    }
+                    Ok(Ok(None)) => {}
+                    // What cannot be compared now is compared with all the rest.
+                    Ok(Err(_)) | Err(_) => unproven.push(*at),
                 }
             }
         }
@@ -53,7 +60,7 @@ impl Archiver {
             Ok(found) => found.is_none() && !nobody,
             Err(NoAnswer) => true,
         });
-        state.uncompared.extend(lacking.map(|(at, _)| at));
+        state.uncompared.extend(lacking.map(|(at, _)| at).chain(unproven));
         Ok(())
     }
 

@@ -317,6 +317,7 @@ async fn admin(
                 let _line = service.archiver.span().entered();
                 info!(segment = %from, "the archive was changed by hand from this file on: what is remembered of it is let go of");
                 service.archiver.forget();
+                service.fetcher.forget();
             }
             match serde_json::to_string(&service.archiver.contest(from)) {
                 Ok(json) => Reply::Result { code: 0, json },

@@ -103,8 +103,8 @@ impl LazyRepository {
         self.wal_level
     }
 
-    /// The open repository; one that was seen to be gone is opened anew, with the keys of whatever is there now. Callers that come while it is being opened wait for that. Opening goes on when its caller gives up,
-    /// so that a store that is slow to open is open for the next one.
+    /// The open repository; one that was seen to be gone is opened anew, with the keys of what is there now. Callers that come while it is
+    /// being opened wait for that. Opening goes on when its caller gives up, so that a store that is slow to open is open for the next one.
     pub async fn get(&self) -> Result<Repository, RepoError> {
         self.opening.once().await
     }

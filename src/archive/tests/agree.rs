@@ -98,6 +98,22 @@ async fn no_debt_brings_what_comes_after_a_file_that_cannot_be_compared() {
 }
 
 #[tokio::test]
+async fn an_agent_that_has_just_started_sends_nothing_where_the_file_before_cannot_be_compared() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both[..1], &[1], 1).await;
+    archived(&room, &both[1..], &[1], 2).await;
+    let damaged = room.object("two", numbered(1));
+    let bytes = std::fs::read(&damaged).expect("read");
+    crate::sys::durable::replace(&damaged, &bytes[..bytes.len() / 2], 0o600).expect("cut");
+    let archiver = archiver(&room, both, ONE);
+    room.write(numbered(2), &segment(numbered(2), room.lineage.system_identifier, 1));
+    archiver.push(numbered(2), archiver.find(numbered(2))).await.expect("one is enough");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 1..=3), held(&room, "two", 1..=3)), (vec![1, 2], vec![1]));
+}
+
+#[tokio::test]
 async fn two_contents_are_found_among_the_newest_files_although_the_last_ones_agree() {
     let room = Room::new();
     let both = vec![room.repository("one").await, room.repository("two").await];

@@ -238,6 +238,9 @@ async fn a_recovery_is_told_of_no_end_by_an_archive_that_has_not_what_it_gave_be
         let history = ask(&room, &fetcher, name("00000002.history"), asker).await.0;
         assert!(matches!(history, Err(FetchError::ServedIsGone { .. })), "{history:?}");
     }
+    // It was moved away by hand.
+    fetcher.forget();
+    assert!(matches!(absent(Asker::OneShot).await, Ok(Fetched::Absent)), "what was given before is let go of");
     // Another recovery was given nothing, and a standby asks again.
     assert!(matches!(absent(Asker::Standby).await, Ok(Fetched::Absent)));
     let want = Want { pg_wal: Some(room.pg_wal()), ..Want::new(Some(room.lineage), files[1]) };

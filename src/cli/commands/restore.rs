@@ -204,7 +204,7 @@ fn restore_command(context: &Context, cluster: &str, arguments: &RestoreArgument
         format!(" --socket {}", quote(&socket.to_string_lossy()))
     };
     // The client sees by itself whether a standby asks. A recovery with a target may end only there ("recovery ended before configured
-    // recovery target was reached", xlogrecovery.c), and must not be stopped by a hole behind its target, which the server meets
+    // recovery target was reached", xlogrecovery.c), and must not be stopped by a hole after its target, which the server meets
     // when it reads ahead (since 15).
     let on_error = if arguments.standby || *target == Target::Latest { "" } else { " --on-error=target" };
     let partial = if arguments.use_partial { " --use-partial" } else { "" };
