@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use super::progress::Progress;
+use super::spot::Spot;
 use crate::base::ErrorClass;
 use crate::pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use crate::repo::identity::LineageEntry;
@@ -226,18 +227,10 @@ async fn read(lazy: &LazyRepository, repository: &Repository, key: &ObjectKey) -
     }
 }
 
-/// A new file that only this process's user can read. What an earlier try left under the name is removed, not written into.
-async fn create(path: &Path) -> io::Result<tokio::fs::File> {
-    let path = path.to_owned();
-    let made = tokio::task::spawn_blocking(move || {
-        let (folder, name) = Folder::of(&path)?;
-        match folder.remove_file(name) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        folder.create(name, 0o600)
-    });
-    Ok(made.await.map_err(io::Error::other)??.into())
+/// A new file there, to be written.
+async fn create(spot: &Spot) -> io::Result<tokio::fs::File> {
+    let spot = spot.clone();
+    Ok(tokio::task::spawn_blocking(move || spot.create()).await.map_err(io::Error::other)??.into())
 }
 
 /// The first segment behind `segment` on its timeline.
@@ -292,7 +285,7 @@ async fn left_behind(
 pub(super) async fn one(
     lazy: &LazyRepository,
     want: &Want,
-    path: &Path,
+    spot: &Spot,
     until: Option<Instant>,
     progress: &Progress,
 ) -> Result<Answer, FetchError> {
@@ -323,8 +316,8 @@ pub(super) async fn one(
         Ok(opened) => opened,
         Err(answer) => return Ok(answer),
     };
-    let written = |source| FetchError::Write { path: path.to_path_buf(), source };
-    let mut file = create(path).await.map_err(written)?;
+    let written = |source| FetchError::Write { path: spot.path().to_path_buf(), source };
+    let mut file = create(spot).await.map_err(written)?;
     let bytes_max = match name {
         WalFileName::Segment(_) | WalFileName::Partial(_) => entry.segment_bytes.bytes(),
         WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,

@@ -1,7 +1,7 @@
 //! One cluster's WAL for servers in recovery: answered from a spool that is filled ahead of them.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use super::lookout::Lookout;
 use super::progress::Progress;
 use super::retrieve::{Patience, retrieve_noting};
 use super::spool::{Place, Spool};
+use super::spot::Spot;
 use super::window::Pace;
 use crate::base::{ErrorClass, describe, format_duration, trace};
 use crate::health::FetchStats;
@@ -153,8 +154,8 @@ impl Fetcher {
         })))
     }
 
-    /// Provides what is wanted. `beside`: a temporary name on the server's own disk that may be written when the spool has no room.
-    pub async fn fetch(&self, want: Want, asker: Asker, beside: Option<PathBuf>) -> Result<Fetched, FetchError> {
+    /// Provides what is wanted. `beside`: a place on the server's own disk that may be written when the spool has no room.
+    pub async fn fetch(&self, want: Want, asker: Asker, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         self.asked();
         let name = want.name;
         let work = async {
@@ -189,12 +190,7 @@ impl Fetcher {
     }
 
     /// For a recovery that must know: until the deadline.
-    async fn fetch_patiently(
-        &self,
-        want: &Want,
-        at_hole: AtHole,
-        beside: Option<PathBuf>,
-    ) -> Result<Fetched, FetchError> {
+    async fn fetch_patiently(&self, want: &Want, at_hole: AtHole, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         let until = Instant::now() + self.0.options.deadline;
         let under_way = self.state().prefetched.remove(&(want.lineage, want.name));
         // It has its place before anything else takes it.
@@ -204,6 +200,7 @@ impl Fetcher {
         if let Some(download) = under_way {
             let brought = wait_for(&download, until, STANDBY_PATIENCE).await;
             if let Some(Brought::File(place)) = brought
+                && place.is_for(beside.as_ref().map(Spot::path))
                 && is_there(&place).await
             {
                 self.0.stats.prefetched();
@@ -230,9 +227,10 @@ impl Fetcher {
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
-    async fn fetch_now(&self, want: Want, beside: Option<PathBuf>) -> Result<Fetched, FetchError> {
+    async fn fetch_now(&self, want: Want, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         let (begun, name, wanted) = (Instant::now(), want.name, (want.lineage, want.name));
         let not_now = |why| Err(FetchError::NotNow { name, why });
+        let own = beside.as_ref().map(|spot| spot.path().to_path_buf());
         self.0.lookout.a_standby_asks();
         let under_way = self.state().prefetched.get(&wanted).cloned();
         // One that waits for its turn behind others would keep the standby waiting, too.
@@ -265,6 +263,9 @@ impl Fetcher {
         };
         self.state().prefetched.remove(&wanted);
         match brought {
+            Brought::File(place) if !place.is_for(own.as_deref()) => {
+                not_now("it was brought beside the destination of another server".to_owned())
+            }
             Brought::File(place) if is_there(&place).await => {
                 if was_under_way {
                     self.0.stats.prefetched();
@@ -293,14 +294,14 @@ impl Fetcher {
         &self,
         want: &Want,
         mut place: Place,
-        mut beside: Option<PathBuf>,
+        mut beside: Option<Spot>,
         (patience, at_hole): (Patience, AtHole),
         progress: &Progress,
     ) -> Result<Option<Place>, FetchError> {
         let begun = Instant::now();
         let mut tries = 0u32;
         loop {
-            let error = match self.retrieve(want, place.path(), (patience, at_hole), progress).await {
+            let error = match self.retrieve(want, place.spot(), (patience, at_hole), progress).await {
                 Ok(Retrieved::File { .. }) => {
                     place.finished();
                     self.state().pace.downloaded(begun.elapsed());
@@ -319,7 +320,7 @@ impl Fetcher {
                     self.give_way();
                     self.0.spool.renew();
                 }
-                (_, Some(path), _) => place = Place::beside(path),
+                (_, Some(spot), _) => place = Place::beside(spot),
                 (_, None, Patience::Until(until)) if Instant::now() + ROOM_PAUSE < until => {
                     tokio::time::sleep(ROOM_PAUSE).await;
                     self.give_way();
@@ -334,12 +335,12 @@ impl Fetcher {
     async fn retrieve(
         &self,
         want: &Want,
-        path: &Path,
+        spot: &Spot,
         patience: (Patience, AtHole),
         progress: &Progress,
     ) -> Result<Retrieved, FetchError> {
         let mut passed_over = Vec::new();
-        let retrieved = retrieve_noting(&self.0.repositories, want, path, patience, progress, &mut passed_over).await?;
+        let retrieved = retrieve_noting(&self.0.repositories, want, spot, patience, progress, &mut passed_over).await?;
         if let (Retrieved::File { .. }, Some(first)) = (&retrieved, passed_over.first()) {
             let damaged = passed_over.iter().any(|failure| failure.class == ErrorClass::Corrupt);
             self.0.stats.fell_back(&first.text, damaged);
@@ -422,7 +423,7 @@ impl Fetcher {
     }
 
     /// Downloads in a task of its own. `is_urgent`: PostgreSQL waits for it.
-    fn start(&self, want: Want, place: Place, beside: Option<PathBuf>, is_urgent: bool) -> Download {
+    fn start(&self, want: Want, place: Place, beside: Option<Spot>, is_urgent: bool) -> Download {
         let wanted = (want.lineage, want.name);
         let progress = Arc::new(Progress::of(is_urgent));
         let task = tokio::spawn(self.clone().download(want, place, beside, Arc::clone(&progress)).in_current_span());
@@ -438,7 +439,7 @@ impl Fetcher {
         download
     }
 
-    async fn download(self, want: Want, place: Place, beside: Option<PathBuf>, progress: Arc<Progress>) -> Brought {
+    async fn download(self, want: Want, place: Place, beside: Option<Spot>, progress: Arc<Progress>) -> Brought {
         let inner = &self.0;
         let wanted = (want.lineage, want.name);
         let _permit = if progress.is_urgent() { None } else { inner.downloads.acquire().await.ok() };
@@ -452,7 +453,7 @@ impl Fetcher {
         } else {
             let begun = Instant::now();
             let patience = (Patience::OneRound, AtHole::Tell);
-            self.retrieve(&want, place.path(), patience, &progress).await.map(|retrieved| match retrieved {
+            self.retrieve(&want, place.spot(), patience, &progress).await.map(|retrieved| match retrieved {
                 Retrieved::File { .. } => {
                     place.finished();
                     self.state().pace.downloaded(begun.elapsed());

@@ -43,6 +43,7 @@ mod room;
 mod settle;
 mod source;
 mod spool;
+mod spot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -61,4 +62,5 @@ pub use policy::Acknowledge;
 pub use retrieve::retrieve;
 pub use source::{FileStamp, Found, WalFile};
 pub use spool::{Place, is_in_use};
+pub use spot::Spot;
 pub use upload::{PushError, archive_file, archive_now};

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::fetch::{Answer, AtHole, FetchError, Retrieved, Want, one};
 use super::progress::Progress;
+use super::spot::Spot;
 use crate::base::{ErrorClass, describe};
 use crate::repo::LazyRepository;
 
@@ -54,13 +55,14 @@ pub async fn retrieve(
     deadline: Duration,
     at_hole: AtHole,
 ) -> Result<Retrieved, FetchError> {
+    let spot = Spot::own(path.to_path_buf());
     let until = Instant::now() + deadline;
     let patience = if deadline.is_zero() { Patience::OneRound } else { Patience::Until(until) };
     let (progress, mut passed_over) = (Progress::default(), Vec::new());
     let mut pause = PAUSE_FIRST;
     loop {
         let retrieved =
-            retrieve_noting(repositories, want, path, (patience, at_hole), &progress, &mut passed_over).await;
+            retrieve_noting(repositories, want, &spot, (patience, at_hole), &progress, &mut passed_over).await;
         // Somebody may make room.
         match retrieved {
             Err(FetchError::Write { .. }) if Instant::now() + pause < until => tokio::time::sleep(pause).await,
@@ -70,7 +72,7 @@ pub async fn retrieve(
     }
 }
 
-/// Brings what is wanted to `path` (a temporary name: it may be left unfinished there on an error), trying every repository in
+/// Brings what is wanted to `spot` (a temporary name: it may be left unfinished there on an error), trying every repository in
 /// order, again and again after a failure as long as `patience` lasts (a hole is one, with [`AtHole::Wait`]). A repository that
 /// failed lately is asked after the others; `passed_over` takes what failed before the file was there.
 ///
@@ -79,7 +81,7 @@ pub async fn retrieve(
 pub async fn retrieve_noting(
     repositories: &[Arc<LazyRepository>],
     want: &Want,
-    path: &Path,
+    spot: &Spot,
     (patience, at_hole): (Patience, AtHole),
     progress: &Progress,
     passed_over: &mut Vec<PassedOver>,
@@ -104,7 +106,7 @@ pub async fn retrieve_noting(
                 Patience::Soon(_) | Patience::OneRound => None,
             };
             progress.turn_of(number);
-            let answer = in_time(repository, want, path, until, progress).await;
+            let answer = in_time(repository, want, spot, until, progress).await;
             note(repository, &answer);
             match answer {
                 Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
@@ -167,12 +169,12 @@ fn note(repository: &LazyRepository, answer: &Result<Answer, FetchError>) {
 async fn in_time(
     lazy: &LazyRepository,
     want: &Want,
-    path: &Path,
+    spot: &Spot,
     until: Option<Instant>,
     progress: &Progress,
 ) -> Result<Answer, FetchError> {
     let begun = Instant::now();
-    let mut work = Box::pin(one(lazy, want, path, until, progress));
+    let mut work = Box::pin(one(lazy, want, spot, until, progress));
     let limit = || {
         let seconds = progress.bytes_max() / BYTES_PER_SECOND_MIN;
         let turn = begun + TURN_MAX + Duration::from_secs(seconds);

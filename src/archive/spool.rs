@@ -7,13 +7,14 @@
 //! A lock on the folder says that an agent uses it: another one that shares the place clears it only when nobody does. A folder that
 //! somebody removed is made anew when it is needed. It goes with the last file in it.
 
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FlockOperation;
 
+use super::spot::Spot;
 use crate::sys::shared::Shared;
 use crate::sys::{disk, durable, folder};
 
@@ -34,10 +35,10 @@ struct Folder {
     lock: Mutex<Option<folder::Folder>>,
 }
 
-/// A place for one file: a path of its own, and bytes that are counted until it is dropped. The file goes with it.
+/// A place for one file: a spot of its own, and bytes that are counted until it is dropped. The file goes with it.
 #[derive(Debug)]
 pub struct Place {
-    path: PathBuf,
+    spot: Spot,
     reserved: u64,
     finished: AtomicBool,
     /// None: it lies elsewhere.
@@ -118,7 +119,7 @@ impl Spool {
         self.0.unfinished.fetch_add(bytes, Ordering::AcqRel);
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         Place {
-            path: self.0.path.join(format!("{name}.{number}")),
+            spot: Spot::own(self.0.path.join(format!("{name}.{number}"))),
             reserved: bytes,
             finished: AtomicBool::new(false),
             folder: Some(Arc::clone(&self.0)),
@@ -181,30 +182,44 @@ impl Drop for Folder {
 
 impl Place {
     /// A place outside the spool: the file goes with it all the same, unless it was moved.
-    pub fn beside(path: PathBuf) -> Self {
-        Self { path, reserved: 0, finished: AtomicBool::new(false), folder: None }
+    pub fn beside(spot: Spot) -> Self {
+        Self { spot, reserved: 0, finished: AtomicBool::new(false), folder: None }
     }
 
     /// Where the file is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.spot.path()
+    }
+
+    /// Where it is, and as whom it is written.
+    pub fn spot(&self) -> &Spot {
+        &self.spot
+    }
+
+    /// Whether the file may be given to who asked for it to be beside `own`: a file outside the spool is only for whom it was brought, in whose
+    /// folder it lies.
+    pub fn is_for(&self, own: Option<&Path>) -> bool {
+        self.folder.is_some() || own == Some(self.path())
     }
 
     /// Whether the file is still there. Blocking.
     pub fn is_there(&self) -> bool {
-        folder::Folder::of(&self.path).and_then(|(folder, name)| folder.look(name)).is_ok()
+        self.spot.open().is_ok()
     }
 
-    /// What is in the file, which has at most `bytes_max` bytes. Blocking.
+    /// What is in the file, of which no more than `bytes_max` bytes are read. Blocking.
     pub fn read(&self, bytes_max: u64) -> io::Result<Vec<u8>> {
-        let (folder, name) = folder::Folder::of(&self.path)?;
-        folder.read(name, bytes_max)
+        let mut content = Vec::new();
+        self.spot.open()?.take(bytes_max).read_to_end(&mut content)?;
+        Ok(content)
     }
 
-    /// Gives the file to a user. Blocking.
+    /// Gives the file to a user, who has it already where it does not lie in the spool: nobody else can put anything there. Blocking.
     pub fn give(&self, uid: u32) -> io::Result<()> {
-        let (folder, name) = folder::Folder::of(&self.path)?;
-        std::os::unix::fs::fchown(folder.open(name)?, Some(uid), None)
+        if self.folder.is_none() {
+            return Ok(());
+        }
+        std::os::unix::fs::fchown(self.spot.open()?, Some(uid), None)
     }
 
     /// The file is written to its end: the file system knows now what it takes.
@@ -220,7 +235,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Gone already when the client moved it.
-        let _ = folder::Folder::of(&self.path).and_then(|(folder, name)| folder.remove_file(name));
+        let _ = self.spot.remove();
         self.finished();
         if let Some(folder) = &self.folder {
             folder.bytes.fetch_sub(self.reserved, Ordering::AcqRel);
@@ -282,6 +297,17 @@ mod tests {
         assert!(!has_room_ahead(&room(0, 24 * MIB), 16 * MIB));
         assert!(has_room_ahead(&room(0, 40 * MIB), 16 * MIB));
         assert!(has_room_ahead(&Room { free: None, ..room(0, 0) }, 16 * MIB));
+    }
+
+    #[test]
+    fn what_lies_outside_the_spool_is_given_to_nobody_but_who_asked_for_it_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name);
+        let spool = Spool::open(&path("spool"), 30).expect("a spool");
+        assert!(spool.place("a", 1).is_for(None) && spool.place("a", 1).is_for(Some(&path("one"))));
+        let beside = Place::beside(Spot::own(path("one")));
+        assert!(beside.is_for(Some(&path("one"))));
+        assert!(!beside.is_for(Some(&path("two"))) && !beside.is_for(None));
     }
 
     #[test]

@@ -121,7 +121,7 @@ const AGENT: &[Key] = &[
         "spool_directory",
         Kind::Path,
         Default::Is("\"/var/spool/walward\""),
-        "Where verified WAL waits for a recovery. Best on the file system of `pg_wal`: a file is then handed over by renaming it.",
+        "Where verified WAL waits for a recovery. Best on the file system of `pg_wal`: a file is then handed over by renaming it. It should have room for two segments; what it cannot take is written beside its destination. For an agent that runs as root only root may change the way to it.",
     ),
     key("cpu_threads", Kind::Number(1, 256), Default::Cores(4), "Threads that compress, encrypt and check."),
     key(

@@ -15,7 +15,7 @@ use super::peer::Peer;
 use super::services::{Service, Services};
 use super::throttle::Throttle;
 use super::{backup, status};
-use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Want};
+use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Spot, Want};
 use crate::base::describe;
 use crate::outcome::Exit;
 use crate::pg::{ControlFile, Lineage, WalFileName};
@@ -172,7 +172,9 @@ async fn fetch(
     let pg_wal = destination.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let data_directory = pg_wal.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let service = permitted(&cluster, &data_directory, peer, services).await.map_err(|(_, text)| text)?;
-    let looked = in_file_system(&service.looks, move || Ok((lineage_of(&data_directory)?, beside(&destination, peer))));
+    let looked = in_file_system(&service.looks, move || {
+        Ok((lineage_of(&data_directory)?, Spot::beside(&destination, peer.uid)))
+    });
     let (lineage, beside) = looked.await.flatten()?;
     let want = Want { lineage, name, pg_wal: Some(pg_wal) };
     service.fetcher.fetch(want, asker, beside).await.map_err(|error| match error {
@@ -180,19 +182,6 @@ async fn fetch(
         error if error.is_hole() && !matches!(name, WalFileName::History(_)) => Refused::Hole(describe(&error)),
         error => Refused::Because(describe(&error)),
     })
-}
-
-/// A temporary name beside `destination`, where the agent may write for this peer: both are the user whose folder it is, so that neither
-/// does there what it could not do by itself. Blocking.
-fn beside(destination: &Path, peer: Peer) -> Option<PathBuf> {
-    let owner = Folder::enter(destination.parent()?).and_then(|folder| folder.facts()).ok()?.uid;
-    let me = rustix::process::geteuid().as_raw();
-    if owner != me || (peer.uid != me && peer.uid != 0) {
-        return None;
-    }
-    let mut name = destination.as_os_str().to_owned();
-    name.push(".walward-unverified");
-    Some(name.into())
 }
 
 /// The lineage of the server that recovers; `None` when the destination is not in a data directory (a file fetched by hand).

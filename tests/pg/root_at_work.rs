@@ -225,6 +225,56 @@ fn as_root_a_file_that_root_fetches_goes_where_no_link_of_the_owner_leads_and_is
     Outcome::of(&mut client).expect(0);
 }
 
+/// With a spool that takes nothing: the agent writes into the owner's folder.
+#[test]
+#[ignore = "mounts a file system and runs the agent as root; scripts/test.sh runs it"]
+fn as_root_an_agent_of_roots_that_writes_beside_a_destination_follows_no_link_of_the_owner() {
+    let mut site = Site::start(SiteOptions {
+        // Smaller than a segment.
+        file_systems: vec![("spool", 8)],
+        cluster_settings: "archive.look_ahead = 0\nfetch.deadline = \"3s\"\n".to_owned(),
+        ..SiteOptions::default()
+    });
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    site.stop_agent();
+    site.room.as_made_by_the_system();
+    chown(site.room.join("spool"), Some(0), Some(0)).unwrap();
+    fs::remove_dir(site.room.join("spool/main")).unwrap();
+    let mut command = Command::new(site.room.program("walwardd"));
+    command.arg("--config").arg(&site.config).current_dir("/");
+    let agent = Daemon::start("walwardd", command, &site.room.join("root.log"), Signal::TERM);
+    eventually("the agent is ready", Duration::from_secs(30), || {
+        agent.log().contains("walwardd is ready").then_some(())
+    });
+    let fetch = |path: &Path| site.client(&["--cluster", "main", "fetch", &segment, path.to_str().unwrap()]);
+    let (secret, untouched) = for_root_alone();
+    let (pg_wal, trap) = (site.cluster.data.join("pg_wal"), site.cluster.data.join("trap"));
+    let wanted = pg_wal.join("RECOVERYXLOG");
+    for name in ["RECOVERYXLOG", "RECOVERYXLOG.walward-unverified"] {
+        plant(&site, &secret.path().join("file"), &pg_wal.join(name));
+    }
+    fetch(&wanted).expect(0);
+    assert!(agent.log().contains("the spool cannot take the file"), "{}", agent.log());
+    untouched("with links in the place of the file and of its first name");
+    let (facts, owner) = (fs::symlink_metadata(&wanted).unwrap(), fs::metadata(&pg_wal).unwrap());
+    assert!(facts.is_file() && facts.uid() == owner.uid() && facts.gid() == owner.gid());
+    assert_eq!(facts.mode() & 0o7777, 0o600);
+    assert!(fs::read(&wanted).unwrap() == fs::read(pg_wal.join(&segment)).unwrap(), "another content");
+    // What is root's and lies under the name, as a second name or moved there by who owns the folder, is not written into either.
+    let unverified = pg_wal.join("RECOVERYXLOG.walward-unverified");
+    fs::hard_link(secret.path().join("file"), &unverified).unwrap();
+    fetch(&wanted).expect(0);
+    untouched("with a second name of a file of root's");
+
+    plant(&site, secret.path(), &trap);
+    assert_eq!(fetch(&trap.join("RECOVERYXLOG")).code, 255);
+    untouched("with a link in the folder's place");
+    let inner = site.room.make_folder("main/inner");
+    while_swapped(&inner, &trap, || (0..6).for_each(|_| drop(fetch(&inner.join("RECOVERYXLOG")))));
+    untouched("with a folder that is swapped for a link");
+}
+
 #[test]
 #[ignore = "runs the agent as root; scripts/test.sh runs it"]
 fn as_root_an_agent_of_roots_keeps_nothing_where_another_user_may_lead_it() {

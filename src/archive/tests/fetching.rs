@@ -195,14 +195,14 @@ async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no
     // A folder that somebody removed is made anew; one that cannot be is done without.
     std::fs::remove_dir_all(&spool).expect("removed");
     for asker in [Asker::OneShot, Asker::Standby] {
-        let answer = fetcher.fetch(want.clone(), asker, Some(beside.clone())).await;
+        let answer = fetcher.fetch(want.clone(), asker, Some(Spot::own(beside.clone()))).await;
         let Ok(Fetched::File(place)) = answer else { panic!("{answer:?}") };
         assert!(place.path().starts_with(&spool), "{}", place.path().display());
     }
     std::fs::remove_dir_all(&spool).expect("removed");
     crate::sys::durable::create(&spool, b"in the way", 0o600).expect("a file");
     for asker in [Asker::OneShot, Asker::Standby] {
-        let answer = fetcher.fetch(want.clone(), asker, Some(beside.clone())).await;
+        let answer = fetcher.fetch(want.clone(), asker, Some(Spot::own(beside.clone()))).await;
         let Ok(Fetched::File(place)) = answer else { panic!("{answer:?}") };
         assert_eq!(place.path(), beside);
         drop(place);

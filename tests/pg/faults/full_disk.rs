@@ -1,10 +1,15 @@
 //! File systems that are full, read-only or gone, under the repository and under the spool.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use super::{SiteOptions, assert_archived, drain, failures, options, status, wait_failed, write_segments};
-use crate::support::{Cluster, Ended, Site, StoreKind};
+use crate::support::{Cluster, Daemon, Ended, Site, StoreKind, eventually};
 
 /// A site that archives, with `name` on a file system of its own.
 fn site_on(name: &'static str, mib: u32) -> Site {
@@ -116,19 +121,22 @@ fn site_with_restore_on(mib: u32) -> (Site, Cluster, String) {
     (site, restored, expected)
 }
 
-/// A spool that takes nothing is done without: the agent is the server's own user here, and may write beside the destination.
-fn recover_without_spool(words: &str, break_it: impl FnOnce(&Site)) {
-    let (site, mut restored, expected) = site_with_restore();
-    break_it(&site);
+/// A spool that takes nothing is done without: the agent is the server's own user, or root, and may write beside the destination. `break_it`
+/// returns the agent that takes the place of the site's.
+fn recover_without_spool(words: &str, break_it: impl FnOnce(&mut Site) -> Option<Daemon>) {
+    let (mut site, mut restored, expected) = site_with_restore();
+    let _agent = break_it(&mut site);
     restored.start(&site.room);
     site.wait_promoted(&restored);
     assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
-    let log = site.agent.as_ref().unwrap().log();
+    let log = fs::read_to_string(site.room.join("walwardd.log")).unwrap();
     assert!(log.contains("the spool cannot take the file") && log.contains(words), "{log}");
     let fetch = &site.walward(&["--json", "status"]).expect(0).json()["clusters"][0]["fetch"];
     assert_eq!(fetch["fallback_total"], 0, "a trouble of this host is charged to a repository: {fetch}");
     let left: Vec<_> = fs::read_dir(restored.data.join("pg_wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
     assert!(!left.iter().any(|path| path.to_str().unwrap().contains("walward-unverified")), "{left:?}");
+    let owner = fs::metadata(&restored.data).unwrap().uid();
+    assert!(left.iter().all(|path| fs::symlink_metadata(path).unwrap().uid() == owner), "{left:?}");
 }
 
 #[test]
@@ -137,6 +145,27 @@ fn as_root_with_a_full_spool_a_recovery_goes_on_without_it() {
     recover_without_spool("No space left on device", |site| {
         drop(site.file_systems[0].fill());
         site.walward(&["check"]).expect(1).says("FAILED   spool").says("two segments");
+        None
+    });
+}
+
+/// Beside the destination root has no rights but those of the folder's owner, and what it leaves is the owner's.
+#[test]
+#[ignore = "mounts file systems: run as root"]
+fn as_root_with_a_full_spool_an_agent_of_roots_goes_on_without_it_too() {
+    recover_without_spool("No space left on device", |site| {
+        site.stop_agent();
+        drop(site.file_systems[0].fill());
+        // Whom the agent serves is told by the owner of the cluster's data directory, which was destroyed.
+        site.room.make_folder("main");
+        site.room.as_made_by_the_system();
+        chown(site.room.join("spool"), Some(0), Some(0)).unwrap();
+        fs::remove_dir(site.room.join("spool/main")).unwrap();
+        let mut command = Command::new(site.room.program("walwardd"));
+        command.arg("--config").arg(&site.config).current_dir("/");
+        let agent = Daemon::start("walwardd", command, &site.room.join("walwardd.log"), Signal::TERM);
+        eventually("the agent answers", Duration::from_secs(30), || UnixStream::connect(&site.socket).ok());
+        Some(agent)
     });
 }
 
@@ -146,6 +175,7 @@ fn as_root_with_a_read_only_spool_a_recovery_goes_on_without_it() {
     recover_without_spool("Read-only file system", |site| {
         site.file_systems[0].set_read_only(true);
         site.walward(&["check"]).says("FAILED   spool");
+        None
     });
 }
 

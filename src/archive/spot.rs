@@ -1,0 +1,189 @@
+//! Where a fetched file is written, and as whom: by its path as this process, or beside the destination that a server in recovery named.
+//!
+//! Beside a destination the folder is somebody else's, for an agent that runs as root. It is entered once, and what was entered is looked at and
+//! held open: afterwards the path may lead elsewhere. Names in it are made, read and removed with the rights of the user whose folder it is, in a
+//! thread that has no other, so that root does nothing there that this user could not do.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::sys::folder::Folder;
+use crate::sys::identity;
+
+/// What is added to the name of the destination until the file is verified.
+const UNVERIFIED: &str = ".walward-unverified";
+
+/// A place for one file.
+#[derive(Debug, Clone)]
+pub struct Spot {
+    path: PathBuf,
+    /// None: the path is looked up at each use, as this process.
+    held: Option<Held>,
+}
+
+#[derive(Debug, Clone)]
+struct Held {
+    folder: Folder,
+    /// The user and the group that the work is done as; none: as this process.
+    owner: Option<(u32, u32)>,
+}
+
+impl Spot {
+    /// At `path`, as this process.
+    pub fn own(path: PathBuf) -> Self {
+        Self { path, held: None }
+    }
+
+    /// Beside `destination`, where this process may write for the user `peer` who asks: see [`may_write`]. Else none. Blocking.
+    pub fn beside(destination: &Path, peer: u32) -> Option<Self> {
+        let (folder, name) = Folder::of(destination).ok()?;
+        let mut unverified = name.to_owned();
+        unverified.push(UNVERIFIED);
+        let (me, facts) = (rustix::process::geteuid().as_raw(), folder.facts().ok()?);
+        let owner = (facts.uid != me).then_some((facts.uid, facts.gid));
+        let path = destination.with_file_name(unverified);
+        may_write(me, peer, facts.uid).then_some(Self { path, held: Some(Held { folder, owner }) })
+    }
+
+    /// Where it is. For messages, and for who asked: what lies there now may be something else.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A new file that only its owner can read. What an earlier try left under the name is removed, not written into. Blocking.
+    pub fn create(&self) -> io::Result<File> {
+        self.at(|folder, name| {
+            match folder.remove_file(name) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            folder.create(name, 0o600)
+        })
+    }
+
+    /// The file, to be read. Blocking.
+    pub fn open(&self) -> io::Result<File> {
+        self.at(|folder, name| folder.open(name))
+    }
+
+    /// Removes the file. Blocking.
+    pub fn remove(&self) -> io::Result<()> {
+        self.at(|folder, name| folder.remove_file(name))
+    }
+
+    /// Calls `work` with the folder and the name in it, as whom it is done.
+    fn at<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Folder, &Path) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let Some(Held { folder, owner }) = &self.held else {
+            let (folder, name) = Folder::of(&self.path)?;
+            return work(&folder, Path::new(name));
+        };
+        let name = PathBuf::from(self.path.file_name().unwrap_or_default());
+        match owner {
+            Some((uid, gid)) => {
+                let folder = folder.clone();
+                identity::as_user(*uid, *gid, move || work(&folder, &name)).flatten()
+            }
+            None => work(folder, &name),
+        }
+    }
+}
+
+/// Whether a process of `me` may write in a folder of `owner` because `peer` asks: `me` is that user or becomes it, and `peer` is that user or
+/// could. Pure.
+fn may_write(me: u32, peer: u32, owner: u32) -> bool {
+    (me == owner || me == 0) && (peer == owner || peer == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt, chown, symlink};
+
+    use super::*;
+
+    const USER: u32 = 54_321;
+
+    #[test]
+    fn beside_a_destination_is_written_for_the_owner_of_the_folder_and_as_nobody_else() {
+        for (me, peer, owner, may) in [
+            (26, 26, 26, true),
+            (26, 0, 26, true),
+            (0, 26, 26, true),
+            (0, 0, 26, true),
+            (0, 0, 0, true),
+            (0, 1000, 26, false),
+            (0, 26, 0, false),
+            (70, 26, 26, false),
+            (26, 1000, 26, false),
+        ] {
+            assert_eq!(may_write(me, peer, owner), may, "{me} {peer} {owner}");
+        }
+    }
+
+    /// A folder of a user's: for root, of another one.
+    fn folder() -> (tempfile::TempDir, u32) {
+        let folder = tempfile::tempdir().expect("a folder");
+        if identity::is_root() {
+            chown(folder.path(), Some(USER), Some(USER)).expect("given away");
+        }
+        let owner = folder.path().metadata().expect("there").uid();
+        (folder, owner)
+    }
+
+    #[test]
+    fn it_is_a_new_file_of_the_folders_owner_and_goes_again() {
+        let (folder, owner) = folder();
+        let spot = Spot::beside(&folder.path().join("RECOVERYXLOG"), owner).expect("allowed");
+        assert_eq!(spot.path(), folder.path().join("RECOVERYXLOG.walward-unverified"));
+        for _ in 0..2 {
+            spot.create().expect("made");
+            let found = spot.path().symlink_metadata().expect("there");
+            assert_eq!((found.uid(), found.mode() & 0o777, found.len()), (owner, 0o600, 0));
+            spot.open().expect("it can be read");
+        }
+        spot.remove().expect("removed");
+        assert!(!spot.path().exists());
+    }
+
+    #[test]
+    fn no_link_leads_away_from_it_neither_in_its_own_place_nor_in_its_folders() {
+        let (folder, owner) = folder();
+        let other = tempfile::tempdir().expect("a folder");
+        let secret = other.path().join("RECOVERYXLOG.walward-unverified");
+        crate::sys::durable::create(&secret, b"root's", 0o600).expect("a file");
+        let pg_wal = folder.path().join("pg_wal");
+        std::fs::create_dir(&pg_wal).expect("a folder");
+        chown(&pg_wal, Some(owner), None).expect("given away");
+        let spot = Spot::beside(&pg_wal.join("RECOVERYXLOG"), owner).expect("allowed");
+        symlink(&secret, spot.path()).expect("a link");
+        assert!(spot.open().is_err(), "nothing is read through a link");
+        spot.create().expect("in the link's place");
+        assert!(spot.path().symlink_metadata().expect("there").is_file());
+        // The folder that was entered is the one that is used, whatever takes its name.
+        let moved = folder.path().join("moved");
+        rustix::fs::rename(&pg_wal, &moved).expect("moved");
+        symlink(other.path(), &pg_wal).expect("a link");
+        spot.create().expect("in the folder that was entered");
+        spot.remove().expect("removed");
+        assert_eq!(std::fs::read(&secret).expect("there"), b"root's");
+        assert_eq!(std::fs::read_dir(&moved).expect("there").count(), 0);
+        assert_eq!(std::fs::read_dir(other.path()).expect("there").count(), 1);
+    }
+
+    /// Whoever owns a folder can move into it what root made in another of theirs: it is not read for them, and a folder that became root's
+    /// alone is not written to.
+    #[test]
+    #[ignore = "needs root"]
+    fn as_root_beside_a_destination_root_has_no_rights_of_its_own() {
+        let (folder, owner) = folder();
+        let spot = Spot::beside(&folder.path().join("RECOVERYXLOG"), owner).expect("allowed");
+        crate::sys::durable::create(spot.path(), b"root's", 0o600).expect("a file");
+        assert_eq!(spot.open().expect_err("not the owner's").kind(), io::ErrorKind::PermissionDenied);
+        spot.remove().expect("who owns the folder may");
+        chown(folder.path(), Some(0), Some(0)).expect("taken back");
+        assert_eq!(spot.create().expect_err("not the owner's").kind(), io::ErrorKind::PermissionDenied);
+    }
+}
