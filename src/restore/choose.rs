@@ -88,10 +88,17 @@ pub fn eligible<'a>(
     Ok(own)
 }
 
-/// Every way that a backup of `own` leads to, by the timeline that it ends on.
+/// Every way that a backup of `own` leads to, by the timeline that it ends on. Beside them: [`ways_without_backup`].
 pub fn ways(own: &[&BackupFacts], histories: &Histories) -> Vec<Way> {
     let to = |timeline: &Timeline| way_to(*timeline, own, histories);
     known(own, histories).iter().filter_map(to).filter(|way| !along(own, way).is_empty()).collect()
+}
+
+/// The ways that no backup of `own` leads to: a timeline left its parent before the backups there had ended. The cluster may have gone
+/// on there all the same, as when a server was promoted that had not replayed the newest backup to its end.
+pub fn ways_without_backup(own: &[&BackupFacts], histories: &Histories) -> Vec<Way> {
+    let to = |timeline: &Timeline| way_to(*timeline, own, histories);
+    known(own, histories).iter().filter_map(to).filter(|way| along(own, way).is_empty()).collect()
 }
 
 /// Chooses among `backups`; those of another lineage than `lineage` are left out. `histories` are those of `lineage`.
@@ -172,8 +179,10 @@ fn on_the_way<'a>(
     let newest = own.last().map_or(Timeline(1), |backup| backup.timeline);
     match request.timeline {
         TargetTimeline::Latest => {
-            let found = line.map(|way| along(own, way)).unwrap_or_default();
-            if found.is_empty() { Err(Refusal::NoHistory { timeline: newest }) } else { Ok(found) }
+            let way = line.ok_or(Refusal::NoHistory { timeline: newest })?;
+            let found = along(own, way);
+            let (timeline, fork) = (way.target(), way.target_begin());
+            if found.is_empty() { Err(Refusal::NotOnTheWay { timeline, fork }) } else { Ok(found) }
         }
         TargetTimeline::Number(timeline) => {
             let unknown = || Refusal::UnknownTimeline { timeline, known: known(own, histories) };

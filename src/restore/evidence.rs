@@ -36,8 +36,23 @@ pub struct Evidence<'a> {
 type Files = BTreeMap<Timeline, BTreeMap<u64, Timestamp>>;
 
 impl Evidence<'_> {
-    /// The lines without those that another one goes on from, and the lives of what is left.
-    pub async fn lines(&self, ways: Vec<Way>, warnings: &mut Vec<String>) -> Result<(Vec<Way>, Lives), RestoreError> {
+    /// The lines without those that another one goes on from, and the lives of what is left. Of those `without_backup` a line
+    /// is one that has WAL: a history alone is no life.
+    pub async fn lines(
+        &self,
+        mut ways: Vec<Way>,
+        without_backup: Vec<Way>,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Vec<Way>, Lives), RestoreError> {
+        if !ways.is_empty() {
+            for way in without_backup {
+                let (timeline, from) = (way.target(), way.target_begin().segment_number(self.size));
+                if !self.archive.arrivals(self.lineage, timeline, from, self.size, warnings).await?.is_empty() {
+                    ways.push(way);
+                }
+            }
+            ways.sort_by_key(Way::target);
+        }
         let mut left: BTreeMap<Timeline, u64> = BTreeMap::new();
         for span in ways.iter().flat_map(Way::spans) {
             if let Some(end) = span.end.filter(|_| ways.iter().any(|way| way.target() == span.timeline)) {
@@ -115,7 +130,7 @@ impl Evidence<'_> {
         let mut backups: Vec<BackupMoment> = self
             .backups
             .iter()
-            .filter(|backup| backup.stop_lsn > at && way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn))
+            .filter(|backup| backup.stop_lsn > at && lies_on(way, backup))
             .map(|backup| BackupMoment { stopped: backup.stopped, label: backup.label.to_string() })
             .collect();
         backups.sort_by_key(|backup| backup.stopped);
@@ -127,6 +142,7 @@ impl Evidence<'_> {
             arrived: own.values().map(|(_, arrived)| *arrived).max(),
             end: Lsn(end.saturating_mul(self.size.bytes())),
             writer,
+            lacks_backup: !self.backups.iter().any(|backup| lies_on(way, backup)),
         })
     }
 
@@ -167,9 +183,7 @@ impl Evidence<'_> {
         target: &Target,
         warnings: &mut Vec<String>,
     ) -> Result<Sought, RestoreError> {
-        let on_lines = |backup: &BackupFacts| {
-            lines.iter().any(|way| way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn))
-        };
+        let on_lines = |backup: &BackupFacts| lines.iter().any(|way| lies_on(way, backup));
         let mut starts: Vec<u64> = self
             .backups
             .iter()
@@ -251,4 +265,8 @@ impl Evidence<'_> {
         let records: BTreeSet<(Timeline, Lsn)> = found.into_iter().flatten().collect();
         Ok(records.into_iter().collect())
     }
+}
+
+fn lies_on(way: &Way, backup: &BackupFacts) -> bool {
+    way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn)
 }

@@ -1,7 +1,7 @@
 //! Which line of a cluster a restore is about, when several can be meant. Pure.
 //!
-//! A promotion makes a timeline, and so do a restore and a test of one. Each way through the timelines that a backup leads to is
-//! a *line*. Where two lines part, each has a life of its own after that: transactions, backups, files. What is not told by the
+//! A promotion makes a timeline, and so do a restore and a test of one. Each way through the timelines is a *line*, if a backup leads
+//! to it or there is WAL on it: the cluster may have gone where no backup leads yet. Where two lines part, each has a life of its own after that: transactions, backups, files. What is not told by the
 //! numbers of the timelines is told by these lives:
 //!
 //! - A line with nothing of its own is a part of the other, which goes on.

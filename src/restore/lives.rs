@@ -32,6 +32,8 @@ pub struct Life {
     pub end: Lsn,
     /// The host that archived the first of its files.
     pub writer: Option<String>,
+    /// No backup that the restore may start from leads to the line.
+    pub lacks_backup: bool,
 }
 
 impl Life {
@@ -88,6 +90,9 @@ impl fmt::Display for LineSeen {
         if let Some((_, newest)) = &self.life.backups {
             facts.push(format!("its newest backup is {}", newest.label));
         }
+        if self.life.lacks_backup {
+            facts.push("no backup to start from leads to it".to_owned());
+        }
         write!(f, " ({})", facts.join(", "))
     }
 }
@@ -104,13 +109,22 @@ pub struct SeveralLines {
 impl fmt::Display for SeveralLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<String> = self.lines.iter().map(ToString::to_string).collect();
-        let options: Vec<String> = self.lines.iter().map(|line| format!("--timeline {}", line.timeline)).collect();
+        let (without, with): (Vec<_>, Vec<_>) = self.lines.iter().partition(|line| line.life.lacks_backup);
+        let options: Vec<String> = with.iter().map(|line| format!("--timeline {}", line.timeline)).collect();
         write!(
             f,
             "the cluster has several lines of WAL, and the target {} can be meant on more than one: {}; say which with {}",
             self.target,
             lines.join("; "),
             options.join(" or ")
-        )
+        )?;
+        for line in without {
+            write!(
+                f,
+                "; if the cluster is on timeline {}, take a backup there at once: it cannot be restored before",
+                line.timeline
+            )?;
+        }
+        Ok(())
     }
 }

@@ -28,7 +28,8 @@ pub async fn overview(repository: &Repository, lineage: Lineage, size: SegmentSi
     let facts = archive.facts();
     let own: Vec<_> = facts.iter().filter(|backup| backup.lineage == lineage).collect();
     let evidence = Evidence { archive: &archive, lineage, size, backups: &own };
-    let (lines, compared) = evidence.lines(choose::ways(&own, &histories), &mut unread).await?;
+    let (ways, without_backup) = (choose::ways(&own, &histories), choose::ways_without_backup(&own, &histories));
+    let (lines, compared) = evidence.lines(ways, without_backup, &mut unread).await?;
     let (current, remarks) = lines::current(&lines, &compared);
     Ok(Overview { current: current.as_ref().map(Way::target), remarks })
 }

@@ -294,7 +294,14 @@ async fn settle(
         }
     };
     let (lines, compared) = match request.timeline {
-        TargetTimeline::Latest => evidence.lines(ways, warnings).await?,
+        TargetTimeline::Latest => {
+            let without_backup = match request.target {
+                // The first consistent moment is a backup's.
+                Target::Immediate => Vec::new(),
+                _ => choose::ways_without_backup(own, histories),
+            };
+            evidence.lines(ways, without_backup, warnings).await?
+        }
         TargetTimeline::Current | TargetTimeline::Number(_) => (ways, Lives::new()),
     };
     let sought = match request.target {

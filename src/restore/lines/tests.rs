@@ -6,6 +6,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 
 use super::*;
+use crate::restore::choose;
+use crate::restore::choose::tests::{backup as backup_of, lineage, request};
 use crate::restore::lives::BackupMoment;
 use crate::restore::timelines::Histories;
 
@@ -140,7 +142,10 @@ impl World {
     }
 
     fn lines(&self) -> (Vec<Way>, Lives) {
-        let ways = std::iter::once(1).chain(self.born.keys().copied()).map(|timeline| self.way(timeline)).collect();
+        self.compared(std::iter::once(1).chain(self.born.keys().copied()).map(|timeline| self.way(timeline)).collect())
+    }
+
+    fn compared(&self, ways: Vec<Way>) -> (Vec<Way>, Lives) {
         let lines = that_differ(ways, |timeline, at| {
             self.events.iter().any(|event| event.timeline == timeline.0 && event.at >= at.0)
         });
@@ -164,7 +169,38 @@ impl World {
             arrived: own.iter().map(|event| event.time).max().map(second),
             end: Lsn(own.iter().map(|event| event.at + STEP).max().unwrap_or(0)),
             writer: Some(format!("host{}", way.target())),
+            lacks_backup: false,
         }
+    }
+
+    /// What a restore of the last `kept` backups would do: which line it takes, and from which backup.
+    fn restored_from(&self, kept: usize, target: Target) -> Result<choose::Choice, Refusal> {
+        let mut world = Self { histories: self.histories.clone(), born: self.born.clone(), ..Self::default() };
+        let older = self.events.iter().filter(|event| event.backup).count().saturating_sub(kept);
+        let mut gone = 0;
+        world.events = self.events.clone();
+        world.events.retain(|event| {
+            gone += usize::from(event.backup);
+            !event.backup || gone > older
+        });
+        let made = world.events.iter().filter(|event| event.backup);
+        let backups: Vec<choose::BackupFacts> = made
+            .map(|event| backup_of(lineage(), event.timeline, event.at, event.at + STEP - 1, event.time - 1))
+            .collect();
+        let request = request(target);
+        let own = choose::eligible(&backups, lineage(), &request)?;
+        let mut ways = choose::ways(&own, &world.histories);
+        let has_wal = |way: &Way| world.events.iter().any(|event| event.timeline == way.target().0);
+        ways.extend(choose::ways_without_backup(&own, &world.histories).into_iter().filter(has_wal));
+        let (lines, mut compared) = world.compared(ways);
+        for ((timeline, _), life) in &mut compared {
+            let way = world.way(timeline.0);
+            life.lacks_backup =
+                !backups.iter().any(|backup| way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn));
+        }
+        let line = decide(&lines, &compared, &request.target, None)?.way;
+        let settled = choose::Settled { line: Some(&line), ..choose::Settled::default() };
+        choose::choose(&backups, lineage(), &world.histories, &request, &settled)
     }
 
     fn decide(&self, target: &Target) -> Result<Decision, Refusal> {
@@ -259,6 +295,32 @@ fn no_line_is_taken_for_its_end_while_a_newer_backup_lies_on_another() {
     for target in [Target::Latest, Target::Immediate] {
         assert_eq!(world.leads_to(&target), 2, "{target}");
     }
+}
+
+#[test]
+fn a_cluster_that_went_where_no_backup_leads_is_not_left_in_silence() {
+    let mut world = World::new();
+    (0..3).for_each(|_| world.commit());
+    world.backup();
+    // Promoted was a server that had not replayed the backup to its end.
+    world.go_on_from(1);
+    world.commit();
+    let later = world.now;
+    world.commit();
+    let refusal = world.restored_from(1, Target::Latest).expect_err("the cluster went on").to_string();
+    for told in
+        ["timeline 2 (left timeline 1 at", "no backup to start from leads to it", "say which with --timeline 1;"]
+    {
+        assert!(refusal.contains(told), "no {told:?} in {refusal}");
+    }
+    // A moment that only the new timeline had.
+    assert!(world.restored_from(1, at(later)).is_err());
+    // An older backup leads there: both can be had.
+    let refusal = world.restored_from(2, Target::Latest).expect_err("the newest backup is elsewhere").to_string();
+    assert!(refusal.contains("--timeline 2 or --timeline 1") && !refusal.contains("no backup"), "{refusal}");
+    world.backup();
+    let choice = world.restored_from(1, Target::Latest).expect("the newest backup is on the cluster's line");
+    assert_eq!(choice.way.target(), Timeline(2));
 }
 
 #[test]
@@ -383,6 +445,17 @@ proptest! {
     }
 
     #[test]
+    fn no_restore_to_the_end_skips_a_line_with_later_transactions(steps in steps(), kept in 1usize..4) {
+        let world = lived(&steps);
+        if let Ok(choice) = world.restored_from(kept, Target::Latest) {
+            let last = world.events.iter().filter(|event| holds(&choice.way, event)).map(|event| event.time).max();
+            for event in world.events.iter().filter(|event| !event.backup) {
+                prop_assert!(Some(event.time) <= last, "timeline {} is skipped", event.timeline);
+            }
+        }
+    }
+
+    #[test]
     fn a_cluster_with_a_backup_and_a_transaction_since_is_restored_without_a_question(steps in steps()) {
         let mut world = lived(&steps);
         world.backup();
@@ -392,6 +465,8 @@ proptest! {
             let timeline = decision.map(|decision| decision.way.target().0);
             prop_assert_eq!(timeline, Ok(world.timeline), "{}", target);
         }
+        let choice = world.restored_from(1, Target::Latest);
+        prop_assert_eq!(choice.map(|choice| choice.way.target().0), Ok(world.timeline));
     }
 
     #[test]

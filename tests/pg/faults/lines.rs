@@ -286,3 +286,53 @@ fn a_promotion_that_meets_a_copys_history_is_archived_once_that_was_set_aside() 
     let checked = site.walward(&["check"]);
     assert!(!checked.stdout.contains("timeline 2 is above"), "{}", checked.stdout);
 }
+
+#[test]
+fn a_promotion_of_a_server_that_lacked_the_newest_backups_end_is_not_passed_over() {
+    let mut site = Site::start(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let room = &site.room;
+    site.cluster.sql(room, "create table t (id int)");
+    write_row(&site, &site.cluster, 1);
+    let data = room.join("standby");
+    let mut copy = room.command(site.cluster.version.program("pg_basebackup"));
+    copy.args(["--no-sync", "--checkpoint=fast", "-R", "-d", &site.cluster.connection("postgres"), "-D"]).arg(&data);
+    room.run(&mut copy);
+    let mut standby = Node::join(&site, "standby", Cluster::adopt(room, "standby", &site.cluster.version, data));
+    standby.cluster.start(room);
+    // It is cut off from its primary, whose first backup it therefore never replays.
+    standby.cluster.sql(room, "alter system set primary_conninfo = ''");
+    standby.cluster.sql(room, "select pg_reload_conf()");
+    eventually("the standby streams no more", Duration::from_mins(1), || {
+        (standby.cluster.sql(room, "select count(*) from pg_stat_wal_receiver") == "0").then_some(())
+    });
+    backup(&site);
+    write_row(&site, &site.cluster, 2);
+    archive(&site, &site.cluster);
+    site.cluster.stop(Stop::Immediate);
+    plan(&site, &[]).expect(0);
+
+    // The fail-over: the cluster goes on, on a timeline that no backup leads to.
+    let room = &site.room;
+    standby.promote(&site);
+    let hundred = write_row(&site, &standby.cluster, 100);
+    write_row(&site, &standby.cluster, 101);
+    assert!(archive(&site, &standby.cluster).starts_with("00000002"));
+    let refused =
+        plan(&site, &[]).expect(16).says("timeline 2 (left timeline 1 at").says("say which with --timeline 1;");
+    refused.says("no backup to start from leads to it").says("take a backup there at once");
+    plan(&site, &["--target-time", &hundred.time]).expect(16).says("no backup leads to timeline 2");
+    plan(&site, &["--target-immediate"]).expect(0);
+    assert_eq!(rows(&site, "old", &["--timeline", "1"]), "1,2");
+    site.walward(&["info"]).expect(0).says("no backup to start from leads to it");
+    let mut own = room.command(room.program("walward"));
+    own.args(["--config", room.join("standby.toml").to_str().unwrap(), "--no-input", "check"]);
+    Outcome::of(&mut own).says("no backup to start from leads to it");
+
+    // What the refusal says helps.
+    let mut own = room.command(room.program("walward"));
+    own.args(["--config", room.join("standby.toml").to_str().unwrap(), "--no-input", "--cluster", "main", "backup"]);
+    Outcome::of(&mut own).expect(0);
+    write_row(&site, &standby.cluster, 102);
+    archive(&site, &standby.cluster);
+    assert_eq!(rows(&site, "latest", &[]), "1,100,101,102");
+}
