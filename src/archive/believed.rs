@@ -4,7 +4,8 @@
 //! server marks the segment `.done` and forgets it, and nothing else keeps a record that could contradict. So the marks that remain
 //! in `archive_status` are held against the names in the repositories, now and then by the agent and once by `walward check`.
 //!
-//! Names are compared, not contents. Only segments of the server's own timeline count: marks of an older one may come from a
+//! Names are compared, and by the agent the content of one segment at a time that the server still has (`contents.rs`): each once, the newest
+//! first, and none while WAL waits to be archived. Only segments of the server's own timeline count: marks of an older one may come from a
 //! restore or from streaming (`KeepFileRestoredFromArchive`, xlogarchive.c; `XLogWalRcvClose`, walreceiver.c).
 
 use std::collections::BTreeSet;
@@ -17,8 +18,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
+use super::contents;
 use super::policy::Acknowledge;
-use crate::health::BeliefStats;
+use crate::health::{BeliefFacts, BeliefStats};
 use crate::pg::archive_status::list_done;
 use crate::pg::{ClusterState, ControlFile, Lineage, SegmentName, SegmentSize, WalFileName};
 use crate::repo::gap::{self, Gap};
@@ -164,35 +166,72 @@ async fn holding(
     Ok(Some(Holding { segments: segments.collect(), since: entry.since.into(), let_go }))
 }
 
-/// Compares now and then until `closing` is cancelled; `was_asked` says whether a push has come since the agent started.
+/// What was compared by content.
+#[derive(Debug, Default)]
+struct Read {
+    looked_at: BTreeSet<SegmentName>,
+    /// With the repository that holds something else.
+    different: BTreeSet<(SegmentName, String)>,
+}
+
+impl Read {
+    /// Forgets what is not in `held` any more.
+    fn retain(&mut self, held: &BTreeSet<SegmentName>) {
+        self.looked_at.retain(|segment| held.contains(segment));
+        self.different.retain(|(segment, _)| held.contains(segment));
+    }
+
+    /// The segment to look at: the newest that was not; when all were, one that was found to be different, which may have been set right.
+    fn next(&self, held: &BTreeSet<SegmentName>) -> Option<SegmentName> {
+        let fresh = held.iter().rev().find(|segment| !self.looked_at.contains(segment));
+        fresh.or(self.different.first().map(|(segment, _)| segment)).copied()
+    }
+
+    fn found(&mut self, segment: SegmentName, found: contents::Contents) {
+        self.looked_at.insert(segment);
+        if found.compared > 0 {
+            self.different.retain(|(known, _)| *known != segment);
+            self.different.extend(found.different);
+        }
+    }
+}
+
+/// Compares now and then until `closing` is cancelled; `was_asked` says whether a push has come since the agent started, and `is_busy` whether
+/// WAL waits to be archived.
 pub async fn watch(
     data_directory: PathBuf,
     repositories: Vec<Arc<LazyRepository>>,
     acknowledge: Acknowledge,
     was_asked: impl Fn() -> bool,
+    is_busy: impl Fn() -> bool,
     stats: Arc<BeliefStats>,
     closing: CancellationToken,
 ) {
     let (mut held, mut suspects, mut said) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut read, mut told, pg_wal) = (Read::default(), BTreeSet::new(), data_directory.join("pg_wal"));
     loop {
         tokio::select! {
             () = closing.cancelled() => return,
             () = tokio::time::sleep(INTERVAL) => {}
         }
         let directory = data_directory.clone();
-        let read = tokio::task::spawn_blocking(move || Believed::read(&directory));
+        let marks = tokio::task::spawn_blocking(move || Believed::read(&directory));
         let look = async {
-            let Ok(Ok(Some(mut believed))) = read.await else { return };
+            let Ok(Ok(Some(mut believed))) = marks.await else { return };
             let marked: BTreeSet<SegmentName> = believed.segments.iter().map(|(segment, _)| *segment).collect();
             held.retain(|segment| marked.contains(segment));
+            read.retain(&held);
             believed.segments.retain(|(segment, _)| !held.contains(segment));
             let opened = join_all(repositories.iter().map(async |lazy| {
-                if believed.segments.is_empty() || lazy.standing().is_resting(Instant::now()) {
+                if (believed.segments.is_empty() && read.next(&held).is_none())
+                    || lazy.standing().is_resting(Instant::now())
+                {
                     return None;
                 }
                 timeout(LIST_TIME_MAX, lazy.get()).await.ok()?.ok()
             }));
-            let compared = compare(&believed, &opened.await, acknowledge, was_asked()).await;
+            let opened = opened.await;
+            let compared = compare(&believed, &opened, acknowledge, was_asked()).await;
             held.extend(compared.held);
             // Seen twice: a mark may be older than this server, and what it stands for still on its way from another.
             let lost: BTreeSet<SegmentName> = compared.lost.intersection(&suspects).copied().collect();
@@ -200,7 +239,23 @@ pub async fn watch(
             for segment in lost.difference(&said) {
                 error!(%segment, "the server believes that this segment is archived, and too few repositories hold it: take a backup, and see that archive_command exits with 0 only when the push does (walward check)");
             }
-            stats.compared(lost.len() as u64, lost.first().map(ToString::to_string));
+            if let Some(segment) = read.next(&held).filter(|_| !is_busy() && opened.iter().all(Option::is_some)) {
+                let one = BTreeSet::from([segment]);
+                let reading = contents::compare(&pg_wal, believed.lineage, &one, &opened);
+                read.found(segment, timeout(LIST_TIME_MAX, reading).await.unwrap_or_default());
+            }
+            for (segment, repository) in &read.different {
+                if told.insert((*segment, repository.clone())) {
+                    error!(%segment, repository, "the repository holds something else under the name of this segment than the server has: another server wrote it, or this one was set back (walward check)");
+                }
+            }
+            stats.compared(BeliefFacts {
+                compared: None,
+                lost_files: lost.len() as u64,
+                oldest_lost: lost.first().map(ToString::to_string),
+                different_files: read.different.len() as u64,
+                oldest_different: read.different.first().map(|(segment, _)| segment.to_string()),
+            });
             said.extend(lost);
         };
         tokio::select! {
@@ -249,6 +304,27 @@ mod tests {
         assert_eq!(judged(150, true), Standing::Lost);
         assert_eq!(judged(150, false), Standing::Unknown, "another tool archives");
         assert_eq!(judge((segment(5), at(50)), &[Some(holding(&[6, 7]))], 1, true), Standing::Unknown);
+    }
+
+    #[test]
+    fn each_segment_is_compared_by_content_once_the_newest_first_and_a_different_one_again() {
+        let held: BTreeSet<SegmentName> = [1, 2, 3].map(segment).into();
+        let equal = || contents::Contents { compared: 1, different: Vec::new() };
+        let differs =
+            |number| contents::Contents { compared: 1, different: vec![(segment(number), "store".to_owned())] };
+        let mut read = Read::default();
+        for (number, found) in [(3, equal()), (2, differs(2)), (1, equal())] {
+            assert_eq!(read.next(&held), Some(segment(number)));
+            read.found(segment(number), found);
+        }
+        assert_eq!(read.next(&held), Some(segment(2)));
+        read.found(segment(2), contents::Contents::default());
+        assert_eq!(read.different.len(), 1, "one that could not be compared is as it was");
+        read.found(segment(2), equal());
+        assert_eq!((read.next(&held), read.different.len()), (None, 0));
+        read.found(segment(3), differs(3));
+        read.retain(&[1, 2].map(segment).into());
+        assert_eq!(read.different.len(), 0, "the server has it no more");
     }
 
     #[test]

@@ -137,12 +137,13 @@ impl Services {
             let (debts, until) = (archiver.clone(), closing.clone());
             tasks.spawn(async move { debts.work_off(until).await }.instrument(span.clone()));
             let belief = Arc::new(BeliefStats::default());
-            let asked = Arc::clone(&archive_stats);
+            let (asked, waiting, busy) = (Arc::clone(&archive_stats), Arc::clone(&archive_stats), archiver.clone());
             let compare = archive::believed::watch(
                 cluster.data_directory.clone(),
                 repositories.clone(),
                 cluster.acknowledge,
                 move || asked.was_asked(),
+                move || waiting.facts().ready_files > 0 || busy.counts().1 > 0,
                 Arc::clone(&belief),
                 closing.clone(),
             );

@@ -15,6 +15,10 @@ pub struct BeliefFacts {
     pub lost_files: u64,
     /// The oldest of them.
     pub oldest_lost: Option<String>,
+    /// Segments of which a repository holds something else than the server still has.
+    pub different_files: u64,
+    /// The oldest of them.
+    pub oldest_different: Option<String>,
 }
 
 /// The facts as they come.
@@ -28,8 +32,8 @@ impl BeliefStats {
     }
 
     /// A comparison has found this.
-    pub fn compared(&self, lost_files: u64, oldest_lost: Option<String>) {
-        let facts = BeliefFacts { compared: Some(Timestamp::now()), lost_files, oldest_lost };
+    pub fn compared(&self, found: BeliefFacts) {
+        let facts = BeliefFacts { compared: Some(Timestamp::now()), ..found };
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 }

@@ -75,6 +75,13 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Segments that the server believes archived and that fewer repositories hold than must.",
         |c| Some(c.belief.lost_files),
     );
+    page.each(
+        clusters,
+        "walward_archive_different_files",
+        "gauge",
+        "Segments of which a repository holds something else than the server still has.",
+        |c| Some(c.belief.different_files),
+    );
     page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
     page.each(clusters, "walward_fetch_files_total", "counter", "Files given to servers in recovery.", |c| {
         Some(c.fetch.served_total)

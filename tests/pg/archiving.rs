@@ -89,7 +89,7 @@ fn what_the_server_believes_archived_and_no_repository_holds_is_seen() {
 #[test]
 fn what_the_archive_holds_under_the_name_of_what_the_server_still_has_is_compared() {
     for encrypted in [true, false] {
-        let (site, _) = site_with_segment(SiteOptions { encrypted, ..SiteOptions::default() });
+        let (mut site, _) = site_with_segment(SiteOptions { encrypted, ..SiteOptions::default() });
         site.walward(&["--cluster", "main", "backup"]).expect(0);
         // Later than the backup's checkpoint, which recycles what came before it.
         let segment = site.cluster.switch_wal(&site.room);
@@ -101,6 +101,15 @@ fn what_the_archive_holds_under_the_name_of_what_the_server_still_has_is_compare
         fs::write(&file, bytes).unwrap();
         let check = site.walward(&["--cluster", "main", "check"]).expect(1);
         check.says(&format!("holds something else under the name {segment}"));
+        // The agent looks at a segment once.
+        site.stop_agent();
+        site.start_agent();
+        eventually("the agent has seen it", Duration::from_mins(2), || {
+            let belief = &site.walward(&["--json", "status"]).json()["clusters"][0]["belief"];
+            (belief["different_files"] == 1 && belief["oldest_different"] == segment.as_str()).then_some(())
+        });
+        site.walward(&["status"]).says("DIFFERENT");
+        assert!(site.agent.as_ref().unwrap().log().contains("holds something else under the name of this segment"));
     }
 }
 

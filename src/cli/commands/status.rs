@@ -107,6 +107,14 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         );
         printer.line(&printer.tone(&text, Tone::Bad))?;
     }
+    if cluster.belief.different_files > 0 {
+        let text = format!(
+            "  DIFFERENT   {} segment(s) are something else in a repository than the server has, the oldest {}: see what `walward check` says",
+            cluster.belief.different_files,
+            cluster.belief.oldest_different.as_deref().unwrap_or("?")
+        );
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     if cluster.unrecorded_gaps > 0 {
         let text = format!("  LET GO      {} gap(s) that a repository was not told of yet", cluster.unrecorded_gaps);
         printer.line(&printer.tone(&text, Tone::Bad))?;

@@ -142,7 +142,7 @@ fn the_page_of_metrics_is_what_the_agent_says() {
             "archive": { "acknowledged_total": 0, "acknowledged_ahead_total": 0, "uploaded_total": 0, "uploaded_bytes_total": 0,
                 "upload_seconds_total": 0.0, "failed_total": failed, "last_file": null, "last_acknowledged": "2026-11-21T00:00:00Z",
                 "last_error": null, "ready_files": 0, "let_go_total": 0, "last_let_go": null },
-            "belief": { "compared": null, "lost_files": 0, "oldest_lost": null },
+            "belief": { "compared": null, "lost_files": 0, "oldest_lost": null, "different_files": 0, "oldest_different": null },
             "ready_files": 0, "oldest_ready_seconds": 0.0, "uploaded_ahead": 0, "uploads_in_flight": 0, "unrecorded_gaps": 0,
             "fetch": { "served_total": 0, "served_prefetched_total": 0, "fallback_total": 0, "fallback_damaged_total": 0,
                 "last_fallback": null, "absent_total": 0, "failed_total": failed, "last_file": null, "last_served": null,
