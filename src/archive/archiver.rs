@@ -370,6 +370,7 @@ impl Archiver {
         let answers = policy::begin(&self.places(name, stamp), self.needed());
         let chosen: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
+        Box::pin(self.hold_against_own(name, &chosen)).await?;
         if delivery.begin(stamp, answers) == Verdict::Archived {
             self.decided(name, delivery, Ok(stamp));
             return Ok(());
@@ -493,7 +494,9 @@ impl Archiver {
         for at in delivery.owed() {
             if let (Some(stats), Some(lazy)) = (self.0.repository_stats.get(at), self.0.repositories.get(at)) {
                 stats.owes(&name);
-                self.state().uncompared.insert(at);
+                let mut state = self.state();
+                state.uncompared.insert(at);
+                state.unproven.insert(at);
                 debug!(segment = %name, repository = lazy.name(), "owed");
             }
         }

@@ -229,6 +229,7 @@ impl Archiver {
             // One that was away is trusted with new files again.
             if open(at) {
                 state.uncompared.remove(&at);
+                state.unproven.remove(&at);
             }
         }
     }

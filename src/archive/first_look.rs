@@ -60,7 +60,13 @@ impl Archiver {
             Ok(found) => found.is_none() && !nobody,
             Err(NoAnswer) => true,
         });
-        state.uncompared.extend(lacking.map(|(at, _)| at).chain(unproven));
+        let uncompared: Vec<usize> = lacking.map(|(at, _)| at).chain(unproven).collect();
+        // A name alone proves nothing of a single holder.
+        if let [(only, _)] = holders.as_slice() {
+            state.unproven.insert(*only);
+        }
+        state.unproven.extend(&uncompared);
+        state.uncompared.extend(uncompared);
         Ok(())
     }
 

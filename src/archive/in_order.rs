@@ -209,6 +209,10 @@ impl Way {
         self.lineage
     }
 
+    pub(super) fn size(&self) -> SegmentSize {
+        self.size
+    }
+
     /// The segment before the file, on the timeline that replay reads it from.
     pub(super) fn segment_before(&self) -> Option<SegmentName> {
         let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = self.name else { return None };
@@ -219,7 +223,7 @@ impl Way {
         SegmentName::from_number(timeline, number, self.size)
     }
 
-    fn leads_over(&self, earlier: WalFileName) -> bool {
+    pub(super) fn leads_over(&self, earlier: WalFileName) -> bool {
         follows(earlier, self.name, self.history.as_ref(), self.size)
     }
 }

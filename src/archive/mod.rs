@@ -16,6 +16,7 @@
 mod accept;
 mod agree;
 mod ahead;
+mod alone;
 mod archiver;
 pub mod aside;
 pub mod believed;

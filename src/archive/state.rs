@@ -46,6 +46,8 @@ pub struct State {
     pub there: There,
     /// Repositories that missed a file and were not compared with the others since: they may have been somebody else's meanwhile.
     pub uncompared: BTreeSet<usize>,
+    /// Repositories that are held against what the server still has, before they get a file (`alone.rs`).
+    pub unproven: BTreeSet<usize>,
     /// It was looked whether they hold what comes before the first file of this agent (`first_look.rs`).
     pub looked: bool,
     /// Where repositories contradict each other, as far as is known.

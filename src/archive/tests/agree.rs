@@ -214,3 +214,81 @@ async fn no_debt_brings_what_comes_after_a_file_that_the_server_was_refused() {
         assert_eq!((facts.last_contradiction, facts.differs), (None, None));
     }
 }
+
+#[tokio::test]
+async fn a_repository_that_missed_files_and_is_alone_is_held_against_what_the_server_still_has() {
+    // The clone's files, the first that the server still has, and whether that proves anything.
+    for (of_the_clone, still_there, refused) in [(vec![3, 4], 3, true), (vec![3], 4, false), (vec![], 3, false)] {
+        let room = Room::new();
+        let (one, two) = (room.repository("one").await, room.repository("two").await);
+        let archiver = archiver(&room, vec![Arc::clone(&one), Arc::clone(&two)], ONE);
+        let write = |number: u32| {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            file
+        };
+        let push = async |number: u32| archiver.push(write(number), archiver.find(numbered(number))).await;
+        for number in 1..=2 {
+            push(number).await.expect("archived");
+        }
+        archiver.drain().await;
+        let away = Away::take(&room, "two");
+        for number in 3..=5 {
+            push(number).await.expect("one is enough");
+            archiver.drain().await;
+        }
+        away.back(&two);
+        archived(&room, std::slice::from_ref(&two), &of_the_clone, 2).await;
+        for number in still_there..=5 {
+            let mark = crate::pg::archive_status::done_path(&room.pg_wal(), write(number));
+            crate::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+        }
+
+        let away = Away::take(&room, "one");
+        one.standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        let mut pushed = push(6).await;
+        for _ in 0..20 {
+            if !matches!(pushed.as_ref().map_err(|error| &**error), Err(PushError::Repository { .. })) {
+                break;
+            }
+            pushed = push(6).await;
+        }
+        match pushed {
+            Err(error) if refused => {
+                let text = describe(error.as_ref());
+                assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(3)), "{text}");
+                assert!(text.contains("repository \"two\", which can be compared with no other"), "{text}");
+            }
+            other => assert!(other.is_ok() && !refused, "{of_the_clone:?}: {other:?}"),
+        }
+        let there: Vec<u32> = [1, 2].into_iter().chain(of_the_clone).chain((!refused).then_some(6)).collect();
+        assert_eq!(held(&room, "two", 1..=9), there);
+
+        // Compared with the other, once that is back, the clone's files are found whatever the server has.
+        away.back(&one);
+        archiver.compare_once().await;
+        let differs = archiver.repository_facts()[1].differs.clone();
+        assert_eq!(differs, there.contains(&3).then(|| numbered(3).to_string()));
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_has_just_started_takes_no_name_for_the_content_of_the_only_repository_that_answers() {
+    for of_a_clone in [false, true] {
+        let room = Room::new();
+        let both = vec![room.repository("one").await, room.repository("two").await];
+        archived(&room, &both, &[1], 1).await;
+        archived(&room, &both[1..], &[2], if of_a_clone { 2 } else { 1 }).await;
+        room.write(numbered(2), &segment(numbered(2), room.lineage.system_identifier, 1));
+        let mark = crate::pg::archive_status::done_path(&room.pg_wal(), numbered(2));
+        crate::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+        let archiver = archiver(&room, both.clone(), ONE);
+        let _away = Away::take(&room, "one");
+        both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        room.write(numbered(3), &segment(numbered(3), room.lineage.system_identifier, 1));
+        let pushed = archiver.push(numbered(3), archiver.find(numbered(3))).await;
+        let is_refused = matches!(&pushed, Err(error) if matches!(&**error, PushError::Follows { earlier, .. } if *earlier == numbered(2)));
+        assert_eq!((is_refused, pushed.is_ok()), (of_a_clone, !of_a_clone), "{pushed:?}");
+        assert_eq!(held(&room, "two", 1..=9), if of_a_clone { vec![1, 2] } else { vec![1, 2, 3] });
+    }
+}

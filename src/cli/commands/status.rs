@@ -45,6 +45,17 @@ pub(in crate::cli) fn run(context: &Context, printer: &Printer) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
+/// Since when nobody has held a repository's files against those of the others, where that is not so now.
+fn print_comparison(debt: &DebtFacts, printer: &Printer) -> Result<(), Failure> {
+    let text = match debt.compared {
+        None => "was not compared with all others since the agent started".to_owned(),
+        Some(at) if debt.files > 0 => format!("was compared with all others last {}", moment(at)),
+        Some(_) => return Ok(()),
+    };
+    printer.line(&printer.tone(&format!("              {text}"), Tone::Warning))?;
+    Ok(())
+}
+
 /// What a repository lacks beside the others, and what contradicts it. Nothing where nothing is known to be wrong.
 fn print_debt(debt: &DebtFacts, printer: &Printer) -> Result<(), Failure> {
     if debt.files > 0 {
@@ -174,6 +185,9 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         printer.line(&format!("  repository  {} ({}): {state}", repository.name, repository.url))?;
         if let Some(warning) = &repository.warning {
             printer.line(&format!("              {}", printer.tone(warning, Tone::Warning)))?;
+        }
+        if cluster.repositories.len() > 1 {
+            print_comparison(&repository.debt, printer)?;
         }
         print_debt(&repository.debt, printer)?;
     }
