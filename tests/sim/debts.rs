@@ -19,10 +19,11 @@ use tokio_util::sync::CancellationToken;
 use walward::archive::{Acknowledge, ArchiveOptions, Archiver, PushError};
 use walward::base::{ErrorClass, describe};
 use walward::health::ArchiveStats;
+use walward::pg::archive_status::archiver_order;
 use walward::pg::{Lineage, WalFileName};
-use walward::repo::layout;
 use walward::storage::fault::{Fault, Plan};
 
+use crate::aside;
 use crate::disk::scratch;
 use crate::faults::{mix, of_store};
 use crate::machine::{CLUSTER, MEMORY_MIB, PUSH_DEADLINE, SetUp, Site, Trace, note};
@@ -41,6 +42,8 @@ const UNSEEN_MAX: Duration = Duration::from_mins(5);
 const UNSEEN_MAX_IN_BAD_WEATHER: Duration = Duration::from_mins(20);
 /// Longer than repositories that owe each other nothing are left uncompared.
 const COMPARED_WITHIN: Duration = Duration::from_mins(75);
+/// More often than lives meet in one repository.
+const SET_ASIDE_MAX: usize = 60;
 
 /// What a seed stands for.
 #[derive(Debug, Clone, Copy)]
@@ -250,7 +253,9 @@ impl Fleet {
         if self.setting.look_ahead {
             tokio::spawn(async move { ahead.look_ahead(CancellationToken::new()).await });
         }
-        tokio::spawn(async move { debts.work_off(CancellationToken::new()).await });
+        if self.setting.mutant != Mutant::DebtsForgotten {
+            tokio::spawn(async move { debts.work_off(CancellationToken::new()).await });
+        }
         archiver
     }
 
@@ -426,7 +431,7 @@ impl Fleet {
         self.acknowledged.retain(|(who, _), _| *who == PRIMARY);
         self.away.lock().unwrap().clear();
         let life = self.setting.lives + 1;
-        self.alive(life, 0, async |fleet, _| fleet.set_aside().await)?;
+        self.alive(life, 0, async |fleet, agents| fleet.set_aside(agents).await)?;
         self.alive(life + 1, 0, async |fleet, agents| {
             fleet.primary.finish_segment();
             while !fleet.primary.ready().is_empty() {
@@ -448,17 +453,22 @@ impl Fleet {
         })
     }
 
-    async fn set_aside(&mut self) -> Result<(), String> {
+    async fn set_aside(&mut self, agents: &Agents) -> Result<(), String> {
         let lineage: Lineage = self.primary.lineage;
         for site in &self.sites {
-            let held = self.held(site.name);
-            for (name, print) in held {
-                if self.primary.own.lock().unwrap().get(&name) == Some(&print) {
-                    continue;
+            for _ in 0..SET_ASIDE_MAX {
+                let own = self.primary.own.lock().unwrap().clone();
+                let foreign = self.held(site.name).into_iter().filter(|(name, print)| own.get(name) != Some(print));
+                let Some(first) = foreign.map(|(name, _)| name).min_by_key(archiver_order) else { break };
+                self.say(format!("the DBA sets aside what follows {first} in repository {}", site.name));
+                for (at, name) in aside::set_aside(&[site], lineage, first).await? {
+                    self.book().held.remove(&(at, name));
+                    if self.primary.path(name).exists() {
+                        self.primary.mark(name);
+                        self.acknowledged.remove(&(PRIMARY, name));
+                    }
                 }
-                self.say(format!("the DBA sets {name} of repository {} aside", site.name));
-                site.store().delete(&layout::wal_file(lineage, name)).await.map_err(|error| error.to_string())?;
-                self.book().held.remove(&(site.name, name));
+                agents.primary.forget();
             }
         }
         Ok(())
@@ -545,4 +555,15 @@ fn a_debt_that_is_paid_by_names_alone_is_caught() {
     });
     let Err(Broken { what, .. }) = outcome else { panic!("it was not noticed") };
     assert!(what.contains("of another life") || what.contains("nobody is told"), "{what}");
+}
+
+#[test]
+fn a_debt_that_nobody_brings_is_caught() {
+    let outcome = seeds::all(0..SEEDS, |seed| {
+        let setting =
+            Setting { mutant: Mutant::DebtsForgotten, copied: false, store_faults: 0, clock: 0, ..Setting::of(seed) };
+        run(seed, setting)
+    });
+    let Err(Broken { what, .. }) = outcome else { panic!("it was not noticed") };
+    assert!(what.contains("was never brought"), "{what}");
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use rand::Rng;
 use walward::pg::WalFileName;
 use walward::pg::archive_status::archiver_order;
-use walward::repo::layout;
 
+use crate::aside;
 use crate::disk::Loss;
 use crate::machine::{Agent, Weather, note};
 use crate::postgres::Command;
@@ -21,6 +21,8 @@ use crate::world::World;
 const COPIES: u8 = 10;
 /// After so long without a push nothing is ahead any more (75 s after a failure).
 const LEAD_MAX: Duration = Duration::from_secs(76);
+/// More often than lives meet in one seed.
+const SET_ASIDE_MAX: usize = 60;
 
 impl World {
     /// What happens to servers, by chance.
@@ -109,22 +111,39 @@ impl World {
         Ok(())
     }
 
-    /// The person who is told that `first` has two contents keeps the primary's: what others wrote from there on is moved out of the
-    /// repositories, and the agent is started again.
+    /// The person who is told that `first` has two contents keeps the primary's: the other life is set aside in every repository that has
+    /// another `first` than the primary's, and in those that have none. The agent is told, as the command tells it; what was the primary's
+    /// own among what went is marked again.
     pub async fn set_aside(&mut self, agent: &Agent, first: WalFileName) {
-        note(&self.trace, format!("the DBA sets aside what is another's from {first} on"));
-        for name in self.foreign().await {
-            if archiver_order(&name) < archiver_order(&first) {
-                continue;
+        note(&self.trace, format!("the DBA sets the other life aside from {first} on"));
+        let mut sites = Vec::new();
+        for site in &self.sites {
+            // What cannot be read now is found the next time.
+            let Ok(there) = site.contents(self.primary.lineage).await else { continue };
+            let own = self.primary.own.lock().unwrap();
+            if there.get(&first).is_none_or(|print| own.get(&first) != Some(print)) {
+                sites.push(site);
             }
-            for site in &self.sites {
-                if site.store().delete(&layout::wal_file(self.primary.lineage, name)).await.is_ok() {
-                    self.ledger.removed(site.name, name);
-                }
-            }
-            self.truth.set_aside(name);
         }
-        agent.end();
+        match aside::set_aside(&sites, self.primary.lineage, first).await {
+            Ok(gone) => {
+                for (site, name) in gone {
+                    note(&self.trace, format!("{name} has left {site}"));
+                    self.ledger.removed(site, name);
+                    self.truth.set_aside(name);
+                    if self.primary.path(name).exists() {
+                        self.primary.mark(name);
+                    }
+                }
+                self.see_ready();
+            }
+            // The same command goes on with it, the next time.
+            Err(why) => note(&self.trace, format!("it is not finished: {why}")),
+        }
+        for archiver in [&agent.archiver, &agent.twin] {
+            archiver.forget();
+        }
+        agent.fetcher.forget();
     }
 
     /// What is in any repository with other bytes than the primary's: also what its writer was never told of.
@@ -141,12 +160,13 @@ impl World {
     }
 
     /// The same, of all that is another's, before everything heals.
-    pub async fn set_all_aside(&mut self, agent: &Agent) {
-        let first = self.foreign().await.into_iter().next();
-        if let Some(first) = first {
+    pub async fn set_all_aside(&mut self, agent: &Agent) -> Result<(), String> {
+        for _ in 0..SET_ASIDE_MAX {
+            let Some(first) = self.foreign().await.into_iter().min_by_key(archiver_order) else { return Ok(()) };
             note(&self.trace, format!("{first} is another's"));
-            self.set_aside(agent, WalFileName::History(walward::pg::Timeline(1))).await;
+            self.set_aside(agent, first).await;
         }
+        Err(format!("after {SET_ASIDE_MAX} times there still is what another wrote"))
     }
 
     fn chance(&mut self, range: std::ops::Range<u32>) -> u32 {

@@ -380,6 +380,13 @@ impl Drop for Counted {
     }
 }
 
+impl Between {
+    /// From a recovery, which writes nothing.
+    fn hides_histories(&self) -> bool {
+        self.mutant == Mutant::HistoriesHidden && self.book.is_none()
+    }
+}
+
 #[async_trait]
 impl Store for Between {
     fn url(&self) -> &str {
@@ -429,8 +436,9 @@ impl Store for Between {
 
     async fn get(&self, key: &ObjectKey) -> Result<StoredObject, StoreError> {
         // One segment in four cannot be reached, and the identity always can.
+        let is_history = key.as_str().ends_with(".history");
         let hidden = mix(0, &key.as_str()).is_multiple_of(4) && key.as_str().starts_with("wal/");
-        if self.mutant == Mutant::UnreachableIsAbsent && hidden {
+        if self.mutant == Mutant::UnreachableIsAbsent && hidden || self.hides_histories() && is_history {
             let source = "no route to the store".into();
             return Err(StoreError { class: ErrorClass::NotFound, verb: "read", key: key.to_string(), source });
         }
@@ -453,6 +461,11 @@ impl Store for Between {
         let mut listing = self.inner.list(folder).await?;
         if self.mutant == Mutant::BlindListings && folder.is_some_and(|folder| folder.as_str().starts_with("wal/")) {
             listing.objects.clear();
+        }
+        if self.hides_histories() && folder.is_some_and(|folder| folder.as_str().starts_with("wal/")) {
+            listing.objects.retain(|object| !object.key.as_str().ends_with(".history"));
+            // Logs are numbered as timelines are, and there is one.
+            listing.folders.retain(|folder| folder.as_str() < "00000002");
         }
         Ok(listing)
     }

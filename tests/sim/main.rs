@@ -28,6 +28,7 @@
     reason = "a test that cannot go on panics"
 )]
 
+mod aside;
 mod backup;
 mod copies;
 mod debts;

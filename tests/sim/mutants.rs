@@ -96,3 +96,15 @@ fn a_server_that_asks_without_a_command_is_caught() {
     let what = caught(Mutant::AsksWithoutCommand, with_lives);
     assert!(what.contains("nobody asked for"), "{what}");
 }
+
+#[test]
+fn a_file_that_comes_after_a_refused_one_is_caught() {
+    let what = caught(Mutant::RefusedIsPassed, with_lives);
+    assert!(what.contains("which is another server's there"), "{what}");
+}
+
+#[test]
+fn a_history_that_is_absent_while_its_timeline_has_wal_is_caught() {
+    let what = caught(Mutant::HistoriesHidden, |_| {});
+    assert!(what.contains("says that it is absent"), "{what}");
+}

@@ -34,6 +34,12 @@ pub enum Mutant {
     AsksWithoutCommand,
     /// Where two repositories have one name, the content of one is shown for that of the other.
     NamesCompared,
+    /// The primary goes on after a file that was refused, with an agent that remembers nothing.
+    RefusedIsPassed,
+    /// A recovery sees no history, and no timeline but the first.
+    HistoriesHidden,
+    /// No repository is brought what it missed.
+    DebtsForgotten,
     /// A restore goes along the timeline with the highest number.
     HighestTimeline,
 }

@@ -303,6 +303,11 @@ impl World {
                 // Killed before it could say so to itself.
                 Push::Done if self.random.random_ratio(1, 12) => return Ok(()),
                 Push::Done => self.primary.done(name),
+                Push::Different(_) if self.shape.mutant == Mutant::RefusedIsPassed => {
+                    self.primary.done(name);
+                    agent.end();
+                    return Ok(());
+                }
                 Push::Different(first) => {
                     self.set_aside(agent, first).await;
                     return Ok(());
@@ -512,11 +517,8 @@ impl World {
     pub fn heal(&mut self, loss: Loss) -> Result<(), String> {
         let weather = Weather::fair(self.weather.life + 1);
         self.switch(Command::Ours);
-        // The person who keeps the primary's life ends the agent's.
-        self.alive(weather, loss, async |world, agent| {
-            world.set_all_aside(agent).await;
-            Ok(())
-        })?;
+        // A person keeps the primary's life.
+        self.alive(weather, loss, async |world, agent| world.set_all_aside(agent).await)?;
         self.alive(Weather::fair(weather.life + 1), Loss::Nothing, async |world, agent| {
             world.read_all_from_each().await?;
             world.catch_up(agent).await?;

@@ -1,0 +1,84 @@
+//! What a person does who is told that a file has two contents: the other life leaves the archive, as `walward wal set-aside` moves it.
+
+use jiff::Timestamp;
+use walward::archive::aside::{Away, Facts, plan};
+use walward::base::describe;
+use walward::pg::{Lineage, WalFileName};
+use walward::repo::aside::{self, AsideId, Begun, FORMAT, Stage};
+use walward::repo::{Repository, layout};
+
+use crate::machine::Site;
+
+const HOST: &str = "dba";
+
+/// Moves the file `from`, and what follows it, out of each of `sites`. A move that was cut goes first. What has left, and where.
+pub async fn set_aside(
+    sites: &[&Site],
+    lineage: Lineage,
+    from: WalFileName,
+) -> Result<Vec<(&'static str, WalFileName)>, String> {
+    let mut opened = Vec::new();
+    for site in sites {
+        opened.push((site.name, site.open().await.map_err(|error| told(&error))?));
+    }
+    let mut gone = Vec::new();
+    let mut cut = Vec::new();
+    for (name, repository) in &opened {
+        let known = aside::all(repository).await.map_err(|error| told(&error))?.0;
+        for aside in known.iter().filter(|aside| aside.stage == Stage::Cut) {
+            cut.push((*name, repository, Away::resume(repository, aside).await.map_err(|error| told(&error))?));
+        }
+    }
+    gone.extend(carry_out(cut).await?);
+    let id = AsideId::new(Timestamp::now());
+    let mut new = Vec::new();
+    for (name, repository) in &opened {
+        let facts = Facts::read(repository, from).await.map_err(|error| told(&error))?;
+        let Some(plan) = facts.map(|facts| plan(&facts, from)).filter(|plan| !plan.is_empty()) else { continue };
+        let begun = Begun {
+            format: FORMAT,
+            id: id.clone(),
+            lineage,
+            from,
+            begun: Timestamp::now(),
+            host: HOST.to_owned(),
+            user: None,
+            reason: String::new(),
+            lists: 0,
+            objects: 0,
+            bytes: 0,
+            backups: Vec::new(),
+        };
+        new.push((*name, repository, Away::begin(repository, begun, &plan).await.map_err(|error| told(&error))?));
+    }
+    gone.extend(carry_out(new).await?);
+    Ok(gone)
+}
+
+/// Each step in all repositories before the next one in any.
+async fn carry_out(
+    mut moves: Vec<(&'static str, &Repository, Away<'_>)>,
+) -> Result<Vec<(&'static str, WalFileName)>, String> {
+    for (.., away) in &mut moves {
+        away.copy(|_| {}).await.map_err(|error| told(&error))?;
+    }
+    for (.., away) in &mut moves {
+        away.remove().await.map_err(|error| told(&error))?;
+    }
+    let mut gone = Vec::new();
+    for (name, repository, mut away) in moves {
+        away.finish(HOST).await.map_err(|error| told(&error))?;
+        for (key, _) in aside::objects(repository, away.begun()).await.map_err(|error| told(&error))? {
+            let file = key.file_name().parse::<WalFileName>().map_err(|error| error.to_string())?;
+            let there = repository.exists(&layout::wal_file(away.begun().lineage, file)).await;
+            if !there.map_err(|error| told(&error))? {
+                gone.push((name, file));
+            }
+        }
+    }
+    Ok(gone)
+}
+
+fn told(error: &(dyn std::error::Error + 'static)) -> String {
+    describe(error)
+}
