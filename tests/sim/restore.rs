@@ -473,3 +473,51 @@ fn a_finished_restore_is_not_written_over() {
     })
     .unwrap();
 }
+
+/// Restores into an empty directory in which another restore ends, with all that a server needs, at step `at`: before the first file of
+/// this one, and so before it looked for the last time. Whether the step was reached.
+fn overtaken_at(at: u64) -> Result<bool, Broken> {
+    seeds::watched(at, move |trace| {
+        let folder = scratch();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let root = folder.path().join("disk");
+        let target = root.join("pgdata/main");
+        std::fs::create_dir_all(&target).unwrap();
+        own(&target);
+        let (planted, place) = (Arc::new(AtomicBool::new(false)), target.clone());
+        let (plants, mut begun) = (Arc::clone(&planted), false);
+        let decide: Decide = Box::new(move |seen| {
+            begun |= seen.what.starts_with("create");
+            if seen.number == at && !begun {
+                std::fs::create_dir(place.join("global")).unwrap();
+                std::fs::write(place.join(CONTROL_FILE), b"another's").unwrap();
+                own(&place);
+                plants.store(true, Ordering::SeqCst);
+            }
+            Verdict::Go
+        });
+        let disk = Disk::new(&root, Lies::default(), decide);
+        disk.trace_to("target", trace);
+        let repository = runtime.block_on(repository());
+        let outcome = runtime.block_on(restore(&repository, &target));
+        if !planted.load(Ordering::SeqCst) {
+            return outcome.map(|()| false).map_err(|error| format!("nobody was there: {error:?}"));
+        }
+        let names: Vec<_> = std::fs::read_dir(&target).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let is_whole = std::fs::read(target.join(CONTROL_FILE)).is_ok_and(|bytes| bytes == b"another's");
+        match outcome {
+            Err(RestoreError::Refused(Refusal::NotEmpty { .. })) if is_whole && names == ["global"] => Ok(true),
+            outcome => Err(format!("another restore was there before, and it ended: {outcome:?}; {names:?} are there")),
+        }
+    })
+}
+
+#[test]
+fn what_another_restore_finished_before_the_lock_was_held_is_left_as_it_is() {
+    const NAME: &str = "what_another_restore_finished_before_the_lock_was_held_is_left_as_it_is";
+    let mut steps = 0;
+    while seeds::expect(NAME, overtaken_at(steps + 1)) {
+        steps += 1;
+    }
+    assert!(steps > 2, "{steps}");
+}

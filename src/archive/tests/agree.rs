@@ -114,6 +114,47 @@ async fn an_agent_that_has_just_started_sends_nothing_where_the_file_before_cann
 }
 
 #[tokio::test]
+async fn an_agent_that_has_just_started_sends_nothing_where_it_could_not_look_for_the_file_before() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let two = room.repository("two").await;
+    archived(&room, std::slice::from_ref(&one), &[1], 1).await;
+    archived(&room, std::slice::from_ref(&two), &[1], 2).await;
+    let away = Away::take(&room, "two");
+    let archiver = archiver(&room, vec![one, Arc::clone(&two)], ONE);
+    let push = async |number: u32| {
+        let file = numbered(number);
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        archiver.push(file, archiver.find(file)).await.map(drop)
+    };
+    // Looked for, and not sent: nothing else says that the second repository missed anything.
+    let file = numbered(2);
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archiver.first_look(file).await.expect("one of them says that it has it");
+    away.back(&two);
+    push(2).await.expect("one is enough");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 1..=3), held(&room, "two", 1..=3)), (vec![1, 2], vec![1]));
+}
+
+#[tokio::test]
+async fn a_file_that_was_looked_at_before_two_contents_were_found_goes_nowhere() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both[..1], &[1], 1).await;
+    archived(&room, &both[1..], &[1], 2).await;
+    let archiver = archiver(&room, both, Acknowledge::All);
+    archiver.compare_once().await;
+    let file = numbered(2);
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    // The way of a file that was let through earlier.
+    let error = archiver.archive_again(file).await.expect_err("it comes after two contents");
+    assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(1)), "{error}");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 2..=3), held(&room, "two", 2..=3)), (vec![], vec![]));
+}
+
+#[tokio::test]
 async fn two_contents_are_found_among_the_newest_files_although_the_last_ones_agree() {
     let room = Room::new();
     let both = vec![room.repository("one").await, room.repository("two").await];

@@ -246,3 +246,51 @@ async fn a_recovery_is_told_of_no_end_by_an_archive_that_has_not_what_it_gave_be
     let want = Want { pg_wal: Some(room.pg_wal()), ..Want::new(Some(room.lineage), files[1]) };
     assert!(matches!(fetcher.fetch(want, Asker::OneShot, None).await, Ok(Fetched::Absent)));
 }
+
+#[tokio::test]
+async fn what_was_brought_ahead_is_given_to_nobody_once_its_life_is_set_aside() {
+    let room = Room::new();
+    let one = vec![room.repository("one").await];
+    let files = waiting(&room, 2);
+    for file in &files {
+        archive_file(&one, &room.pg_wal(), *file, "host").await.expect("archived");
+    }
+    let fetcher = fetcher(&room, one.clone());
+    let given = ask(&room, &fetcher, files[0], Asker::OneShot).await.0;
+    assert!(matches!(given, Ok(Fetched::File(_))), "{given:?}");
+    drop(given);
+    let former = segment(files[1], room.lineage.system_identifier, 1);
+    let spool = room.folder.path().join("spool");
+    let is_there = || {
+        let mut there = std::fs::read_dir(&spool).expect("a spool").filter_map(Result::ok);
+        there.any(|entry| std::fs::read(entry.path()).is_ok_and(|bytes| bytes == former))
+    };
+    while !is_there() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    std::fs::remove_file(room.object("one", files[1])).expect("set aside");
+    let kept = segment(files[1], room.lineage.system_identifier, 2);
+    room.write(files[1], &kept);
+    archive_file(&one, &room.pg_wal(), files[1], "host").await.expect("archived");
+    fetcher.forget();
+    let given = ask(&room, &fetcher, files[1], Asker::OneShot).await.0;
+    let Ok(Fetched::File(place)) = given else { panic!("{given:?}") };
+    assert_eq!(std::fs::read(place.path()).expect("read"), kept);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_standby_waits_for_while_a_life_is_set_aside_still_comes() {
+    let room = Room::new();
+    let (lazy, faulty) = layered(&room, Plan::script([])).await;
+    let file = waiting(&room, 1)[0];
+    archive_file(&[Arc::clone(&lazy)], &room.pg_wal(), file, "host").await.expect("archived");
+    let fetcher = fetcher(&room, vec![lazy]);
+    faulty.plan(Plan::chance(1, 1, &[Fault::Delay(Duration::from_millis(300))]));
+    let forgets = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(fetcher.counts().0 > 0, "it is on its way");
+        fetcher.forget();
+    };
+    let ((answer, _), ()) = tokio::join!(ask(&room, &fetcher, file, Asker::Standby), forgets);
+    assert!(matches!(answer, Ok(Fetched::File(_))), "{answer:?}");
+}
