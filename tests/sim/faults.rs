@@ -66,8 +66,9 @@ pub fn of_disk(seed: u64, one_in: u64, cut: Option<u64>) -> Decide {
             return Verdict::Cut;
         }
         let number = mix(seed, &(what, counts.next("", what)));
-        // A folder whose name could not be synced is removed again. Where that fails as well, nothing says later that its name is not
-        // durable: two faults in a row that the code does not promise to survive.
+        // A folder whose name could not be synced is removed again. Where that fails as well, the next try finds the folder, and its own sync
+        // succeeds and keeps nothing: what it puts there may be lost. A folder that others may use cannot be named anew, as a file is. So
+        // these two faults in a row are not survived, and not made here.
         let is_undoing = what.starts_with("rmdir");
         if one_in == 0 || is_undoing || !number.is_multiple_of(one_in) {
             return Verdict::Go;
