@@ -8,11 +8,11 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
-use walward::pg::{
+use walward_pg::{
     BackupHistoryFile, BackupLabelFile, CommitTimes, ControlFile, Lineage, Lsn, PageHeader, SegmentName, SegmentSize,
     Timeline, TimelineHistory, WalFileName, read_long_header,
 };
-use walward::wire::{FrameHeader, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request};
+use walward_wire::{FrameHeader, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request};
 
 /// Frames of the agent's socket, in both directions.
 pub fn wire_message(data: &[u8]) {
@@ -30,7 +30,7 @@ pub fn wire_message(data: &[u8]) {
 }
 
 fn round_trip<T, E>(frame: &[u8], decode: impl Fn(u8, &[u8]) -> Result<T, E>) -> Result<T, E> {
-    decode(frame[3], &frame[walward::wire::HEADER_BYTES..])
+    decode(frame[3], &frame[walward_wire::HEADER_BYTES..])
 }
 
 /// The head of a WAL segment.
@@ -110,25 +110,25 @@ pub fn config(data: &[u8]) {
 /// What people and stores call things: times, sizes, labels, object names, recovery keys.
 pub fn names(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Ok(label) = text.parse::<walward::repo::manifest::BackupLabel>() {
+    if let Ok(label) = text.parse::<walward_repo::manifest::BackupLabel>() {
         assert_eq!(label.as_str(), text);
     }
-    if let Ok(key) = walward::storage::ObjectKey::new(text) {
+    if let Ok(key) = walward_storage::ObjectKey::new(text) {
         assert_eq!(key.as_str(), text);
     }
-    let _ = text.parse::<walward::repo::keys::RecoveryKey>();
-    let _ = text.parse::<walward::base::ByteSize>();
-    let _ = walward::base::parse_duration(text);
+    let _ = text.parse::<walward_repo::keys::RecoveryKey>();
+    let _ = text.parse::<walward_base::ByteSize>();
+    let _ = walward_base::parse_duration(text);
     let _ = walward::restore::parse_time(text);
-    let _ = walward::repo::layout::parse_generation(text);
-    let _ = walward::repo::layout::parse_fencing(text);
-    let _ = walward::repo::layout::parse_gap(text);
-    let _ = walward::pg::RelationFile::parse(text);
+    let _ = walward_repo::layout::parse_generation(text);
+    let _ = walward_repo::layout::parse_fencing(text);
+    let _ = walward_repo::layout::parse_gap(text);
+    let _ = walward_pg::RelationFile::parse(text);
 }
 
 /// postgresql.conf and its like, read and rewritten.
 pub fn settings(data: &[u8]) {
-    use walward::pg::settings::{setting, with_settings, without_settings};
+    use walward_pg::settings::{setting, with_settings, without_settings};
     let Ok(text) = std::str::from_utf8(data) else { return };
     let value = "walward-wal fetch %f '%p' \\ # no comment";
     let written = with_settings(text, &[("restore_command", value)]);
@@ -139,7 +139,7 @@ pub fn settings(data: &[u8]) {
 
 /// The record of WAL that was let go, as it lies in a repository and in the spool folder.
 pub fn gap_record(data: &[u8]) {
-    use walward::repo::gap::Gap;
+    use walward_repo::gap::Gap;
     if let Ok(gap) = Gap::decode(data) {
         assert!(gap.covers(gap.first) && gap.covers(gap.last));
         assert_eq!(gap.encode().ok().and_then(|bytes| Gap::decode(&bytes).ok()), Some(gap));

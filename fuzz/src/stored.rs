@@ -6,13 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
-use walward::repo::format::{Kind, Spec};
-use walward::repo::keys::{Found, RootId};
-use walward::repo::lease::{Holder, Lease, Work};
-use walward::repo::manifest::BackupLabel;
-use walward::repo::{Encryption, Repository, layout, stored};
-use walward::storage::{ObjectKey, Store, memory};
-use walward::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_repo::format::{Kind, Spec};
+use walward_repo::keys::{Found, RootId};
+use walward_repo::lease::{Holder, Lease, Work};
+use walward_repo::manifest::BackupLabel;
+use walward_repo::{Encryption, Repository, layout, stored};
+use walward_storage::{ObjectKey, Store, memory};
 
 struct Fixture {
     runtime: tokio::runtime::Runtime,

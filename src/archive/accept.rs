@@ -1,7 +1,7 @@
 //! May this file go into this cluster's repositories? Pure: facts in, verdict out.
 
-use crate::pg::{HistoryError, Lineage, PageError, TimelineHistory, WalFileName, read_long_header};
-use crate::repo::format::Kind;
+use walward_pg::{HistoryError, Lineage, PageError, TimelineHistory, WalFileName, read_long_header};
+use walward_repo::format::Kind;
 
 /// The longest history or backup history file that is believed to be one, in bytes.
 pub const SMALL_FILE_BYTES_MAX: u64 = 1 << 20;

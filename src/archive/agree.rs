@@ -4,10 +4,10 @@
 //! of files that one of the repositories lacks, and the last that both have. Where a seam does not fit, what comes after it
 //! in one repository continues another life than in the other, and must not be brought there.
 
-use crate::base::ErrorClass;
-use crate::pg::{Lineage, WalFileName};
-use crate::repo::transfer::{Compared, TransferError, compare};
-use crate::repo::{Repository, layout};
+use walward_base::ErrorClass;
+use walward_pg::{Lineage, WalFileName};
+use walward_repo::transfer::{Compared, TransferError, compare};
+use walward_repo::{Repository, layout};
 
 /// Goes through the names of a timeline in their order and says which of them to compare.
 #[derive(Debug, Default)]
@@ -102,8 +102,8 @@ async fn differs(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{SegmentName, Timeline};
     use proptest::prelude::*;
+    use walward_pg::{SegmentName, Timeline};
 
     fn name(number: usize) -> WalFileName {
         let segment = u32::try_from(number).expect("small");

@@ -10,8 +10,8 @@ use super::archiver::Archiver;
 use super::look_ahead::{QUEUE_FILES_MAX, Standing, choose, places};
 use super::state::Why;
 use super::there;
-use crate::base::describe;
-use crate::pg::{ControlFile, ServerLife, WalFileName, list_ready};
+use walward_base::describe;
+use walward_pg::{ControlFile, ServerLife, WalFileName, list_ready};
 
 impl Archiver {
     /// Uploads ready files until `closing` is cancelled: woken by [`Archiver::wake`], and by the clock so that a lost event

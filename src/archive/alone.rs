@@ -12,9 +12,9 @@ use super::archiver::Archiver;
 use super::contents;
 use super::in_order::Way;
 use super::upload::PushError;
-use crate::pg::archive_status::list_done;
-use crate::pg::{SegmentName, WalFileName};
-use crate::repo::{RepoError, stored};
+use walward_pg::archive_status::list_done;
+use walward_pg::{SegmentName, WalFileName};
+use walward_repo::{RepoError, stored};
 
 /// How long a repository may take to be compared. One that needs longer is asked again before the next file.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(10);

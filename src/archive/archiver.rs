@@ -22,10 +22,10 @@ use super::room::Room;
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send, why_unwritable};
-use crate::base::{describe, trace};
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
-use crate::pg::WalFileName;
-use crate::repo::LazyRepository;
+use walward_base::{describe, trace};
+use walward_pg::WalFileName;
+use walward_repo::LazyRepository;
 
 /// Archived files that are still on their way to further repositories, at most; what comes on top is owed to them.
 const LEFTOVERS_MAX: usize = 2;

@@ -21,10 +21,10 @@ use tracing::{debug, error};
 use super::contents;
 use super::policy::Acknowledge;
 use crate::health::{BeliefFacts, BeliefStats};
-use crate::pg::archive_status::list_done;
-use crate::pg::{ClusterState, ControlFile, Lineage, SegmentName, SegmentSize, WalFileName};
-use crate::repo::gap::{self, Gap};
-use crate::repo::{LazyRepository, RepoError, Repository, stored};
+use walward_pg::archive_status::list_done;
+use walward_pg::{ClusterState, ControlFile, Lineage, SegmentName, SegmentSize, WalFileName};
+use walward_repo::gap::{self, Gap};
+use walward_repo::{LazyRepository, RepoError, Repository, stored};
 
 /// How often the agent looks. A loss shows after two looks.
 const INTERVAL: Duration = Duration::from_secs(15);
@@ -270,7 +270,7 @@ mod tests {
     use super::*;
 
     fn segment(number: u32) -> SegmentName {
-        SegmentName { timeline: crate::pg::Timeline(1), log: 0, segment: number }
+        SegmentName { timeline: walward_pg::Timeline(1), log: 0, segment: number }
     }
 
     fn at(second: u64) -> SystemTime {

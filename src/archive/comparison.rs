@@ -14,11 +14,11 @@ use super::agree::{Parting, Seams, parting};
 use super::archiver::Archiver;
 use super::debt::{Duties, Found, Round, note};
 use super::owed::{Holding, owed};
-use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, Timeline, WalFileName};
-use crate::repo::transfer::TransferError;
-use crate::repo::{Repository, layout};
-use crate::storage::{Listing, ObjectKey};
+use walward_base::{ErrorClass, describe};
+use walward_pg::{Lineage, Timeline, WalFileName};
+use walward_repo::transfer::TransferError;
+use walward_repo::{Repository, layout};
+use walward_storage::{Listing, ObjectKey};
 
 /// How many files of the newest timeline are compared, seams or not: those that came while nobody looked.
 const NEWEST_COMPARED: usize = 32;
@@ -194,7 +194,7 @@ impl Round<'_> {
         listed
     }
 
-    fn leave_out(&mut self, at: usize, error: &crate::repo::RepoError) {
+    fn leave_out(&mut self, at: usize, error: &walward_repo::RepoError) {
         if let Some((lazy, stats)) = self.side(at) {
             note(lazy, stats, error);
         }

@@ -9,10 +9,10 @@ use std::path::Path;
 use tracing::debug;
 
 use super::source::{FileStamp, WalFile};
-use crate::base::describe;
-use crate::pg::archive_status::is_done;
-use crate::pg::{Lineage, SegmentName, WalFileName};
-use crate::repo::{Repository, layout};
+use walward_base::describe;
+use walward_pg::archive_status::is_done;
+use walward_pg::{Lineage, SegmentName, WalFileName};
+use walward_repo::{Repository, layout};
 
 /// How many segments are read, from the newest one back.
 const SEGMENTS_READ: usize = 4;

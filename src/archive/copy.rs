@@ -12,11 +12,11 @@ use serde::Serialize;
 
 use super::agree::{Parting, Seams, parting};
 use super::follows::follows;
-use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, Timeline, TimelineHistory, WalFileName};
-use crate::repo::transfer::{TransferError, copy_new};
-use crate::repo::{PutNew, RepoError, Repository, gap, layout, stored};
-use crate::storage::{Listing, ObjectKey};
+use walward_base::{ErrorClass, describe};
+use walward_pg::{Lineage, Timeline, TimelineHistory, WalFileName};
+use walward_repo::transfer::{TransferError, copy_new};
+use walward_repo::{PutNew, RepoError, Repository, gap, layout, stored};
+use walward_storage::{Listing, ObjectKey};
 
 /// Bytes of WAL in memory at once, and files at most.
 const BYTES_AT_ONCE: u64 = 64 << 20;

@@ -24,11 +24,11 @@ use super::archiver::Archiver;
 use super::comparison::{Agreed, Folder};
 use super::follows::follows;
 use super::owed::{Owed, owed};
-use crate::base::{ErrorClass, describe};
 use crate::health::RepositoryStats;
-use crate::pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
-use crate::repo::transfer::{TransferError, copy_new};
-use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout, stored};
+use walward_base::{ErrorClass, describe};
+use walward_pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
+use walward_repo::transfer::{TransferError, copy_new};
+use walward_repo::{LazyRepository, PutNew, RepoError, Repository, layout, stored};
 
 /// How often repositories that owe each other nothing are compared.
 const COMPARE_INTERVAL: Duration = Duration::from_hours(1);

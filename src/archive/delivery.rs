@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::policy::{Answer, Verdict, judge};
 use super::source::FileStamp;
 use super::upload::{PushError, answer_of};
-use crate::pg::ServerLife;
+use walward_pg::ServerLife;
 
 /// What became of a file: archived, or why not.
 pub type Outcome = Result<FileStamp, Arc<PushError>>;

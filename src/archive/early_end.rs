@@ -4,7 +4,7 @@
 //! every segment is absent, and a recovery would end early. What was served must be served again, by one of the repositories.
 
 use super::fetch::{FetchError, Want};
-use crate::repo::{LazyRepository, layout};
+use walward_repo::{LazyRepository, layout};
 
 /// Fails when no repository has `served` any more, which `want` comes after. Asks one small question of each until one has it.
 pub(super) async fn still_holds(

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use super::progress::Progress;
 use super::spot::Spot;
-use crate::base::ErrorClass;
-use crate::pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use crate::repo::identity::LineageEntry;
-use crate::repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
-use crate::storage::{self, ObjectKey};
-use crate::sys::folder::Folder;
+use walward_base::ErrorClass;
+use walward_base::sys::folder::Folder;
+use walward_pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::identity::LineageEntry;
+use walward_repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
+use walward_storage::ObjectKey;
 
 /// What is wanted, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -309,7 +309,7 @@ pub(super) async fn one(
         }
     };
     let opened = match until {
-        Some(until) => storage::patient_until(until, opening).await?,
+        Some(until) => walward_storage::patient_until(until, opening).await?,
         None => opening.await?,
     };
     let (opened, entry) = match opened {

@@ -22,11 +22,10 @@ use super::retrieve::{Patience, retrieve_noting};
 use super::spool::{Place, Spool};
 use super::spot::Spot;
 use super::window::Pace;
-use crate::base::{ErrorClass, describe, format_duration, trace};
 use crate::health::FetchStats;
-use crate::pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
-use crate::repo::LazyRepository;
-use crate::storage;
+use walward_base::{ErrorClass, describe, format_duration, trace};
+use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
+use walward_repo::LazyRepository;
 
 /// What waits in the spool for nobody is removed after this time.
 const IDLE_MAX: Duration = Duration::from_mins(10);
@@ -223,7 +222,7 @@ impl Fetcher {
         let is_of_it = |served: &Want| (&served.lineage, &served.pg_wal) == (&want.lineage, &want.pg_wal);
         let Some(served) = self.state().served.clone().filter(is_of_it) else { return Ok(()) };
         let until = Instant::now() + self.0.options.deadline;
-        storage::patient_until(until, still_holds(&self.0.repositories, &served, want)).await
+        walward_storage::patient_until(until, still_holds(&self.0.repositories, &served, want)).await
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
@@ -553,7 +552,7 @@ fn following(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{Lsn, Timeline};
+    use walward_pg::{Lsn, Timeline};
 
     fn name(text: &str) -> SegmentName {
         text.parse().expect("a name")

@@ -15,8 +15,8 @@ use super::agree::{Parting, parting};
 use super::archiver::Archiver;
 use super::in_order::Way;
 use super::upload::PushError;
-use crate::pg::{SegmentName, WalFileName};
-use crate::repo::{LazyRepository, RepoError, Repository, layout};
+use walward_pg::{SegmentName, WalFileName};
+use walward_repo::{LazyRepository, RepoError, Repository, layout};
 
 /// How long one repository may take to say whether it has the file, and two to be compared.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! Which WAL is replayed after which: what comes after a file of which two servers wrote different contents belongs to one of
 //! them alone. Pure.
 
-use crate::pg::{SegmentSize, TimelineHistory, WalFileName};
+use walward_pg::{SegmentSize, TimelineHistory, WalFileName};
 
 /// Whether `later` continues `earlier`, so that it means nothing where `earlier` has other content. `history` is that of the
 /// timeline of `later`. Where it is not known, a later timeline continues all earlier ones.
@@ -39,7 +39,7 @@ pub fn follows(earlier: WalFileName, later: WalFileName, history: Option<&Timeli
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Timeline;
+    use walward_pg::Timeline;
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 

@@ -18,12 +18,12 @@ use super::policy::Acknowledge;
 use super::source::Found;
 use super::there::{self, Log};
 use super::upload::{Listeners, PushError, send};
-use crate::base::describe;
 use crate::health::RepositoryStats;
-use crate::pg::archive_status::archiver_order;
-use crate::pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
-use crate::repo::{LazyRepository, layout};
-use crate::sys::folder::Folder;
+use walward_base::describe;
+use walward_base::sys::folder::Folder;
+use walward_pg::archive_status::archiver_order;
+use walward_pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
+use walward_repo::{LazyRepository, layout};
 
 /// Folders of the archive that are listed for one file, at most.
 const FOLDERS_MAX: usize = 16;

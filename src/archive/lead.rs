@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::pg::archive_status::archiver_order;
-use crate::pg::{ServerLife, Timeline, WalFileName};
+use walward_pg::archive_status::archiver_order;
+use walward_pg::{ServerLife, Timeline, WalFileName};
 
 /// PostgreSQL asks for the next file at once when one was archived. With more files than it can list in this time it is a bit
 /// later, and the lead begins again.
@@ -149,7 +149,8 @@ mod tests {
     fn life(started: i64) -> Option<ServerLife> {
         let folder = tempfile::tempdir().expect("a folder");
         let text = format!("77\n/data\n{started}\n");
-        crate::sys::durable::create(&folder.path().join("postmaster.pid"), text.as_bytes(), 0o600).expect("written");
+        walward_base::sys::durable::create(&folder.path().join("postmaster.pid"), text.as_bytes(), 0o600)
+            .expect("written");
         ServerLife::read(folder.path()).expect("read")
     }
 

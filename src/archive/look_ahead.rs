@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::pg::WalFileName;
+use walward_pg::WalFileName;
 
 /// How many files of a listing are remembered: with a hundred thousand waiting, archive_status is read once for so many.
 pub const QUEUE_FILES_MAX: usize = 1024;
@@ -99,9 +99,9 @@ pub fn places(workers: usize, look_ahead: usize, unasked: usize, under_way: Unde
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{SegmentName, Timeline};
     use proptest::prelude::*;
     use std::collections::HashSet;
+    use walward_pg::{SegmentName, Timeline};
 
     fn name(number: u32) -> WalFileName {
         WalFileName::Segment(SegmentName { timeline: Timeline(1), log: 0, segment: number })

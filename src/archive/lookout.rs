@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
 
-use crate::repo::LazyRepository;
+use walward_repo::LazyRepository;
 
 /// How long a repository may take to answer a probe.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);

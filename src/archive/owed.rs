@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::pg::{SegmentName, WalFileName};
+use walward_pg::{SegmentName, WalFileName};
 
 /// How far the clocks of two stores may lie apart.
 const CLOCK_SKEW_MAX: SignedDuration = SignedDuration::from_mins(10);
@@ -76,8 +76,8 @@ pub fn may_be_owed(name: WalFileName, archived: Timestamp, holdings: &[Option<Ho
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Timeline;
     use proptest::prelude::*;
+    use walward_pg::Timeline;
 
     fn name(number: u32) -> WalFileName {
         WalFileName::Segment(SegmentName { timeline: Timeline(1), log: 0, segment: number })

@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::{Instant, timeout};
 
-use crate::repo::LazyRepository;
+use walward_repo::LazyRepository;
 
 /// How long a push waits before the repositories are asked whether they answer.
 const FIRST_WAIT: Duration = Duration::from_secs(5);

@@ -18,10 +18,10 @@ use tracing::{error, warn};
 
 use super::archiver::Pushed;
 use super::upload::PushError;
-use crate::base::{ErrorClass, describe, format_bytes, trace};
-use crate::pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
-use crate::repo::gap::Gap;
-use crate::sys::durable;
+use walward_base::sys::durable;
+use walward_base::{ErrorClass, describe, format_bytes, trace};
+use walward_pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
+use walward_repo::gap::Gap;
 
 /// How long a failure of the store is believed without trying again. Files that are let go meanwhile cost no deadline each:
 /// PostgreSQL may write faster than deadlines pass.
@@ -156,7 +156,7 @@ impl QueueLimit {
         }
         let now = Timestamp::now();
         let gap = Gap {
-            format: crate::repo::gap::FORMAT,
+            format: walward_repo::gap::FORMAT,
             lineage: queue.lineage,
             first: name,
             last: name,

@@ -14,8 +14,8 @@ use tracing::{info, warn};
 use super::fetch::{Answer, AtHole, FetchError, Retrieved, Want, one};
 use super::progress::Progress;
 use super::spot::Spot;
-use crate::base::{ErrorClass, describe};
-use crate::repo::LazyRepository;
+use walward_base::{ErrorClass, describe};
+use walward_repo::LazyRepository;
 
 /// The first pause between rounds over the repositories; doubled each time up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_millis(500);

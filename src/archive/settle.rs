@@ -12,11 +12,11 @@ use tracing::{debug, error, info};
 
 use super::archiver::Archiver;
 use super::queue_limit::QueueLimit;
-use crate::base::describe;
-use crate::pg::{SegmentSize, WalFileName};
-use crate::repo::gap::{self, Gap};
-use crate::repo::{LazyRepository, RepoError, layout, stored};
-use crate::sys::folder::Folder;
+use walward_base::describe;
+use walward_base::sys::folder::Folder;
+use walward_pg::{SegmentSize, WalFileName};
+use walward_repo::gap::{self, Gap};
+use walward_repo::{LazyRepository, RepoError, layout, stored};
 
 /// How often the repositories are tried while there are notes; doubled up to [`PAUSE_MAX`] while that leads to nothing.
 const PAUSE: Duration = Duration::from_secs(5);

@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use super::accept::SMALL_FILE_BYTES_MAX;
-use crate::pg::archive_status::ready_since;
-use crate::pg::{CommitTimes, SegmentName, SegmentSize, ServerLife, WalFileName};
-use crate::repo::format::FRAME_BYTES;
-use crate::sys::folder::{Facts, Folder, Kind};
-use crate::sys::piece;
+use walward_base::sys::folder::{Facts, Folder, Kind};
+use walward_base::sys::piece;
+use walward_pg::archive_status::ready_since;
+use walward_pg::{CommitTimes, SegmentName, SegmentSize, ServerLife, WalFileName};
+use walward_repo::format::FRAME_BYTES;
 
 /// Chunks that wait between the reader and the sealer.
 const CHUNKS_AHEAD: usize = 2;

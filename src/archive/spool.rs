@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::FlockOperation;
 
 use super::spot::Spot;
-use crate::sys::shared::Shared;
-use crate::sys::{disk, durable, folder};
+use walward_base::sys::shared::Shared;
+use walward_base::sys::{disk, durable, folder};
 
 /// One cluster's spool.
 #[derive(Debug)]

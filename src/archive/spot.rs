@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::sys::folder::Folder;
-use crate::sys::identity;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::identity;
 
 /// What is added to the name of the destination until the file is verified.
 const UNVERIFIED: &str = ".walward-unverified";
@@ -153,7 +153,7 @@ mod tests {
         let (folder, owner) = folder();
         let other = tempfile::tempdir().expect("a folder");
         let secret = other.path().join("RECOVERYXLOG.walward-unverified");
-        crate::sys::durable::create(&secret, b"root's", 0o600).expect("a file");
+        walward_base::sys::durable::create(&secret, b"root's", 0o600).expect("a file");
         let pg_wal = folder.path().join("pg_wal");
         std::fs::create_dir(&pg_wal).expect("a folder");
         chown(&pg_wal, Some(owner), None).expect("given away");
@@ -180,7 +180,7 @@ mod tests {
     fn as_root_beside_a_destination_root_has_no_rights_of_its_own() {
         let (folder, owner) = folder();
         let spot = Spot::beside(&folder.path().join("RECOVERYXLOG"), owner).expect("allowed");
-        crate::sys::durable::create(spot.path(), b"root's", 0o600).expect("a file");
+        walward_base::sys::durable::create(spot.path(), b"root's", 0o600).expect("a file");
         assert_eq!(spot.open().expect_err("not the owner's").kind(), io::ErrorKind::PermissionDenied);
         spot.remove().expect("who owns the folder may");
         chown(folder.path(), Some(0), Some(0)).expect("taken back");

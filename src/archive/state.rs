@@ -14,7 +14,7 @@ use super::lead::Lead;
 use super::look_ahead::UnderWay;
 use super::source::FileStamp;
 use super::there::There;
-use crate::pg::{Lineage, ServerLife, WalFileName};
+use walward_pg::{Lineage, ServerLife, WalFileName};
 
 /// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].
 const PAUSE_FIRST: Duration = Duration::from_secs(1);

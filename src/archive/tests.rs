@@ -15,13 +15,13 @@ use jiff::Timestamp;
 use tempfile::TempDir;
 
 use super::*;
-use crate::base::ErrorClass;
-use crate::pg::{Lineage, SegmentName, SegmentSize, WalFileName, magic_of_major};
-use crate::repo::keys::KeySource;
-use crate::repo::{Encryption, LazyRepository, Repository, layout};
-use crate::storage::fault::{Fault, Faulty, Plan};
-use crate::storage::{self, StoreOptions};
-use crate::sys::cpu::CpuPool;
+use walward_base::ErrorClass;
+use walward_base::sys::cpu::CpuPool;
+use walward_pg::{Lineage, SegmentName, SegmentSize, WalFileName, magic_of_major};
+use walward_repo::keys::KeySource;
+use walward_repo::{Encryption, LazyRepository, Repository, layout};
+use walward_storage::StoreOptions;
+use walward_storage::fault::{Fault, Faulty, Plan};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 /// One round over the repositories.
@@ -41,8 +41,8 @@ impl Room {
         std::fs::create_dir_all(data.join("global")).expect("global");
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/pg/15");
         std::fs::copy(fixtures.join("pg_control"), data.join("global/pg_control")).expect("the fixture");
-        crate::sys::durable::create(&data.join("PG_VERSION"), b"15\n", 0o600).expect("PG_VERSION");
-        let lineage = crate::pg::ControlFile::read(&data).expect("pg_control").lineage();
+        walward_base::sys::durable::create(&data.join("PG_VERSION"), b"15\n", 0o600).expect("PG_VERSION");
+        let lineage = walward_pg::ControlFile::read(&data).expect("pg_control").lineage();
         let room = Self { folder, lineage };
         room.server_starts(1);
         room
@@ -53,16 +53,16 @@ impl Room {
         let path = self.folder.path().join("data/postmaster.pid");
         let _ = std::fs::remove_file(&path);
         let text = format!("77\n/data\n{}\n5432\n/run\n", 1_800_000_000 + number);
-        crate::sys::durable::create(&path, text.as_bytes(), 0o600).expect("postmaster.pid");
+        walward_base::sys::durable::create(&path, text.as_bytes(), 0o600).expect("postmaster.pid");
     }
 
     /// What PostgreSQL does when it was told that a file is archived.
     fn done(&self, file: WalFileName) {
         let (ready, done) = (
-            crate::pg::archive_status::ready_path(&self.pg_wal(), file),
-            crate::pg::archive_status::done_path(&self.pg_wal(), file),
+            walward_pg::archive_status::ready_path(&self.pg_wal(), file),
+            walward_pg::archive_status::done_path(&self.pg_wal(), file),
         );
-        crate::sys::durable::rename(&ready, &done).expect("renamed");
+        walward_base::sys::durable::rename(&ready, &done).expect("renamed");
     }
 
     fn pg_wal(&self) -> PathBuf {
@@ -82,8 +82,8 @@ impl Room {
     async fn repository_made_at(&self, name: &str, now: Timestamp) -> Arc<LazyRepository> {
         let options = self.options(name);
         let pool = CpuPool::new(2).expect("threads");
-        storage::create_root(&options, "main").expect("a root");
-        let store = storage::open(&options, "main").expect("a store");
+        walward_storage::create_root(&options, "main").expect("a root");
+        let store = walward_storage::open(&options, "main").expect("a store");
         let created = Repository::create(name, store, "main", &Encryption::None, &[], pool.clone(), now).await;
         let (mut repository, _) = created.expect("a repository");
         let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
@@ -94,7 +94,7 @@ impl Room {
     fn write(&self, name: WalFileName, content: &[u8]) {
         let path = self.pg_wal().join(name.to_string());
         let _ = std::fs::remove_file(&path);
-        crate::sys::durable::create(&path, content, 0o600).expect("a file");
+        walward_base::sys::durable::create(&path, content, 0o600).expect("a file");
     }
 
     /// Where the object of `name` lies.
@@ -108,7 +108,7 @@ impl Room {
         let mut bytes = std::fs::read(&object).expect("the object");
         let middle = bytes.len() / 2;
         bytes[middle] ^= 1;
-        crate::sys::durable::replace(&object, &bytes, 0o600).expect("damaged");
+        walward_base::sys::durable::replace(&object, &bytes, 0o600).expect("damaged");
     }
 
     fn destination(&self) -> PathBuf {
@@ -200,13 +200,13 @@ async fn absent_is_said_only_when_every_repository_proved_itself() {
     assert!(matches!(ask().await, Ok(Retrieved::Absent)));
     // The second repository's disk is gone.
     let (mounted, away) = (room.folder.path().join("two"), room.folder.path().join("away"));
-    crate::sys::durable::rename(&mounted, &away).expect("moved away");
+    walward_base::sys::durable::rename(&mounted, &away).expect("moved away");
     assert!(ask().await.is_err(), "an unmounted repository is not an empty one");
     // An empty disk in its place.
     std::fs::create_dir_all(mounted.join("main")).expect("an empty folder");
     assert!(ask().await.is_err(), "an empty folder is not the repository");
     std::fs::remove_dir_all(&mounted).expect("removed");
-    crate::sys::durable::rename(&away, &mounted).expect("moved back");
+    walward_base::sys::durable::rename(&away, &mounted).expect("moved back");
     assert!(matches!(ask().await, Ok(Retrieved::Absent)));
 }
 
@@ -227,7 +227,7 @@ async fn damage_in_one_repository_is_mended_from_the_next_and_never_served() {
     let error = retrieve(&[one], &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait)
         .await
         .expect_err("damaged");
-    assert_eq!(error.class(), crate::base::ErrorClass::Corrupt);
+    assert_eq!(error.class(), walward_base::ErrorClass::Corrupt);
 }
 
 #[tokio::test]
@@ -355,19 +355,19 @@ async fn what_was_uploaded_ahead_is_acknowledged_only_while_it_is_the_same_file(
 }
 
 fn room_ready(room: &Room, file: WalFileName) {
-    let mark = crate::pg::archive_status::ready_path(&room.pg_wal(), file);
-    crate::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    let mark = walward_pg::archive_status::ready_path(&room.pg_wal(), file);
+    walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
 }
 
 /// A repository over a store that fails by plan from now on, and what it holds.
-async fn over(room: &Room, name: &str, inner: Arc<dyn storage::Store>, plan: Plan) -> Arc<LazyRepository> {
+async fn over(room: &Room, name: &str, inner: Arc<dyn walward_storage::Store>, plan: Plan) -> Arc<LazyRepository> {
     let pool = CpuPool::new(1).expect("a thread");
     let now = Timestamp::now();
     let made = Repository::create(name, Arc::clone(&inner), "main", &Encryption::None, &[], pool.clone(), now).await;
     let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
     made.expect("a repository").0.add_lineage(room.lineage, size, now).await.expect("a lineage");
     let faulty = Faulty::new(inner, Plan::script([]));
-    let store = Arc::clone(&faulty) as Arc<dyn storage::Store>;
+    let store = Arc::clone(&faulty) as Arc<dyn walward_storage::Store>;
     let lazy = LazyRepository::at(name, store, Encryption::None, 1, pool);
     lazy.get().await.expect("opened");
     faulty.plan(plan);
@@ -417,12 +417,12 @@ struct Away(PathBuf, PathBuf);
 impl Away {
     fn take(room: &Room, repository: &str) -> Self {
         let away = Self(room.folder.path().join(repository), room.folder.path().join(format!("{repository}-away")));
-        crate::sys::durable::rename(&away.0, &away.1).expect("moved away");
+        walward_base::sys::durable::rename(&away.0, &away.1).expect("moved away");
         away
     }
 
     fn back(self, lazy: &LazyRepository) {
-        crate::sys::durable::rename(&self.1, &self.0).expect("moved back");
+        walward_base::sys::durable::rename(&self.1, &self.0).expect("moved back");
         lazy.standing().answered();
     }
 }

@@ -9,10 +9,10 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::policy::Acknowledge;
-use crate::base::ErrorClass;
-use crate::pg::{Lineage, Timeline, WalFileName};
-use crate::repo::{LazyRepository, RepoError, layout};
-use crate::storage::StoreError;
+use walward_base::ErrorClass;
+use walward_pg::{Lineage, Timeline, WalFileName};
+use walward_repo::{LazyRepository, RepoError, layout};
+use walward_storage::StoreError;
 
 /// How long a listing is believed.
 const BELIEVED: Duration = Duration::from_mins(1);

@@ -16,12 +16,12 @@ use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::{FileStamp, WalFile};
-use crate::base::{ErrorClass, describe};
-use crate::pg::{ControlError, ControlFile, Lineage, WalFileName};
-use crate::repo::format::{Kind, Spec};
-use crate::repo::several::{self, SealTarget, Sealed};
-use crate::repo::{LazyRepository, PutNew, RepoError, Repository, layout};
-use crate::storage::ObjectKey;
+use walward_base::{ErrorClass, describe};
+use walward_pg::{ControlError, ControlFile, Lineage, WalFileName};
+use walward_repo::format::{Kind, Spec};
+use walward_repo::several::{self, SealTarget, Sealed};
+use walward_repo::{LazyRepository, PutNew, RepoError, Repository, layout};
+use walward_storage::ObjectKey;
 
 /// How long the repositories that are open wait for one that is being opened.
 const OPEN_PATIENCE: Duration = Duration::from_millis(500);

@@ -8,10 +8,10 @@ use futures::StreamExt;
 
 use super::error::BackupError;
 use super::packs::Work;
-use crate::repo::manifest::{BackupLabel, Pack};
-use crate::repo::remains::{self, Verdict};
-use crate::repo::{RepoError, Repository, layout};
-use crate::storage::{ObjectInfo, StoreError, Unfinished};
+use walward_repo::manifest::{BackupLabel, Pack};
+use walward_repo::remains::{self, Verdict};
+use walward_repo::{RepoError, Repository, layout};
+use walward_storage::{ObjectInfo, StoreError, Unfinished};
 
 /// How long removing may take for one repository. What is left then has no manifest, and a later backup removes it by its age.
 const TIME_MAX: Duration = Duration::from_mins(2);
@@ -141,12 +141,12 @@ mod tests {
 
     use super::*;
     use crate::backup::leases::{Leases, Pulse, TERMS};
-    use crate::repo::Encryption;
-    use crate::storage::ObjectKey;
-    use crate::sys::cpu::CpuPool;
+    use walward_base::sys::cpu::CpuPool;
+    use walward_repo::Encryption;
+    use walward_storage::ObjectKey;
 
     async fn repository(root: &std::path::Path) -> Repository {
-        let (store, pool) = (crate::storage::bare_folder(root), CpuPool::new(1).unwrap());
+        let (store, pool) = (walward_storage::bare_folder(root), CpuPool::new(1).unwrap());
         Repository::create("r", store, "main", &Encryption::None, &[], pool, Timestamp::now()).await.unwrap().0
     }
 

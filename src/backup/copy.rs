@@ -14,8 +14,8 @@ use super::member::{self, Attributes};
 use super::pages::PageChecks;
 use super::source::SourceFile;
 use super::stream::{PIECE_BYTES, PackStream, Stopped};
-use crate::pg::{ClusterFolders, NearbyFolders};
-use crate::sys::ground::Steps;
+use walward_base::sys::ground::Steps;
+use walward_pg::{ClusterFolders, NearbyFolders};
 
 /// How often a page whose checksum does not match is read again: the server may have been writing it at that moment.
 const READS_AGAIN_MAX: u32 = 5;
@@ -238,12 +238,12 @@ impl Check<'_> {
 mod tests {
     use super::*;
     use crate::backup::stream::pack_stream;
-    use crate::pg::Lsn;
     use futures::StreamExt;
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
+    use walward_pg::Lsn;
 
-    use crate::sys::folder::Folder;
+    use walward_base::sys::folder::Folder;
 
     fn folders(root: &Path) -> ClusterFolders {
         ClusterFolders::new(Folder::enter(root).unwrap(), BTreeMap::new())

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use super::copy::CopyError;
 use super::preflight::Refusal;
 use super::scan::ScanError;
-use crate::pg::{BackupLabelError, ControlError, SegmentName, Timeline, session::SessionError};
-use crate::repo::RepoError;
-use crate::sys::ground::Unanswered;
+use walward_base::sys::ground::Unanswered;
+use walward_pg::{BackupLabelError, ControlError, SegmentName, Timeline, session::SessionError};
+use walward_repo::RepoError;
 
 /// Why a backup was not made. Whatever was uploaded has no manifest, so it is no backup; what could be removed was.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +59,7 @@ pub enum BackupError {
     /// More than a restore would read.
     #[error(
         "the cluster has {files} files and directories, and a backup may have {} at most",
-        crate::repo::manifest::ENTRIES_MAX
+        walward_repo::manifest::ENTRIES_MAX
     )]
     TooManyFiles {
         /// How many.
@@ -86,7 +86,7 @@ pub enum BackupError {
     #[error(
         "{segment} is not in repository {repository} after {}: archiving does not work or does not keep up; \
          look at pg_stat_archiver and the server's log{}",
-        crate::base::format_duration(*.waited),
+        walward_base::format_duration(*.waited),
         if *.standby { "; the backup was taken on a standby, so the primary must archive that segment: SELECT pg_switch_wal() there" } else { "" }
     )]
     WalMissing {
@@ -163,7 +163,7 @@ pub enum BackupError {
     /// All threads for reading are with file systems that do not answer.
     #[error(
         "none of the {} threads that read data directories came free: their file systems hang; walward status names them",
-        crate::sys::ground::THREADS_MAX
+        walward_base::sys::ground::THREADS_MAX
     )]
     NoThread,
     /// The backup was given up because somebody asked for it.

@@ -13,12 +13,12 @@ use super::member::{self, Attributes};
 use super::packs::{PackDone, Target, Work, make_pack, upload};
 use super::scan::CONTROL_FILE;
 use super::stream::{PackStream, Stopped, pack_stream};
-use crate::pg::{ControlError, ControlFile, ManifestWriter, WalRange};
-use crate::repo::format::{Kind, Summary};
-use crate::repo::layout;
-use crate::repo::manifest::{Entry, EntryKind, Manifest, Pack};
-use crate::sys::folder::Folder;
-use crate::sys::ground::Steps;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Steps;
+use walward_pg::{ControlError, ControlFile, ManifestWriter, WalRange};
+use walward_repo::format::{Kind, Summary};
+use walward_repo::layout;
+use walward_repo::manifest::{Entry, EntryKind, Manifest, Pack};
 
 /// How often a torn pg_control is read again, and the pause before each.
 const CONTROL_READS_MAX: u32 = 10;
@@ -284,12 +284,12 @@ mod tests {
     use crate::backup::reading::Reading;
     use crate::backup::report::Progress;
     use crate::backup::tree::{Directory, DirectoryNumber, Tree};
-    use crate::pg::{ClusterFolders, Lsn, Timeline};
-    use crate::repo::manifest::{BackupLabel, BackupType};
     use futures::StreamExt;
     use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::atomic::AtomicUsize;
+    use walward_pg::{ClusterFolders, Lsn, Timeline};
+    use walward_repo::manifest::{BackupLabel, BackupType};
 
     const CONTROL: &[u8] = include_bytes!("../../tests/fixtures/pg/15/pg_control");
     const PLAIN: Attributes = Attributes { mode: 0o600, mtime: 1_700_000_000, uid: 26, gid: 26 };

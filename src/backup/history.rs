@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use super::error::BackupError;
 use super::packs::Target;
 use super::reading::Reading;
-use crate::pg::{Lineage, Timeline, TimelineHistory, WalFileName};
-use crate::repo::format::{Kind, Spec};
-use crate::repo::{PutNew, layout};
-use crate::sys::folder::Folder;
-use crate::sys::ground::Steps;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Steps;
+use walward_pg::{Lineage, Timeline, TimelineHistory, WalFileName};
+use walward_repo::format::{Kind, Spec};
+use walward_repo::{PutNew, layout};
 
 /// Some thousand promotions.
 const BYTES_MAX: u64 = 1 << 20;
@@ -70,14 +70,14 @@ pub async fn store(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::{Encryption, Repository, stored};
-    use crate::sys::cpu::CpuPool;
+    use walward_base::sys::cpu::CpuPool;
+    use walward_repo::{Encryption, Repository, stored};
 
     const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7 };
 
     async fn target() -> Target {
         let (pool, now) = (CpuPool::new(1).unwrap(), jiff::Timestamp::UNIX_EPOCH);
-        let store = crate::storage::memory();
+        let store = walward_storage::memory();
         let created = Repository::create("a", store, "main", &Encryption::None, &[], pool, now).await;
         Target { repository: created.unwrap().0, level: 1, writer: "db1".to_owned() }
     }
@@ -96,16 +96,17 @@ mod tests {
         let path = folder.path().join("pg_wal/00000002.history");
         std::fs::create_dir(folder.path().join("pg_wal")).unwrap();
         let text = "1\t0/5000000\tno recovery target specified\n";
-        crate::sys::durable::replace(&path, text.as_ref(), 0o600).unwrap();
+        walward_base::sys::durable::replace(&path, text.as_ref(), 0o600).unwrap();
         for _ in 0..2 {
             put(2).await.unwrap();
             for target in &targets {
                 assert_eq!(stored::history(&target.repository, LINEAGE, Timeline(2)).await.unwrap(), text);
             }
         }
-        crate::sys::durable::replace(&path, "1\t0/6000000\tno recovery target specified\n".as_bytes(), 0o600).unwrap();
+        walward_base::sys::durable::replace(&path, "1\t0/6000000\tno recovery target specified\n".as_bytes(), 0o600)
+            .unwrap();
         assert!(matches!(put(2).await, Err(BackupError::History { .. })));
-        crate::sys::durable::replace(&path, "damaged".as_bytes(), 0o600).unwrap();
+        walward_base::sys::durable::replace(&path, "damaged".as_bytes(), 0o600).unwrap();
         assert!(matches!(put(2).await, Err(BackupError::Read { .. })));
     }
 }

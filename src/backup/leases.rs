@@ -14,8 +14,8 @@ use tracing::Instrument;
 
 use super::error::BackupError;
 use super::report::Progress;
-use crate::repo::Repository;
-use crate::repo::lease::{Holder, Lease, LeaseError, Work};
+use walward_repo::Repository;
+use walward_repo::lease::{Holder, Lease, LeaseError, Work};
 
 /// How the leases are held.
 #[derive(Debug, Clone, Copy)]
@@ -210,9 +210,9 @@ impl Keeper {
 mod tests {
     use super::*;
     use crate::backup::report::Phase;
-    use crate::repo::Encryption;
-    use crate::storage::Store;
-    use crate::sys::cpu::CpuPool;
+    use walward_base::sys::cpu::CpuPool;
+    use walward_repo::Encryption;
+    use walward_storage::Store;
 
     const SHORT: Terms = Terms {
         length: Duration::from_millis(400),
@@ -222,7 +222,7 @@ mod tests {
     };
 
     async fn repository(name: &str) -> Repository {
-        let (store, pool): (Arc<dyn Store>, _) = (crate::storage::memory(), CpuPool::new(1).unwrap());
+        let (store, pool): (Arc<dyn Store>, _) = (walward_storage::memory(), CpuPool::new(1).unwrap());
         let made = Repository::create(name, store, "main", &Encryption::None, &[], pool, Timestamp::UNIX_EPOCH).await;
         made.unwrap().0
     }
@@ -296,7 +296,7 @@ mod tests {
         let stop = CancellationToken::new();
         let leases = Leases::take(&repository, "db1", SHORT, Pulse::Calls, stop.clone()).await.unwrap();
         let store = repository[0].store();
-        let folder = crate::repo::layout::leases(Work::Backup);
+        let folder = walward_repo::layout::leases(Work::Backup);
         for object in store.list(Some(&folder)).await.unwrap().objects {
             store.delete(&object.key).await.unwrap();
         }

@@ -5,7 +5,7 @@
 
 use tar::{EntryType, Header};
 
-use crate::sys::folder::Facts;
+use walward_base::sys::folder::Facts;
 
 /// tar's unit: headers are one block, content is padded to whole blocks.
 pub const BLOCK: u64 = 512;

@@ -15,7 +15,7 @@
 //! reported; the backup is made nevertheless.
 //!
 //! A file system that hangs: each read of the data directory has a deadline. Then the backup ends as any other that failed, the threads that hang
-//! are counted and bounded ([`crate::sys::ground`]), and no other backup begins in this process until they are answered. The leases are
+//! are counted and bounded ([`walward_base::sys::ground`]), and no other backup begins in this process until they are answered. The leases are
 //! renewed by what was read and written ([`leases`]).
 //!
 //! What a crash leaves behind: packs without a manifest, which are no backup (`check` and `info` mention them, and a later backup

@@ -11,9 +11,9 @@ use std::path::Path;
 use futures::StreamExt;
 
 use super::error::BackupError;
-use crate::pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
-use crate::repo::{Repository, layout};
-use crate::sys::folder::Folder;
+use walward_base::sys::folder::Folder;
+use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
+use walward_repo::{Repository, layout};
 
 /// How much of the WAL before a position is compared: a page, PostgreSQL's default `wal_block_size`.
 const SAMPLE_BYTES: u64 = 8192;
@@ -111,10 +111,10 @@ pub async fn prove(repository: &Repository, lineage: Lineage, samples: &[Sample]
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::Encryption;
-    use crate::repo::format::{Kind, Spec};
-    use crate::sys::cpu::CpuPool;
     use bytes::Bytes;
+    use walward_base::sys::cpu::CpuPool;
+    use walward_repo::Encryption;
+    use walward_repo::format::{Kind, Spec};
 
     const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7 };
     const SIZE: u64 = 1 << 20;
@@ -129,7 +129,7 @@ mod tests {
 
     async fn archive(content: &[u8]) -> Repository {
         let (pool, now) = (CpuPool::new(1).unwrap(), jiff::Timestamp::UNIX_EPOCH);
-        let store = crate::storage::memory();
+        let store = walward_storage::memory();
         let (repository, _) = Repository::create("a", store, "main", &Encryption::None, &[], pool, now).await.unwrap();
         let name = SegmentName::from_number(Timeline(1), 2, size()).unwrap();
         let spec = Spec { kind: Kind::Segment, level: 1, writer: "db2".to_owned() };
@@ -142,7 +142,7 @@ mod tests {
     fn samples(content: &[u8]) -> Vec<Sample> {
         let folder = tempfile::tempdir().unwrap();
         let name = SegmentName::from_number(Timeline(1), 2, size()).unwrap();
-        crate::sys::durable::create(&folder.path().join(name.to_string()), content, 0o600).unwrap();
+        walward_base::sys::durable::create(&folder.path().join(name.to_string()), content, 0o600).unwrap();
         let at = |position| Lsn(2 * SIZE + position);
         vec![
             Sample::of_record(folder.path(), Timeline(1), size(), at(40)).unwrap(),
@@ -183,7 +183,7 @@ mod tests {
     fn a_record_at_the_end_of_its_segment_is_compared_as_far_as_the_segment_goes() {
         let folder = tempfile::tempdir().unwrap();
         let name = SegmentName::from_number(Timeline(1), 2, size()).unwrap();
-        crate::sys::durable::create(&folder.path().join(name.to_string()), &segment(9), 0o600).unwrap();
+        walward_base::sys::durable::create(&folder.path().join(name.to_string()), &segment(9), 0o600).unwrap();
         let sample = Sample::of_record(folder.path(), Timeline(1), size(), Lsn(3 * SIZE - 8)).unwrap();
         assert_eq!((sample.segment, sample.end()), (name, SIZE));
         let missing = Sample::before(folder.path(), Timeline(1), size(), Lsn(3 * SIZE + 8));

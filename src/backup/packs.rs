@@ -20,13 +20,13 @@ use super::reading::Reading;
 use super::report::Progress;
 use super::stream::{PackStream, pack_stream};
 use super::tree::Tree;
-use crate::pg::ClusterFolders;
-use crate::repo::format::{Kind, Summary};
-use crate::repo::manifest::{BackupLabel, Pack};
-use crate::repo::several::{self, SealTarget};
-use crate::repo::{Repository, layout};
-use crate::storage::ObjectKey;
-use crate::sys::ground::Steps;
+use walward_base::sys::ground::Steps;
+use walward_pg::ClusterFolders;
+use walward_repo::format::{Kind, Summary};
+use walward_repo::manifest::{BackupLabel, Pack};
+use walward_repo::several::{self, SealTarget};
+use walward_repo::{Repository, layout};
+use walward_storage::ObjectKey;
 
 /// How long a cancelled upload may take to remove what it has sent.
 const ABORT_GRACE: Duration = Duration::from_secs(10);
@@ -216,7 +216,7 @@ pub async fn make_pack<T: Send + 'static>(
             number,
             content_bytes: summary.content_bytes,
             stored_bytes: summary.stored_bytes,
-            stored_sha256: crate::base::hex::encode(&summary.stored_digest),
+            stored_sha256: walward_base::hex::encode(&summary.stored_digest),
         })
         .collect();
     Ok((stored, value))

@@ -1,6 +1,6 @@
 //! Which files hold pages with checksums, and what to think of a page.
 
-use crate::pg::{Lsn, PageState, RelationFile, page_lsn, verify_page};
+use walward_pg::{Lsn, PageState, RelationFile, page_lsn, verify_page};
 
 /// How the pages of a cluster are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::pg::session::ServerFacts;
-use crate::pg::{ClusterState, ControlFile, Lineage, Lsn, SegmentSize, Timeline};
-use crate::repo::identity::Identity;
-use crate::sys::within::lies_within;
+use walward_base::sys::within::lies_within;
+use walward_pg::session::ServerFacts;
+use walward_pg::{ClusterState, ControlFile, Lineage, Lsn, SegmentSize, Timeline};
+use walward_repo::identity::Identity;
 
 /// Why a backup must not be taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -176,9 +176,9 @@ pub fn check_ended(in_recovery: bool, timeline: Timeline, control: &ControlFile)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Capacity;
-    use crate::repo::identity::LineageEntry;
     use jiff::Timestamp;
+    use walward_pg::Capacity;
+    use walward_repo::identity::LineageEntry;
 
     const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7_437_223_446_531_284_312 };
     const DIRECTORY: &str = "/data";

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Span;
 
 use super::error::BackupError;
-use crate::sys::ground::{Ground, NotDone, Steps};
+use walward_base::sys::ground::{Ground, NotDone, Steps};
 
 /// How a backup reads its data directory and tablespaces.
 #[derive(Debug, Clone)]

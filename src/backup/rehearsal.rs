@@ -18,10 +18,10 @@ use super::report::Progress;
 use super::scan::{self, Rules};
 use super::warnings::Warnings;
 use super::{cleanup, member, plan};
-use crate::pg::{Lsn, SegmentSize, Timeline, WalRange};
-use crate::repo::Repository;
-use crate::repo::manifest::{BackupLabel, BackupType, Manifest};
-use crate::sys::ground::Steps;
+use walward_base::sys::ground::Steps;
+use walward_pg::{Lsn, SegmentSize, Timeline, WalRange};
+use walward_repo::Repository;
+use walward_repo::manifest::{BackupLabel, BackupType, Manifest};
 
 /// How long one read may go unanswered.
 const READ_DEADLINE: Duration = Duration::from_mins(3);
@@ -34,7 +34,7 @@ pub async fn rehearse(
     pack_bytes: u64,
 ) -> Result<BackupLabel, BackupError> {
     let label = BackupLabel::new(started, BackupType::Full);
-    let major = crate::pg::read_major(root)?;
+    let major = walward_pg::read_major(root)?;
     let rules = Rules { major, tablespace_version_directory: String::new() };
     let scan = scan::scan(root, &rules, &mut Warnings::default(), &Steps::default(), &|_| {})?;
     let target =

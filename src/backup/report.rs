@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::pg::{Lineage, Lsn, SegmentName, Timeline};
+use walward_pg::{Lineage, Lsn, SegmentName, Timeline};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]

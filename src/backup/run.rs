@@ -28,14 +28,14 @@ use super::report::{BackupOptions, BackupReport, Phase, Progress};
 use super::scan::{self, CONTROL_FILE, Rules, TablespaceLink};
 use super::wal::NeededWal;
 use super::warnings::Warnings;
-use crate::base::trace;
-use crate::pg::session::{BackupStop, ServerFacts, Session, SessionError};
-use crate::pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
-use crate::repo::Repository;
-use crate::repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
-use crate::storage::folder_of;
-use crate::sys::ground::Steps;
-use crate::sys::{self, folder::Folder};
+use walward_base::sys::ground::Steps;
+use walward_base::sys::{self, folder::Folder};
+use walward_base::trace;
+use walward_pg::session::{BackupStop, ServerFacts, Session, SessionError};
+use walward_pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
+use walward_repo::Repository;
+use walward_repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
+use walward_storage::folder_of;
 
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use super::tree::{Directory, DirectoryNumber, TooManyFiles, Tree};
 use super::warnings::Warnings;
-use crate::pg::{ClusterFolders, Inclusion, UnloggedRelations, inclusion, is_database_directory, place_inside};
-use crate::sys::folder::{Facts, Folder, Kind};
-use crate::sys::ground::Steps;
+use walward_base::sys::folder::{Facts, Folder, Kind};
+use walward_base::sys::ground::Steps;
+use walward_pg::{ClusterFolders, Inclusion, UnloggedRelations, inclusion, is_database_directory, place_inside};
 
 /// The file that makes a directory a cluster. It is not listed: a backup takes it by itself, last.
 pub const CONTROL_FILE: &str = "global/pg_control";
@@ -474,7 +474,7 @@ mod tests {
         let (link, space) = (folder.path().join("data/pg_tblspc/16499"), folder.path().join("space"));
         std::os::unix::fs::lchown(&link, Some(OWNER), Some(OWNER)).unwrap();
         let error = list(&folder).map(drop).unwrap_err();
-        assert!(crate::base::describe(&error).contains("root does not follow it"), "{error}");
+        assert!(walward_base::describe(&error).contains("root does not follow it"), "{error}");
         std::os::unix::fs::chown(&space, Some(OWNER), Some(OWNER)).unwrap();
         assert_eq!(list(&folder).unwrap().0.tablespaces.len(), 1);
     }

@@ -13,7 +13,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::Advice;
 use rustix::io::{Errno, ReadWriteFlags};
 
-use crate::sys::folder::Folder;
+use walward_base::sys::folder::Folder;
 
 /// A regular file that is being read.
 #[derive(Debug)]

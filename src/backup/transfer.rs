@@ -10,12 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::BackupError;
 use super::leases::{Leases, Pulse, TERMS};
-use crate::base::{ErrorClass, describe, hex};
-use crate::repo::format::{Kind, Spec};
-use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
-use crate::repo::transfer::{TransferError, copy_over, same_content};
-use crate::repo::{RepoError, Repository, layout, stored};
-use crate::storage::ObjectKey;
+use walward_base::{ErrorClass, describe, hex};
+use walward_repo::format::{Kind, Spec};
+use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
+use walward_repo::transfer::{TransferError, copy_over, same_content};
+use walward_repo::{RepoError, Repository, layout, stored};
+use walward_storage::ObjectKey;
 
 /// Packs that are copied at the same time.
 const PACKS_AT_ONCE: usize = 2;

@@ -9,8 +9,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::BackupError;
 use super::report::Progress;
-use crate::pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
-use crate::repo::{Repository, layout};
+use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
+use walward_repo::{Repository, layout};
 
 /// How many segments are asked for at once.
 const ASKED_AT_ONCE: usize = 16;

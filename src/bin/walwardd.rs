@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let _ = writeln!(std::io::stderr(), "walwardd: {}", walward::base::describe(error.as_ref()));
+            let _ = writeln!(std::io::stderr(), "walwardd: {}", walward_base::describe(error.as_ref()));
             ExitCode::FAILURE
         }
     }

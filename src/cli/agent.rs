@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::failure::Failure;
 use crate::outcome::Exit;
-use crate::wire::client::{ClientError, Conversation, SILENCE_MAX};
-use crate::wire::{Reply, Request};
+use walward_wire::client::{ClientError, Conversation, SILENCE_MAX};
+use walward_wire::{Reply, Request};
 
 /// What the agent answered.
 #[derive(Debug)]

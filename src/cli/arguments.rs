@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::config::DEFAULT_PATH;
 use crate::outcome::Exit;
-use crate::wire::EXIT_FETCH_FAILED;
+use walward_wire::EXIT_FETCH_FAILED;
 
 /// Keeps a PostgreSQL cluster recoverable: archives WAL, takes base backups, restores to a point in time.
 #[derive(Debug, Parser)]
@@ -162,7 +162,7 @@ pub(super) struct SetupArguments {
     #[arg(long, value_enum)]
     pub(super) archive_command: Option<ArchiveCommandChoice>,
     /// How long the first segment may take to be in every repository
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = crate::base::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = walward_base::parse_duration)]
     pub(super) wait: std::time::Duration,
     /// Print what would be done and change nothing
     #[arg(long)]
@@ -203,10 +203,10 @@ pub(super) struct CheckArguments {
     #[arg(long)]
     pub(super) switch_wal: bool,
     /// The last backup may be this old before it is a warning
-    #[arg(long, value_name = "DURATION", default_value = "8 days", value_parser = crate::base::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "8 days", value_parser = walward_base::parse_duration)]
     pub(super) backup_age: std::time::Duration,
     /// A file may wait this long to be archived before it is a warning
-    #[arg(long, value_name = "DURATION", default_value = "5 min", value_parser = crate::base::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5 min", value_parser = walward_base::parse_duration)]
     pub(super) archive_age: std::time::Duration,
 }
 
@@ -527,7 +527,7 @@ pub(super) fn wal_verb(arguments: &[OsString]) -> WalVerb {
 /// The code of a command line that cannot be used. One in which a fetch may be meant must not look like "no such file" to PostgreSQL,
 /// however it was mistyped; any other is a person's, who is told 2.
 pub(super) fn usage_code(arguments: &[OsString]) -> u8 {
-    let means_fetch = arguments.iter().skip(1).any(|argument| crate::wire::client::may_mean_fetch(argument));
+    let means_fetch = arguments.iter().skip(1).any(|argument| walward_wire::client::may_mean_fetch(argument));
     if means_fetch { EXIT_FETCH_FAILED } else { wal_verb(arguments).code(Exit::Usage) }
 }
 

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::base::describe;
-use crate::pg::session::{Session, SessionError};
-use crate::pg::{Lineage, SegmentName, WalFileName};
-use crate::repo::{Repository, layout};
+use walward_base::describe;
+use walward_pg::session::{Session, SessionError};
+use walward_pg::{Lineage, SegmentName, WalFileName};
+use walward_repo::{Repository, layout};
 
 const PAUSE: Duration = Duration::from_millis(250);
 

@@ -9,15 +9,15 @@ use jiff::Timestamp;
 
 use super::coverage::{BackupSpan, Range, Reach, TimelineWal, explains, gaps, reach};
 use super::failure::Failure;
-use crate::base::{ErrorClass, describe, format_bytes};
-use crate::pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use crate::repo::aside::{self, Aside, Stage};
-use crate::repo::gap::{self, Gap};
-use crate::repo::manifest::Manifest;
-use crate::repo::remains::{self, Remains, Verdict};
-use crate::repo::{Repository, layout, stored};
 use crate::restore;
-use crate::storage::Unfinished;
+use walward_base::{ErrorClass, describe, format_bytes};
+use walward_pg::{Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::aside::{self, Aside, Stage};
+use walward_repo::gap::{self, Gap};
+use walward_repo::manifest::Manifest;
+use walward_repo::remains::{self, Remains, Verdict};
+use walward_repo::{Repository, layout, stored};
+use walward_storage::Unfinished;
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -235,15 +235,15 @@ impl Catalogue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::repo::Encryption;
-    use crate::storage::{Payload, memory};
-    use crate::sys::cpu::CpuPool;
+    use walward_base::sys::cpu::CpuPool;
+    use walward_repo::Encryption;
+    use walward_storage::{Payload, memory};
 
     #[tokio::test]
     async fn what_killed_backups_left_behind_is_told_once_it_is_old() {
         let (pool, now) = (CpuPool::new(1).unwrap(), Timestamp::UNIX_EPOCH);
         let root = tempfile::tempdir().unwrap();
-        let store = crate::storage::bare_folder(root.path());
+        let store = walward_storage::bare_folder(root.path());
         let made = Repository::create("r", store, "main", &Encryption::None, &[], pool, now).await;
         let mut repository = made.unwrap().0;
         let lineage = Lineage { major: 15, system_identifier: 7 };
@@ -261,7 +261,7 @@ mod tests {
         let told = async || read(&repository).await.unwrap().unwrap().left_behind().unwrap();
         assert_eq!(told().await, "backup 20261122T064158Z-full was begun and not finished (1 MiB)");
         left(&pack(23), 30);
-        left(&crate::sys::durable::temporary_path(&pack(23)), 30);
+        left(&walward_base::sys::durable::temporary_path(&pack(23)), 30);
         assert_eq!(
             told().await,
             "2 backups were begun and not finished (2 MiB), the last of them 20261123T064158Z-full; \

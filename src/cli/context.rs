@@ -11,9 +11,9 @@ use super::failure::Failure;
 use super::printer::Printer;
 use crate::config::{self, ClusterConfig, Loaded, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::repo::{RepoError, Repository, place};
-use crate::storage::{self, Store};
-use crate::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_repo::{RepoError, Repository, place};
+use walward_storage::Store;
 
 /// The configuration and what it leads to.
 #[derive(Debug)]
@@ -185,7 +185,7 @@ impl Context {
 
 /// The store of a cluster's folder in a repository. Nothing is read yet.
 pub(super) fn store(cluster: &ClusterConfig, repository: &RepositoryConfig) -> Result<Arc<dyn Store>, Failure> {
-    Ok(storage::open(&repository.store, &cluster.name)?)
+    Ok(walward_storage::open(&repository.store, &cluster.name)?)
 }
 
 /// The cluster's folder of a repository on a file system.

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use crate::repo::gap::Gap;
+use walward_pg::{Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::gap::Gap;
 
 /// The segments of one timeline, by their numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -278,7 +278,7 @@ mod tests {
     fn what_was_let_go_is_a_gap_even_at_the_end() {
         let gap = |first: u64, last: u64| Gap {
             format: 1,
-            lineage: crate::pg::Lineage { major: 15, system_identifier: 7 },
+            lineage: walward_pg::Lineage { major: 15, system_identifier: 7 },
             first: WalFileName::Segment(SegmentName::from_number(Timeline(1), first, SIZE).unwrap()),
             last: WalFileName::Segment(SegmentName::from_number(Timeline(1), last, SIZE).unwrap()),
             since: jiff::Timestamp::UNIX_EPOCH,

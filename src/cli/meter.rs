@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::printer::Printer;
-use crate::base::{format_bytes, format_duration};
+use walward_base::{format_bytes, format_duration};
 
 /// How often a line is printed where no bar can be drawn.
 const LINE_INTERVAL: Duration = Duration::from_secs(10);

@@ -46,7 +46,7 @@ use failure::Failure;
 use printer::Printer;
 
 use crate::outcome::Exit;
-use crate::sys::durable;
+use walward_base::sys::durable;
 
 /// Threads of the runtime. They only wait for input and output; computing is done elsewhere.
 const RUNTIME_THREADS: usize = 2;
@@ -69,7 +69,7 @@ pub fn run(arguments: &[OsString]) -> u8 {
             return code;
         }
     };
-    crate::sys::secrecy::keep_memory_private();
+    walward_base::sys::secrecy::keep_memory_private();
     log_to_stderr(parsed.global.quiet, parsed.global.verbose);
     let printer = Printer::new(&parsed.global);
     match execute(parsed, &printer) {

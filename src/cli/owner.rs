@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{Dir, Mode, OFlags};
 
-use crate::sys::folder::Folder;
-use crate::sys::identity;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::identity;
 
 /// How a folder, and a file, is opened to be given away.
 const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
@@ -106,7 +106,7 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use super::*;
-    use crate::sys::durable;
+    use walward_base::sys::durable;
 
     #[test]
     fn the_agent_may_read_what_root_owns_and_not_write_it() {

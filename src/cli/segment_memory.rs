@@ -1,7 +1,7 @@
 //! Segments that are larger than the memory for WAL. Pure.
 
-use crate::base::format_bytes;
-use crate::pg::SegmentSize;
+use walward_base::format_bytes;
+use walward_pg::SegmentSize;
 
 /// What is to be said where segments of `segment` go to `repositories` repositories through an agent with so much memory for WAL.
 ///

@@ -3,8 +3,8 @@
 
 use std::path::Path;
 
-use crate::pg::ControlFile;
-use crate::pg::session::ServerFacts;
+use walward_pg::ControlFile;
+use walward_pg::session::ServerFacts;
 
 /// Why the server of `facts` is not the one of `data_directory`; none when it is. Blocking.
 ///

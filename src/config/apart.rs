@@ -1,7 +1,7 @@
 //! What must lie apart: the repositories of a cluster from each other, and all of them from the data that they protect.
 //!
 //! Said here as far as paths and URLs tell. Whether two names that differ lead to one place is known when both are open
-//! ([`crate::repo::place`]).
+//! ([`walward_repo::place`]).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::scope::Scope;
 use super::values::RepositoryConfig;
-use crate::repo::Encryption;
-use crate::repo::keys::KeySource;
-use crate::storage::StoreOptions;
-use crate::sys::within::{lies_within, resolved};
+use walward_base::sys::within::{lies_within, resolved};
+use walward_repo::Encryption;
+use walward_repo::keys::KeySource;
+use walward_storage::StoreOptions;
 
 /// How long the file systems may take: the agent reads its configuration while others wait for it.
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -2,8 +2,8 @@
 
 use super::document::Value;
 use super::scope::{quote, secret_path, suggest, texts};
-use crate::repo::Encryption;
-use crate::repo::keys::KeySource;
+use walward_repo::Encryption;
+use walward_repo::keys::KeySource;
 
 pub(super) fn parse_encryption(value: &Value) -> Result<Encryption, String> {
     const FORMS: &str = "{ key_file = \"…\" }, { passphrase_file = \"…\" }, { command = [\"…\"] } or \"none\"";

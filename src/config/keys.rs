@@ -106,7 +106,7 @@ const MIB: u64 = 1 << 20;
 const TIB: u64 = 1 << 40;
 
 const FORMATS: &[&str] = &["text", "json"];
-const STORE_KEYS: &[&str] = crate::storage::StoreKeys::WORDS;
+const STORE_KEYS: &[&str] = walward_storage::StoreKeys::WORDS;
 const LEVELS: &[&str] = &["error", "warn", "info", "debug", "trace"];
 
 /// The keys of `[agent]`.

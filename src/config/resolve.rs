@@ -17,9 +17,9 @@ use super::values::{
 };
 use super::{DEFAULT_SOCKET, Loaded};
 use crate::archive::Acknowledge;
-use crate::base::{Secret, hex};
-use crate::storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
-use crate::wire::trust;
+use walward_base::{Secret, hex};
+use walward_storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
+use walward_wire::trust;
 
 /// Checks everything and answers the values, or all problems.
 pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
@@ -258,13 +258,13 @@ fn repository(name: &str, mut scope: Scope<'_>) -> Option<RepositoryConfig> {
 }
 
 /// What an S3 store is told about how it encrypts.
-fn server_side_encryption(scope: &mut Scope<'_>) -> Option<crate::storage::ServerSideEncryption> {
-    let keys = scope.choice("server_side_encryption", crate::storage::StoreKeys::parse);
+fn server_side_encryption(scope: &mut Scope<'_>) -> Option<walward_storage::ServerSideEncryption> {
+    let keys = scope.choice("server_side_encryption", walward_storage::StoreKeys::parse);
     let kms_key_id = scope.text("kms_key_id");
     if scope.place("server_side_encryption").is_none() && kms_key_id.is_some() {
         scope.problem("kms_key_id", "needs server_side_encryption = \"aws:kms\" (or \"aws:kms:dsse\")");
     }
-    Some(crate::storage::ServerSideEncryption { keys: keys?, kms_key_id })
+    Some(walward_storage::ServerSideEncryption { keys: keys?, kms_key_id })
 }
 
 fn check_url(text: &str, scope: &mut Scope<'_>) {

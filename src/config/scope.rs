@@ -14,9 +14,9 @@ use super::keys::{Default, Kind, Section};
 use super::problem::{Place, Problem};
 use super::secret::{HIDDEN, world_readable};
 use crate::archive::Acknowledge;
-use crate::base::{ByteSize, format_bytes, format_duration, parse_duration};
-use crate::repo::Encryption;
-use crate::repo::keys::KeySource;
+use walward_base::{ByteSize, format_bytes, format_duration, parse_duration};
+use walward_repo::Encryption;
+use walward_repo::keys::KeySource;
 
 /// Where a value comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::*;
 use crate::archive::Acknowledge;
-use crate::repo::Encryption;
-use crate::repo::keys::KeySource;
-use crate::storage::Credentials;
+use walward_repo::Encryption;
+use walward_repo::keys::KeySource;
+use walward_storage::Credentials;
 
 const GOOD: &str = r#"[repository.disk]
 url = "file:///var/lib/walward"
@@ -111,7 +111,7 @@ fn the_least_configuration_has_every_default() {
     assert_eq!((repository.wal_level, repository.backup_level), (1, 3));
     assert_eq!(repository.encryption, Encryption::None);
     assert!(matches!(repository.store.credentials, Credentials::Chain));
-    assert_eq!(repository.store.limits, crate::storage::Limits::default());
+    assert_eq!(repository.store.limits, walward_storage::Limits::default());
 }
 
 #[test]
@@ -471,7 +471,7 @@ fn a_socket_in_a_folder_that_strangers_may_write_to_is_refused() {
         std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(mode)).expect("changed");
         let file = folder.path().join("walward.toml");
         let _ = std::fs::remove_file(&file);
-        crate::sys::durable::create(&file, text.as_bytes(), 0o600).expect("written");
+        walward_base::sys::durable::create(&file, text.as_bytes(), 0o600).expect("written");
         let found = match super::load(&file) {
             Ok(_) => 0,
             Err(super::ConfigError::Invalid(found)) => {

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::archive::Acknowledge;
-use crate::repo::Encryption;
-use crate::storage::StoreOptions;
+use walward_repo::Encryption;
+use walward_storage::StoreOptions;
 
 /// Everything.
 #[derive(Debug, Clone)]

@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::services::{Service, Services};
 use crate::backup::{self, BackupOptions, Progress};
-use crate::base::describe;
 use crate::outcome::{Exit, judge};
-use crate::repo::manifest::BackupType;
-use crate::sys;
-use crate::wire::Reply;
+use walward_base::describe;
+use walward_base::sys;
+use walward_repo::manifest::BackupType;
+use walward_wire::Reply;
 
 /// How often progress is sent.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 
 use crate::config::AgentConfig;
-use crate::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
 
 /// The bounds of the process.
 pub struct Bounds {

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use rustix::fs::Mode;
 
-use crate::sys::durable;
-use crate::sys::folder::Folder;
-use crate::sys::identity::is_root;
+use walward_base::sys::durable;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::identity::is_root;
 
 /// The listening socket, and its path when it is ours to remove.
 pub struct Listening {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::sys::folder::Folder;
+use walward_base::sys::folder::Folder;
 
 /// How often the owner of a data directory is looked up.
 const OWNER_INTERVAL: Duration = Duration::from_secs(5);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::base::describe;
 use crate::restore::{RestoreError, Settled, settle};
-use crate::sys::folder::Folder;
-use crate::sys::identity;
+use walward_base::describe;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::identity;
 
 /// How often it is looked.
 const INTERVAL: Duration = Duration::from_secs(15);

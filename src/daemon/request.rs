@@ -16,11 +16,11 @@ use super::services::{Service, Services};
 use super::throttle::Throttle;
 use super::{backup, status};
 use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Spot, Want};
-use crate::base::describe;
 use crate::outcome::Exit;
-use crate::pg::{ControlFile, Lineage, WalFileName};
-use crate::sys::folder::Folder;
-use crate::wire::{OnError, Reply, Request};
+use walward_base::describe;
+use walward_base::sys::folder::Folder;
+use walward_pg::{ControlFile, Lineage, WalFileName};
+use walward_wire::{OnError, Reply, Request};
 
 /// How long a file system may take to say what lies in it.
 const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);

@@ -17,9 +17,9 @@ use tracing::{error, info, warn};
 use super::bounds::Bounds;
 use super::services::{Services, clear_spools};
 use super::{listen, log, metrics, server, status};
-use crate::base::describe;
 use crate::config::{self, Config, ConfigError, Loaded};
-use crate::sys;
+use walward_base::describe;
+use walward_base::sys;
 
 /// How long what is being answered may take when the agent stops.
 const GRACE: Duration = Duration::from_secs(10);

@@ -17,7 +17,7 @@ use super::peer::Peer;
 use super::request::{self, Answer};
 use super::services::Services;
 use super::throttle::Throttle;
-use crate::wire::{FrameHeader, HEADER_BYTES, OnError, REQUEST_BYTES_MAX, Reply, Request};
+use walward_wire::{FrameHeader, HEADER_BYTES, OnError, REQUEST_BYTES_MAX, Reply, Request};
 
 /// How long a client may take to say what it wants.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);

@@ -19,10 +19,10 @@ use super::watch::watch;
 use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, is_in_use};
 use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
-use crate::repo::LazyRepository;
-use crate::sys;
-use crate::sys::folder::Folder;
-use crate::sys::shared::Shared;
+use walward_base::sys;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::shared::Shared;
+use walward_repo::LazyRepository;
 
 /// Threads that may look at one data directory (or for one) on behalf of requests at the same time.
 const LOOKS_MAX: usize = 4;

@@ -9,13 +9,13 @@ use tracing::Instrument;
 
 use super::kept::Kept;
 use super::services::Service;
-use crate::base::describe;
 use crate::health::{ClusterSnapshot, DebtFacts, HangingRead, RepositorySnapshot, Snapshot};
-use crate::pg::archive_status::{list_ready, ready_since};
-use crate::repo::{LazyRepository, RepoError};
-use crate::storage::Creates;
-use crate::sys;
-use crate::sys::ground::{Ground, Unanswered};
+use walward_base::describe;
+use walward_base::sys;
+use walward_base::sys::ground::{Ground, Unanswered};
+use walward_pg::archive_status::{list_ready, ready_since};
+use walward_repo::{LazyRepository, RepoError};
+use walward_storage::Creates;
 
 /// How long a repository may take to answer.
 const REPOSITORY_DEADLINE: Duration = Duration::from_secs(5);

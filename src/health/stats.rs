@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::base::ErrorClass;
+use walward_base::ErrorClass;
 
 /// The newest failure of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

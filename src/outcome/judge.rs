@@ -6,14 +6,14 @@ use super::Exit;
 use crate::archive::PushError;
 use crate::archive::aside::AsideError;
 use crate::backup::BackupError;
-use crate::base::ErrorClass;
 use crate::config::ConfigError;
-use crate::pg::session::SessionError;
-use crate::repo::RepoError;
-use crate::repo::keys::KeyError;
 use crate::restore::{RestoreError, TimeError};
-use crate::storage::StoreError;
-use crate::wire::client::ClientError;
+use walward_base::ErrorClass;
+use walward_pg::session::SessionError;
+use walward_repo::RepoError;
+use walward_repo::keys::KeyError;
+use walward_storage::StoreError;
+use walward_wire::client::ClientError;
 
 /// The exit code of `error` and a hint: of the first one in its chain of causes that means something.
 pub fn judge(error: &(dyn Error + 'static)) -> (Exit, Option<&'static str>) {

@@ -11,8 +11,8 @@ use super::refusal::Refusal;
 use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::time::format_time;
 use super::timelines::{Histories, Way};
-use crate::pg::{Lineage, Lsn, SegmentSize, Timeline};
-use crate::repo::manifest::BackupLabel;
+use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
+use walward_repo::manifest::BackupLabel;
 
 /// What the choice needs to know of a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::loan::AUTO_CONF;
 use super::request::{RestoreRequest, Target};
 use super::settings::{self, Setting};
-use crate::pg::settings::{setting_line, split_line};
+use walward_pg::settings::{setting_line, split_line};
 
 /// The file that the server begins with.
 pub const CONF: &str = "postgresql.conf";
@@ -427,8 +427,8 @@ pub fn commented(content: &[u8], names: &[&str]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Lsn;
     use crate::restore::choose::tests::request;
+    use walward_pg::Lsn;
 
     fn configuration(files: &[(&str, &str)]) -> Configuration {
         let mut configuration = Configuration::new(files.iter().map(|(path, _)| *path));

@@ -7,9 +7,9 @@ use super::configuration::{Configuration, Source};
 use super::contents::{Contents, PackedFile};
 use super::error::RestoreError;
 use super::facts::{Copy, chain};
-use crate::repo::manifest::BackupLabel;
-use crate::repo::{PART_BYTES_MAX, layout};
-use crate::sys::folder::open_led;
+use walward_base::sys::folder::open_led;
+use walward_repo::manifest::BackupLabel;
+use walward_repo::{PART_BYTES_MAX, layout};
 
 /// Reads what the server would read, but for what is nowhere or cannot be read: that is said in `warnings`.
 pub async fn read(
@@ -82,7 +82,7 @@ mod tests {
         let pipe = rustix::fs::FileType::Fifo;
         rustix::fs::mknodat(rustix::fs::CWD, place("pipe"), pipe, 0o600.into(), 0).expect("a pipe");
         assert!(on_this_host(&place("pipe")).is_err());
-        crate::sys::durable::create(&place("file"), b"a = 1\n", 0o600).expect("written");
+        walward_base::sys::durable::create(&place("file"), b"a = 1\n", 0o600).expect("written");
         std::os::unix::fs::symlink("file", place("link")).expect("made");
         assert_eq!(on_this_host(&place("link")).expect("readable"), b"a = 1\n");
         assert_eq!(on_this_host(&place("gone")).expect("nothing"), b"");

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use super::error::RestoreError;
 use super::journal;
 use super::places::Places;
-use crate::repo::manifest::{Entry, EntryKind, Manifest};
+use walward_repo::manifest::{Entry, EntryKind, Manifest};
 
 /// What makes a directory a cluster; placed last.
 pub const CONTROL_FILE: &str = "global/pg_control";
@@ -145,8 +145,8 @@ pub(super) mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::pg::{Lineage, Lsn, SegmentSize, Timeline};
-    use crate::repo::manifest::{BackupType, Pack, Tablespace};
+    use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
+    use walward_repo::manifest::{BackupType, Pack, Tablespace};
 
     pub fn manifest(packs: &[u64], tablespaces: Vec<Tablespace>) -> Manifest {
         let time = "2026-11-21T06:41:58Z".parse().expect("a time");

@@ -8,9 +8,9 @@ use super::error::RestoreError;
 use super::journal::{self, Journal};
 use super::loan;
 use super::refusal::Refusal;
-use crate::sys::durable;
-use crate::sys::folder::{Folder, followed_no_link};
-use crate::sys::identity;
+use walward_base::sys::durable;
+use walward_base::sys::folder::{Folder, followed_no_link};
+use walward_base::sys::identity;
 
 /// What pg_control is called until everything else is durable.
 pub const UNPLACED_CONTROL_FILE: &str = "global/pg_control.walward";
@@ -214,7 +214,7 @@ mod tests {
         let error = inspect(&target).expect_err("not empty");
         assert!(error.to_string().contains("PG_VERSION"), "{error}");
         let places = Places::new(&target, "a backup", &[], &[], None).expect("places");
-        let lineage = crate::pg::Lineage { major: 15, system_identifier: 7 };
+        let lineage = walward_pg::Lineage { major: 15, system_identifier: 7 };
         let journal = Journal::new(lineage, "20261121T064158Z-full", &places);
         journal.write(&target).expect("written");
         assert_eq!(inspect(&target).expect("ours"), Found::Unfinished(journal));
@@ -247,18 +247,18 @@ mod tests {
         let (secret, link) = (room.path().join("secret"), room.path().join("link"));
         std::fs::create_dir(&secret).expect("made");
         let places = Places::new(&secret, "a backup", &[], &[], None).expect("places");
-        let lineage = crate::pg::Lineage { major: 15, system_identifier: 7 };
+        let lineage = walward_pg::Lineage { major: 15, system_identifier: 7 };
         Journal::new(lineage, "20261121T064158Z-full", &places).write(&secret).expect("written");
         std::os::unix::fs::symlink(&secret, &link).expect("made");
         let tablespace =
-            crate::repo::manifest::Tablespace { oid: 7, name: "t".to_owned(), location: link.display().to_string() };
+            walward_repo::manifest::Tablespace { oid: 7, name: "t".to_owned(), location: link.display().to_string() };
         let places = Places::new(&room.path().join("data"), "label", &[tablespace], &[], Some(&link.join("wal")))
             .expect("valid");
         // Root's own leads where it leads.
         assert!(matches!(inspect(&link), Ok(Found::Unfinished(_))));
         assert!(matches!(check_tablespaces(&places), Err(RestoreError::Refused(Refusal::TablespaceTaken { .. }))));
         std::os::unix::fs::lchown(&link, Some(NOBODY), Some(NOBODY)).expect("given");
-        let led = |error: RestoreError| crate::base::describe(&error).contains("root does not follow it");
+        let led = |error: RestoreError| walward_base::describe(&error).contains("root does not follow it");
         assert!(led(inspect(&link).expect_err("led")) && led(inspect_as_owner(&link).expect_err("led")));
         assert!(led(owner(&link).expect_err("led")) && led(check_tablespaces(&places).expect_err("led")));
         assert!(nearest(&link.join("gone")).is_err() && nearest(&secret.join("gone")).is_ok());

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 
 use super::directory::Owner;
 use super::error::RestoreError;
-use crate::sys::{durable, identity};
+use walward_base::sys::{durable, identity};
 
 /// Smaller files are left to the sync at the end: each would cost a commit of the file system's journal.
 const FILE_BYTES_MIN: u64 = 8 << 20;

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::refusal::Refusal;
-use crate::base::{ErrorClass, format_bytes};
-use crate::repo::RepoError;
+use walward_base::{ErrorClass, format_bytes};
+use walward_repo::RepoError;
 
 /// A restore that was not begun, or not finished. One that was begun can be run again with the same request and goes on
 /// where it stopped.

@@ -17,7 +17,7 @@ use super::lines::{Sought, to_compare};
 use super::lives::{BackupMoment, Life, Lives};
 use super::request::Target;
 use super::timelines::Way;
-use crate::pg::{CommitTimes, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
+use walward_pg::{CommitTimes, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
 
 /// The most bytes of WAL that are read to find a transaction or a restore point.
 const SEARCH_BYTES_MAX: u64 = 4 << 30;

@@ -14,10 +14,10 @@ use super::error::RestoreError;
 use super::request::TargetTimeline;
 use super::timelines::Histories;
 use super::wal::Inventory;
-use crate::base::ErrorClass;
-use crate::pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use crate::repo::manifest::{BackupLabel, Entry, Manifest, Pack};
-use crate::repo::{RepoError, Repository, layout, stored};
+use walward_base::ErrorClass;
+use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
+use walward_repo::{RepoError, Repository, layout, stored};
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -222,7 +222,7 @@ impl<'a> Archive<'a> {
         }
         // Without the records the refusal has no reason, and is the same.
         let records = ask(self.repositories, "read the records of gaps", warnings, |repository| {
-            crate::repo::gap::read_all(repository, lineage)
+            walward_repo::gap::read_all(repository, lineage)
         });
         if let Ok(records) = records.await {
             for (gaps, damaged) in records.into_iter().map(|(_, found)| found) {

@@ -6,7 +6,7 @@ use super::contents::Contents;
 use super::directory::{self, is_of_nobody, is_own};
 use super::error::RestoreError;
 use super::places::Places;
-use crate::sys::folder::{Folder, Kind};
+use walward_base::sys::folder::{Folder, Kind};
 
 /// How many are named.
 const NAMED_MAX: usize = 3;

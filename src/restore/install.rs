@@ -23,9 +23,9 @@ use super::plan::check_tablespaces;
 use super::proof::Proof;
 use super::refusal::Refusal;
 use super::settings::{self, Lending, Setting};
-use crate::pg::Lineage;
-use crate::sys::durable::{self, FileSystem};
-use crate::sys::folder::Folder;
+use walward_base::sys::durable::{self, FileSystem};
+use walward_base::sys::folder::Folder;
+use walward_pg::Lineage;
 
 /// A directory that is ready for files.
 #[derive(Debug)]
@@ -294,7 +294,7 @@ pub fn finish(
     })?;
     // All is durable by now, and a server may have been started.
     Ok(Journal::remove(root).err().map(|error| {
-        let error = crate::base::describe(&error);
+        let error = walward_base::describe(&error);
         format!("the restore is finished, but {error}; remove that file, should it be there after a power cut")
     }))
 }

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::error::RestoreError;
 use super::places::{PlacedTablespace, Places};
 use super::refusal::Refusal;
-use crate::pg::Lineage;
-use crate::sys::durable;
-use crate::sys::folder::{Folder, Kind};
+use walward_base::sys::durable;
+use walward_base::sys::folder::{Folder, Kind};
+use walward_pg::Lineage;
 
 /// The file's name.
 pub const NAME: &str = "walward.restore.json";

@@ -20,7 +20,7 @@ use super::lives::{Life, LineSeen, Lives, SeveralLines};
 use super::refusal::Refusal;
 use super::request::Target;
 use super::timelines::Way;
-use crate::pg::{Lsn, Timeline};
+use walward_pg::{Lsn, Timeline};
 
 /// Where a transaction or a restore point was found: on this timeline, at this position.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::Timestamp;
 
 use super::time::format_microseconds;
-use crate::pg::{Lsn, Timeline};
+use walward_pg::{Lsn, Timeline};
 
 /// A backup, as far as lines go.
 #[derive(Debug, Clone, PartialEq, Eq)]

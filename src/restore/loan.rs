@@ -19,9 +19,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::error::RestoreError;
-use crate::pg::settings::{setting, setting_line, split_line};
-use crate::sys::durable;
-use crate::sys::folder::Folder;
+use walward_base::sys::durable;
+use walward_base::sys::folder::Folder;
+use walward_pg::settings::{setting, setting_line, split_line};
 
 /// What settings are lent in.
 pub const AUTO_CONF: &str = "postgresql.auto.conf";

@@ -7,8 +7,8 @@ use super::facts::Archive;
 use super::lines;
 use super::request::TargetTimeline;
 use super::timelines::Way;
-use crate::pg::{Lineage, SegmentSize, Timeline};
-use crate::repo::Repository;
+use walward_pg::{Lineage, SegmentSize, Timeline};
+use walward_repo::Repository;
 
 /// Where a cluster is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use super::request::TablespaceSelector;
-use crate::repo::manifest::Tablespace;
+use walward_repo::manifest::Tablespace;
 
 /// A tablespace and where it goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -26,10 +26,10 @@ use super::sizes;
 use super::time::format_microseconds;
 use super::timelines::{Histories, Way};
 use super::wal::WalNeed;
-use crate::pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
-use crate::repo::Repository;
-use crate::repo::manifest::{BackupLabel, Manifest};
-use crate::sys::disk;
+use walward_base::sys::disk;
+use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
+use walward_repo::Repository;
+use walward_repo::manifest::{BackupLabel, Manifest};
 
 /// A restore that can be run.
 #[derive(Debug, Serialize)]

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use super::error::RestoreError;
 use super::journal::Journal;
-use crate::sys::durable::FileSystem;
+use walward_base::sys::durable::FileSystem;
 
 /// The journal, and what it may say.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use super::refusal::{LetGo, Refusal};
 use super::request::{RestoreRequest, Target};
 use super::time::format_microseconds;
 use super::wal::{Inventory, Reach, WalNeed, reach, segment_before};
-use crate::pg::{Lsn, Mark, SegmentName, WalFileName};
-use crate::repo::gap::Gap;
+use walward_pg::{Lsn, Mark, SegmentName, WalFileName};
+use walward_repo::gap::Gap;
 
 /// The WAL of a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -278,9 +278,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::pg::{SegmentSize, Timeline};
     use crate::restore::choose::tests::{backup, lineage, request};
     use crate::restore::timelines::{Histories, Way};
+    use walward_pg::{SegmentSize, Timeline};
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 

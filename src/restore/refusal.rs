@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::lives::SeveralLines;
-use crate::pg::{Lineage, Lsn, SegmentName, Timeline};
-use crate::repo::gap::Gap;
+use walward_pg::{Lineage, Lsn, SegmentName, Timeline};
+use walward_repo::gap::Gap;
 
 /// A restore that cannot do what was asked. Nothing was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-use crate::pg::{Lsn, Timeline};
-use crate::repo::manifest::BackupLabel;
+use walward_pg::{Lsn, Timeline};
+use walward_repo::manifest::BackupLabel;
 
 /// How far recovery replays.
 #[derive(Debug, Clone, PartialEq, Eq)]

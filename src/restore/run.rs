@@ -26,11 +26,11 @@ use super::places::Places;
 use super::plan::{RestorePlan, Work, blocking};
 use super::proof::Proof;
 use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
-use crate::base::{ErrorClass, hex};
-use crate::repo::RepoError;
-use crate::repo::format::{Chunk, Kind};
-use crate::repo::layout;
-use crate::repo::manifest::BackupLabel;
+use walward_base::{ErrorClass, hex};
+use walward_repo::RepoError;
+use walward_repo::format::{Chunk, Kind};
+use walward_repo::layout;
+use walward_repo::manifest::BackupLabel;
 
 /// How often the list of repositories is gone through for one pack.
 const ROUNDS: u32 = 3;

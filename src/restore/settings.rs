@@ -4,7 +4,7 @@ use super::loan::{Lent, Loan};
 use super::request::{RestoreRequest, Target, TargetTimeline};
 use super::time::format_time;
 use super::timelines::Way;
-use crate::pg::{Capacity, settings};
+use walward_pg::{Capacity, settings};
 
 /// What an earlier recovery, or the cluster that was backed up, may have left in postgresql.auto.conf and what would now
 /// contradict the request: PostgreSQL refuses two targets.
@@ -184,9 +184,9 @@ pub fn edit(content: &[u8], wanted: &[Setting], is_lent: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::{Lsn, Timeline};
     use crate::restore::choose::tests::request;
     use crate::restore::timelines::Histories;
+    use walward_pg::{Lsn, Timeline};
 
     fn way(timeline: u32) -> Way {
         let histories = Histories::from([(Timeline(timeline), vec![(Timeline(1), Lsn(100))])]);

@@ -12,8 +12,8 @@ use super::error::RestoreError;
 use super::facts::{Archive, Copy};
 use super::settings::Setting;
 use super::wal::WalNeed;
-use crate::base::format_bytes;
-use crate::pg::{Capacity, CommitTimes, ControlFile};
+use walward_base::format_bytes;
+use walward_pg::{Capacity, CommitTimes, ControlFile};
 
 /// The most bytes of WAL that are read to look for it.
 const WAL_BYTES_MAX: u64 = 256 << 20;

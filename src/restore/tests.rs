@@ -13,14 +13,14 @@ use tokio_util::sync::CancellationToken;
 use super::choose::tests::request as request_for;
 use super::contents::tests as made;
 use super::*;
-use crate::base::hex;
-use crate::pg::{SegmentSize, Timeline, WalFileName};
-use crate::repo::format::{Kind, Spec};
-use crate::repo::manifest::{BackupLabel, Entry, EntryKind, Manifest, Tablespace};
-use crate::repo::{Encryption, Repository, layout};
-use crate::storage::{ObjectKey, Payload, Store};
-use crate::sys::cpu::CpuPool;
-use crate::sys::durable;
+use walward_base::hex;
+use walward_base::sys::cpu::CpuPool;
+use walward_base::sys::durable;
+use walward_pg::{SegmentSize, Timeline, WalFileName};
+use walward_repo::format::{Kind, Spec};
+use walward_repo::manifest::{BackupLabel, Entry, EntryKind, Manifest, Tablespace};
+use walward_repo::{Encryption, Repository, layout};
+use walward_storage::{ObjectKey, Payload, Store};
 
 const LABEL: &str = "20261121T064158Z-full";
 
@@ -79,9 +79,9 @@ fn tar_stream(files: &[(&str, Vec<u8>)]) -> (Vec<u8>, Vec<u64>) {
 async fn repository(name: &str, encrypted: Option<&std::path::Path>) -> Repository {
     let pool = CpuPool::new(1).expect("a thread");
     let encryption = encrypted
-        .map_or(Encryption::None, |file| Encryption::Key(crate::repo::keys::KeySource::KeyFile(file.to_owned())));
+        .map_or(Encryption::None, |file| Encryption::Key(walward_repo::keys::KeySource::KeyFile(file.to_owned())));
     let now = Timestamp::from_second(1_700_000_000).expect("in range");
-    let created = Repository::create(name, crate::storage::memory(), "main", &encryption, &[], pool, now).await;
+    let created = Repository::create(name, walward_storage::memory(), "main", &encryption, &[], pool, now).await;
     let mut repository = created.expect("a repository").0;
     let manifest = made::manifest(&[], Vec::new());
     repository.add_lineage(manifest.lineage, SegmentSize::DEFAULT, now).await.expect("added");
@@ -106,7 +106,7 @@ async fn fill(repository: &Repository, directory: &std::path::Path) {
         for ((path, content), offset) in files.iter().zip(offsets) {
             entries.push(made::file(path, number, offset, content));
         }
-        manifest.packs.push(crate::repo::manifest::Pack {
+        manifest.packs.push(walward_repo::manifest::Pack {
             number,
             content_bytes,
             stored_bytes: summary.stored_bytes,
@@ -427,7 +427,7 @@ async fn another_pack_in_a_packs_place_is_noticed() {
     let (content, _) = tar_stream(&[("PG_VERSION", b"99\n".to_vec())]);
     fixture.repositories[0].upload(&key, spec(Kind::Pack), once(content), 0).await.expect("uploaded");
     let error = fixture.restore().await.expect_err("not the one in the manifest");
-    assert_eq!(error.class(), crate::base::ErrorClass::Corrupt, "{error}");
+    assert_eq!(error.class(), walward_base::ErrorClass::Corrupt, "{error}");
     assert!(!fixture.target().join("global/pg_control").exists());
 }
 
@@ -510,7 +510,7 @@ async fn an_older_timeline_never_stands_in_for_one_whose_history_was_not_archive
 async fn a_sealed_backup_is_restored() {
     use std::io::Write;
     let mut key = tempfile::NamedTempFile::new().expect("a file");
-    key.write_all(crate::repo::keys::key_file_text().as_bytes()).expect("written");
+    key.write_all(walward_repo::keys::key_file_text().as_bytes()).expect("written");
     let mut fixture = Fixture::new(&[]).await;
     let repository = repository("sealed", Some(key.path())).await;
     fill(&repository, fixture.directory.path()).await;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
+use walward_pg::{Lsn, SegmentName, SegmentSize, Timeline};
 
 /// Where each timeline left its parents: (parent, position of the switch), the oldest first; timeline 1 is not in it.
 pub type Histories = BTreeMap<Timeline, Vec<(Timeline, Lsn)>>;

@@ -254,7 +254,7 @@ mod tests {
     fn what_an_earlier_run_left_under_a_files_name_is_not_written_over_but_made_anew() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("server.key");
-        crate::sys::durable::replace(&path, b"half of it", 0o600).expect("written");
+        walward_base::sys::durable::replace(&path, b"half of it", 0o600).expect("written");
         std::fs::set_permissions(&path, Permissions::from_mode(0o400)).expect("set");
         let left = File::open(&path).expect("there");
         create(&path).expect("made").write_all(b"whole").expect("written");

@@ -6,8 +6,8 @@ use std::ops::Range;
 use serde::Serialize;
 
 use super::timelines::Way;
-use crate::pg::{Lsn, SegmentName, SegmentSize, Timeline};
-use crate::repo::gap::Gap;
+use walward_pg::{Lsn, SegmentName, SegmentSize, Timeline};
+use walward_repo::gap::Gap;
 
 /// The whole segments that any of the repositories has, by timeline and number; and the partial ones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

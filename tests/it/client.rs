@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use crate::client_program::walward_wal;
+
 const NAME: &str = "000000010000000000000001";
 
 /// What PostgreSQL reads as "no such file" is 1 to 125; as "stop", everything above and every signal.
@@ -28,7 +30,7 @@ fn run(command: &mut Command) -> Outcome {
 }
 
 fn client(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_walward-wal"));
+    let mut command = Command::new(walward_wal());
     command.current_dir(folder).env("WALWARD_SOCKET", folder.join("socket")).args(arguments);
     command
 }
@@ -438,19 +440,17 @@ fn no_memory_is_never_absent() {
     });
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -v 12000; exec \"$0\" --timeout 1 fetch 000000010000000000000001 x"]);
-    shell.arg(env!("CARGO_BIN_EXE_walward-wal")).current_dir(folder.path());
+    shell.arg(walward_wal()).current_dir(folder.path());
     let outcome = run(shell.env("WALWARD_SOCKET", folder.path().join("socket")));
     assert!(outcome.code == -1 || outcome.code == FETCH_FAILED, "{}: {}", outcome.code, outcome.stderr);
 }
 
-/// Built as a release from the two things that it may use, the compiler and `src/wire`: nothing else can be in it.
+/// Built as a release from the two things that it may use, the compiler and `crates/wire`: nothing else can be in it.
 #[test]
 fn the_client_builds_from_std_and_wire_alone_and_is_small() {
     const BYTES_MAX: u64 = 1 << 20;
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/wire/src");
     let folder = tempfile::tempdir().unwrap();
-    let root = folder.path().join("lib.rs");
-    fs::write(&root, format!("#[path = {:?}] pub mod wire;", manifest.join("src/wire/mod.rs"))).unwrap();
     let rustc = |arguments: &[&str]| {
         let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
             .args(["--edition", "2024", "-O", "-C", "codegen-units=1", "--cap-lints", "allow"])
@@ -461,9 +461,10 @@ fn the_client_builds_from_std_and_wire_alone_and_is_small() {
             .unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     };
-    rustc(&["--crate-type", "rlib", "--crate-name", "walward", "lib.rs"]);
-    let main = manifest.join("src/bin/walward-wal.rs");
-    rustc(&["--extern", "walward=libwalward.rlib", "-C", "strip=symbols", "-o", "client", main.to_str().unwrap()]);
+    let (library, main) = (sources.join("lib.rs"), sources.join("main.rs"));
+    rustc(&["--crate-type", "rlib", "--crate-name", "walward_wire", library.to_str().unwrap()]);
+    let library = "walward_wire=libwalward_wire.rlib";
+    rustc(&["--extern", library, "-C", "strip=symbols", "-o", "client", main.to_str().unwrap()]);
     let bytes = fs::metadata(folder.path().join("client")).unwrap().len();
     assert!(bytes < BYTES_MAX, "the client has {bytes} bytes");
 }
@@ -473,19 +474,15 @@ fn the_client_builds_from_std_and_wire_alone_and_is_small() {
 #[test]
 fn the_client_has_no_runtime_in_it() {
     let folder = tempfile::tempdir().unwrap();
-    let contains = |program: &str, needle: &[u8]| {
+    let contains = |program: &Path, needle: &[u8]| {
         let stripped = folder.path().join("stripped");
         let status = Command::new("strip").arg("-o").arg(&stripped).arg(program).status().unwrap();
-        assert!(status.success(), "strip (binutils) cannot read {program}");
+        assert!(status.success(), "strip (binutils) cannot read {}", program.display());
         fs::read(&stripped).unwrap().windows(needle.len()).any(|window| window == needle)
     };
-    assert!(contains(env!("CARGO_BIN_EXE_walwardd"), b"tokio"), "the search itself is broken");
+    assert!(contains(Path::new(env!("CARGO_BIN_EXE_walwardd")), b"tokio"), "the search itself is broken");
     // The last one is the unwinder's shared library, whose loading took a third of the client's start.
     for needle in [&b"tokio"[..], b"rustls", b"object_store", b"serde", b"libgcc_s.so"] {
-        assert!(
-            !contains(env!("CARGO_BIN_EXE_walward-wal"), needle),
-            "the client has {} in it",
-            String::from_utf8_lossy(needle)
-        );
+        assert!(!contains(walward_wal(), needle), "the client has {} in it", String::from_utf8_lossy(needle));
     }
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use tempfile::TempDir;
-use walward::pg::{ControlFile, SegmentName, WalFileName, magic_of_major};
-use walward::wire::client::Conversation;
-use walward::wire::{OnError, Reply, Request};
+use walward_pg::{ControlFile, SegmentName, WalFileName, magic_of_major};
+use walward_wire::client::Conversation;
+use walward_wire::{OnError, Reply, Request};
 
 const SEGMENT: &str = "000000010000000000000003";
 /// How long the agent lets a client take to say what it wants.

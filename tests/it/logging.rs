@@ -68,7 +68,9 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
 fn every_field_of_the_log_is_documented_and_every_documented_field_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    sources(&root.join("src"), &mut files);
+    for folder in ["src", "crates"] {
+        sources(&root.join(folder), &mut files);
+    }
     let mut used: BTreeMap<String, PathBuf> = BTreeMap::new();
     for file in files {
         used.extend(fields(&fs::read_to_string(&file).unwrap()).into_iter().map(|field| (field, file.clone())));

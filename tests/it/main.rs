@@ -14,6 +14,8 @@
 
 mod answers;
 mod client;
+#[path = "../shared/client.rs"]
+mod client_program;
 mod docs;
 mod doors;
 mod house;

@@ -1,14 +1,23 @@
 //! The manual pages say what the programs say. They are made by `walward manual`, as the packages do it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use walward::config::keys::Section;
 
-fn output(program: &str, arguments: &[&str]) -> String {
+use crate::client_program::walward_wal;
+
+fn output(program: impl AsRef<OsStr>, arguments: &[&str]) -> String {
+    let program = program.as_ref();
     let output = Command::new(program).args(arguments).stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{} {arguments:?}: {}",
+        program.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -75,7 +84,7 @@ fn every_command_of_the_help_has_a_page_with_its_options_and_no_page_is_about_an
 fn the_pages_of_the_agent_and_the_client_have_their_options() {
     let pages = pages();
     let client = &pages["walward-wal.1"];
-    holds_options("walward-wal.1", client, &output(env!("CARGO_BIN_EXE_walward-wal"), &["--help"]));
+    holds_options("walward-wal.1", client, &output(walward_wal(), &["--help"]));
     for command in commands(&["wal"]) {
         assert!(client.contains(&format!("walward-wal-{command}(1)")), "walward-wal.1 does not lead to {command}");
     }

@@ -19,7 +19,7 @@ fn read(folder: &Path, found: &mut Vec<PathBuf>) {
 fn tests() -> BTreeMap<String, Vec<Vec<String>>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut files = Vec::new();
-    for folder in ["src", "tests"] {
+    for folder in ["src", "crates", "tests"] {
         read(&root.join(folder), &mut files);
     }
     let mut tests: BTreeMap<String, Vec<Vec<String>>> = BTreeMap::new();

@@ -52,7 +52,7 @@ fn the_watchdog_and_the_socket_are_what_the_agent_expects() {
     for line in ["Type=notify", "WatchdogSec=60s", "RuntimeDirectoryPreserve=yes", "LimitCORE=0"] {
         assert!(service.lines().any(|found| found == line), "{line}");
     }
-    let listen = format!("ListenStream={}", walward::wire::DEFAULT_SOCKET);
+    let listen = format!("ListenStream={}", walward_wire::DEFAULT_SOCKET);
     assert!(socket.lines().any(|found| found == listen), "{listen}");
 }
 

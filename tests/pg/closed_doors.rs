@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Gid, Signal, Uid};
-use walward::wire::client::Conversation;
-use walward::wire::{Reply, Request};
+use walward_wire::client::Conversation;
+use walward_wire::{Reply, Request};
 
 use crate::support::{Daemon, Outcome, Site, SiteOptions, StoreKind, eventually};
 

@@ -5,10 +5,10 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use walward::repo::keys::KeySource;
-use walward::repo::{Encryption, Repository};
-use walward::storage::{self, ObjectKey, StoreOptions};
-use walward::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_repo::keys::KeySource;
+use walward_repo::{Encryption, Repository};
+use walward_storage::{ObjectKey, StoreOptions};
 
 use crate::support::{ClusterOptions, Site, SiteOptions};
 
@@ -41,7 +41,7 @@ struct Reader {
 
 impl Reader {
     fn open(&self) -> Result<Repository, String> {
-        let store = storage::open(&self.options, "main").map_err(|error| error.to_string())?;
+        let store = walward_storage::open(&self.options, "main").map_err(|error| error.to_string())?;
         self.runtime
             .block_on(Repository::open("store", store, &self.encryption, self.pool.clone()))
             .map_err(|error| error.to_string())
@@ -52,7 +52,7 @@ impl Reader {
             let object = repository.read(key).await?;
             let facts = format!("{:?} {}", object.kind, object.writer);
             let content = object.into_bytes(key, CONTENT_BYTES_MAX).await?;
-            Ok::<_, walward::repo::RepoError>([facts.into_bytes(), content.to_vec()].concat())
+            Ok::<_, walward_repo::RepoError>([facts.into_bytes(), content.to_vec()].concat())
         };
         self.runtime.block_on(read).map_err(|error| error.to_string())
     }

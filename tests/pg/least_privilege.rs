@@ -1,6 +1,6 @@
 //! Walward's role is no superuser: with the documented grants alone a cluster is archived, backed up and restored.
 
-use walward::pg::session::grants::{create_role_statement, grant_statements};
+use walward_pg::session::grants::{create_role_statement, grant_statements};
 
 use crate::support::{Site, SiteOptions, Version, on_every_version};
 

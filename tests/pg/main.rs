@@ -22,6 +22,8 @@ mod after_recovery;
 mod agent;
 mod archiving;
 mod bad_input;
+#[path = "../shared/client.rs"]
+mod client_program;
 mod closed_doors;
 mod copies;
 mod emptied_bucket;

@@ -2,10 +2,10 @@
 
 use jiff::Timestamp;
 use walward::archive::aside::{Away, Facts, plan};
-use walward::base::describe;
-use walward::pg::{Lineage, WalFileName};
-use walward::repo::aside::{self, AsideId, Begun, FORMAT, Stage};
-use walward::repo::{Repository, layout};
+use walward_base::describe;
+use walward_pg::{Lineage, WalFileName};
+use walward_repo::aside::{self, AsideId, Begun, FORMAT, Stage};
+use walward_repo::{Repository, layout};
 
 use crate::machine::Site;
 

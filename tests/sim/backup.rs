@@ -8,10 +8,10 @@ use std::time::Instant;
 
 use futures::TryStreamExt;
 use jiff::Timestamp;
-use walward::repo::manifest::BackupLabel;
-use walward::repo::{Encryption, Repository, layout, stored};
-use walward::storage::{self, Limits, StoreOptions};
-use walward::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_repo::manifest::BackupLabel;
+use walward_repo::{Encryption, Repository, layout, stored};
+use walward_storage::{Limits, StoreOptions};
 
 use crate::disk::{Disk, Lies, Loss, scratch};
 use crate::faults::of_disk;
@@ -37,15 +37,17 @@ fn options(disk: &Disk) -> StoreOptions {
 }
 
 async fn open(disk: &Disk) -> Repository {
-    let store =
-        storage::with_layers(storage::bare_folder(&disk.root().join("repository").join(CLUSTER)), Limits::default());
+    let store = walward_storage::with_layers(
+        walward_storage::bare_folder(&disk.root().join("repository").join(CLUSTER)),
+        Limits::default(),
+    );
     Repository::open("one", store, &Encryption::None, CpuPool::on_the_caller()).await.unwrap()
 }
 
 /// That each backup with a manifest has all its packs, whole. Which there are.
 async fn all_whole(repository: &Repository) -> Result<Vec<BackupLabel>, String> {
-    let told = |what: &dyn std::fmt::Display, error: &walward::repo::RepoError| {
-        format!("{what}: {}", walward::base::describe(error))
+    let told = |what: &dyn std::fmt::Display, error: &walward_repo::RepoError| {
+        format!("{what}: {}", walward_base::describe(error))
     };
     let mut whole = Vec::new();
     for label in stored::labels(repository).await.map_err(|error| told(&"the backups", &error))? {
@@ -85,8 +87,8 @@ fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
         std::fs::create_dir(folder.path().join("empty")).unwrap();
         let empty = begin("empty", None, trace);
         runtime.block_on(async {
-            storage::create_root(&options(&empty), CLUSTER).unwrap();
-            let store = storage::bare_folder(&empty.root().join("repository").join(CLUSTER));
+            walward_storage::create_root(&options(&empty), CLUSTER).unwrap();
+            let store = walward_storage::bare_folder(&empty.root().join("repository").join(CLUSTER));
             let pool = CpuPool::on_the_caller();
             Repository::create("one", store, CLUSTER, &Encryption::None, &[], pool, Timestamp::UNIX_EPOCH)
                 .await

@@ -10,9 +10,9 @@ use std::time::Instant;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use walward::archive::{archive_file, copy_wal, missing_wal};
-use walward::base::{ErrorClass, describe};
-use walward::pg::WalFileName;
-use walward::storage::fault::{Fault, Plan};
+use walward_base::{ErrorClass, describe};
+use walward_pg::WalFileName;
+use walward_storage::fault::{Fault, Plan};
 
 use crate::disk::scratch;
 use crate::faults::mix;
@@ -61,7 +61,7 @@ fn live(server: &mut Postgres, random: &mut StdRng, segments: u64) {
 /// The files that a server has, in the order in which PostgreSQL archives them.
 fn files(server: &Postgres) -> Vec<WalFileName> {
     let mut names: Vec<WalFileName> = server.own.lock().unwrap().keys().copied().collect();
-    names.sort_by_key(walward::pg::archive_status::archiver_order);
+    names.sort_by_key(walward_pg::archive_status::archiver_order);
     names
 }
 

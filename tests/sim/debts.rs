@@ -17,11 +17,11 @@ use tempfile::TempDir;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use walward::archive::{Acknowledge, ArchiveOptions, Archiver, PushError};
-use walward::base::{ErrorClass, describe};
 use walward::health::ArchiveStats;
-use walward::pg::archive_status::archiver_order;
-use walward::pg::{Lineage, WalFileName};
-use walward::storage::fault::{Fault, Plan};
+use walward_base::{ErrorClass, describe};
+use walward_pg::archive_status::archiver_order;
+use walward_pg::{Lineage, WalFileName};
+use walward_storage::fault::{Fault, Plan};
 
 use crate::aside;
 use crate::disk::scratch;
@@ -118,7 +118,7 @@ impl Fleet {
     fn new(seed: u64, setting: Setting, trace: &Trace) -> Self {
         let folder = scratch();
         let key = folder.path().join("key");
-        walward::sys::durable::create(&key, walward::repo::keys::key_file_text().as_bytes(), 0o600).unwrap();
+        walward_base::sys::durable::create(&key, walward_repo::keys::key_file_text().as_bytes(), 0o600).unwrap();
         let shape = Shape { disks: false, ..plain(setting.sealed, Mutant::None) };
         let keys = [("one", setting.sealed.then_some(key)), ("two", None)];
         let sites = keys.into_iter().map(|(name, key)| Site::new(name, &shape, seed, (folder.path(), trace), key));

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
-use walward::sys::steps::{self, Step, Watcher};
+use walward_base::sys::steps::{self, Step, Watcher};
 
 use crate::faults::mix;
 use crate::machine::{Trace, note};
@@ -524,8 +524,8 @@ impl Wreck {
 mod tests {
     use std::collections::HashSet;
 
-    use walward::sys::durable;
-    use walward::sys::folder::Folder;
+    use walward_base::sys::durable;
+    use walward_base::sys::folder::Folder;
 
     use super::*;
 

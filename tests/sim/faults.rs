@@ -6,8 +6,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::time::Duration;
 
-use walward::base::ErrorClass;
-use walward::storage::fault::{Call, Fault, Plan};
+use walward_base::ErrorClass;
+use walward_storage::fault::{Call, Fault, Plan};
 
 use crate::disk::{Decide, Seen, Verdict};
 

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walward::archive::{AtHole, FetchError, PushError, Retrieved, Want, archive_file, retrieve};
-use walward::base::ErrorClass;
-use walward::pg::WalFileName;
-use walward::repo::LazyRepository;
-use walward::storage::fault::{Fault, Plan};
+use walward_base::ErrorClass;
+use walward_pg::WalFileName;
+use walward_repo::LazyRepository;
+use walward_storage::fault::{Fault, Plan};
 
 use crate::machine::{Agent, Site, note};
 use crate::postgres::{Postgres, segment};
@@ -52,7 +52,7 @@ impl World {
                 match self.ask(std::slice::from_ref(&repository), name).await {
                     Ok(Ok(bytes)) => self.truth.check(name, &bytes)?,
                     Ok(Err(_)) => return Err(told("does not have it")),
-                    Err(error) => return Err(told(&walward::base::describe(&error))),
+                    Err(error) => return Err(told(&walward_base::describe(&error))),
                 }
             }
         }
@@ -137,6 +137,6 @@ fn kind(answer: &Result<Result<Vec<u8>, Retrieved>, FetchError>) -> String {
     match answer {
         Ok(Ok(_)) => "placed".to_owned(),
         Ok(Err(retrieved)) => format!("{retrieved:?}"),
-        Err(error) => format!("{} ({})", walward::base::describe(error), error.class()),
+        Err(error) => format!("{} ({})", walward_base::describe(error), error.class()),
     }
 }

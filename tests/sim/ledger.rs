@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
-use walward::pg::WalFileName;
-use walward::storage::{ObjectKey, Store};
+use walward_pg::WalFileName;
+use walward_storage::{ObjectKey, Store};
 
 use crate::machine::Weather;
 use crate::postgres::{Own, Postgres};
@@ -142,6 +142,6 @@ impl Book {
 }
 
 /// The log's folder and the file.
-fn key_tail(name: walward::pg::SegmentName) -> String {
+fn key_tail(name: walward_pg::SegmentName) -> String {
     format!("{:08X}/{name}", name.log)
 }

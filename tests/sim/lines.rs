@@ -17,11 +17,11 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use walward::archive::{Asker, FetchOptions, Fetched, Fetcher, Want, archive_file};
 use walward::health::FetchStats;
-use walward::pg::{Lineage, Lsn, Timeline, TimelineHistory, WalFileName, magic_of_major};
-use walward::repo::manifest::{BackupLabel, BackupType};
-use walward::repo::{LazyRepository, Repository};
 use walward::restore::{RestoreError, RestorePlan, RestoreRequest, Target, TargetTimeline, plan};
-use walward::storage::fault::Plan;
+use walward_pg::{Lineage, Lsn, Timeline, TimelineHistory, WalFileName, magic_of_major};
+use walward_repo::manifest::{BackupLabel, BackupType};
+use walward_repo::{LazyRepository, Repository};
+use walward_storage::fault::Plan;
 
 use crate::disk::scratch;
 use crate::faults::mix;
@@ -238,7 +238,7 @@ impl World {
         std::fs::write(self.data.path(name), bytes).unwrap();
         let done = archive_file(&self.lazies, &self.data.pg_wal(), name, server.name).await;
         std::fs::remove_file(self.data.path(name)).unwrap();
-        done.map(drop).map_err(|error| walward::base::describe(&error))
+        done.map(drop).map_err(|error| walward_base::describe(&error))
     }
 
     /// The segment that is being written ends, and is archived.
@@ -458,15 +458,15 @@ impl World {
             match fetcher.fetch(Want::new(Some(self.data.lineage), name), Asker::OneShot, None).await {
                 Ok(Fetched::File(place)) => {
                     let destination = self.folder.path().join("RECOVERYXLOG");
-                    walward::wire::place(place.path(), &destination).map_err(|error| error.to_string())?;
+                    walward_wire::place(place.path(), &destination).map_err(|error| error.to_string())?;
                     Ok(Some(std::fs::read(&destination).unwrap()))
                 }
                 Ok(Fetched::Absent) => Ok(None),
-                Err(error) => Err(walward::base::describe(&error)),
+                Err(error) => Err(walward_base::describe(&error)),
             }
         };
         let label: BackupLabel = plan.backup.parse().unwrap();
-        let (manifest, _) = walward::repo::stored::manifest(&self.repository, &label).await.unwrap();
+        let (manifest, _) = walward_repo::stored::manifest(&self.repository, &label).await.unwrap();
         let mut goal = manifest.timeline;
         match settings["recovery_target_timeline"] {
             "latest" => loop {

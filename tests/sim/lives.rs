@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::Rng;
-use walward::pg::WalFileName;
-use walward::pg::archive_status::archiver_order;
+use walward_pg::WalFileName;
+use walward_pg::archive_status::archiver_order;
 
 use crate::aside;
 use crate::disk::Loss;

@@ -14,16 +14,16 @@ use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use walward::archive::{Acknowledge, ArchiveOptions, Archiver, FetchOptions, Fetcher};
-use walward::base::ErrorClass;
 use walward::health::{ArchiveStats, FetchStats};
-use walward::pg::{Lineage, WalFileName};
-use walward::repo::{Encryption, LazyRepository, RepoError, Repository, layout, stored};
-use walward::storage::fault::{Call, Fault, Faulty, Plan};
-use walward::storage::{
+use walward_base::ErrorClass;
+use walward_base::sys::cpu::CpuPool;
+use walward_pg::{Lineage, WalFileName};
+use walward_repo::{Encryption, LazyRepository, RepoError, Repository, layout, stored};
+use walward_storage::fault::{Call, Fault, Faulty, Plan};
+use walward_storage::{
     self, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoreOptions, StoredObject,
     Upload,
 };
-use walward::sys::cpu::CpuPool;
 
 use crate::disk::{Disk, Lies, Loss};
 use crate::faults::{mix, of_disk, of_store};
@@ -107,10 +107,10 @@ impl Site {
             disk.trace_to(name, trace);
             Ground::Disk(disk)
         } else {
-            Ground::Memory(storage::memory())
+            Ground::Memory(walward_storage::memory())
         };
         let encryption =
-            key.map_or(Encryption::None, |file| Encryption::Key(walward::repo::keys::KeySource::KeyFile(file)));
+            key.map_or(Encryption::None, |file| Encryption::Key(walward_repo::keys::KeySource::KeyFile(file)));
         Self { name, ground, encryption, seed: mix(seed, &name), set_up: false }
     }
 
@@ -140,19 +140,19 @@ impl Site {
     pub fn store(&self) -> Arc<dyn Store> {
         match &self.ground {
             Ground::Memory(store) => Arc::clone(store),
-            Ground::Disk(disk) => storage::bare_folder(&disk.root().join("repository").join(CLUSTER)),
+            Ground::Disk(disk) => walward_storage::bare_folder(&disk.root().join("repository").join(CLUSTER)),
         }
     }
 
     /// The repository for an agent, over a store that fails by `plan`.
     pub fn lazy(&self, store: Arc<dyn Store>, plan: Plan) -> Arc<LazyRepository> {
-        let store = storage::with_layers(Faulty::new(store, plan), Limits::default());
+        let store = walward_storage::with_layers(Faulty::new(store, plan), Limits::default());
         LazyRepository::at(self.name, store, self.encryption.clone(), 1, CpuPool::on_the_caller())
     }
 
     /// The repository as it is, over its bare store.
     pub async fn open(&self) -> Result<Repository, RepoError> {
-        let store = storage::with_layers(self.store(), Limits::default());
+        let store = walward_storage::with_layers(self.store(), Limits::default());
         Repository::open(self.name, store, &self.encryption, CpuPool::on_the_caller()).await
     }
 
@@ -185,9 +185,9 @@ impl Site {
         let told = |error: &dyn std::error::Error| SetUp::Failed(format!("cannot set {} up: {error:?}", self.name));
         if let Ground::Disk(disk) = &self.ground {
             let options = StoreOptions::new(format!("file://{}/repository", disk.root().display()));
-            storage::create_root(&options, CLUSTER).map_err(|error| told(&error))?;
+            walward_storage::create_root(&options, CLUSTER).map_err(|error| told(&error))?;
         }
-        let store = storage::with_layers(self.store(), Limits::default());
+        let store = walward_storage::with_layers(self.store(), Limits::default());
         let pool = CpuPool::on_the_caller();
         let made = Repository::create(
             self.name,

@@ -9,11 +9,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jiff::SignedDuration;
 use tokio::time::Instant;
-use walward::pg::WalFileName;
-use walward::repo::Repository;
-use walward::storage::{
-    Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload,
-};
+use walward_pg::WalFileName;
+use walward_repo::Repository;
+use walward_storage::{Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Upload};
 
 use crate::machine::read_whole;
 use crate::postgres::Own;

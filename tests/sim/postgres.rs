@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
-use walward::pg::archive_status::{done_path, ready_path};
-use walward::pg::{ControlFile, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName, magic_of_major};
+use walward_pg::archive_status::{done_path, ready_path};
+use walward_pg::{ControlFile, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName, magic_of_major};
 
 use crate::faults::mix;
 use crate::truth::{Version, print_of};

@@ -15,14 +15,14 @@ use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walward::pg::{Lineage, Lsn, SegmentSize, Timeline, WalFileName};
-use walward::repo::format::{Kind, Spec};
-use walward::repo::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest, Pack};
-use walward::repo::{Encryption, Repository, layout};
 use walward::restore::{
     Action, Archiving, Place, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run,
 };
-use walward::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_pg::{Lineage, Lsn, SegmentSize, Timeline, WalFileName};
+use walward_repo::format::{Kind, Spec};
+use walward_repo::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest, Pack};
+use walward_repo::{Encryption, Repository, layout};
 
 use crate::disk::{Decide, Disk, Lies, Loss, Verdict, scratch};
 use crate::faults::of_disk;
@@ -118,7 +118,7 @@ pub async fn put_backup(repository: &Repository, taken: Taken) {
             let what = EntryKind::File { size, crc32c, pack: number, offset };
             entries.push(Entry { path: (*path).to_owned(), mode: 0o600, mtime: 1_700_000_000, what });
         }
-        let stored_sha256 = walward::base::hex::encode(&summary.stored_digest);
+        let stored_sha256 = walward_base::hex::encode(&summary.stored_digest);
         manifest.packs.push(Pack { number, content_bytes, stored_bytes: summary.stored_bytes, stored_sha256 });
     }
     let mut lines = serde_json::to_string(&manifest).unwrap() + "\n";
@@ -131,7 +131,7 @@ pub async fn put_backup(repository: &Repository, taken: Taken) {
 
 /// A repository in memory with one backup, and the WAL that it needs.
 async fn repository() -> Repository {
-    let (store, pool) = (walward::storage::memory(), CpuPool::on_the_caller());
+    let (store, pool) = (walward_storage::memory(), CpuPool::on_the_caller());
     let made = Repository::create("one", store, "main", &Encryption::None, &[], pool, Timestamp::UNIX_EPOCH).await;
     let mut repository = made.unwrap().0;
     repository.add_lineage(LINEAGE, SegmentSize::DEFAULT, Timestamp::UNIX_EPOCH).await.unwrap();

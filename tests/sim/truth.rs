@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use walward::pg::{SegmentName, WalFileName};
+use walward_pg::{SegmentName, WalFileName};
 
 use crate::faults::mix;
 

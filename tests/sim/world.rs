@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use walward::archive::{Archiver, Asker, FetchError, Fetched, PushError, Rejection, Want};
 use walward::outcome::Exit;
-use walward::pg::{Timeline, TimelineHistory, WalFileName};
+use walward_pg::{Timeline, TimelineHistory, WalFileName};
 
 use crate::disk::{Loss, scratch};
 use crate::faults::mix;
@@ -86,7 +86,7 @@ impl World {
     pub fn new(seed: u64, shape: Shape, trace: &Trace) -> Self {
         let folder = scratch();
         let key = folder.path().join("key");
-        walward::sys::durable::create(&key, walward::repo::keys::key_file_text().as_bytes(), 0o600).unwrap();
+        walward_base::sys::durable::create(&key, walward_repo::keys::key_file_text().as_bytes(), 0o600).unwrap();
         let site = |(name, key)| Site::new(name, &shape, seed, (folder.path(), trace), key);
         let keys = [("one", shape.sealed.then_some(key)), ("two", None)];
         let sites = keys.into_iter().take(shape.repositories).map(site).collect();
@@ -419,7 +419,7 @@ impl World {
         let ended = match fetched {
             Ok(Fetched::File(place)) => {
                 let destination = self.standby().join("RECOVERYXLOG");
-                walward::wire::place(place.path(), &destination)
+                walward_wire::place(place.path(), &destination)
                     .map_err(|error| format!("{name} cannot be placed: {error}"))?;
                 Ended::Placed(std::fs::read(&destination).unwrap())
             }
@@ -434,7 +434,7 @@ impl World {
                 return Err(format!("behind {name} there is {next}, which nobody archived"));
             }
             Err(error) => {
-                note(&self.trace, walward::base::describe(&error));
+                note(&self.trace, walward_base::describe(&error));
                 Ended::Failed
             }
         };
@@ -573,6 +573,6 @@ pub enum Push {
 fn shown(answer: &Result<walward::archive::Pushed, Arc<PushError>>) -> String {
     match answer {
         Ok(how) => format!("{how:?}"),
-        Err(error) => walward::base::describe(error.as_ref()),
+        Err(error) => walward_base::describe(error.as_ref()),
     }
 }

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::carry::{compare, copy_over, present, remove};
 use super::{AsideError, AsidePlan, failed};
-use crate::repo::aside::{self, Aside, Begun, Kept, Stage};
-use crate::repo::{RepoError, Repository, layout};
-use crate::storage::{ObjectInfo, ObjectKey};
+use walward_repo::aside::{self, Aside, Begun, Kept, Stage};
+use walward_repo::{RepoError, Repository, layout};
+use walward_storage::{ObjectInfo, ObjectKey};
 
 /// Objects that are copied, or removed, at the same time.
 const AT_ONCE: usize = 4;

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 
 use super::carry::{compare, copy_new, copy_over, present, remove};
 use super::{AsideError, failed};
-use crate::repo::aside::{self, Aside, Begun, Stage};
-use crate::repo::{RepoError, Repository, layout};
-use crate::storage::{ObjectInfo, ObjectKey};
+use walward_repo::aside::{self, Aside, Begun, Stage};
+use walward_repo::{RepoError, Repository, layout};
+use walward_storage::{ObjectInfo, ObjectKey};
 
 /// Objects that are compared, copied or removed at the same time. WAL is held in memory meanwhile, as it is stored.
 const AT_ONCE: usize = 2;

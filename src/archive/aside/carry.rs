@@ -6,9 +6,9 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use crate::base::ErrorClass;
-use crate::repo::{Repository, layout};
-use crate::storage::{Body, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError};
+use walward_base::ErrorClass;
+use walward_repo::{Repository, layout};
+use walward_storage::{Body, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError};
 
 /// How many folders are listed at once.
 const LISTS_AT_ONCE: usize = 8;

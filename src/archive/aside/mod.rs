@@ -3,7 +3,7 @@
 //!
 //! The order is what makes it safe, in every repository before the next step begins in any:
 //!
-//! 1. what is to be moved is written down ([`crate::repo::aside`]): from then on nothing else is moved under this name, however often
+//! 1. what is to be moved is written down ([`walward_repo::aside`]): from then on nothing else is moved under this name, however often
 //!    the work is cut and taken up again. What took a name meanwhile is another object, and stays;
 //! 2. every object is copied, and compared with its copy;
 //! 3. backups leave the archive, each with its manifest first, then WAL, the newest first, and last the file from which on the life
@@ -28,8 +28,8 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use crate::base::ErrorClass;
-use crate::repo::RepoError;
+use walward_base::ErrorClass;
+use walward_repo::RepoError;
 
 pub use away::Away;
 pub use back::Back;
@@ -93,7 +93,7 @@ impl AsideError {
 }
 
 /// An error of `repository`, met while `doing`.
-fn failed(repository: &crate::repo::Repository, doing: &'static str) -> impl Fn(RepoError) -> AsideError {
+fn failed(repository: &walward_repo::Repository, doing: &'static str) -> impl Fn(RepoError) -> AsideError {
     let repository = repository.name().to_owned();
     move |source| AsideError::Repository { doing, repository: repository.clone(), source }
 }

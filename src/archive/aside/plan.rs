@@ -6,12 +6,12 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
 use crate::archive::follows::follows;
-use crate::base::{ErrorClass, describe};
-use crate::pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use crate::repo::aside::Kept;
-use crate::repo::manifest::{BackupLabel, Manifest};
-use crate::repo::{RepoError, Repository, layout, stored};
-use crate::storage::ObjectInfo;
+use walward_base::{ErrorClass, describe};
+use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::aside::Kept;
+use walward_repo::manifest::{BackupLabel, Manifest};
+use walward_repo::{RepoError, Repository, layout, stored};
+use walward_storage::ObjectInfo;
 
 /// How many folders are listed, and small objects read, at once.
 const READS_AT_ONCE: usize = 8;

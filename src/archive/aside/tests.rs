@@ -11,14 +11,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::archive::follows::follows;
-use crate::pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use crate::repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
-use crate::repo::format::{Kind, Spec};
-use crate::repo::manifest::{BackupLabel, BackupType, Manifest};
-use crate::repo::{Encryption, Repository, aside, layout, stored};
-use crate::storage::fault::{Fault, Faulty, Plan};
-use crate::storage::{ObjectInfo, ObjectKey, Put, Store, memory};
-use crate::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
+use walward_repo::format::{Kind, Spec};
+use walward_repo::manifest::{BackupLabel, BackupType, Manifest};
+use walward_repo::{Encryption, Repository, aside, layout, stored};
+use walward_storage::fault::{Fault, Faulty, Plan};
+use walward_storage::{ObjectInfo, ObjectKey, Put, Store, memory};
 
 const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7 };
 const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -118,7 +118,7 @@ impl Archive {
         Self { store, before }
     }
 
-    async fn open(&self, store: Arc<dyn Store>) -> Result<Repository, crate::repo::RepoError> {
+    async fn open(&self, store: Arc<dyn Store>) -> Result<Repository, walward_repo::RepoError> {
         Repository::open("r", store, &Encryption::None, CpuPool::new(1).expect("a thread")).await
     }
 

@@ -1,8 +1,8 @@
 //! Repositories that hold two contents under one name.
 
 use super::*;
-use crate::base::describe;
-use crate::repo::gap;
+use walward_base::describe;
+use walward_repo::gap;
 
 fn numbered(number: u32) -> WalFileName {
     name(&format!("0000000100000000000000{number:02X}"))
@@ -25,7 +25,7 @@ fn held(room: &Room, repository: &str, numbers: std::ops::RangeInclusive<u32>) -
 fn set_aside(room: &Room, repository: &str, numbers: &[u32]) {
     for number in numbers {
         let aside = room.folder.path().join(format!("aside-{repository}-{number}"));
-        crate::sys::durable::rename(&room.object(repository, numbered(*number)), &aside).expect("moved");
+        walward_base::sys::durable::rename(&room.object(repository, numbered(*number)), &aside).expect("moved");
     }
 }
 
@@ -84,7 +84,7 @@ async fn no_debt_brings_what_comes_after_a_file_that_cannot_be_compared() {
     archived(&room, &both[1..], &[3], 2).await;
     let damaged = room.object("two", numbered(3));
     let bytes = std::fs::read(&damaged).expect("read");
-    crate::sys::durable::replace(&damaged, &bytes[..bytes.len() / 2], 0o600).expect("cut");
+    walward_base::sys::durable::replace(&damaged, &bytes[..bytes.len() / 2], 0o600).expect("cut");
     let archiver = archiver(&room, both, ONE);
     archiver.compare_once().await;
     assert_eq!(held(&room, "two", 1..=9), [1, 2, 3], "it may be the file of another life");
@@ -105,7 +105,7 @@ async fn an_agent_that_has_just_started_sends_nothing_where_the_file_before_cann
     archived(&room, &both[1..], &[1], 2).await;
     let damaged = room.object("two", numbered(1));
     let bytes = std::fs::read(&damaged).expect("read");
-    crate::sys::durable::replace(&damaged, &bytes[..bytes.len() / 2], 0o600).expect("cut");
+    walward_base::sys::durable::replace(&damaged, &bytes[..bytes.len() / 2], 0o600).expect("cut");
     let archiver = archiver(&room, both, ONE);
     room.write(numbered(2), &segment(numbered(2), room.lineage.system_identifier, 1));
     archiver.push(numbered(2), archiver.find(numbered(2))).await.expect("one is enough");
@@ -234,7 +234,7 @@ async fn no_debt_brings_what_comes_after_a_file_that_the_server_was_refused() {
     let archiver = archiver(&room, both.to_vec(), Acknowledge::All);
     let own = numbered(3);
     room.write(own, &segment(own, room.lineage.system_identifier, 1));
-    crate::sys::durable::create(&crate::pg::archive_status::ready_path(&room.pg_wal(), own), b"", 0o600)
+    walward_base::sys::durable::create(&walward_pg::archive_status::ready_path(&room.pg_wal(), own), b"", 0o600)
         .expect("a mark");
     let refused = archiver.push(own, archiver.find(own)).await.expect_err("other content");
     assert!(matches!(*refused, PushError::Different { .. }), "{refused}");
@@ -281,8 +281,8 @@ async fn a_repository_that_missed_files_and_is_alone_is_held_against_what_the_se
         away.back(&two);
         archived(&room, std::slice::from_ref(&two), &of_the_clone, 2).await;
         for number in still_there..=5 {
-            let mark = crate::pg::archive_status::done_path(&room.pg_wal(), write(number));
-            crate::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+            let mark = walward_pg::archive_status::done_path(&room.pg_wal(), write(number));
+            walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
         }
 
         let away = Away::take(&room, "one");
@@ -321,8 +321,8 @@ async fn an_agent_that_has_just_started_takes_no_name_for_the_content_of_the_onl
         archived(&room, &both, &[1], 1).await;
         archived(&room, &both[1..], &[2], if of_a_clone { 2 } else { 1 }).await;
         room.write(numbered(2), &segment(numbered(2), room.lineage.system_identifier, 1));
-        let mark = crate::pg::archive_status::done_path(&room.pg_wal(), numbered(2));
-        crate::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+        let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(2));
+        walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
         let archiver = archiver(&room, both.clone(), ONE);
         let _away = Away::take(&room, "one");
         both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());

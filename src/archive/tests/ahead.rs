@@ -54,7 +54,7 @@ fn life(room: &Room, numbers: std::ops::RangeInclusive<u32>, byte: u8) -> Vec<Wa
     let file = |number| {
         let file = name(&format!("0000000100000000000000{number:02X}"));
         room.write(file, &segment(file, room.lineage.system_identifier, byte));
-        let mark = crate::pg::archive_status::ready_path(&room.pg_wal(), file);
+        let mark = walward_pg::archive_status::ready_path(&room.pg_wal(), file);
         let _ = std::fs::remove_file(&mark);
         room_ready(room, file);
         file
@@ -195,7 +195,8 @@ async fn after_a_file_with_other_content_nothing_of_its_timeline_becomes_visible
     }
     assert_eq!(there(&room, &second), 1);
     // The first life's file was moved out of the archive by a person who chose the second.
-    crate::sys::durable::rename(&room.object("one", second[0]), &room.folder.path().join("aside")).expect("moved");
+    walward_base::sys::durable::rename(&room.object("one", second[0]), &room.folder.path().join("aside"))
+        .expect("moved");
     agent.push(second[0]).await.expect("archived");
     agent.push(second[1]).await.expect("nothing is in its way any more");
 }

@@ -4,8 +4,8 @@ use tokio::time::Instant;
 
 use super::patience::{layered, layered_from_the_start};
 use super::*;
-use crate::pg::Timeline;
-use crate::storage::fault::Call;
+use walward_pg::Timeline;
+use walward_storage::fault::Call;
 
 const FETCH_DEADLINE: Duration = Duration::from_mins(1);
 /// A standby is told within two seconds.
@@ -173,7 +173,7 @@ async fn behind_a_history_that_cannot_be_read_no_segment_is_absent() {
     };
     let told = find().await;
     assert!(matches!(told, Err(FetchError::Hole { .. })), "timeline 2 left it later: {told:?}");
-    crate::sys::durable::replace(&room.object("one", history), b"nonsense", 0o600).expect("damaged");
+    walward_base::sys::durable::replace(&room.object("one", history), b"nonsense", 0o600).expect("damaged");
     let told = find().await;
     assert!(matches!(&told, Err(error) if error.class() == ErrorClass::Corrupt), "it may have: {told:?}");
 }
@@ -200,7 +200,7 @@ async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no
         assert!(place.path().starts_with(&spool), "{}", place.path().display());
     }
     std::fs::remove_dir_all(&spool).expect("removed");
-    crate::sys::durable::create(&spool, b"in the way", 0o600).expect("a file");
+    walward_base::sys::durable::create(&spool, b"in the way", 0o600).expect("a file");
     for asker in [Asker::OneShot, Asker::Standby] {
         let answer = fetcher.fetch(want.clone(), asker, Some(Spot::own(beside.clone()))).await;
         let Ok(Fetched::File(place)) = answer else { panic!("{answer:?}") };

@@ -3,8 +3,8 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::storage::fault::Call;
-use crate::storage::{Limits, memory};
+use walward_storage::fault::Call;
+use walward_storage::{Limits, memory};
 
 /// A repository over a store with all its layers, whose calls end as `plan` says; open.
 pub(super) async fn layered(room: &Room, plan: Plan) -> (Arc<LazyRepository>, Arc<Faulty>) {
@@ -13,7 +13,7 @@ pub(super) async fn layered(room: &Room, plan: Plan) -> (Arc<LazyRepository>, Ar
     let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
     made.expect("a repository").0.add_lineage(room.lineage, size, now).await.expect("a lineage");
     let faulty = Faulty::new(inner, Plan::script([]));
-    let store = storage::with_layers(Arc::clone(&faulty) as Arc<dyn storage::Store>, Limits::default());
+    let store = walward_storage::with_layers(Arc::clone(&faulty) as Arc<dyn walward_storage::Store>, Limits::default());
     let lazy = LazyRepository::at("far", store, Encryption::None, 1, pool);
     lazy.get().await.expect("opened");
     faulty.plan(plan);
@@ -22,7 +22,7 @@ pub(super) async fn layered(room: &Room, plan: Plan) -> (Arc<LazyRepository>, Ar
 
 /// As [`layered`], over a store of which nothing is known yet.
 pub(super) fn layered_from_the_start(plan: Plan) -> Arc<LazyRepository> {
-    let store = storage::with_layers(Faulty::new(memory(), plan), Limits::default());
+    let store = walward_storage::with_layers(Faulty::new(memory(), plan), Limits::default());
     LazyRepository::at("unknown", store, Encryption::None, 1, CpuPool::on_the_caller())
 }
 

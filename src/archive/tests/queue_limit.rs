@@ -122,12 +122,13 @@ async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
     let files = waiting(&room, 4);
     let key = |name: &str| {
         let path = room.folder.path().join(name);
-        crate::sys::durable::create(&path, crate::repo::keys::key_file_text().as_bytes(), 0o600).expect("a key");
+        walward_base::sys::durable::create(&path, walward_repo::keys::key_file_text().as_bytes(), 0o600)
+            .expect("a key");
         Encryption::Key(KeySource::KeyFile(path))
     };
     let (options, pool, now) = (room.options("sealed"), CpuPool::new(1).expect("a thread"), Timestamp::now());
-    storage::create_root(&options, "main").expect("a root");
-    let store = storage::open(&options, "main").expect("a store");
+    walward_storage::create_root(&options, "main").expect("a root");
+    let store = walward_storage::open(&options, "main").expect("a store");
     let made = Repository::create("sealed", store, "main", &key("right"), &[], pool.clone(), now).await;
     made.expect("a repository");
     let lost = key("wrong");
@@ -138,7 +139,7 @@ async fn no_wal_is_let_go_because_of_a_wrong_key_or_a_damaged_repository() {
 
     let damaged = room.repository("damaged").await;
     archive_file(std::slice::from_ref(&damaged), &room.pg_wal(), files[0], "host").await.expect("archived");
-    crate::sys::durable::replace(&room.object("damaged", files[0]), b"nonsense", 0o600).expect("damaged");
+    walward_base::sys::durable::replace(&room.object("damaged", files[0]), b"nonsense", 0o600).expect("damaged");
     // Beside a store that is away, whichever answers first.
     let gone = room.repository("gone").await;
     let _away = Away::take(&room, "gone");

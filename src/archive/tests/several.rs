@@ -7,7 +7,8 @@ async fn one_repository_that_fails_keeps_the_file_out_of_no_other() {
     let room = Room::new();
     let good = room.repository("good").await;
     let broken =
-        over(&room, "broken", storage::memory(), Plan::chance(1, 1, &[Fault::Before(ErrorClass::Denied)])).await;
+        over(&room, "broken", walward_storage::memory(), Plan::chance(1, 1, &[Fault::Before(ErrorClass::Denied)]))
+            .await;
     let (one, two) = (name("000000010000000000000003"), name("000000010000000000000004"));
     for file in [one, two] {
         room.write(file, &segment(file, room.lineage.system_identifier, 1));
@@ -31,7 +32,7 @@ async fn one_repository_that_fails_keeps_the_file_out_of_no_other() {
 async fn a_repository_that_hangs_holds_nobody_up_where_enough_others_have_the_file() {
     let room = Room::new();
     let good = room.repository("good").await;
-    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let hanging = over(&room, "hanging", walward_storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
     let archiver = archiver(&room, vec![hanging, good], ONE);
     for number in 1..=12u32 {
         let file = name(&format!("0000000100000000000000{number:02X}"));
@@ -48,7 +49,7 @@ async fn a_repository_that_hangs_holds_nobody_up_where_enough_others_have_the_fi
 async fn a_push_that_takes_too_long_names_the_repository_that_did_not_answer() {
     let room = Room::new();
     let good = room.repository("good").await;
-    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let hanging = over(&room, "hanging", walward_storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
     let archiver = archiver_within(&room, vec![good, hanging], Acknowledge::All, Duration::from_millis(500));
     let file = waiting(&room, 1)[0];
     let error = archiver.push(file, archiver.find(file)).await.expect_err("one hangs");
@@ -64,7 +65,7 @@ async fn a_push_that_takes_too_long_names_the_repository_that_did_not_answer() {
 async fn without_an_agent_one_that_hangs_fails_no_push_that_enough_others_have() {
     let room = Room::new();
     let file = waiting(&room, 1)[0];
-    let hanging = over(&room, "hanging", storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
+    let hanging = over(&room, "hanging", walward_storage::memory(), Plan::chance(1, 1, &[Fault::Hang])).await;
     let both = [room.repository("good").await, hanging];
     let push =
         async |acknowledge| archive_now(&both, acknowledge, &room.pg_wal(), file, "host", Duration::from_secs(2)).await;
@@ -80,7 +81,7 @@ async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_t
     let room = Room::new();
     let file = waiting(&room, 1)[0];
     let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
-    let healing = over(&room, "healing", storage::memory(), plan).await;
+    let healing = over(&room, "healing", walward_storage::memory(), plan).await;
     let archiver = archiver(&room, vec![room.repository("good").await, healing], Acknowledge::All);
     archiver.push(file, archiver.find(file)).await.expect_err("the second one fails");
     // Looked at, and waiting for memory, when another file takes its place and is asked for.
@@ -106,7 +107,7 @@ async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_t
 #[tokio::test]
 async fn nothing_is_acknowledged_by_a_store_that_was_emptied_and_the_agent_goes_on_with_what_is_made_there() {
     let room = Room::new();
-    let inner = storage::memory();
+    let inner = walward_storage::memory();
     let lazy = over(&room, "emptied", Arc::clone(&inner), Plan::script([])).await;
     let archiver = archiver(&room, vec![lazy], Acknowledge::All);
     let files = waiting(&room, 3);
@@ -119,7 +120,7 @@ async fn nothing_is_acknowledged_by_a_store_that_was_emptied_and_the_agent_goes_
             let listing = inner.list(folder.as_ref()).await.expect("listed");
             found.extend(listing.objects.into_iter().map(|object| object.key));
             folders.extend(listing.folders.iter().map(|name| {
-                let above: Option<&storage::ObjectKey> = folder.as_ref();
+                let above: Option<&walward_storage::ObjectKey> = folder.as_ref();
                 Some(above.map_or_else(|| layout::given(name), |above| above.join(name)).expect("a key"))
             }));
         }
@@ -151,9 +152,9 @@ async fn a_second_push_sends_the_file_only_where_it_is_missing() {
     let file = name("000000010000000000000003");
     room.write(file, &segment(file, room.lineage.system_identifier, 1));
     let calls = || Plan::script(std::iter::repeat_n(None, 100));
-    let counted = storage::memory();
+    let counted = walward_storage::memory();
     let good = over(&room, "good", counted, calls()).await;
-    let inner = storage::memory();
+    let inner = walward_storage::memory();
     let plan = Plan::script([Some(Fault::Before(ErrorClass::Denied))]);
     let healing = over(&room, "healing", inner, plan).await;
     let archiver = archiver(&room, vec![good, healing], Acknowledge::All);
@@ -277,12 +278,13 @@ async fn a_debt_is_not_forgotten_because_the_repositories_that_lack_the_file_agr
 async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
     let room = Room::new();
     let key_file = room.folder.path().join("key");
-    crate::sys::durable::create(&key_file, crate::repo::keys::key_file_text().as_bytes(), 0o600).expect("a key");
+    walward_base::sys::durable::create(&key_file, walward_repo::keys::key_file_text().as_bytes(), 0o600)
+        .expect("a key");
     let key = KeySource::KeyFile(key_file);
     let encryption = Encryption::Key(key.clone());
     let (options, pool, now) = (room.options("sealed"), CpuPool::new(1).expect("a thread"), Timestamp::now());
-    storage::create_root(&options, "main").expect("a root");
-    let store = storage::open(&options, "main").expect("a store");
+    walward_storage::create_root(&options, "main").expect("a root");
+    let store = walward_storage::open(&options, "main").expect("a store");
     let made = Repository::create("sealed", store, "main", &encryption, &[], pool.clone(), now).await;
     let (mut made, _) = made.expect("a repository");
     let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
@@ -340,7 +342,7 @@ async fn a_store_that_takes_its_time_gets_more_at_once_than_are_read_at_once() {
     // Two files are written, and the log's folder is listed; then it hangs.
     let plan =
         Plan::By(Box::new(|call| (call.verb == "put" && !call.key.ends_with(['1', '2'])).then_some(Fault::Hang)));
-    let hanging = over(&room, "hanging", storage::memory(), plan).await;
+    let hanging = over(&room, "hanging", walward_storage::memory(), plan).await;
     let archiver = archiver(&room, vec![hanging], Acknowledge::All);
     for file in &waiting(&room, 12)[..2] {
         archiver.push(*file, archiver.find(*file)).await.expect("archived");

@@ -8,14 +8,14 @@ use super::*;
 use crate::backup::cleanup;
 use crate::backup::plan;
 use crate::backup::tree::{Directory, DirectoryNumber};
-use crate::base::ErrorClass;
-use crate::repo::Encryption;
-use crate::repo::manifest::BackupType;
-use crate::storage::Store;
-use crate::storage::fault::{Fault, Faulty, Plan};
-use crate::sys::cpu::CpuPool;
-use crate::sys::folder::Folder;
 use jiff::Timestamp;
+use walward_base::ErrorClass;
+use walward_base::sys::cpu::CpuPool;
+use walward_base::sys::folder::Folder;
+use walward_repo::Encryption;
+use walward_repo::manifest::BackupType;
+use walward_storage::Store;
+use walward_storage::fault::{Fault, Faulty, Plan};
 
 const FILES: u32 = 20;
 
@@ -27,7 +27,7 @@ async fn repository(name: &str, store: Arc<dyn Store>) -> Repository {
 
 /// A repository at which the `number`th upload cannot begin.
 async fn failing(number: usize) -> Repository {
-    let inner = crate::storage::memory();
+    let inner = walward_storage::memory();
     repository("broken", Arc::clone(&inner)).await;
     let open = |store| Repository::open("broken", store, &Encryption::None, CpuPool::new(1).unwrap());
     let counted = Faulty::new(Arc::clone(&inner), Plan::script(std::iter::repeat_n(None, 1000)));
@@ -82,7 +82,7 @@ async fn packs_in(repository: &Repository, label: &BackupLabel) -> usize {
 async fn every_repository_gets_every_file_and_the_report_says_where() {
     let folder = tempfile::tempdir().unwrap();
     let repositories =
-        vec![repository("a", crate::storage::memory()).await, repository("b", crate::storage::memory()).await];
+        vec![repository("a", walward_storage::memory()).await, repository("b", walward_storage::memory()).await];
     let (work, plans) = work(folder.path(), repositories.clone());
     let count = plans.len();
     let done = copy_all(&work, plans, 3, &CancellationToken::new()).await.unwrap();
@@ -122,7 +122,7 @@ async fn every_repository_gets_every_file_and_the_report_says_where() {
 async fn a_repository_that_fails_ends_the_backup_by_its_name_and_the_packs_are_removed_everywhere() {
     for number in [1, 3] {
         let folder = tempfile::tempdir().unwrap();
-        let repositories = vec![repository("whole", crate::storage::memory()).await, failing(number).await];
+        let repositories = vec![repository("whole", walward_storage::memory()).await, failing(number).await];
         let (work, plans) = work(folder.path(), repositories.clone());
         let error = copy_all(&work, plans, 2, &CancellationToken::new()).await.unwrap_err();
         assert!(matches!(&error, BackupError::Repository { repository, .. } if repository == "broken"), "{error:?}");
@@ -138,7 +138,7 @@ async fn a_repository_that_fails_ends_the_backup_by_its_name_and_the_packs_are_r
 async fn where_a_manifest_was_begun_nothing_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let repositories =
-        vec![repository("a", crate::storage::memory()).await, repository("b", crate::storage::memory()).await];
+        vec![repository("a", walward_storage::memory()).await, repository("b", walward_storage::memory()).await];
     let (work, plans) = work(folder.path(), repositories.clone());
     let count = plans.len();
     copy_all(&work, plans, 2, &CancellationToken::new()).await.unwrap();
@@ -152,7 +152,7 @@ async fn where_a_manifest_was_begun_nothing_is_removed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_cannot_be_read_ends_the_backup_by_its_name() {
     let folder = tempfile::tempdir().unwrap();
-    let (work, plans) = work(folder.path(), vec![repository("a", crate::storage::memory()).await]);
+    let (work, plans) = work(folder.path(), vec![repository("a", walward_storage::memory()).await]);
     let place = folder.path().join("base/11");
     std::fs::remove_file(&place).unwrap();
     std::fs::create_dir(&place).unwrap();
@@ -163,7 +163,7 @@ async fn a_file_that_cannot_be_read_ends_the_backup_by_its_name() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_hangs_ends_the_backup_by_its_name_and_no_other_begins_until_it_is_answered() {
     let folder = tempfile::tempdir().unwrap();
-    let repositories = vec![repository("a", crate::storage::memory()).await];
+    let repositories = vec![repository("a", walward_storage::memory()).await];
     let (work, _) = work(folder.path(), repositories.clone());
     let place = folder.path().join("base/11");
     let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
@@ -190,7 +190,7 @@ async fn a_file_that_hangs_ends_the_backup_by_its_name_and_no_other_begins_until
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_backup_ends_while_a_file_hangs() {
     let folder = tempfile::tempdir().unwrap();
-    let (mut work, _) = work(folder.path(), vec![repository("a", crate::storage::memory()).await]);
+    let (mut work, _) = work(folder.path(), vec![repository("a", walward_storage::memory()).await]);
     Arc::get_mut(&mut work).unwrap().reading = Reading::new(folder.path(), Duration::from_hours(24));
     let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
     let cancel = CancellationToken::new();
@@ -212,7 +212,7 @@ async fn a_cancelled_backup_ends_while_a_file_hangs() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cancelled_backup_ends_and_leaves_no_pack() {
     let folder = tempfile::tempdir().unwrap();
-    let repositories = vec![repository("a", crate::storage::memory()).await];
+    let repositories = vec![repository("a", walward_storage::memory()).await];
     let (work, plans) = work(folder.path(), repositories.clone());
     let cancel = CancellationToken::new();
     cancel.cancel();

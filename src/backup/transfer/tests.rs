@@ -4,13 +4,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::*;
-use crate::pg::{Lineage, Lsn, SegmentSize, Timeline};
-use crate::repo::Encryption;
-use crate::repo::keys::KeySource;
-use crate::repo::manifest::{BackupType, EntryKind};
-use crate::storage::fault::{Fault, Faulty, Plan};
-use crate::storage::{Store, memory};
-use crate::sys::cpu::CpuPool;
+use walward_base::sys::cpu::CpuPool;
+use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
+use walward_repo::Encryption;
+use walward_repo::keys::KeySource;
+use walward_repo::manifest::{BackupType, EntryKind};
+use walward_storage::fault::{Fault, Faulty, Plan};
+use walward_storage::{Store, memory};
 
 const PACKS: u32 = 5;
 
@@ -26,7 +26,7 @@ async fn repository(name: &str, store: Arc<dyn Store>, key: Option<&tempfile::Na
 
 fn key() -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(crate::repo::keys::key_file_text().as_bytes()).unwrap();
+    file.write_all(walward_repo::keys::key_file_text().as_bytes()).unwrap();
     file
 }
 

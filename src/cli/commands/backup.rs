@@ -8,7 +8,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::text::moment_after;
 use crate::backup::{self, BackupOptions, BackupReport, Phase, Progress};
-use crate::base::{format_bytes, format_duration};
 use crate::cli::agent::{self, Asked};
 use crate::cli::arguments::BackupArguments;
 use crate::cli::context::Context;
@@ -18,7 +17,8 @@ use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
-use crate::sys;
+use walward_base::sys;
+use walward_base::{format_bytes, format_duration};
 
 pub(in crate::cli) async fn run(
     context: &Context,

@@ -12,7 +12,7 @@ use crate::cli::printer::{Printer, Tone};
 use crate::cli::segment_memory;
 use crate::config::{self, Loaded, Origin};
 use crate::outcome::Exit;
-use crate::pg::ControlFile;
+use walward_pg::ControlFile;
 
 /// How long the data directory of one cluster may take to say how large its segments are.
 const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(5);

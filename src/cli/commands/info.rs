@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::text::{exact, holds_second, moment, moment_after, table};
-use crate::base::{format_bytes, format_duration};
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
 use crate::cli::coverage::{Range, Reach, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
-use crate::repo::Repository;
-use crate::repo::manifest::Manifest;
+use walward_base::{format_bytes, format_duration};
+use walward_repo::Repository;
+use walward_repo::manifest::Manifest;
 
 /// A stretch of time without a hole.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -76,7 +76,7 @@ async fn windows(catalogue: &Catalogue, repository: &Repository) -> Result<Vec<W
     let mut windows = Vec::new();
     for (reached, from) in groups {
         let to = catalogue.last_commit(repository, &reached.way, reached.first, reached.end).await?;
-        let behind = |timeline: &crate::pg::Timeline| {
+        let behind = |timeline: &walward_pg::Timeline| {
             catalogue.wal.get(timeline).is_some_and(|wal| wal.segments.range(reached.end..).next().is_some())
         };
         windows.push(Window { from, to: to.filter(|to| *to > from), ends_in_gap: behind(&reached.way.timeline) });

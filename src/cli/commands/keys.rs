@@ -13,7 +13,6 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::text::{moment, table};
-use crate::base::hex;
 use crate::cli::arguments::{Global, KeysCommand, SecretArguments};
 use crate::cli::ask::confirm;
 use crate::cli::context::Context;
@@ -22,10 +21,11 @@ use crate::cli::owner::Owner;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, Config, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::repo::keys::{KeyError, KeySource, OpenKeys, RecoveryKey, Secret, key_file_text};
-use crate::repo::{Encryption, RepoError, Repository};
-use crate::storage::ObjectKey;
-use crate::sys::durable::NewFile;
+use walward_base::hex;
+use walward_base::sys::durable::NewFile;
+use walward_repo::keys::{KeyError, KeySource, OpenKeys, RecoveryKey, Secret, key_file_text};
+use walward_repo::{Encryption, RepoError, Repository};
+use walward_storage::ObjectKey;
 
 /// What a command is about.
 #[derive(Debug)]

@@ -8,14 +8,14 @@ use futures::StreamExt;
 use serde_json::json;
 
 use super::text::{moment, table};
-use crate::base::{format_bytes, hex};
 use crate::cli::arguments::RepoCommand;
 use crate::cli::context::{Context, store};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
-use crate::repo::{Repository, layout};
-use crate::storage::{self, ObjectKey, Store, StoreOptions};
+use walward_base::{format_bytes, hex};
+use walward_repo::{Repository, layout};
+use walward_storage::{ObjectKey, Store, StoreOptions};
 
 pub(in crate::cli) async fn run(context: &Context, command: &RepoCommand, printer: &Printer) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
@@ -48,7 +48,7 @@ fn key(text: &str) -> Result<ObjectKey, Failure> {
     layout::given(text).map_err(|error| Failure::new(Exit::Usage, error).hint("`walward repo ls` lists the names"))
 }
 
-fn list(folder: Option<&ObjectKey>, listing: &storage::Listing, printer: &Printer) -> Result<Exit, Failure> {
+fn list(folder: Option<&ObjectKey>, listing: &walward_storage::Listing, printer: &Printer) -> Result<Exit, Failure> {
     if printer.is_json() {
         let objects: Vec<_> = listing
             .objects
@@ -126,7 +126,7 @@ async fn cat(repository: &Repository, key: &ObjectKey, printer: &Printer) -> Res
 }
 
 async fn probe(store: &Arc<dyn Store>, options: &StoreOptions, printer: &Printer) -> Result<Exit, Failure> {
-    let report = storage::probe(store, options, &layout::scratch()).await;
+    let report = walward_storage::probe(store, options, &layout::scratch()).await;
     let exit = if report.ok { Exit::Done } else { Exit::Failed };
     if printer.is_json() {
         printer.json("repo-probe", &report)?;

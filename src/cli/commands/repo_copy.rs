@@ -9,7 +9,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::archive::{CopiedWal, copy_gaps, copy_wal, missing_wal};
 use crate::backup::{BackupError, CopiedBackup, copy_backup, copyable, with_lease};
-use crate::base::format_bytes;
 use crate::cli::arguments::CopyOnly;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -18,9 +17,10 @@ use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::repo::manifest::BackupLabel;
-use crate::repo::{Repository, place};
-use crate::sys;
+use walward_base::format_bytes;
+use walward_base::sys;
+use walward_repo::manifest::BackupLabel;
+use walward_repo::{Repository, place};
 
 /// What was done, for programs.
 #[derive(Debug, Default, Serialize)]

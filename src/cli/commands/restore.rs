@@ -6,7 +6,6 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::base::{format_bytes, format_duration};
 use crate::cli::arguments::{ActionChoice, ArchiveModeChoice, RestoreArguments};
 use crate::cli::ask::confirm;
 use crate::cli::context::Context;
@@ -17,12 +16,13 @@ use crate::cli::printer::{Printer, Tone};
 use crate::cli::shell::{client_program, own_program, quote};
 use crate::config::DEFAULT_SOCKET;
 use crate::outcome::Exit;
-use crate::pg::{Lsn, Timeline};
 use crate::restore::{
     self, Action, Archiving, Fate, Note, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest,
     TablespaceSelector, Target, TargetTimeline, parse_time,
 };
-use crate::sys;
+use walward_base::sys;
+use walward_base::{format_bytes, format_duration};
+use walward_pg::{Lsn, Timeline};
 
 pub(in crate::cli) async fn run(
     context: &Context,
@@ -106,7 +106,7 @@ fn request(arguments: &RestoreArguments, original: Place) -> Result<RestoreReque
         return Err(usage("--exclusive goes with --target-time, --target-lsn or --target-xid".to_owned()));
     }
     let backup = match &arguments.backup {
-        Some(text) => Some(text.parse().map_err(|error: crate::repo::manifest::LabelError| usage(error.to_string()))?),
+        Some(text) => Some(text.parse().map_err(|error: walward_repo::manifest::LabelError| usage(error.to_string()))?),
         None => None,
     };
     Ok(RestoreRequest {

@@ -5,13 +5,13 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::text::moment;
-use crate::base::{format_bytes, format_duration};
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
 use crate::outcome::Exit;
+use walward_base::{format_bytes, format_duration};
 
 /// Blocking.
 pub(in crate::cli) fn run(context: &Context, printer: &Printer) -> Result<Exit, Failure> {

@@ -9,19 +9,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use crate::archive::{AtHole, Retrieved, Want, archive_now, retrieve};
-use crate::base::describe;
 use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
-use crate::pg::{ControlFile, Lineage, WalFileName};
-use crate::repo::LazyRepository;
-use crate::sys::folder::Folder;
-use crate::sys::{self, identity};
-use crate::wire::OnError;
-use crate::wire::asker::{self, Recovery, Wanted};
+use walward_base::describe;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::{self, identity};
+use walward_pg::{ControlFile, Lineage, WalFileName};
+use walward_repo::LazyRepository;
+use walward_wire::OnError;
+use walward_wire::asker::{self, Recovery, Wanted};
 
 pub(in crate::cli) async fn push(
     context: &Context,

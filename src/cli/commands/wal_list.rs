@@ -3,15 +3,15 @@
 use serde_json::json;
 
 use super::text::{moment, table};
-use crate::base::format_bytes;
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::context::Context;
 use crate::cli::coverage::{Range, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
-use crate::pg::SegmentName;
-use crate::repo::gap::Gap;
+use walward_base::format_bytes;
+use walward_pg::SegmentName;
+use walward_repo::gap::Gap;
 
 pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;

@@ -4,16 +4,16 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::text::{moment, table};
-use crate::base::format_duration;
 use crate::cli::arguments::LeaseCommand;
 use crate::cli::ask::confirm;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::outcome::Exit;
-use crate::repo::Repository;
-use crate::repo::lease::{self, Holder, LeaseError, Seen, Standing, Work};
-use crate::sys;
+use walward_base::format_duration;
+use walward_base::sys;
+use walward_repo::Repository;
+use walward_repo::lease::{self, Holder, LeaseError, Seen, Standing, Work};
 
 pub(in crate::cli) async fn run(context: &Context, command: LeaseCommand, printer: &Printer) -> Result<Exit, Failure> {
     let repositories = context.open_all(context.cluster()?).await?;

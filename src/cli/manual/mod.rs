@@ -16,8 +16,8 @@ use clap_mangen::Man;
 use crate::config::keys::{Default, Key, Section, type_name};
 use crate::daemon;
 use crate::outcome::Exit;
-use crate::wire::client::USAGE;
 use troff::Page;
+use walward_wire::client::USAGE;
 
 /// At the foot of every page, and above it.
 const SOURCE: &str = concat!("Walward ", env!("CARGO_PKG_VERSION"));

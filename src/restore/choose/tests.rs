@@ -3,10 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::repo::manifest::BackupType;
 use crate::restore::lines;
 use crate::restore::lives::Lives;
 use crate::restore::request::{Action, Archiving, Place};
+use walward_repo::manifest::BackupType;
 
 pub fn lineage() -> Lineage {
     Lineage { major: 15, system_identifier: 7 }

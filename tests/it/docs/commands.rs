@@ -27,7 +27,7 @@ pub(super) fn judge(words: &[String], given: Given) -> Result<(), String> {
     let error = match words[0].as_str() {
         "walward-wal" => {
             let arguments = words[1..].iter().map(Into::into);
-            return match walward::wire::client::parse_arguments(arguments, Path::new("/")) {
+            return match walward_wire::client::parse_arguments(arguments, Path::new("/")) {
                 Err(wrong) if given == Given::Whole || wrong.contains("unknown") => Err(wrong),
                 _ => Ok(()),
             };
@@ -96,7 +96,7 @@ fn every_command_in_a_document_is_understood() {
             }
         }
         // Texts of the formats begin with our name, too.
-        let spans = if document.path.starts_with("src") { &[][..] } else { &document.spans };
+        let spans = if document.path.starts_with("crates") { &[][..] } else { &document.spans };
         for (line, span) in spans {
             for command in settings(span).into_iter().flat_map(shell::commands).filter_map(|words| ours(&words)) {
                 check(*line, &command, Given::Whole);
@@ -134,7 +134,7 @@ fn every_option_that_is_named_alone_exists() {
     let mut known = BTreeSet::from(["--help".to_owned(), "--version".to_owned()]);
     options(&walward::cli::command_line(), &mut known);
     options(&walward::daemon::Arguments::command(), &mut known);
-    let mut others = walward::wire::client::USAGE.to_owned();
+    let mut others = walward_wire::client::USAGE.to_owned();
     for entry in fs::read_dir(root().join("scripts")).unwrap() {
         others.push_str(&fs::read_to_string(entry.unwrap().path()).unwrap_or_default());
     }

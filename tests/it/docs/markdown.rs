@@ -38,7 +38,7 @@ pub fn documents() -> Vec<Document> {
             paths.push(path);
         }
     }
-    for folder in ["docs", "src", "packaging", "fuzz", "benches"] {
+    for folder in ["docs", "src", "crates", "packaging", "fuzz", "benches"] {
         find(&root().join(folder), &mut paths);
     }
     paths.sort();

@@ -110,7 +110,7 @@ fn the_page_of_commands_is_what_the_programs_take() {
     let _ = write!(
         page,
         "\n## walward-wal\n\nThe client that PostgreSQL starts.\n\n```text\n{}\n```\n",
-        walward::wire::client::USAGE
+        walward_wire::client::USAGE
     );
     hold("docs/commands.md", &page);
 }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::client_program::walward_wal;
+
 /// Who runs PostgreSQL when the tests run as root, which it refuses.
 fn unprivileged() -> Option<(u32, u32)> {
     static USER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
@@ -38,7 +40,7 @@ impl Room {
         let folder = tempfile::Builder::new().prefix("walward-test-").tempdir().expect("a temporary folder");
         let mut room = Self { programs: PathBuf::new(), folder };
         room.give_away(room.path());
-        let built = Path::new(env!("CARGO_BIN_EXE_walward")).parent().expect("a folder").to_path_buf();
+        let built = walward_wal().parent().expect("a folder").to_path_buf();
         // Root's home is closed to others, and the build folder may lie there.
         let reachable = unprivileged().is_none()
             || built.ancestors().all(|folder| fs::metadata(folder).is_ok_and(|m| m.permissions().mode() & 0o001 != 0));
@@ -48,10 +50,9 @@ impl Room {
 
     fn copy_programs(&self) -> PathBuf {
         let folder = self.make_folder("bin");
-        for program in
-            [env!("CARGO_BIN_EXE_walward"), env!("CARGO_BIN_EXE_walwardd"), env!("CARGO_BIN_EXE_walward-wal")]
-        {
-            let copy = folder.join(Path::new(program).file_name().expect("a name"));
+        let programs = [env!("CARGO_BIN_EXE_walward"), env!("CARGO_BIN_EXE_walwardd")].map(Path::new);
+        for program in programs.into_iter().chain([walward_wal()]) {
+            let copy = folder.join(program.file_name().expect("a name"));
             if fs::hard_link(program, &copy).is_err() {
                 fs::copy(program, &copy).expect("a copy of the program");
             }

@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use super::{as_json, ask_agent, holder, known, sentence, tell_agent};
 use crate::archive::aside::{AsidePlan, Away, Facts, plan};
 use crate::backup::with_lease;
-use crate::base::format_bytes;
 use crate::cli::arguments::SetAsideArguments;
 use crate::cli::ask::confirm;
 use crate::cli::commands::text::table;
@@ -18,12 +17,13 @@ use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
-use crate::pg::WalFileName;
-use crate::pg::archive_status::{done_path, is_done};
-use crate::repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
-use crate::repo::transfer::{Compared, compare};
-use crate::repo::{Repository, layout};
-use crate::sys;
+use walward_base::format_bytes;
+use walward_base::sys;
+use walward_pg::WalFileName;
+use walward_pg::archive_status::{done_path, is_done};
+use walward_repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
+use walward_repo::transfer::{Compared, compare};
+use walward_repo::{Repository, layout};
 
 /// What is to be done in one repository.
 enum Job {
@@ -197,7 +197,7 @@ async fn may_go(
 struct Moved<'a> {
     repository: &'a Repository,
     begun: Begun,
-    gone: Vec<crate::storage::ObjectKey>,
+    gone: Vec<walward_storage::ObjectKey>,
 }
 
 async fn carry_out<'a>(
@@ -288,7 +288,7 @@ fn show(
             Job::New(plan) if plan.is_empty() => printer.line("  nothing to move")?,
             Job::New(plan) => {
                 let rows = plan.timelines().into_iter().map(|count| {
-                    let name = |segment: Option<_>| segment.map(|name: crate::pg::SegmentName| name.to_string());
+                    let name = |segment: Option<_>| segment.map(|name: walward_pg::SegmentName| name.to_string());
                     vec![
                         format!("  {}", count.timeline),
                         name(count.first).unwrap_or_default(),

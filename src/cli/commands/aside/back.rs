@@ -14,9 +14,9 @@ use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::Printer;
 use crate::outcome::Exit;
-use crate::repo::Repository;
-use crate::repo::aside::{AsideId, Begun, Stage};
-use crate::sys;
+use walward_base::sys;
+use walward_repo::Repository;
+use walward_repo::aside::{AsideId, Begun, Stage};
 
 pub(in crate::cli) async fn run(
     context: &Context,

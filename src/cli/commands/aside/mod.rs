@@ -13,17 +13,17 @@ use serde_json::{Value, json};
 
 use super::text::moment;
 use crate::archive::Contest;
-use crate::base::format_bytes;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
-use crate::pg::WalFileName;
-use crate::repo::aside::{self, Aside, Begun, Stage};
-use crate::repo::{RepoError, Repository};
-use crate::sys;
+use walward_base::format_bytes;
+use walward_base::sys;
+use walward_pg::WalFileName;
+use walward_repo::aside::{self, Aside, Begun, Stage};
+use walward_repo::{RepoError, Repository};
 
 /// Who holds the leases meanwhile, for those who want them.
 fn holder(verb: &str) -> String {
@@ -39,7 +39,7 @@ async fn known<'a>(
     for repository in repositories {
         let (asides, damaged) = aside::all(repository).await?;
         for error in &damaged {
-            printer.warning(&crate::base::describe(error));
+            printer.warning(&walward_base::describe(error));
         }
         all.push((repository, asides));
     }

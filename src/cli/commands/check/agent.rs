@@ -6,11 +6,11 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::finding::Findings;
-use crate::base::format_duration;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::config::ClusterConfig;
 use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
+use walward_base::format_duration;
 
 /// The agent compares repositories every hour; a comparison that is older has been missed.
 const COMPARED_AGE_MAX: Duration = Duration::from_hours(2);

@@ -5,16 +5,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::finding::Findings;
-use crate::base::format_duration;
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::commands::text::moment;
 use crate::cli::coverage::without_history;
 use crate::config::ClusterConfig;
-use crate::pg::{Timeline, TimelineHistory, WalFileName};
-use crate::repo::aside::Stage;
-use crate::repo::gap::Gap;
-use crate::repo::remains::REMOVED_AGE_MIN;
-use crate::repo::{Repository, layout};
+use walward_base::format_duration;
+use walward_pg::{Timeline, TimelineHistory, WalFileName};
+use walward_repo::aside::Stage;
+use walward_repo::gap::Gap;
+use walward_repo::remains::REMOVED_AGE_MIN;
+use walward_repo::{Repository, layout};
 
 /// How the last backup stands.
 #[derive(Debug, Clone)]
@@ -185,7 +185,7 @@ fn judge_wal(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use crate::pg::Lsn;
+    use walward_pg::Lsn;
 
     const DAY: Duration = Duration::from_hours(24);
 

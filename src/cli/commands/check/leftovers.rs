@@ -2,9 +2,9 @@
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
-use crate::base::describe;
 use crate::config::ClusterConfig;
 use crate::restore;
+use walward_base::describe;
 
 pub(super) async fn check(cluster: &ClusterConfig, in_recovery: bool, findings: &mut Findings) {
     let about = Some(cluster.name.as_str());

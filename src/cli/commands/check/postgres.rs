@@ -9,16 +9,16 @@ use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::archive::believed::{self, Believed};
 use crate::archive::contents;
-use crate::base::{describe, format_duration};
 use crate::cli::{arrival, whose};
 use crate::config::{ClusterConfig, DEFAULT_SOCKET};
 use crate::outcome::judge;
-use crate::pg::archive_command::{Push, Pushing, pushing};
-use crate::pg::archive_status::{list_ready, ready_since};
-use crate::pg::session::{ServerFacts, ServerTablespace, Session};
-use crate::pg::{ServerLife, WalFileName, place_inside};
-use crate::repo::Repository;
-use crate::sys::living;
+use walward_base::sys::living;
+use walward_base::{describe, format_duration};
+use walward_pg::archive_command::{Push, Pushing, pushing};
+use walward_pg::archive_status::{list_ready, ready_since};
+use walward_pg::session::{ServerFacts, ServerTablespace, Session};
+use walward_pg::{ServerLife, WalFileName, place_inside};
+use walward_repo::Repository;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a switched segment may take.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
-use crate::base::{ErrorClass, describe, format_bytes};
 use crate::cli::commands::keys::unused;
 use crate::cli::context::{Context, file_root};
 use crate::config::{ClusterConfig, RepositoryConfig};
-use crate::pg::Lineage;
-use crate::repo::{Repository, layout, place};
-use crate::storage::{Payload, Put, Store, StoreError};
-use crate::sys::disk;
+use walward_base::sys::disk;
+use walward_base::{ErrorClass, describe, format_bytes};
+use walward_pg::Lineage;
+use walward_repo::{Repository, layout, place};
+use walward_storage::{Payload, Put, Store, StoreError};
 
 /// Below this part of a file system's size its free space is a warning: one in so many.
 const FREE_PART_MIN: u64 = 10;

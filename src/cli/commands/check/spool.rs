@@ -7,12 +7,12 @@ use rustix::fs::Access;
 
 use super::finding::Findings;
 use super::{FILE_SYSTEM_DEADLINE, answered};
-use crate::base::format_bytes;
 use crate::cli::context::Context;
 use crate::cli::segment_memory;
 use crate::config::ClusterConfig;
-use crate::pg::{ControlFile, SegmentSize};
-use crate::sys::disk::{self, Space};
+use walward_base::format_bytes;
+use walward_base::sys::disk::{self, Space};
+use walward_pg::{ControlFile, SegmentSize};
 
 /// As many segments as the spool should have room for: the one that is asked for, and the next.
 const SEGMENTS: u64 = 2;

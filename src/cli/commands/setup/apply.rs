@@ -8,11 +8,11 @@ use super::login;
 use super::plan::{Plan, Step};
 use super::server::{Seen, Server};
 use super::undo::{Undone, is_archiving, undo};
-use crate::base::describe;
 use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
-use crate::pg::session::{Session, Setting};
+use walward_base::describe;
+use walward_pg::session::{Session, Setting};
 
 /// How long a reload may take until the settings are seen.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(10);

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use super::places::{self, Heard, Listens, Of, parse_pid_file};
 use crate::cli::failure::Failure;
 use crate::outcome::Exit;
-use crate::pg::session::quote_conninfo;
-use crate::sys::folder::Folder;
-use crate::sys::identity::{user_id, user_name};
+use walward_base::sys::folder::Folder;
+use walward_base::sys::identity::{user_id, user_name};
+use walward_pg::session::quote_conninfo;
 
 /// A cluster on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -247,7 +247,7 @@ mod tests {
     fn put(root: &Path, path: &str, text: &str) {
         let path = root.join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        crate::sys::durable::create(&path, text.as_bytes(), 0o600).unwrap();
+        walward_base::sys::durable::create(&path, text.as_bytes(), 0o600).unwrap();
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 
 use crate::cli::failure::Failure;
 use crate::config::redact_connection;
-use crate::sys::durable::{self, NewFile};
+use walward_base::sys::durable::{self, NewFile};
 
 /// Readable by the agent's group, because it may name accounts; secrets lie in files of their own.
 const MODE: u32 = 0o640;

@@ -7,7 +7,7 @@ use super::server;
 use crate::cli::context::Context;
 use crate::cli::owner::Owner;
 use crate::config::{Config, DEFAULT_PATH};
-use crate::sys::durable;
+use walward_base::sys::durable;
 
 /// A folder that is missing, and the mode that it is made with.
 pub(super) type Unmade = (PathBuf, u32);

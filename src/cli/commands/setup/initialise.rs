@@ -16,12 +16,11 @@ use crate::cli::owner::Owner;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
-use crate::pg::ControlFile;
-use crate::repo::keys::{KeyError, KeySource, RecoveryKey};
-use crate::repo::{Encryption, RepoError, Repository, place};
-use crate::storage;
-use crate::sys::durable::{self, NewFile};
-use crate::sys::identity::user_name;
+use walward_base::sys::durable::{self, NewFile};
+use walward_base::sys::identity::user_name;
+use walward_pg::ControlFile;
+use walward_repo::keys::{KeyError, KeySource, RecoveryKey};
+use walward_repo::{Encryption, RepoError, Repository, place};
 
 /// What became of one repository.
 #[derive(Debug, Serialize)]
@@ -170,7 +169,7 @@ async fn create(
             new_key = Some(file.clone());
         }
     }
-    storage::create_root_for(&configured.store, &cluster.name, owner.ids())?;
+    walward_storage::create_root_for(&configured.store, &cluster.name, owner.ids())?;
     let place = store(cluster, configured)?;
     let (name, encryption) = (configured.name.as_str(), &configured.encryption);
     let pool = context.pool().clone();

@@ -7,9 +7,9 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::cli::shell::{client_program, quote};
 use crate::config::{ClusterConfig, DEFAULT_SOCKET};
-use crate::pg::read_major;
-use crate::pg::session::grants::{create_role_statement, grant_statements};
-use crate::pg::settings::setting_line;
+use walward_pg::read_major;
+use walward_pg::session::grants::{create_role_statement, grant_statements};
+use walward_pg::settings::setting_line;
 
 /// Lines for people to put where they belong.
 #[derive(Debug)]

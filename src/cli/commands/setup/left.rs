@@ -8,7 +8,7 @@ use super::folders::Unmade;
 use super::plan::{Plan, Step};
 use super::undo::{Undone, is_archiving};
 use crate::cli::shell::word;
-use crate::pg::archiving::{Archives, Tool};
+use walward_pg::archiving::{Archives, Tool};
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

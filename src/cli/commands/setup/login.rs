@@ -12,7 +12,7 @@ use anyhow::{Context as _, anyhow};
 
 use crate::cli::failure::Failure;
 use crate::cli::owner::Owner;
-use crate::sys::durable;
+use walward_base::sys::durable;
 
 /// Says whose the lines are.
 const REMARK: &str =
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn give(path: &Path) {
-        if crate::sys::identity::is_root() {
+        if walward_base::sys::identity::is_root() {
             std::os::unix::fs::chown(path, Some(60_007), Some(60_007)).unwrap();
         }
     }

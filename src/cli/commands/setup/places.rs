@@ -4,8 +4,8 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::pg::settings::setting;
-use crate::sys::folder::{Facts, Folder, open_led};
+use walward_base::sys::folder::{Facts, Folder, open_led};
+use walward_pg::settings::setting;
 
 /// What is read of a file that may be anybody's; those of PostgreSQL are far smaller.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;

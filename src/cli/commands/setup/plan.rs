@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::server::Seen;
 use crate::cli::arguments::ArchiveCommandChoice;
-use crate::pg::archiving::{Archives, Tool, archives, beside};
-use crate::pg::session::alter_system_statement;
+use walward_pg::archiving::{Archives, Tool, archives, beside};
+use walward_pg::session::alter_system_statement;
 
 /// What setup would have.
 #[derive(Debug, Clone)]
@@ -209,7 +209,7 @@ fn login(seen: &Seen, steps: &mut Vec<Step>, notes: &mut Vec<String>) {
 mod tests {
     use super::super::server::Refusal;
     use super::*;
-    use crate::pg::session::Setting;
+    use walward_pg::session::Setting;
 
     const OURS: &str = "/usr/bin/walward-wal push %p";
 

@@ -8,7 +8,6 @@ use serde_json::json;
 
 use super::left::Agent;
 use super::server::Server;
-use crate::base::describe;
 use crate::cli::agent::{self, Asked};
 use crate::cli::arrival;
 use crate::cli::context::Context;
@@ -16,8 +15,9 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::health::Snapshot;
-use crate::pg::Lineage;
-use crate::repo::{Repository, layout, stored};
+use walward_base::describe;
+use walward_pg::Lineage;
+use walward_repo::{Repository, layout, stored};
 
 /// How long an agent may take to read its configuration again.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(10);

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::base::describe;
 use crate::cli::arguments::SetupArguments;
 use crate::cli::failure::Failure;
 use crate::cli::whose;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
-use crate::pg::session::{Rights, ServerFacts, Session, SessionError, Setting, quote_conninfo};
-use crate::sys::folder::Folder;
-use crate::sys::identity::user_name;
+use walward_base::describe;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::identity::user_name;
+use walward_pg::session::{Rights, ServerFacts, Session, SessionError, Setting, quote_conninfo};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -17,9 +17,9 @@ use crate::cli::printer::Printer;
 use crate::cli::shell::word;
 use crate::config::{ClusterConfig, DEFAULT_PATH, redact_connection};
 use crate::outcome::Exit;
-use crate::pg::archiving::{Archives, Tool, archives};
-use crate::repo::Repository;
-use crate::sys::identity::is_root;
+use walward_base::sys::identity::is_root;
+use walward_pg::archiving::{Archives, Tool, archives};
+use walward_repo::Repository;
 
 /// How setup ended for one cluster.
 pub(super) struct Outcome {

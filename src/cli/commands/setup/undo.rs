@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::apply::Applied;
 use super::plan::Step;
 use super::server::Server;
-use crate::base::describe;
 use crate::cli::printer::Printer;
-use crate::pg::session::{SessionError, alter_system_statement};
+use walward_base::describe;
+use walward_pg::session::{SessionError, alter_system_statement};
 
 /// How long a reload may take until the settings are seen.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(10);

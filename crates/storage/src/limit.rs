@@ -1,0 +1,172 @@
+//! A bound on how many calls and bodies are under way at one store.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::error::shown;
+use super::{
+    Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+};
+use walward_base::sys::shared::Shared;
+use walward_base::{ErrorClass, format_duration};
+
+/// The places at one store; clones share them.
+#[derive(Debug, Clone)]
+pub(super) struct Places {
+    free: Arc<Semaphore>,
+    concurrency: usize,
+    wait_max: Duration,
+}
+
+/// By the store's address: however many handles there are, a store has no more calls of this process under way.
+static PLACES: Shared<Semaphore> = Shared::new();
+
+impl Places {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let concurrency = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
+        Self { free: Arc::new(Semaphore::new(concurrency)), concurrency, wait_max: limits.retry_deadline }
+    }
+
+    /// The process's places at the store with this address.
+    pub(super) fn at(address: &str, limits: &Limits) -> Self {
+        let places = Self::new(limits);
+        let name = format!("{address} {}", places.concurrency);
+        Self { free: PLACES.get(name, || Semaphore::new(places.concurrency)), ..places }
+    }
+
+    /// Waits for a place, which is free again when the answer is dropped.
+    pub(super) async fn take(&self, verb: &'static str, key: impl Display) -> Result<OwnedSemaphorePermit, StoreError> {
+        let wait = tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_owned());
+        if let Ok(Ok(place)) = wait.await {
+            return Ok(place);
+        }
+        let (all, time) = (self.concurrency, format_duration(self.wait_max));
+        let cause = format!("all {all} places at this store were taken for {time}");
+        Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
+    }
+}
+
+/// A [`Store`] of which only so many calls run at the same time. A body that is being read holds its place until it ends
+/// or is dropped. An upload takes a place for each of its parts, not for itself.
+#[derive(Debug)]
+pub(super) struct Limited {
+    inner: Arc<dyn Store>,
+    places: Places,
+}
+
+impl Limited {
+    pub(super) fn new(inner: Arc<dyn Store>, places: Places) -> Self {
+        Self { inner, places }
+    }
+
+    async fn place(&self, verb: &'static str, key: &ObjectKey) -> Result<OwnedSemaphorePermit, StoreError> {
+        self.places.take(verb, shown(self.inner.url(), key.as_str())).await
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Store for Limited {
+    fn url(&self) -> &str {
+        self.inner.url()
+    }
+
+    fn creates(&self) -> Creates {
+        self.inner.creates()
+    }
+
+    fn can_be_swapped(&self) -> bool {
+        self.inner.can_be_swapped()
+    }
+
+    async fn put_new(&self, key: &ObjectKey, payload: Payload) -> Result<Put, StoreError> {
+        let _place = self.place("write", key).await?;
+        self.inner.put_new(key, payload).await
+    }
+
+    async fn get(&self, key: &ObjectKey) -> Result<StoredObject, StoreError> {
+        let place = self.place("read", key).await?;
+        let object = self.inner.get(key).await?;
+        let body = futures::stream::unfold(Some((object.body, place)), |state| async move {
+            let (mut body, place) = state?;
+            match body.next().await {
+                Some(Ok(bytes)) => Some((Ok(bytes), Some((body, place)))),
+                Some(Err(error)) => Some((Err(error), None)),
+                None => None,
+            }
+        });
+        Ok(StoredObject { info: object.info, body: body.boxed() })
+    }
+
+    async fn get_range(&self, key: &ObjectKey, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let _place = self.place("read", key).await?;
+        self.inner.get_range(key, range).await
+    }
+
+    async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
+        let _place = self.place("read", &object.key).await?;
+        self.inner.get_range_of(object, range).await
+    }
+
+    async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
+        let _place = self.place("look at", key).await?;
+        self.inner.head(key).await
+    }
+
+    async fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, StoreError> {
+        let path = folder.map_or("", ObjectKey::as_str);
+        let _place = self.places.take("list", shown(self.inner.url(), path)).await?;
+        self.inner.list(folder).await
+    }
+
+    async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let _place = self.place("delete", key).await?;
+        self.inner.delete(key).await
+    }
+
+    async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
+        let _place = self.place("keep", key).await?;
+        self.inner.keep(key).await
+    }
+
+    async fn unfinished(&self, age_min: Duration, remove: bool) -> Result<Unfinished, StoreError> {
+        let _place = self.places.take("look through", shown(self.inner.url(), "")).await?;
+        self.inner.unfinished(age_min, remove).await
+    }
+
+    async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError> {
+        self.inner.start_upload(key, expected_bytes).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory;
+
+    #[tokio::test]
+    async fn a_body_holds_its_place_until_it_ends_or_is_dropped() {
+        let key = ObjectKey::new("a").unwrap();
+        let limits = Limits { concurrency: 1, retry_deadline: Duration::from_millis(30), ..Limits::default() };
+        let store = Limited::new(memory(), Places::new(&limits));
+        store.put_new(&key, vec![1; 10].into()).await.unwrap();
+
+        let mut object = store.get(&key).await.unwrap();
+        let error = store.head(&key).await.unwrap_err();
+        assert_eq!(error.class, ErrorClass::Transient);
+        assert!(error.source.to_string().contains("all 1 places"), "{}", error.source);
+
+        while object.body.next().await.is_some() {}
+        store.head(&key).await.unwrap();
+
+        drop(store.get(&key).await.unwrap());
+        store.head(&key).await.unwrap();
+    }
+}
