@@ -11,17 +11,18 @@ use crate::machine::Site;
 
 const HOST: &str = "dba";
 
-/// Moves the file `from`, and what follows it, out of each of `sites`. A move that was cut goes first. What has left, and where.
+/// Moves the file `from`, and what follows it, out of each of `sites`. A move that was cut goes first. `gone` gets what has left, and
+/// where; after an error, what may have left.
 pub async fn set_aside(
     sites: &[&Site],
     lineage: Lineage,
     from: WalFileName,
-) -> Result<Vec<(&'static str, WalFileName)>, String> {
+    gone: &mut Vec<(&'static str, WalFileName)>,
+) -> Result<(), String> {
     let mut opened = Vec::new();
     for site in sites {
         opened.push((site.name, site.open().await.map_err(|error| told(&error))?));
     }
-    let mut gone = Vec::new();
     let mut cut = Vec::new();
     for (name, repository) in &opened {
         let known = aside::all(repository).await.map_err(|error| told(&error))?.0;
@@ -29,7 +30,7 @@ pub async fn set_aside(
             cut.push((*name, repository, Away::resume(repository, aside).await.map_err(|error| told(&error))?));
         }
     }
-    gone.extend(carry_out(cut).await?);
+    carry_out(cut, gone).await?;
     let id = AsideId::new(Timestamp::now());
     let mut new = Vec::new();
     for (name, repository) in &opened {
@@ -51,32 +52,40 @@ pub async fn set_aside(
         };
         new.push((*name, repository, Away::begin(repository, begun, &plan).await.map_err(|error| told(&error))?));
     }
-    gone.extend(carry_out(new).await?);
-    Ok(gone)
+    carry_out(new, gone).await
 }
 
 /// Each step in all repositories before the next one in any.
 async fn carry_out(
     mut moves: Vec<(&'static str, &Repository, Away<'_>)>,
-) -> Result<Vec<(&'static str, WalFileName)>, String> {
-    for (.., away) in &mut moves {
+    gone: &mut Vec<(&'static str, WalFileName)>,
+) -> Result<(), String> {
+    let mut leaving = Vec::new();
+    for (site, repository, away) in &mut moves {
         away.copy(|_| {}).await.map_err(|error| told(&error))?;
+        for (key, _) in aside::objects(repository, away.begun()).await.map_err(|error| told(&error))? {
+            leaving.push((*site, key.file_name().parse::<WalFileName>().map_err(|error| error.to_string())?));
+        }
     }
+    let before = gone.len();
+    gone.extend(leaving);
     for (.., away) in &mut moves {
         away.remove().await.map_err(|error| told(&error))?;
     }
-    let mut gone = Vec::new();
-    for (name, repository, mut away) in moves {
+    for (.., away) in &mut moves {
         away.finish(HOST).await.map_err(|error| told(&error))?;
-        for (key, _) in aside::objects(repository, away.begun()).await.map_err(|error| told(&error))? {
-            let file = key.file_name().parse::<WalFileName>().map_err(|error| error.to_string())?;
-            let there = repository.exists(&layout::wal_file(away.begun().lineage, file)).await;
-            if !there.map_err(|error| told(&error))? {
-                gone.push((name, file));
-            }
+    }
+    let mut stays = Vec::new();
+    for (site, file) in gone.iter().skip(before).copied() {
+        let of_site = moves.iter().find(|(name, ..)| *name == site);
+        let (_, repository, away) = of_site.expect("what leaves, leaves one of them");
+        let there = repository.exists(&layout::wal_file(away.begun().lineage, file)).await;
+        if there.map_err(|error| told(&error))? {
+            stays.push((site, file));
         }
     }
-    Ok(gone)
+    gone.retain(|left| !stays.contains(left));
+    Ok(())
 }
 
 fn told(error: &(dyn std::error::Error + 'static)) -> String {

@@ -461,7 +461,9 @@ impl Fleet {
                 let foreign = self.held(site.name).into_iter().filter(|(name, print)| own.get(name) != Some(print));
                 let Some(first) = foreign.map(|(name, _)| name).min_by_key(archiver_order) else { break };
                 self.say(format!("the DBA sets aside what follows {first} in repository {}", site.name));
-                for (at, name) in aside::set_aside(&[site], lineage, first).await? {
+                let mut gone = Vec::new();
+                aside::set_aside(&[site], lineage, first, &mut gone).await?;
+                for (at, name) in gone {
                     self.book().held.remove(&(at, name));
                     if self.primary.path(name).exists() {
                         self.primary.mark(name);

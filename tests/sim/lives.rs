@@ -125,20 +125,20 @@ impl World {
                 sites.push(site);
             }
         }
-        match aside::set_aside(&sites, self.primary.lineage, first).await {
-            Ok(gone) => {
-                for (site, name) in gone {
-                    note(&self.trace, format!("{name} has left {site}"));
-                    self.ledger.removed(site, name);
-                    self.truth.set_aside(name);
-                    if self.primary.path(name).exists() {
-                        self.primary.mark(name);
-                    }
-                }
-                self.see_ready();
+        let mut gone = Vec::new();
+        let finished = aside::set_aside(&sites, self.primary.lineage, first, &mut gone).await;
+        for (site, name) in gone {
+            note(&self.trace, format!("{name} has left {site}"));
+            self.ledger.removed(site, name);
+            self.truth.set_aside(name);
+            if self.primary.path(name).exists() {
+                self.primary.mark(name);
             }
-            // The same command goes on with it, the next time.
-            Err(why) => note(&self.trace, format!("it is not finished: {why}")),
+        }
+        self.see_ready();
+        // The same command goes on with it, the next time.
+        if let Err(why) = finished {
+            note(&self.trace, format!("it is not finished: {why}"));
         }
         for archiver in [&agent.archiver, &agent.twin] {
             archiver.forget();
