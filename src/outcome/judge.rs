@@ -113,7 +113,7 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
     }
     if let Some(error) = error.downcast_ref::<AsideError>() {
         return match error {
-            AsideError::Repository { .. } => None,
+            AsideError::Repository { .. } | AsideError::Server { .. } => None,
             AsideError::Taken { .. } => Some((
                 Exit::Refused,
                 Some("to have this life back, set the other one aside first, or do both in a copy of the repository"),

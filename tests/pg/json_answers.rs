@@ -54,6 +54,7 @@ fn every_answer_is_in_the_reference_and_every_schema_of_it_is_an_answer() {
     // A copy's timeline.
     let history = site.put_wal("00000002.history", b"1\t0/3000000\tno recovery target specified\n");
     site.walward(&["--cluster", "main", "wal", "push", history.to_str().expect("UTF-8")]).expect(0);
+    fs::remove_file(&history).expect("the server has it no more");
     let moved = ask(0, false, &["--yes", "wal", "set-aside", "--from", "00000002.history"]);
     ask(0, false, &["wal", "list-aside"]);
     ask(0, false, &["--yes", "wal", "restore-aside", moved["set_aside"][0]["id"].as_str().expect("an id")]);

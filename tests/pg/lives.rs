@@ -274,6 +274,10 @@ fn where_repositories_hold_two_lives_the_one_that_goes_is_named_and_what_was_cut
         let file = site.put_wal(name, format!("1\t0/3000000\t{why} life\n").as_bytes());
         site.walward(&["--repository", repository, "wal", "push", file.to_str().unwrap()]).expect(0);
     }
+    // This server still has the second one's: it is its own there.
+    let own = ["--repository", "second", "--yes", "wal", "set-aside", "--from", name];
+    site.walward(&own).expect(16).says("with the content that this server has");
+    std::fs::remove_file(site.cluster.wal(name)).unwrap();
     let store = site.repository_folder();
     let lineage = std::fs::read_dir(store.join("main/wal")).unwrap().next().unwrap().unwrap().file_name();
     let in_place = |folder: &std::path::Path| folder.join("main/wal").join(&lineage).join(name).exists();

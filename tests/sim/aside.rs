@@ -34,7 +34,7 @@ pub async fn set_aside(
     let id = AsideId::new(Timestamp::now());
     let mut new = Vec::new();
     for (name, repository) in &opened {
-        let facts = Facts::read(repository, from).await.map_err(|error| told(&error))?;
+        let facts = Facts::read(repository, from, None).await.map_err(|error| told(&error))?;
         let Some(plan) = facts.map(|facts| plan(&facts, from)).filter(|plan| !plan.is_empty()) else { continue };
         let begun = Begun {
             format: FORMAT,

@@ -18,21 +18,27 @@
 //! | file | what it does |
 //! |---|---|
 //! | `plan` | which objects belong to the life (pure), and the reader of what it needs to know |
+//! | `kept` | what the kept server still has in its pg_wal: that stays |
 //! | `carry` | one object from one name to another; two objects compared |
 //! | `away`, `back` | the moves |
 
 mod away;
 mod back;
 mod carry;
+mod kept;
 mod plan;
 #[cfg(test)]
 mod tests;
+
+use std::io;
+use std::path::PathBuf;
 
 use walward_base::ErrorClass;
 use walward_repo::RepoError;
 
 pub use away::Away;
 pub use back::Back;
+pub use kept::KeptServer;
 pub use plan::{AsidePlan, Facts, TimelineCount, plan};
 
 /// Why a life was not moved.
@@ -48,6 +54,15 @@ pub enum AsideError {
         /// Why.
         #[source]
         source: RepoError,
+    },
+    /// The kept server's data directory is there and cannot be read: what it has is not known.
+    #[error("cannot see what the server has in {path}")]
+    Server {
+        /// What could not be read.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The copy of an object is not what was copied, again and again.
     #[error("the copy {object} in repository {repository:?} has other bytes than were written; nothing was removed")]
@@ -86,6 +101,11 @@ impl AsideError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Repository { source, .. } => source.class(),
+            // A vanished file must not look like an absent object.
+            Self::Server { source, .. } => match ErrorClass::of_io(source) {
+                ErrorClass::NotFound => ErrorClass::Permanent,
+                class => class,
+            },
             Self::BadCopy { .. } | Self::Gone { .. } => ErrorClass::Corrupt,
             Self::Taken { .. } => ErrorClass::Permanent,
         }

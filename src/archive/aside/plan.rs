@@ -1,10 +1,11 @@
 //! Which objects of a repository belong to a life that is set aside. Pure, over [`Facts`] that one reader has read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::Serialize;
 
+use super::{AsideError, KeptServer, failed};
 use crate::archive::follows::follows;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
@@ -29,6 +30,10 @@ pub struct Facts {
     pub wal: Vec<(WalFileName, ObjectInfo)>,
     /// Every finished backup of the lineage whose manifest can be read, with all objects in its folder.
     pub backups: Vec<(Manifest, Vec<ObjectInfo>)>,
+    /// What the kept server has in its pg_wal with the same content, of the files that are the life's by their names.
+    pub own: BTreeSet<WalFileName>,
+    /// What the kept server has written under such a name, and has no more.
+    pub recycled: BTreeSet<WalFileName>,
     /// What could not be read, and so was left out or taken for the life's.
     pub warnings: Vec<String>,
 }
@@ -40,6 +45,10 @@ pub struct AsidePlan {
     pub wal: Vec<(WalFileName, ObjectInfo)>,
     /// Backups that need any of it, the newest first, each with its objects, the manifest first.
     pub backups: Vec<(String, Vec<ObjectInfo>)>,
+    /// What would go by its name and stays, because the kept server has it with the same content.
+    pub stays: BTreeSet<WalFileName>,
+    /// What goes and may be the kept server's own: it has written such a file, and has it no more.
+    pub doubtful: BTreeSet<WalFileName>,
 }
 
 /// What is moved of one timeline, in words.
@@ -56,25 +65,28 @@ pub struct TimelineCount {
 }
 
 /// Decides what is moved when the life is set aside that the file `from` belongs to: that file, all that follows it (`follows.rs`, the rule
-/// by which the archiver refuses), and the backups that need any of that.
+/// by which the archiver refuses), and the backups that need any of that. What the kept server has with the same content is its own, and
+/// stays; where `from` is, no other life begins there, and nothing is moved.
 pub fn plan(facts: &Facts, from: WalFileName) -> AsidePlan {
-    let belongs = |name: WalFileName| {
-        let history = facts.histories.get(&name.timeline());
-        name == from || begins_in(from, name) || follows(from, name, history, facts.size)
-    };
-    let mut wal: Vec<_> = facts.wal.iter().filter(|(name, _)| belongs(*name)).cloned().collect();
+    if facts.own.contains(&from) {
+        return AsidePlan { stays: BTreeSet::from([from]), ..AsidePlan::default() };
+    }
+    let goes = |name: WalFileName| facts.belongs(from, name) && !facts.own.contains(&name);
+    let mut wal: Vec<_> = facts.wal.iter().filter(|(name, _)| goes(*name)).cloned().collect();
     // A history goes after the WAL of its timeline, which nobody could explain without it; `from` after everything.
     let order = |name: &WalFileName| {
         let is_history = matches!(name, WalFileName::History(_));
         (*name == from, std::cmp::Reverse(name.timeline()), is_history, std::cmp::Reverse(*name))
     };
     wal.sort_by_key(|(name, _)| order(name));
-    // Where any segment that a backup needs belongs to the life, its last one does.
+    // Where any segment that a backup needs belongs to the life, its last one does. If that is the server's own, those before it count.
     let needs = |backup: &Manifest| {
         let last = Lsn(backup.stop_lsn.0.saturating_sub(1)).max(backup.start_lsn).segment_number(facts.size);
-        let last = SegmentName::from_number(backup.timeline, last, facts.size).map(WalFileName::Segment);
-        let of_timeline = WalFileName::History(backup.timeline);
-        backup.lineage == facts.lineage && (last.is_some_and(belongs) || belongs(of_timeline))
+        let numbers = (backup.start_lsn.segment_number(facts.size)..=last).rev();
+        let segments = numbers.map_while(|number| SegmentName::from_number(backup.timeline, number, facts.size));
+        let mut needed = segments.map(WalFileName::Segment);
+        let touched = needed.find(|name| !facts.own.contains(name)).is_some_and(|name| facts.belongs(from, name));
+        backup.lineage == facts.lineage && (touched || goes(WalFileName::History(backup.timeline)))
     };
     let mut backups: Vec<_> = facts.backups.iter().filter(|(backup, _)| needs(backup)).collect();
     backups.sort_by_key(|(backup, _)| std::cmp::Reverse(backup.started));
@@ -84,7 +96,10 @@ pub fn plan(facts: &Facts, from: WalFileName) -> AsidePlan {
         objects.sort_by_key(|object| (object.key.file_name() != "manifest", object.key.clone()));
         (backup.label.clone(), objects)
     });
-    AsidePlan { wal, backups: backups.collect() }
+    let backups = backups.collect();
+    let stays = facts.own.iter().copied().filter(|name| facts.belongs(from, *name)).collect();
+    let doubtful = wal.iter().map(|(name, _)| *name).filter(|name| facts.recycled.contains(name)).collect();
+    AsidePlan { wal, backups, stays, doubtful }
 }
 
 /// The record of a backup that begins in the segment `from`, and so needs it.
@@ -127,9 +142,31 @@ impl AsidePlan {
 }
 
 impl Facts {
-    /// Reads what `repository` holds of its newest lineage on the timeline of `from` and on later ones, and its backups; `None` where it was
-    /// told of no lineage yet.
-    pub async fn read(repository: &Repository, from: WalFileName) -> Result<Option<Self>, RepoError> {
+    /// Whether `name` is of the life that `from` belongs to, by its name.
+    fn belongs(&self, from: WalFileName, name: WalFileName) -> bool {
+        let history = self.histories.get(&name.timeline());
+        name == from || begins_in(from, name) || follows(from, name, history, self.size)
+    }
+
+    /// Reads what `repository` holds of its newest lineage on the timeline of `from` and on later ones, its backups, and which of it is
+    /// `kept`'s own; `None` where it was told of no lineage yet.
+    pub async fn read(
+        repository: &Repository,
+        from: WalFileName,
+        kept: Option<&KeptServer>,
+    ) -> Result<Option<Self>, AsideError> {
+        let failed = failed(repository, "read what is to be set aside");
+        let Some(mut facts) = Self::read_archive(repository, from).await.map_err(failed)? else { return Ok(None) };
+        if let Some(kept) = kept.filter(|kept| kept.is_witness(facts.lineage)) {
+            let names = facts.wal.iter().map(|(name, _)| *name);
+            let names: Vec<WalFileName> = names.filter(|name| facts.belongs(from, *name)).collect();
+            facts.own = kept.own(repository, names.iter().copied(), &mut facts.warnings).await?;
+            facts.recycled = names.into_iter().filter(|name| kept.has_recycled(*name)).collect();
+        }
+        Ok(Some(facts))
+    }
+
+    async fn read_archive(repository: &Repository, from: WalFileName) -> Result<Option<Self>, RepoError> {
         let Some(entry) = repository.identity().current() else { return Ok(None) };
         let (lineage, size) = (entry.lineage, entry.segment_bytes);
         let mut facts = Self {
@@ -138,6 +175,8 @@ impl Facts {
             histories: BTreeMap::new(),
             wal: Vec::new(),
             backups: Vec::new(),
+            own: BTreeSet::new(),
+            recycled: BTreeSet::new(),
             warnings: Vec::new(),
         };
         facts.read_wal(repository, from.timeline()).await?;

@@ -1,6 +1,7 @@
 //! The moves over stores in memory, cut at every call.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -12,6 +13,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::archive::follows::follows;
 use walward_base::sys::cpu::CpuPool;
+use walward_base::sys::durable;
 use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use walward_repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
 use walward_repo::format::{Kind, Spec};
@@ -218,7 +220,7 @@ async fn set_aside(repository: &Repository) -> Result<(), AsideError> {
     let mut away = if let Some(cut) = known.iter().find(|aside| aside.stage == Stage::Cut) {
         Away::resume(repository, cut).await?
     } else {
-        let facts = Facts::read(repository, name(FROM)).await.map_err(failed)?.expect("a lineage");
+        let facts = Facts::read(repository, name(FROM), None).await?.expect("a lineage");
         Away::begin(repository, begun(&AsideId::new(Timestamp::now())), &plan(&facts, name(FROM))).await?
     };
     away.copy(|_| {}).await?;
@@ -357,7 +359,7 @@ async fn what_took_a_name_while_a_move_was_cut_is_left_alone() {
 async fn what_another_agent_brings_back_meanwhile_goes_again() {
     let archive = Archive::new().await;
     let repository = archive.open(archive.store.clone()).await.expect("opens");
-    let facts = Facts::read(&repository, name(FROM)).await.expect("read").expect("a lineage");
+    let facts = Facts::read(&repository, name(FROM), None).await.expect("read").expect("a lineage");
     let plan = plan(&facts, name(FROM));
     let mut away = Away::begin(&repository, begun(&AsideId::new(Timestamp::now())), &plan).await.expect("begun");
     away.copy(|_| {}).await.expect("copied");
@@ -370,13 +372,87 @@ async fn what_another_agent_brings_back_meanwhile_goes_again() {
     archive.judge().await;
 }
 
+/// A server on timeline 3, whose last checkpoint began in segment 8 and which has files of these contents.
+fn server(pg_wal: &Path, files: &[(&str, &str)]) -> KeptServer {
+    for (file, content) in files {
+        durable::create(&pg_wal.join(file), content.as_bytes(), 0o600).expect("written");
+    }
+    let history = TimelineHistory::parse(Timeline(3), "1\t0/6000028\tx\n").expect("a history");
+    let names = files.iter().map(|(file, _)| name(file)).collect();
+    KeptServer::new(pg_wal, (LINEAGE, SIZE), history, 8, names)
+}
+
+#[tokio::test]
+async fn what_the_kept_server_has_with_the_same_content_stays_with_the_backup_that_needs_it_alone() {
+    let archive = Archive::new().await;
+    let repository = archive.open(archive.store.clone()).await.expect("opens");
+    let (history, sixth, seventh) = ("00000003.history", "000000030000000000000006", "000000030000000000000007");
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut files = vec![(FROM, "this server's"), ("000000010000000000000005", "this server's"), (sixth, sixth)];
+    files.extend([(history, "1\t0/6000028\tx\n"), (seventh, seventh)]);
+    let kept = server(folder.path(), &files);
+    let facts = Facts::read(&repository, name(FROM), Some(&kept)).await.expect("read").expect("a lineage");
+    let plan = plan(&facts, name(FROM));
+    assert_eq!(plan.stays, [history, sixth, seventh].map(name).into());
+    let going: BTreeSet<WalFileName> = plan.wal.iter().map(|(name, _)| *name).collect();
+    assert_eq!(going, GO.into_iter().map(name).filter(|name| !plan.stays.contains(name)).collect());
+    let labels: Vec<&String> = plan.backups.iter().map(|(label, _)| label).collect();
+    assert_eq!(labels, [&head(10, 1, 3, 4).label], "the backup of timeline 3 needs the server's own WAL alone");
+    assert_eq!(plan.doubtful, BTreeSet::new());
+}
+
+#[tokio::test]
+async fn what_the_kept_server_wrote_and_has_no_more_is_named_before_it_goes() {
+    let archive = Archive::new().await;
+    let repository = archive.open(archive.store.clone()).await.expect("opens");
+    let folder = tempfile::tempdir().expect("a folder");
+    let seventh = "000000030000000000000007";
+    // The segments 4 and 5 wait; 7 was recycled, with another number's content under its name; 6 is gone.
+    let files = [(FROM, "waits"), ("000000010000000000000005", "waits"), (seventh, "another number's")];
+    let kept = server(folder.path(), &files);
+    let facts = Facts::read(&repository, name(FROM), Some(&kept)).await.expect("read").expect("a lineage");
+    let plan = plan(&facts, name(FROM));
+    assert_eq!(plan.doubtful, ["00000003.history", "000000030000000000000006"].map(name).into());
+    assert_eq!((plan.stays.len(), plan.wal.len(), plan.backups.len()), (0, GO.len(), 2));
+}
+
+#[tokio::test]
+async fn where_the_file_is_the_servers_own_nothing_goes() {
+    let archive = Archive::new().await;
+    let repository = archive.open(archive.store.clone()).await.expect("opens");
+    let folder = tempfile::tempdir().expect("a folder");
+    let kept = server(folder.path(), &[(FROM, FROM)]);
+    let facts = Facts::read(&repository, name(FROM), Some(&kept)).await.expect("read").expect("a lineage");
+    let plan = plan(&facts, name(FROM));
+    assert!(plan.is_empty() && plan.stays.contains(&name(FROM)), "{plan:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_be_read_is_not_taken_for_none() {
+    let archive = Archive::new().await;
+    let repository = archive.open(archive.store.clone()).await.expect("opens");
+    let folder = tempfile::tempdir().expect("a folder");
+    assert!(KeptServer::read(&folder.path().join("none")).expect("read").is_none());
+    std::fs::create_dir_all(folder.path().join("global")).expect("a folder");
+    assert!(KeptServer::read(folder.path()).expect("read").is_none());
+    durable::create(&folder.path().join("global/pg_control"), b"damaged", 0o600).expect("written");
+    assert!(matches!(KeptServer::read(folder.path()), Err(AsideError::Server { .. })));
+    // A link in place of a file is read by nobody, and is not "no such file".
+    std::fs::create_dir(folder.path().join("pg_wal")).expect("a folder");
+    let kept = server(&folder.path().join("pg_wal"), &[(FROM, "waits")]);
+    std::fs::remove_file(folder.path().join("pg_wal").join(FROM)).expect("removed");
+    std::os::unix::fs::symlink("elsewhere", folder.path().join("pg_wal").join(FROM)).expect("a link");
+    let read = Facts::read(&repository, name(FROM), Some(&kept)).await;
+    assert!(matches!(read, Err(AsideError::Server { .. })), "{read:?}");
+}
+
 fn info(file: WalFileName) -> ObjectInfo {
     let modified = Timestamp::UNIX_EPOCH;
     ObjectInfo { key: layout::wal_file(LINEAGE, file), size: 1, modified, tag: None }
 }
 
 proptest! {
-    /// Over random archives: exactly what the archiver would refuse after `from`, in an order in which `from` is last and no history
+    /// Over random archives: exactly what the archiver would refuse after `from` and the server has not with the same content, in an order in which `from` is last and no history
     /// goes before WAL of its timeline; and every backup whose WAL is touched, and no other.
     #[test]
     fn what_goes_is_what_the_archiver_would_refuse(
@@ -386,6 +462,7 @@ proptest! {
         known in proptest::collection::vec(any::<bool>(), 3),
         backups in proptest::collection::vec((1u32..5, 0u64..12, 0u64..4), 0..6),
         from in (1u32..5, 0u32..12), from_history: bool,
+        of_server in proptest::collection::vec(any::<bool>(), 33),
     ) {
         let mut histories = BTreeMap::new();
         for (at, fork) in forks.iter().enumerate() {
@@ -406,10 +483,18 @@ proptest! {
             histories: histories.clone(),
             wal: wal.iter().map(|file| (*file, info(*file))).collect(),
             backups: heads.iter().map(|head| (head.clone(), Vec::new())).collect(),
+            own: wal.iter().zip(&of_server).filter(|(_, own)| **own).map(|(file, _)| *file).collect(),
+            recycled: BTreeSet::new(),
             warnings: Vec::new(),
         };
         let plan = plan(&facts, from);
-        let belongs = |file: WalFileName| file == from || follows(from, file, histories.get(&file.timeline()), SIZE);
+        if facts.own.contains(&from) {
+            prop_assert!(plan.is_empty());
+            return Ok(());
+        }
+        let follows = |file: WalFileName| file == from || follows(from, file, histories.get(&file.timeline()), SIZE);
+        prop_assert_eq!(&plan.stays, &facts.own.iter().copied().filter(|file| follows(*file)).collect());
+        let belongs = |file: WalFileName| follows(file) && !facts.own.contains(&file);
         let going: Vec<WalFileName> = plan.wal.iter().map(|(file, _)| *file).collect();
         for file in &wal {
             prop_assert_eq!(going.contains(file), belongs(*file), "{}", file);

@@ -1,11 +1,13 @@
 //! `wal set-aside`: plan, question, and the move, in all repositories step by step.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{as_json, ask_agent, holder, known, sentence, tell_agent};
-use crate::archive::aside::{AsidePlan, Away, Facts, plan};
+use crate::archive::aside::{AsidePlan, Away, Facts, KeptServer, plan};
 use crate::backup::with_lease;
 use crate::cli::arguments::SetAsideArguments;
 use crate::cli::ask::confirm;
@@ -39,6 +41,8 @@ enum Job {
 struct Jobs {
     id: AsideId,
     jobs: Vec<Job>,
+    /// The server whose life is kept, where its data directory is on this host.
+    kept: Option<KeptServer>,
 }
 
 pub(in crate::cli) async fn run(
@@ -49,15 +53,17 @@ pub(in crate::cli) async fn run(
     let cluster = context.cluster()?;
     let from: WalFileName = arguments.from.parse().map_err(|error| Failure::new(Exit::Usage, error))?;
     let repositories = context.open_all(cluster).await?;
-    let jobs = jobs(&repositories, from, printer).await?;
+    let jobs = jobs(cluster, &repositories, from, printer).await?;
     if jobs.is_new() {
         may_go(context, cluster, &repositories, from).await?;
+        jobs.is_not_own(&repositories, from)?;
     }
     if jobs.is_empty() {
         let names: Vec<&str> = repositories.iter().map(Repository::name).collect();
         let text = format!("neither {from} nor anything that follows it is in {}", names.join(", "));
         return Err(Failure::new(Exit::NotFound, text).hint("`walward wal list` shows what is there"));
     }
+    jobs.doubts(cluster, from).iter().for_each(|doubt| printer.warning(doubt));
     if arguments.dry_run || !printer.is_json() {
         show(&repositories, &jobs, (&cluster.name, from), arguments.dry_run, printer)?;
     }
@@ -67,8 +73,9 @@ pub(in crate::cli) async fn run(
     let question = format!("move all of this out of the archive of cluster \"{}\"? Nothing is deleted", cluster.name);
     confirm(&context.global, printer, &question)?;
     let cancel = CancellationToken::new();
-    let work =
-        async || carry_out(&repositories, jobs, (from, arguments.reason.as_deref().unwrap_or_default()), printer).await;
+    let work = async || {
+        carry_out(cluster, &repositories, jobs, (from, arguments.reason.as_deref().unwrap_or_default()), printer).await
+    };
     let holder = holder("set-aside");
     let work = with_lease(&repositories, &holder, &cancel, work);
     let moved = cancelled_by_signals(cancel.clone(), work).await.map_err(|failure| match failure.hint {
@@ -88,7 +95,12 @@ pub(in crate::cli) async fn run(
 }
 
 /// Decides what there is to do: what was cut goes first, under its own name and with its own lists.
-async fn jobs(repositories: &[Repository], from: WalFileName, printer: &Printer) -> Result<Jobs, Failure> {
+async fn jobs(
+    cluster: &ClusterConfig,
+    repositories: &[Repository],
+    from: WalFileName,
+    printer: &Printer,
+) -> Result<Jobs, Failure> {
     let known = known(repositories, printer).await?;
     let mut cut = None;
     for (repository, asides) in &known {
@@ -106,6 +118,8 @@ async fn jobs(repositories: &[Repository], from: WalFileName, printer: &Printer)
         }
     }
     let id = cut.unwrap_or_else(|| AsideId::new(Timestamp::now()));
+    let data_directory = cluster.data_directory.clone();
+    let kept = tokio::task::block_in_place(|| KeptServer::read(&data_directory))?;
     let mut jobs = Vec::new();
     for (repository, asides) in &known {
         let ours = asides.iter().find(|aside| aside.begun.id == id);
@@ -113,14 +127,14 @@ async fn jobs(repositories: &[Repository], from: WalFileName, printer: &Printer)
             Some(aside) if aside.stage == Stage::Cut => Job::TakeUp(aside.clone()),
             Some(_) => Job::Done,
             None => {
-                let facts = Facts::read(repository, from).await?;
+                let facts = Facts::read(repository, from, kept.as_ref()).await?;
                 let warnings = facts.iter().flat_map(|facts| &facts.warnings);
                 warnings.for_each(|warning| printer.warning(warning));
                 Job::New(facts.map(|facts| plan(&facts, from)).unwrap_or_default())
             }
         });
     }
-    Ok(Jobs { id, jobs })
+    Ok(Jobs { id, jobs, kept })
 }
 
 impl Jobs {
@@ -138,6 +152,42 @@ impl Jobs {
             Job::New(plan) => Some(plan),
             Job::TakeUp(_) | Job::Done => None,
         })
+    }
+
+    /// Refuses where a repository has this server's own content under the name.
+    fn is_not_own(&self, repositories: &[Repository], from: WalFileName) -> Result<(), Failure> {
+        let plans = repositories.iter().zip(self.plans());
+        let mut own = plans.filter(|(_, plan)| plan.is_some_and(|plan| plan.stays.contains(&from)));
+        let Some((repository, _)) = own.next() else { return Ok(()) };
+        let name = repository.name();
+        let text = format!("repository \"{name}\" has {from} with the content that this server has in pg_wal");
+        let hint = "name the first file that the server was refused; say with --repository where it is another life's";
+        Err(Failure::new(Exit::Refused, text).hint(hint))
+    }
+
+    /// What is to be known before anything is moved: what may be the kept server's own and goes all the same.
+    fn doubts(&self, cluster: &ClusterConfig, from: WalFileName) -> Vec<String> {
+        let is_new = self.plans().flatten().next().is_some();
+        let directory = cluster.data_directory.display();
+        let mut doubts = match &self.kept {
+            _ if !is_new => Vec::new(),
+            None => vec![format!("no server's data directory is at {directory}: whatever follows {from} goes")],
+            Some(kept) if kept.is_in_recovery() => vec![format!(
+                "the server in {directory} is in recovery, so that what it has may be another's: whatever follows {from} goes"
+            )],
+            Some(_) => Vec::new(),
+        };
+        let doubtful: BTreeSet<_> = self.plans().flatten().flat_map(|plan| &plan.doubtful).collect();
+        if let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) {
+            let count = doubtful.len();
+            let range = if count == 1 { first.to_string() } else { format!("{first} to {last}, {count} files") };
+            doubts.push(format!(
+                "this server has written {range}, too, and has it in pg_wal no more, so that nothing tells whose the archive's is: it goes; \
+                 before {from} is archived anew `walward wal restore-aside {}` puts everything back, later in a copy of the repository",
+                self.id
+            ));
+        }
+        doubts
     }
 }
 
@@ -201,15 +251,16 @@ struct Moved<'a> {
 }
 
 async fn carry_out<'a>(
+    cluster: &ClusterConfig,
     repositories: &'a [Repository],
     confirmed: Jobs,
     (from, reason): (WalFileName, &str),
     printer: &Printer,
 ) -> Result<Vec<Moved<'a>>, Failure> {
     // Somebody may have been at work before the lease was held.
-    let jobs = jobs(repositories, from, printer).await?;
+    let jobs = jobs(cluster, repositories, from, printer).await?;
     if !jobs.plans().eq(confirmed.plans()) {
-        let text = "what the repositories hold has changed since the plan was made; nothing was moved";
+        let text = "what the repositories hold, or the server, has changed since the plan was made; nothing was moved";
         return Err(Failure::new(Exit::Refused, text).hint("see that no other server archives, and run it again"));
     }
     let id = if jobs.is_new() { confirmed.id } else { jobs.id.clone() };
@@ -301,6 +352,12 @@ fn show(
                     let bytes = objects.iter().map(|object| object.size).sum();
                     printer.line(&format!("  backup {label}, which needs some of it ({})", format_bytes(bytes)))?;
                 }
+                if !plan.stays.is_empty() {
+                    let count = plan.stays.len();
+                    printer.line(&format!(
+                        "  {count} file(s) stay: this server has them in pg_wal, with the same content"
+                    ))?;
+                }
                 let (objects, bytes) = (plan.objects().len(), format_bytes(plan.bytes()));
                 printer.line(&format!(
                     "  {objects} object(s), {bytes}, to {}; so much room is needed until it is done",
@@ -313,21 +370,25 @@ fn show(
 }
 
 fn planned(repository: &Repository, job: &Job) -> Value {
-    let (objects, bytes, timelines, backups) = match job {
-        Job::Done => (0, 0, Vec::new(), Vec::new()),
-        Job::TakeUp(Aside { begun, .. }) => (begun.objects, begun.bytes, Vec::new(), begun.backups.clone()),
+    let (objects, bytes, backups) = match job {
+        Job::Done => (0, 0, Vec::new()),
+        Job::TakeUp(Aside { begun, .. }) => (begun.objects, begun.bytes, begun.backups.clone()),
         Job::New(plan) => {
             let backups = plan.backups.iter().map(|(label, _)| label.clone()).collect();
-            (plan.objects().len() as u64, plan.bytes(), plan.timelines(), backups)
+            (plan.objects().len() as u64, plan.bytes(), backups)
         }
     };
+    let empty = AsidePlan::default();
+    let plan = if let Job::New(plan) = job { plan } else { &empty };
     json!({
         "repository": repository.name(),
         "resumes": matches!(job, Job::TakeUp(_)),
         "objects": objects,
         "stored_bytes": bytes,
-        "timelines": timelines,
+        "timelines": plan.timelines(),
         "backups": backups,
+        "stays": plan.stays,
+        "doubtful": plan.doubtful,
     })
 }
 
