@@ -12,28 +12,35 @@
 //! - nobody syncs again what another sync may have failed for: it is made anew. [`NewFile::replace`] does so by itself,
 //!   [`name_again`] for a name that was found, and [`make_folders_in`] removes the folders that it could not sync.
 //!
+//! | file | |
+//! |---|---|
+//! | `new_file.rs` | a file on its way to its name |
+//! | `folders.rs` | folders that survive a power cut |
+//! | `sync.rs` | what makes content and names durable: fsync and syncfs |
+//! | `temporary.rs` | the names of unfinished files, and what becomes of abandoned ones |
+//!
 //! A crash leaves at most a file `.walward-<pid>-<random>.tmp` beside the target ([`is_temporary_name`]); nobody reads it
 //! and anybody may remove it. Its writer holds a lock on it for as long as it lives: [`remove_abandoned`] takes only the others.
 // The functions that clippy.toml bans elsewhere are banned in favour of this file.
 #![allow(clippy::disallowed_methods)]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
-
-use rustix::fs::{FlockOperation, flock};
+use std::path::Path;
 
 mod folders;
 mod new_file;
+mod sync;
+mod temporary;
 
 pub use folders::{create_dir_all_as_said, create_dir_all_durable, create_dir_all_for, make_folders_in};
 pub use new_file::NewFile;
+pub use sync::{FileSystem, reports_failed_writes, sync_directory, sync_file, sync_file_in, sync_folder};
+pub use temporary::{Abandoned, abandoned, is_temporary_name, remove_abandoned, temporary_path};
 
-use super::folder::{Folder, Kind};
+use super::folder::Folder;
 use super::steps::{Step, take};
 
 /// Makes `path` with `content`; fails with [`io::ErrorKind::AlreadyExists`] when it is there. Blocking.
@@ -142,135 +149,10 @@ pub fn remove_file_in(folder: &Folder, name: &OsStr) -> io::Result<()> {
     sync_folder(folder)
 }
 
-/// Makes a file's content durable. Blocking.
-pub fn sync_file(path: &Path) -> io::Result<()> {
-    let file = File::open(path)?;
-    take(Step::SyncFile(path), || file.sync_all())
-}
-
-/// As [`sync_file`], for `name` in a folder that is held open. Blocking.
-pub fn sync_file_in(folder: &Folder, name: &OsStr) -> io::Result<()> {
-    let file = folder.open(name)?;
-    take(Step::SyncFile(&folder.path().join(name)), || file.sync_all())
-}
-
-/// Makes a directory's entries durable. Blocking.
-pub fn sync_directory(path: &Path) -> io::Result<()> {
-    sync_folder(&Folder::enter(path)?)
-}
-
-/// As [`sync_directory`], for a folder that is held open. Blocking.
-pub fn sync_folder(folder: &Folder) -> io::Result<()> {
-    take(Step::SyncFolder(folder.path()), || folder.sync())
-}
-
-/// A file system that is written to, opened before the first write. Only so does the sync at the end hear of everything that
-/// failed since.
-#[derive(Debug)]
-pub struct FileSystem {
-    within: Folder,
-    number: u64,
-}
-
-impl FileSystem {
-    /// The file system of the folder `within`. To be called before the first write.
-    pub fn watch(within: Folder) -> io::Result<Self> {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        take(Step::WatchFileSystem(within.path(), number), || Ok(()))?;
-        Ok(Self { within, number })
-    }
-
-    /// Makes everything durable that was written to it: one call instead of an fsync for each of many thousand files. An error says
-    /// that something which was written since it is watched may not be. It is said once: the next call may succeed, and then
-    /// proves what was written after the failed one, and nothing else. Blocking.
-    ///
-    /// Linux 5.8 and later report failed writes here; see [`reports_failed_writes`].
-    pub fn sync(&self) -> io::Result<()> {
-        take(Step::SyncFileSystem(self.within.path(), self.number), || self.within.sync_filesystem())
-    }
-
-    /// A folder on it.
-    pub fn path(&self) -> &Path {
-        self.within.path()
-    }
-}
-
-/// Whether [`FileSystem::sync`] hears of failed writes: Linux 5.8 and later (735e4ae5ba28, "vfs: track per-sb writeback errors and
-/// report them to syncfs"). Before that use an fsync a file.
-pub fn reports_failed_writes() -> bool {
-    hears_of_failed_writes(&rustix::system::uname().release().to_string_lossy())
-}
-
-fn hears_of_failed_writes(release: &str) -> bool {
-    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit()).map(str::parse::<u32>);
-    match (numbers.next(), numbers.next()) {
-        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
-        _ => false,
-    }
-}
-
-/// Whether `name` (a file's name without its folder) is one that only this module gives to unfinished files.
-pub fn is_temporary_name(name: &str) -> bool {
-    name.strip_prefix(".walward-").and_then(|rest| rest.strip_suffix(".tmp")).is_some()
-}
-
-/// Removes the unfinished files in `folder` whose writers are gone, and answers how many. Where the file system knows no locks
-/// none is. Need not be durable: they mean nothing. Blocking.
-///
-/// Those younger than `age_min` stay: where others write to the folder, one of them may have made a file and not locked it yet.
-pub fn remove_abandoned(folder: &Folder, age_min: Duration) -> io::Result<u64> {
-    abandoned(folder, age_min, true, &mut Vec::new()).map(|found| found.files)
-}
-
-/// Unfinished files whose writers are gone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Abandoned {
-    /// How many.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// As [`remove_abandoned`], but only with `remove`; otherwise they are counted. The other names in `folder` come to the end of `others`.
-pub fn abandoned(
-    folder: &Folder,
-    age_min: Duration,
-    remove: bool,
-    others: &mut Vec<OsString>,
-) -> io::Result<Abandoned> {
-    let mut found = Abandoned::default();
-    for name in folder.names()? {
-        if !name.to_str().is_some_and(is_temporary_name) {
-            others.push(name);
-            continue;
-        }
-        // Placed or removed by its writer since, or another user's.
-        let Ok(facts) = folder.look(&name) else { continue };
-        let age = SystemTime::now().duration_since(facts.modified()).unwrap_or_default();
-        if facts.kind != Kind::File || age < age_min {
-            continue;
-        }
-        let Ok(file) = folder.open_to_write(&name) else { continue };
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok()
-            && (!remove || folder.remove_file(&name).is_ok())
-        {
-            found.files += 1;
-            found.bytes += facts.bytes;
-        }
-    }
-    Ok(found)
-}
-
-/// A name for an unfinished file beside `path`, that nobody else uses.
-pub fn temporary_path(path: &Path) -> PathBuf {
-    let name = format!(".walward-{}-{:016x}.tmp", std::process::id(), rand::random::<u64>());
-    path.with_file_name(name)
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -441,21 +323,6 @@ mod tests {
     }
 
     #[test]
-    fn kernels_that_keep_failed_writes_from_a_sync_of_the_file_system_are_known() {
-        for (release, expected) in [
-            ("5.8.0", true),
-            ("6.1.0-18-amd64", true),
-            ("10.0", true),
-            ("5.7.19", false),
-            ("4.18.0-553.el8_10.x86_64", false),
-            ("", false),
-            ("x", false),
-        ] {
-            assert_eq!(hears_of_failed_writes(release), expected, "{release}");
-        }
-    }
-
-    #[test]
     fn rename_new_keeps_what_is_there() {
         let folder = tempfile::tempdir().unwrap();
         let held = Folder::enter(folder.path()).unwrap();
@@ -465,13 +332,5 @@ mod tests {
         assert_eq!(std::fs::read(folder.path().join("to")).unwrap(), b"to");
         rename_new_in(&held, "from", "new").unwrap();
         assert_eq!(names(folder.path()), ["new", "to"]);
-    }
-
-    #[test]
-    fn temporary_names_are_known_again() {
-        let path = temporary_path(Path::new("/a/b"));
-        assert_eq!(path.parent(), Some(Path::new("/a")));
-        assert!(is_temporary_name(path.file_name().unwrap().to_str().unwrap()));
-        assert!(!is_temporary_name("000000010000000000000001"));
     }
 }

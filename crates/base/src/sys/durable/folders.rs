@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::super::folder::Folder;
 use super::super::steps::{Step, take};
-use super::sync_folder;
+use super::sync::sync_folder;
 
 /// Makes `path` and the folders above it that are missing, each with `mode` (less the umask), and all of them durable. Blocking.
 ///

@@ -11,7 +11,8 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::super::folder::Folder;
 use super::super::steps::{Step, take};
-use super::{sync_folder, temporary_path};
+use super::sync::sync_folder;
+use super::temporary::temporary_path;
 
 /// A file on its way: written under a temporary name beside its target, removed unless it is placed. Blocking throughout.
 ///

@@ -1,4 +1,4 @@
-//! From a path to a folder.
+//! From a path to an open folder.
 //!
 //! A path that a person wrote may lead over symbolic links, and mostly over the person's own: a data directory is often one. Other
 //! users can put links, too, where they may write, and for root each of them is a choice that somebody else made. So root
@@ -17,10 +17,16 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
-use super::{Facts, Kind, open_folder};
+use super::facts::{Facts, Kind};
 
 /// As many links as the kernel follows in one path (path_resolution(7)).
 pub(super) const LINKS_MAX: usize = 40;
+/// A folder that can be listed and synced.
+const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A folder that names can be looked up in, whether or not it may be listed.
+pub(super) const SEARCHED: OFlags =
+    OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+/// A name as it is found, a link included.
 const FOUND: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A link of a user that leads root to what is not that user's.
@@ -39,6 +45,14 @@ pub(super) struct LinkElsewhere {
 #[derive(Debug, thiserror::Error)]
 #[error("{} is another user's, or others may write to it; root keeps nothing there: choose a folder that only root can change", .0.display())]
 struct OthersHaveASay(PathBuf);
+
+/// Opens the folder of that name, to be listed where that is allowed.
+pub(super) fn open_folder(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
+    match openat(folder, name, LISTED, Mode::empty()) {
+        Err(Errno::ACCESS) => openat(folder, name, SEARCHED, Mode::empty()),
+        other => other,
+    }
+}
 
 /// With the rights of an ordinary user: the kernel says what may be followed.
 pub(super) fn as_user(at: BorrowedFd<'_>, path: &Path) -> io::Result<OwnedFd> {

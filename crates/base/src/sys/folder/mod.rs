@@ -10,7 +10,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `enter.rs` | from a path that a person wrote to a folder |
+//! | `enter.rs` | from a path that a person wrote to an open folder |
 //! | `facts.rs` | what is known of a name without following it |
 //! | `nearby.rs` | the folder of the last file, kept open for the next |
 
@@ -38,11 +38,8 @@ pub use facts::{Facts, Kind};
 pub use nearby::Nearby;
 
 use super::identity::is_root;
+use enter::{SEARCHED, open_folder};
 
-/// A folder that can be listed and synced.
-const LISTED: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-/// A folder that names can be looked up in, whether or not it may be listed.
-const SEARCHED: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// A file, without waiting for the other end of a pipe.
 const READ: OFlags =
     OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
@@ -418,14 +415,6 @@ impl Folder {
 impl AsFd for Folder {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
-    }
-}
-
-/// Opens a folder, to be listed where that is allowed.
-fn open_folder(folder: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<OwnedFd> {
-    match openat(folder, name, LISTED, Mode::empty()) {
-        Err(Errno::ACCESS) => openat(folder, name, SEARCHED, Mode::empty()),
-        other => other,
     }
 }
 
