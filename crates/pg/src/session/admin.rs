@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use tokio_postgres::NoTls;
 
+use super::connect;
+use super::connection::{QUERY_TIME_MAX, Session, column};
+use super::error::SessionError;
 use super::grants::{self, Right};
-use super::{QUERY_TIME_MAX, Session, SessionError, column, connect};
 use walward_base::sys;
 use walward_base::sys::folder::Folder;
 

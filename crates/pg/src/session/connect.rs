@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
 
-use super::SessionError;
+use super::error::SessionError;
 
 /// Where Debian and the PGDG packages put the socket; libpq's default there.
 const DEFAULT_HOST: &str = "/var/run/postgresql";

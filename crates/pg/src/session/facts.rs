@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::{QUERY_TIME_MAX, Session, SessionError, column};
+use super::connection::{QUERY_TIME_MAX, Session, column};
+use super::error::SessionError;
 use crate::{Lineage, SegmentSize, Timeline};
 
 /// What Walward needs to know of a server.
@@ -90,7 +91,7 @@ impl ServerFacts {
 }
 
 /// The server's clock, microseconds since the Unix epoch.
-pub(super) const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
+const NOW: &str = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::int8";
 
 /// A standby may not ask for the current WAL position; pg_control is as near as it gets. Settings that a version does not
 /// have are null.
@@ -123,7 +124,44 @@ const ARCHIVER: &str = "SELECT archived_count, last_archived_wal, \
     (extract(epoch FROM last_archived_time) * 1000000)::int8, failed_count, last_failed_wal, \
     (extract(epoch FROM last_failed_time) * 1000000)::int8 FROM pg_stat_archiver";
 
-pub(super) async fn read(session: &Session) -> Result<ServerFacts, SessionError> {
+impl Session {
+    /// The server's clock.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn now(&self) -> Result<Timestamp, SessionError> {
+        let row = self.one("ask for the server's time", NOW, &[], QUERY_TIME_MAX).await?;
+        timestamp(&row, 0)
+    }
+
+    /// Whether the server is a standby (or recovers from an archive) at this moment.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn in_recovery(&self) -> Result<bool, SessionError> {
+        let what = "ask whether the server is in recovery";
+        let row = self.one(what, "SELECT pg_catalog.pg_is_in_recovery()", &[], QUERY_TIME_MAX).await?;
+        column(&row, 0, what)
+    }
+
+    /// What Walward needs to know of the server.
+    ///
+    /// # Errors
+    /// When the server does not answer, or the role lacks a right.
+    pub async fn facts(&self) -> Result<ServerFacts, SessionError> {
+        read(self).await
+    }
+
+    /// `pg_stat_archiver`.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn archiver_stats(&self) -> Result<ArchiverStats, SessionError> {
+        archiver(self).await
+    }
+}
+
+async fn read(session: &Session) -> Result<ServerFacts, SessionError> {
     let what = "read the server's settings";
     let row = session.one(what, FACTS, &[], QUERY_TIME_MAX).await?;
     let wrong = |value: String| SessionError::Answer { what, value };
@@ -168,7 +206,7 @@ async fn tablespaces(session: &Session) -> Result<Vec<ServerTablespace>, Session
         .collect()
 }
 
-pub(super) async fn archiver(session: &Session) -> Result<ArchiverStats, SessionError> {
+async fn archiver(session: &Session) -> Result<ArchiverStats, SessionError> {
     let what = "read pg_stat_archiver";
     let row = session.one(what, ARCHIVER, &[], QUERY_TIME_MAX).await?;
     let time = |index| match column::<Option<i64>>(&row, index, what)? {
@@ -186,7 +224,7 @@ pub(super) async fn archiver(session: &Session) -> Result<ArchiverStats, Session
 }
 
 /// A column of microseconds since the Unix epoch.
-pub(super) fn timestamp(row: &Row, index: usize) -> Result<Timestamp, SessionError> {
+fn timestamp(row: &Row, index: usize) -> Result<Timestamp, SessionError> {
     let what = "ask for the server's time";
     let micros: i64 = column(row, index, what)?;
     Timestamp::from_microsecond(micros).map_err(|_| SessionError::Answer { what, value: micros.to_string() })
