@@ -19,9 +19,10 @@
 //!
 //! Generations have 8 decimal digits, packs and lists 5, fencing numbers 20, so that names sort as numbers do.
 
-use super::aside::AsideId;
+use super::aside_id::AsideId;
 use super::keys::RootId;
 use super::manifest::BackupLabel;
+use super::work::Work;
 use walward_base::hex;
 use walward_pg::{Lineage, Timeline, WalFileName};
 use walward_storage::{KeyError, ObjectKey};
@@ -213,17 +214,17 @@ pub fn folder_of(object: &ObjectKey) -> Option<ObjectKey> {
 }
 
 /// The folder of the leases on one kind of work.
-pub fn leases(work: super::lease::Work) -> ObjectKey {
+pub fn leases(work: Work) -> ObjectKey {
     key(format!("lease/{}", work.as_str()))
 }
 
 /// One state of a lease.
-pub fn lease(work: super::lease::Work, fencing: u64) -> ObjectKey {
+pub fn lease(work: Work, fencing: u64) -> ObjectKey {
     key(format!("lease/{}/{fencing:020}.json", work.as_str()))
 }
 
 /// A name for an object whose time is the store's time of now; nobody else uses it.
-pub fn lease_clock(work: super::lease::Work) -> ObjectKey {
+pub fn lease_clock(work: Work) -> ObjectKey {
     key(format!("lease/{}/{LEASE_CLOCK}{}", work.as_str(), hex::encode(&rand::random::<[u8; 8]>())))
 }
 

@@ -15,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::error::RepoError;
+pub use super::work::Work;
 use super::{Repository, checked_json, generations, layout};
 use tokio::time::Instant;
 use walward_base::sys::living::Process;
@@ -27,28 +28,6 @@ const FORMAT: u32 = 1;
 const LENGTH_MAX: SignedDuration = SignedDuration::from_hours(1);
 /// An object that was written to learn the store's time is somebody's for no longer than this.
 const CLOCK_KEPT: SignedDuration = SignedDuration::from_mins(10);
-
-/// Work that only one node may do at a time on one cluster and repository.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Work {
-    /// Taking a base backup.
-    Backup,
-}
-
-impl Work {
-    /// The work's name: the lease's folder, and a word for messages.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Backup => "backup",
-        }
-    }
-}
-
-impl Work {
-    /// Every kind of work.
-    pub const ALL: [Self; 1] = [Self::Backup];
-}
 
 /// Who takes a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! The only room that names an object or defines a stored shape.
 
 pub mod aside;
+mod aside_id;
 mod checked_json;
 mod error;
 pub mod format;
@@ -20,12 +21,14 @@ mod part;
 pub mod place;
 pub mod remains;
 mod repository;
+mod sealed;
 pub mod several;
 mod standing;
 pub mod stored;
 pub mod transfer;
 #[cfg(test)]
 mod two_setups;
+mod work;
 
 pub use error::RepoError;
 pub use lazy::LazyRepository;

@@ -11,12 +11,12 @@ use tokio::time::Instant;
 
 use super::error::RepoError;
 use super::format::{
-    Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Spec, Summary, TAIL_BYTES, Tail,
+    Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Summary, TAIL_BYTES, Tail,
 };
 use super::identity::{self, Identity};
 use super::keys::{Found, KeyError, KeySource, Keyring, MasterKey, OpenKeys, RecoveryKey, RootId, Secret};
 use super::looks::Looks;
-use super::several::{self, SealTarget, Sealed};
+use super::sealed::Sealed;
 use super::{generations, layout};
 use walward_base::sys::cpu::CpuPool;
 use walward_base::{ErrorClass, describe};
@@ -309,25 +309,6 @@ impl Repository {
         }
     }
 
-    /// Seals `content` and writes it under a name that must be new, or hold the same content. Memory: the stored bytes. For WAL.
-    ///
-    /// `commit_times` is asked once, when `content` has ended: it answers what [`Summary::commit_times`] will hold, for
-    /// whoever parsed the content as it went by. `|| None` otherwise.
-    pub async fn put_new(
-        &self,
-        key: &ObjectKey,
-        spec: Spec,
-        content: BoxStream<'_, std::io::Result<Bytes>>,
-        commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
-    ) -> Result<PutNew, RepoError> {
-        let target = SealTarget { repository: self, level: spec.level };
-        let sealed = several::seal(&[target], key, spec.kind, &spec.writer, content, commit_times).await?;
-        match sealed.into_iter().next() {
-            Some(sealed) => self.put_sealed(sealed).await,
-            None => Err(self.worker_died(key)),
-        }
-    }
-
     /// Writes an object that was sealed for this repository, under a name that must be new, or hold the same content.
     ///
     /// # Errors
@@ -419,22 +400,6 @@ impl Repository {
         let Some(id) = id else { return Ok(None) };
         let found = self.keyring.as_ref().and_then(|ring| ring.find(&id));
         found.map(Some).ok_or_else(|| RepoError::UnknownMasterKey { object: self.shown(key), id })
-    }
-
-    /// Seals `content` and uploads it in parts under a name that only this writer can choose. Memory: a few parts. For packs and manifests.
-    pub async fn upload(
-        &self,
-        key: &ObjectKey,
-        spec: Spec,
-        content: BoxStream<'_, std::io::Result<Bytes>>,
-        expected_bytes: u64,
-    ) -> Result<Summary, RepoError> {
-        let target = SealTarget { repository: self, level: spec.level };
-        let uploaded = several::upload(&[target], key, spec.kind, &spec.writer, content, expected_bytes).await;
-        match uploaded {
-            Ok(summaries) => summaries.into_iter().next().ok_or_else(|| self.worker_died(key)),
-            Err((_, error)) => Err(error),
-        }
     }
 
     /// Reads an object.

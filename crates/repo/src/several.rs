@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 use super::error::RepoError;
 use super::format::{FormatError, Kind, Object, Sealer, Spec, Summary};
-use super::repository::Repository;
+use super::repository::{PutNew, Repository};
+pub use super::sealed::Sealed;
 use walward_storage::{ObjectKey, Payload, Upload};
 
 /// Pieces of about a frame that wait for each upload; plain ones of one level share their memory.
@@ -23,22 +24,6 @@ pub struct SealTarget<'r> {
     pub repository: &'r Repository,
     /// zstd's level there.
     pub level: i32,
-}
-
-/// An object as one repository will store it.
-#[derive(Debug, Clone)]
-pub struct Sealed {
-    pub(super) key: ObjectKey,
-    pub(super) kind: Kind,
-    pub(super) payload: Payload,
-    pub(super) summary: Summary,
-}
-
-impl Sealed {
-    /// Its length as stored, bytes.
-    pub fn stored_bytes(&self) -> u64 {
-        self.summary.stored_bytes
-    }
 }
 
 /// Seals `content` for every one of `targets`, in their order. Memory: the stored bytes, of plain objects once a level.
@@ -138,6 +123,43 @@ pub async fn upload(
         }
     }
     Ok(summaries)
+}
+
+impl Repository {
+    /// Seals `content` for this repository alone and writes it under a name that must be new, or hold the same content. Memory: the stored bytes. For WAL.
+    ///
+    /// `commit_times` is asked once, when `content` has ended: it answers what [`Summary::commit_times`] will hold, for
+    /// whoever parsed the content as it went by. `|| None` otherwise.
+    pub async fn put_new(
+        &self,
+        key: &ObjectKey,
+        spec: Spec,
+        content: BoxStream<'_, std::io::Result<Bytes>>,
+        commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
+    ) -> Result<PutNew, RepoError> {
+        let target = SealTarget { repository: self, level: spec.level };
+        let sealed = seal(&[target], key, spec.kind, &spec.writer, content, commit_times).await?;
+        match sealed.into_iter().next() {
+            Some(sealed) => self.put_sealed(sealed).await,
+            None => Err(self.worker_died(key)),
+        }
+    }
+
+    /// Seals `content` for this repository alone and uploads it in parts under a name that only this writer can choose. Memory: a few parts. For packs and manifests.
+    pub async fn upload(
+        &self,
+        key: &ObjectKey,
+        spec: Spec,
+        content: BoxStream<'_, std::io::Result<Bytes>>,
+        expected_bytes: u64,
+    ) -> Result<Summary, RepoError> {
+        let target = SealTarget { repository: self, level: spec.level };
+        let uploaded = upload(&[target], key, spec.kind, &spec.writer, content, expected_bytes).await;
+        match uploaded {
+            Ok(summaries) => summaries.into_iter().next().ok_or_else(|| self.worker_died(key)),
+            Err((_, error)) => Err(error),
+        }
+    }
 }
 
 enum Part {

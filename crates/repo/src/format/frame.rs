@@ -9,14 +9,13 @@ use zstd::zstd_safe;
 
 use super::context::FrameContext;
 use super::crypto::TAG_BYTES;
+use super::skippable::{SKIPPABLE_HEAD, begin_skippable};
 use super::{FRAME_BYTES, FormatError};
 
 /// Magic number of an ordinary zstd frame.
 pub(super) const ZSTD_MAGIC: u32 = 0xFD2F_B528;
 /// Magic number of the skippable frame around a sealed content frame.
 pub(super) const SEALED_MAGIC: u32 = 0x184D_2A58;
-/// Magic number and length in front of a skippable frame's payload.
-pub(super) const SKIPPABLE_HEAD: usize = 8;
 
 /// The longest zstd frame that 1 MiB of content can become.
 fn compressed_max() -> usize {
@@ -26,21 +25,6 @@ fn compressed_max() -> usize {
 /// The longest content frame as stored, sealed or not.
 pub(super) fn stored_max() -> usize {
     SKIPPABLE_HEAD + compressed_max() + TAG_BYTES
-}
-
-/// A skippable frame around a short payload.
-pub(super) fn skippable(magic: u32, payload: &[u8]) -> Bytes {
-    let mut frame = begin_skippable(magic, payload.len());
-    frame.extend_from_slice(payload);
-    frame.into()
-}
-
-/// The head of a skippable frame, with room for a payload of `length` bytes.
-fn begin_skippable(magic: u32, length: usize) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(SKIPPABLE_HEAD + length);
-    frame.extend_from_slice(&magic.to_le_bytes());
-    frame.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-    frame
 }
 
 /// Compressors that a thread keeps, each for one level: WAL's and base backups'.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::frame::{SKIPPABLE_HEAD, skippable};
+use super::skippable::{SKIPPABLE_HEAD, skippable};
 use super::{FRAME_BYTES_U32, Fields, FormatError, Kind, VERSION};
 
 /// Magic number of the header's skippable frame.

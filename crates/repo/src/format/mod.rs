@@ -15,6 +15,7 @@ mod open;
 mod part;
 mod seal;
 mod seek_table;
+mod skippable;
 mod tail;
 mod trailer;
 

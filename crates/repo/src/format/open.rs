@@ -14,10 +14,11 @@ use sha2::{Digest, Sha256};
 
 use super::context::FrameContext;
 use super::digest::DigestChain;
-use super::frame::{FrameWalk, SEALED_MAGIC, SKIPPABLE_HEAD, Walked, ZSTD_MAGIC, decode, stored_max};
+use super::frame::{FrameWalk, SEALED_MAGIC, Walked, ZSTD_MAGIC, decode, stored_max};
 use super::header::{FRAME_MAGIC as HEADER_MAGIC, Header, PAYLOAD_MAX as HEADER_MAX};
 use super::incoming::Incoming;
 use super::seek_table::SeekTable;
+use super::skippable::SKIPPABLE_HEAD;
 use super::trailer::{FRAME_BYTES as TRAILER_BYTES, FRAME_MAGIC as TRAILER_MAGIC, Trailer};
 use super::{FRAME_BYTES, FormatError};
 use crate::error::RepoError;

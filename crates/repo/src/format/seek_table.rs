@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::frame::{SKIPPABLE_HEAD, skippable};
+use super::skippable::{SKIPPABLE_HEAD, skippable};
 use super::{FRAME_BYTES, Fields, FormatError};
 
 /// Magic number of the seek table's skippable frame.

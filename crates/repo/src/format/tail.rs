@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::context::FrameContext;
-use super::frame::SKIPPABLE_HEAD;
 use super::header::{Header, PAYLOAD_MAX};
 use super::seek_table::{FOOTER_BYTES, SeekTable};
+use super::skippable::SKIPPABLE_HEAD;
 use super::trailer::{FRAME_BYTES as TRAILER_BYTES, Trailer};
 use super::{Fields, FormatError, Summary};
 use crate::error::RepoError;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::context::FrameContext;
 use super::crypto::{check_trailer_seal, trailer_seal};
-use super::frame::{SKIPPABLE_HEAD, skippable};
+use super::skippable::{SKIPPABLE_HEAD, skippable};
 use super::{Fields, FormatError};
 
 /// Magic number of the trailer's skippable frame.

@@ -7,10 +7,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::kind::SlotKind;
 use super::recovery::RecoveryKey;
 use super::root::RootId;
 use super::secret::Secret;
-use super::slot::{Slot, SlotKind, derive, open, seal};
+use super::slot::{Slot, derive, open, seal};
 use super::{KeyError, Keyring, MasterKey};
 use crate::error::RepoError;
 use crate::{checked_json, generations, layout};

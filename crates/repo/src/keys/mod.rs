@@ -9,6 +9,7 @@
 //! secret has leaked, make a new repository.
 
 mod file;
+mod kind;
 mod recovery;
 mod root;
 mod secret;
@@ -21,10 +22,10 @@ use jiff::Timestamp;
 use zeroize::Zeroizing;
 
 pub use file::{Found, KeysFile, OpenKeys, SlotInfo};
+pub use kind::SlotKind;
 pub use recovery::RecoveryKey;
 pub use root::RootId;
 pub use secret::{Secret, key_file_text};
-pub use slot::SlotKind;
 
 use walward_base::ErrorClass;
 

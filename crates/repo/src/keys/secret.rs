@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use zeroize::Zeroizing;
 
+use super::kind::SlotKind;
 use super::recovery::RecoveryKey;
-use super::slot::SlotKind;
 use super::{KeyError, KeySource};
 use walward_base::hex;
 

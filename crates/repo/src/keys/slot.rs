@@ -10,6 +10,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::KeyError;
+use super::kind::SlotKind;
 use super::secret::Secret;
 use walward_base::hex;
 
@@ -20,32 +21,6 @@ const SLOT_CONTEXT: &[u8] = b"walward key slot v1\0";
 const ARGON2: Argon2Cost = Argon2Cost { memory_kib: 64 << 10, passes: 3, lanes: 1 };
 /// The highest cost that is accepted from a stored slot, so that a forged one cannot take the machine's memory.
 const ARGON2_MAX: Argon2Cost = Argon2Cost { memory_kib: 1 << 20, passes: 64, lanes: 16 };
-
-/// What kind of secret opens a slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum SlotKind {
-    /// A generated key file.
-    KeyFile,
-    /// A passphrase, through Argon2id.
-    Passphrase,
-    /// What a command prints.
-    Command,
-    /// The recovery key.
-    Recovery,
-}
-
-impl SlotKind {
-    /// The kind as stored, and as a word for reports.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::KeyFile => "key_file",
-            Self::Passphrase => "passphrase",
-            Self::Command => "command",
-            Self::Recovery => "recovery",
-        }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

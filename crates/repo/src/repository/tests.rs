@@ -3,6 +3,7 @@ use std::io::Write;
 use futures::TryStreamExt;
 
 use super::*;
+use crate::format::Spec;
 use crate::gap::{self, Gap};
 use crate::transfer::{self, TransferError};
 use crate::{LazyRepository, place};
