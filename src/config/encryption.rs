@@ -1,7 +1,7 @@
 //! `encryption = …`: how a repository is protected, read and shown.
 
 use super::document::Value;
-use super::scope::{quote, secret_path, suggest, texts};
+use super::text::{quote, secret_path, suggest, texts};
 use walward_repo::Encryption;
 use walward_repo::keys::KeySource;
 

@@ -10,43 +10,30 @@ mod credential;
 mod document;
 mod encryption;
 pub mod keys;
+mod loaded;
 mod problem;
 mod resolve;
 mod scope;
 mod secret;
 #[cfg(test)]
 mod tests;
+mod text;
 mod values;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+pub use loaded::Loaded;
 pub use problem::{ConfigError, Place, Problem};
 pub use resolve::name_is_good;
 pub use scope::{Origin, Setting};
 pub use secret::redact_connection;
 pub use values::{
-    AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, FetchConfig, LogConfig, LogFormat, LogLevel,
-    RepositoryConfig, RestoreConfig,
+    AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, DEFAULT_SOCKET, FetchConfig, LogConfig, LogFormat,
+    LogLevel, RepositoryConfig, RestoreConfig,
 };
 
 /// Where the configuration lies unless `--config` or `WALWARD_CONFIG` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/walward/walward.toml";
-
-/// Where the agent listens by default.
-pub const DEFAULT_SOCKET: &str = "/run/walward/walward.sock";
-
-/// A configuration that holds, and how it came to be.
-#[derive(Debug)]
-pub struct Loaded {
-    /// The resolved values.
-    pub config: Config,
-    /// Every value with its origin, in the order of the reference; secrets hidden.
-    pub settings: Vec<Setting>,
-    /// What is allowed but unwise.
-    pub warnings: Vec<Problem>,
-    /// The files that were read, in order.
-    pub files: Vec<PathBuf>,
-}
 
 /// Reads and checks `path` and the `conf.d/*.toml` beside it. Blocking.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {

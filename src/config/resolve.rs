@@ -8,14 +8,15 @@ use sha2::{Digest, Sha256};
 use super::apart;
 use super::document::{Document, Located, Table, Value, identity};
 use super::keys::Section;
+use super::loaded::Loaded;
 use super::problem::{ConfigError, Problem};
-use super::scope::{Origin, Report, Scope, Setting, suggest};
+use super::scope::{Origin, Report, Scope, Setting};
 use super::secret::{HIDDEN, has_password, redact_connection, world_readable};
+use super::text::suggest;
 use super::values::{
-    AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, FetchConfig, LogConfig, LogFormat, LogLevel,
-    RepositoryConfig, RestoreConfig,
+    AgentConfig, ArchiveConfig, BackupConfig, ClusterConfig, Config, DEFAULT_SOCKET, FetchConfig, LogConfig, LogFormat,
+    LogLevel, RepositoryConfig, RestoreConfig,
 };
-use super::{DEFAULT_SOCKET, Loaded};
 use crate::archive::Acknowledge;
 use walward_base::{Secret, hex};
 use walward_storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};

@@ -7,12 +7,12 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::credential;
 use super::document::{Located, Table, Value};
 use super::encryption::{parse_encryption, show_encryption};
 use super::keys::{Default, Kind, Section};
 use super::problem::{Place, Problem};
 use super::secret::{HIDDEN, world_readable};
+use super::text::{absolute, quote, secret_path, suggest, texts};
 use crate::archive::Acknowledge;
 use walward_base::{ByteSize, format_bytes, format_duration, parse_duration};
 use walward_repo::Encryption;
@@ -431,40 +431,6 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// The candidate that `name` was probably meant to be.
-pub(super) fn suggest<'c>(name: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
-    let name = name.to_lowercase().replace('-', "_");
-    candidates
-        .map(|candidate| {
-            let abbreviated = name.len() >= 4 && candidate.starts_with(name.as_str());
-            let likeness = strsim::normalized_damerau_levenshtein(&name, candidate);
-            (if abbreviated { likeness.max(0.8) } else { likeness }, candidate)
-        })
-        .filter(|(likeness, _)| *likeness >= 0.6)
-        .max_by(|(a, _), (b, _)| a.total_cmp(b))
-        .map(|(_, candidate)| candidate)
-}
-
-/// A path to a secret, or the name of a credential.
-pub(super) fn secret_path(text: &str) -> Result<PathBuf, String> {
-    if credential::is_credential(text) { credential::path(text) } else { absolute(text) }
-}
-
-pub(super) fn absolute(text: &str) -> Result<PathBuf, String> {
-    let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { Err(format!("{text:?} is not an absolute path")) }
-}
-
-pub(super) fn texts(items: &[Located]) -> Result<Vec<String>, String> {
-    items
-        .iter()
-        .map(|item| match &item.value {
-            Value::Text(text) => Ok(text.clone()),
-            other => Err(format!("should be a list of texts; {} is in it", other.kind())),
-        })
-        .collect()
-}
-
 /// A default of the table of keys; it is written by us, in the few forms that defaults have.
 fn default_value(text: &str) -> Value {
     match (text, text.parse()) {
@@ -490,10 +456,6 @@ fn exact_duration(duration: Duration) -> String {
         n if n.is_multiple_of(1_000) => format!("{}s", n / 1_000),
         n => format!("{n}ms"),
     }
-}
-
-pub(super) fn quote(text: &str) -> String {
-    toml::Value::from(text).to_string()
 }
 
 /// A size in one unit without loss, as it could stand in the file.

@@ -10,6 +10,9 @@ use crate::archive::Acknowledge;
 use walward_repo::Encryption;
 use walward_storage::StoreOptions;
 
+/// Where the agent listens by default.
+pub const DEFAULT_SOCKET: &str = "/run/walward/walward.sock";
+
 /// Everything.
 #[derive(Debug, Clone)]
 pub struct Config {
