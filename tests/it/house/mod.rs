@@ -4,6 +4,7 @@
 //! head of `src/lib.rs`).
 
 mod by_path;
+mod circles;
 mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
