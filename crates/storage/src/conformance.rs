@@ -18,7 +18,7 @@ const MANY: usize = 1_003;
 const RACERS: u8 = 16;
 const RACES: usize = 5;
 
-fn key(path: &str) -> ObjectKey {
+pub(super) fn key(path: &str) -> ObjectKey {
     ObjectKey::new(path).unwrap()
 }
 

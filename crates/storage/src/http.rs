@@ -232,16 +232,20 @@ pub(super) fn innermost(
 
 /// The text of the first XML element `name` in `page`.
 pub(super) fn element(page: &str, name: &str) -> Option<String> {
+    let text = plain(&exact_element(page, name)?);
+    (!text.is_empty()).then_some(text)
+}
+
+/// As [`element`], for what goes back to the store: nothing is cut off or replaced.
+pub(super) fn exact_element(page: &str, name: &str) -> Option<String> {
     let (_, rest) = page.split_once(&format!("<{name}>"))?;
     let (text, _) = rest.split_once(&format!("</{name}>"))?;
-    let text = plain(text);
-    (!text.is_empty()).then_some(text)
+    let text = text.replace("&quot;", "\"").replace("&apos;", "'").replace("&lt;", "<").replace("&gt;", ">");
+    Some(text.replace("&amp;", "&"))
 }
 
 /// A server's words, made fit for one line of a log.
 fn plain(text: &str) -> String {
-    let text = text.replace("&quot;", "\"").replace("&apos;", "'").replace("&lt;", "<").replace("&gt;", ">");
-    let text = text.replace("&amp;", "&");
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .take(MESSAGE_CHARS_MAX)

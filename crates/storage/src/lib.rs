@@ -43,6 +43,7 @@ mod retry;
 mod server;
 mod store;
 mod upload;
+mod uploads;
 
 pub use bucket::Property;
 pub use create::Creates;
@@ -57,6 +58,7 @@ pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Unfinished, Upload};
 pub use upload::PartLimits;
+pub use uploads::{BegunUploads, begun_uploads};
 
 use error::Cause;
 

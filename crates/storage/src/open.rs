@@ -278,6 +278,15 @@ pub(super) fn s3_client(options: &StoreOptions) -> Result<Option<(String, Amazon
     }
 }
 
+/// What the names of all objects in `folder` begin with in its S3 bucket, the slash included; `None` for any other url.
+pub(super) fn s3_prefix(options: &StoreOptions, folder: &str) -> Result<Option<String>, String> {
+    let place = Place::of(options, folder).map_err(|error| error.source.to_string())?;
+    Ok(match place.kind {
+        Kind::Bucket { scheme: Scheme::S3, prefix, .. } => Some(format!("{prefix}/")),
+        Kind::Bucket { .. } | Kind::File { .. } => None,
+    })
+}
+
 fn client(options: &StoreOptions, scheme: Scheme, bucket: &str) -> Result<Box<dyn Client>, String> {
     check(options)?;
     let http = client_options(options)?;

@@ -8,13 +8,14 @@ use super::finding::Findings;
 use crate::cli::catalogue::{self, Catalogue};
 use crate::cli::commands::text::moment;
 use crate::cli::coverage::without_history;
-use crate::config::ClusterConfig;
+use crate::config::{ClusterConfig, RepositoryConfig};
 use walward_base::format_duration;
 use walward_pg::{Timeline, TimelineHistory, WalFileName};
 use walward_repo::aside::Stage;
 use walward_repo::gap::Gap;
 use walward_repo::remains::REMOVED_AGE_MIN;
 use walward_repo::{Repository, layout};
+use walward_storage::{BegunUploads, begun_uploads};
 
 /// How the last backup stands.
 #[derive(Debug, Clone)]
@@ -60,6 +61,41 @@ pub(super) async fn check(
     judge_asides(&catalogue, about, findings);
     judge_wal(&catalogue, about, findings);
     judge_lines(&catalogue, repository, primary, about, findings).await;
+}
+
+/// Uploads that killed backups left in a bucket, where Walward itself removes nothing.
+pub(super) async fn check_uploads(cluster: &ClusterConfig, configured: &RepositoryConfig, findings: &mut Findings) {
+    let now = Timestamp::now();
+    // What is younger may belong to a backup that is running.
+    let before = now.checked_sub(REMOVED_AGE_MIN).unwrap_or(now);
+    let begun = begun_uploads(&configured.store, &cluster.name, before).await;
+    let name = format!("{}, {}", cluster.name, configured.name);
+    judge_uploads(begun, now, &name, findings);
+}
+
+fn judge_uploads(begun: Result<Option<BegunUploads>, String>, now: Timestamp, about: &str, findings: &mut Findings) {
+    match begun {
+        Ok(None) => {}
+        Ok(Some(begun)) => {
+            let age = Duration::try_from(now.duration_since(begun.oldest)).unwrap_or_default();
+            let least = if begun.complete { "" } else { "at least " };
+            let text = format!(
+                "{least}{} upload(s) to the bucket were begun more than {} hours ago and never finished, the oldest {} ago: \
+                 no listing shows their parts, and they are paid for",
+                begun.count,
+                REMOVED_AGE_MIN.as_secs() / 3600,
+                format_duration(age)
+            );
+            let advice = "Walward does not remove them: give the bucket a lifecycle rule with AbortIncompleteMultipartUpload; \
+                          \"Unfinished uploads\" in the page \"Object stores\" has it";
+            findings.warning("remains", Some(about), text, Some(advice));
+        }
+        // Nothing depends on it, and a store may well not have it.
+        Err(cause) => {
+            let text = format!("whether uploads to the bucket were never finished cannot be told: {cause}");
+            findings.ok("remains", Some(about), text);
+        }
+    }
 }
 
 /// What was moved out of the archive, and moves that were cut.
@@ -193,6 +229,27 @@ mod tests {
         let mut findings = Findings::default();
         judge_last(last, DAY, None, &mut findings);
         findings.0.into_iter().map(|finding| (finding.level, finding.text)).collect()
+    }
+
+    #[test]
+    fn uploads_that_nobody_finished_are_told_and_what_a_store_does_not_say_fails_nothing() {
+        let now = "2026-11-22T12:00:00Z".parse().unwrap();
+        let judged = |begun| {
+            let mut findings = Findings::default();
+            judge_uploads(begun, now, "main, store", &mut findings);
+            findings.0.pop().map(|finding| (finding.level, finding.text, finding.advice.unwrap_or_default()))
+        };
+        let begun = BegunUploads { count: 3, oldest: "2026-11-20T12:00:00Z".parse().unwrap(), complete: true };
+        let (level, text, advice) = judged(Ok(Some(begun))).unwrap();
+        assert_eq!(level, Level::Warning);
+        assert!(text.starts_with("3 upload(s)") && text.contains("the oldest 2 d"), "{text}");
+        assert!(advice.contains("AbortIncompleteMultipartUpload"), "{advice}");
+        let (_, text, _) = judged(Ok(Some(BegunUploads { complete: false, ..begun }))).unwrap();
+        assert!(text.starts_with("at least 3 upload(s)"), "{text}");
+        let (level, text, _) = judged(Err("it answered 403 AccessDenied".to_owned())).unwrap();
+        assert_eq!(level, Level::Ok);
+        assert!(text.contains("cannot be told: it answered 403 AccessDenied"), "{text}");
+        assert_eq!(judged(Ok(None)), None);
     }
 
     #[test]

@@ -116,6 +116,7 @@ async fn check_cluster(
             let primary =
                 server.as_ref().filter(|server| !server.facts.in_recovery).map(|server| server.facts.timeline);
             backups::check(cluster, repository, ages.backup, primary, findings).await;
+            backups::check_uploads(cluster, configured, findings).await;
         }
         all.push(repository);
     }
