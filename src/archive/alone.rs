@@ -1,29 +1,31 @@
 //! Before a file goes only where nothing was compared: is what lies there what this server wrote?
 //!
 //! A repository that missed files may have been another server's meanwhile. While the others are away, what this server still has
-//! of the timeline in pg_wal is held against it: two lives of a cluster differ from one moment on, so that the last files that
-//! both have tell. Where they have none in common nothing can be proven: the file goes there, and is compared with the others when
-//! they are back (`comparison.rs`).
+//! of its line in pg_wal is held against it: two lives of a cluster differ from one moment on, so that the last file that lies there
+//! tells. Where the server has that one no more nothing can be proven: the file goes there, the next one is looked at again, and all are
+//! compared with the others when they are back (`comparison.rs`).
 
 use std::collections::BTreeSet;
+use std::io;
 use std::time::Duration;
 
 use super::archiver::Archiver;
-use super::contents;
+use super::contents::{self, Contents};
 use super::in_order::Way;
 use super::upload::PushError;
 use walward_pg::archive_status::list_done;
-use walward_pg::{SegmentName, WalFileName};
-use walward_repo::{RepoError, stored};
+use walward_pg::{SegmentName, SegmentSize, WalFileName};
+use walward_repo::{RepoError, Repository, stored};
 
 /// How long a repository may take to be compared. One that needs longer is asked again before the next file.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Archiver {
-    /// Compares those of `chosen` that missed files, or were the only ones that answered, once until they miss a file again.
+    /// Compares those of `chosen` that missed files, or were the only ones that answered, until the last of what lies there is known to be
+    /// this server's.
     ///
     /// # Errors
-    /// One of them holds other content than this server wrote, in a file that `name` comes after.
+    /// One of them holds other content than this server wrote, on the line that leads to `name`.
     pub(super) async fn hold_against_own(&self, name: WalFileName, chosen: &[usize]) -> Result<(), PushError> {
         let unproven: Vec<usize> = {
             let state = self.state();
@@ -32,43 +34,85 @@ impl Archiver {
         if unproven.is_empty() {
             return Ok(());
         }
-        let (way, folder, timeline) =
-            (Way::read(self.pg_wal(), name).await?, self.pg_wal().to_path_buf(), name.timeline());
-        let listed = tokio::task::spawn_blocking(move || list_done(&folder, timeline)).await;
-        let Ok(Ok(done)) = listed else { return Ok(()) };
-        let done = done.into_iter().map(|(segment, _)| segment);
-        let done: BTreeSet<SegmentName> = done.filter(|done| way.leads_over(WalFileName::Segment(*done))).collect();
-        let first = done.first().and_then(|first| first.number(way.size()));
+        let way = Way::read(self.pg_wal(), name).await?;
+        let (folder, timelines) = (self.pg_wal().to_path_buf(), way.timelines());
+        let list =
+            move || timelines.into_iter().map(|timeline| list_done(&folder, timeline)).collect::<io::Result<Vec<_>>>();
+        let Ok(Ok(done)) = tokio::task::spawn_blocking(list).await else { return Ok(()) };
+        let done = done.into_iter().flatten().map(|(segment, _)| segment);
+        let done: BTreeSet<SegmentName> = done.filter(|done| way.is_on_the_line(*done)).collect();
         for at in unproven {
             let Some(lazy) = self.repositories().get(at) else { continue };
             let look = async {
-                let Some(first) = first else { return Ok((contents::Contents::default(), true)) };
                 let repository = lazy.with_lineage(way.lineage()).await?;
-                let there = stored::wal(&repository, way.lineage(), timeline, first, way.size()).await?;
-                let common: BTreeSet<SegmentName> = there
-                    .into_iter()
-                    .filter_map(|file| match file {
-                        WalFileName::Segment(segment) => Some(segment).filter(|segment| done.contains(segment)),
-                        _ => None,
-                    })
-                    .collect();
+                let there = line(&repository, &way).await?;
+                let common: BTreeSet<SegmentName> = there.intersection(&done).copied().collect();
                 let found = contents::compare(self.pg_wal(), way.lineage(), &common, &[Some(repository)]).await;
-                let all_was_said = common.is_empty() || found.compared > 0;
-                Ok::<_, RepoError>((found, all_was_said))
+                Ok::<_, RepoError>((there, found))
             };
             // What cannot be had now is asked for before the next file.
-            let Ok(Ok((found, all_was_said))) = tokio::time::timeout(LOOK_TIME_MAX, look).await else { continue };
-            if let Some((segment, repository)) = found.different.into_iter().min() {
+            let Ok(Ok((there, found))) = tokio::time::timeout(LOOK_TIME_MAX, look).await else { continue };
+            if let Some((segment, repository)) = found.different.first() {
                 let why = format!(
                     "repository {repository:?}, which can be compared with no other now, holds other content under the name \
                      {segment} than this server has in pg_wal"
                 );
-                return Err(PushError::Follows { name, earlier: WalFileName::Segment(segment), why });
+                return Err(PushError::Follows { name, earlier: WalFileName::Segment(*segment), why });
             }
-            if all_was_said {
+            if is_proven(name, &there, &found, way.size()) {
                 self.state().unproven.remove(&at);
             }
         }
         Ok(())
+    }
+}
+
+/// The segments that a repository holds on the line that leads to a file.
+async fn line(repository: &Repository, way: &Way) -> Result<BTreeSet<SegmentName>, RepoError> {
+    let mut there = BTreeSet::new();
+    for timeline in way.timelines() {
+        let files = stored::wal(repository, way.lineage(), timeline, 0, way.size()).await?;
+        there.extend(files.into_iter().filter_map(|file| match file {
+            WalFileName::Segment(segment) => Some(segment).filter(|segment| way.is_on_the_line(*segment)),
+            _ => None,
+        }));
+    }
+    Ok(there)
+}
+
+/// Whether a repository is this server's up to the segment `name`: the last that it holds `there` before that was compared, and nothing
+/// differs. An earlier one proves nothing of the later ones; and what is no segment comes after segments that are not told by its name. Pure.
+fn is_proven(name: WalFileName, there: &BTreeSet<SegmentName>, found: &Contents, size: SegmentSize) -> bool {
+    let WalFileName::Segment(segment) = name else { return false };
+    let last =
+        there.iter().filter(|held| held.number(size) < segment.number(size)).max_by_key(|held| held.number(size));
+    let was_compared = |last: &SegmentName| found.compared.iter().any(|(compared, _)| compared == last);
+    found.different.is_empty() && last.is_some_and(was_compared)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walward_pg::Timeline;
+
+    #[test]
+    fn only_the_last_of_what_lies_there_proves_that_a_repository_is_this_servers() {
+        let size = SegmentSize::DEFAULT;
+        let segment = |number| SegmentName::from_number(Timeline(1), number, size).expect("a segment");
+        let there = |numbers: &[u64]| numbers.iter().map(|number| segment(*number)).collect::<BTreeSet<_>>();
+        let compared = |numbers: &[u64]| Contents {
+            compared: numbers.iter().map(|number| (segment(*number), "two".to_owned())).collect(),
+            ..Contents::default()
+        };
+        let six = WalFileName::Segment(segment(6));
+        assert!(is_proven(six, &there(&[1, 2, 5]), &compared(&[5]), size));
+        assert!(!is_proven(six, &there(&[1, 2, 5]), &compared(&[1, 2]), size), "5 may be another server's");
+        assert!(!is_proven(six, &there(&[]), &compared(&[]), size), "nothing proves nothing");
+        assert!(is_proven(six, &there(&[5, 7]), &compared(&[5]), size), "what comes later is compared by its own name");
+        let differs = Contents { different: [(segment(4), "two".to_owned())].into(), ..compared(&[4, 5]) };
+        assert!(!is_proven(six, &there(&[4, 5]), &differs, size));
+        for other in ["000000010000000000000006.00000028.backup", "00000002.history"] {
+            assert!(!is_proven(other.parse().expect("a name"), &there(&[5]), &compared(&[5]), size), "{other}");
+        }
     }
 }

@@ -170,6 +170,10 @@ async fn holding(
 #[derive(Debug, Default)]
 struct Read {
     looked_at: BTreeSet<SegmentName>,
+    /// Of these, what could not be compared with every repository that may hold it.
+    unanswered: BTreeSet<SegmentName>,
+    /// What was looked at again last.
+    again: Option<SegmentName>,
     /// With the repository that holds something else.
     different: BTreeSet<(SegmentName, String)>,
 }
@@ -178,21 +182,35 @@ impl Read {
     /// Forgets what is not in `held` any more.
     fn retain(&mut self, held: &BTreeSet<SegmentName>) {
         self.looked_at.retain(|segment| held.contains(segment));
+        self.unanswered.retain(|segment| held.contains(segment));
         self.different.retain(|(segment, _)| held.contains(segment));
     }
 
-    /// The segment to look at: the newest that was not; when all were, one that was found to be different, which may have been set right.
+    /// The segment to look at: the newest that was not; when all were, in turn those that could not be compared, and those that were found
+    /// to be different, which may have been set right.
     fn next(&self, held: &BTreeSet<SegmentName>) -> Option<SegmentName> {
         let fresh = held.iter().rev().find(|segment| !self.looked_at.contains(segment));
-        fresh.or(self.different.first().map(|(segment, _)| segment)).copied()
+        fresh.copied().or_else(|| {
+            let again: BTreeSet<SegmentName> =
+                self.different.iter().map(|(segment, _)| *segment).chain(self.unanswered.iter().copied()).collect();
+            let later = again.iter().find(|segment| self.again.is_none_or(|last| **segment > last));
+            later.or(again.first()).copied()
+        })
     }
 
-    fn found(&mut self, segment: SegmentName, found: contents::Contents) {
-        self.looked_at.insert(segment);
-        if found.compared > 0 {
-            self.different.retain(|(known, _)| *known != segment);
-            self.different.extend(found.different);
+    /// `found` is what a look at `segment` found; none: it did not come to its end. What a repository did not answer says nothing.
+    fn found(&mut self, segment: SegmentName, found: Option<contents::Contents>) {
+        if !self.looked_at.insert(segment) {
+            self.again = Some(segment);
         }
+        self.unanswered.remove(&segment);
+        let Some(found) = found else {
+            self.unanswered.insert(segment);
+            return;
+        };
+        self.different.retain(|known| !found.compared.contains(known));
+        self.different.extend(found.different);
+        self.unanswered.extend(found.unanswered);
     }
 }
 
@@ -242,7 +260,7 @@ pub async fn watch(
             if let Some(segment) = read.next(&held).filter(|_| !is_busy() && opened.iter().all(Option::is_some)) {
                 let one = BTreeSet::from([segment]);
                 let reading = contents::compare(&pg_wal, believed.lineage, &one, &opened);
-                read.found(segment, timeout(LIST_TIME_MAX, reading).await.unwrap_or_default());
+                read.found(segment, timeout(LIST_TIME_MAX, reading).await.ok());
             }
             for (segment, repository) in &read.different {
                 if told.insert((*segment, repository.clone())) {
@@ -309,22 +327,42 @@ mod tests {
     #[test]
     fn each_segment_is_compared_by_content_once_the_newest_first_and_a_different_one_again() {
         let held: BTreeSet<SegmentName> = [1, 2, 3].map(segment).into();
-        let equal = || contents::Contents { compared: 1, different: Vec::new() };
-        let differs =
-            |number| contents::Contents { compared: 1, different: vec![(segment(number), "store".to_owned())] };
+        let of = |number, repository: &str| BTreeSet::from([(segment(number), repository.to_owned())]);
+        let equal = |number| contents::Contents { compared: of(number, "store"), ..contents::Contents::default() };
+        let differs = |number| contents::Contents { different: of(number, "store"), ..equal(number) };
         let mut read = Read::default();
-        for (number, found) in [(3, equal()), (2, differs(2)), (1, equal())] {
+        for (number, found) in [(3, equal(3)), (2, differs(2)), (1, equal(1))] {
             assert_eq!(read.next(&held), Some(segment(number)));
-            read.found(segment(number), found);
+            read.found(segment(number), Some(found));
         }
         assert_eq!(read.next(&held), Some(segment(2)));
-        read.found(segment(2), contents::Contents::default());
-        assert_eq!(read.different.len(), 1, "one that could not be compared is as it was");
-        read.found(segment(2), equal());
+        let another = contents::Contents { compared: of(2, "another"), ..contents::Contents::default() };
+        for nothing in [None, Some(contents::Contents::default()), Some(another)] {
+            read.found(segment(2), nothing);
+            assert_eq!(read.different.len(), 1, "what its repository does not answer takes nothing back");
+        }
+        read.found(segment(2), Some(equal(2)));
         assert_eq!((read.next(&held), read.different.len()), (None, 0));
-        read.found(segment(3), differs(3));
+        read.found(segment(3), Some(differs(3)));
         read.retain(&[1, 2].map(segment).into());
         assert_eq!(read.different.len(), 0, "the server has it no more");
+    }
+
+    #[test]
+    fn what_could_not_be_compared_is_looked_at_again_in_turn_with_what_differs() {
+        let held: BTreeSet<SegmentName> = [1, 2].map(segment).into();
+        let of = |number| BTreeSet::from([(segment(number), "store".to_owned())]);
+        let broken = contents::Contents { unanswered: [segment(1)].into(), ..contents::Contents::default() };
+        let mut read = Read::default();
+        read.found(segment(2), Some(contents::Contents { compared: of(2), different: of(2), ..broken.clone() }));
+        read.found(segment(1), None);
+        assert_eq!(read.next(&held), Some(segment(1)));
+        read.found(segment(1), Some(broken.clone()));
+        assert_eq!(read.next(&held), Some(segment(2)));
+        read.found(segment(2), Some(contents::Contents { compared: of(2), ..contents::Contents::default() }));
+        assert_eq!(read.next(&held), Some(segment(1)), "one transient error is not the last word");
+        read.found(segment(1), Some(contents::Contents { compared: of(1), ..contents::Contents::default() }));
+        assert_eq!(read.next(&held), None);
     }
 
     #[test]

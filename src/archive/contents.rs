@@ -9,7 +9,7 @@ use std::path::Path;
 use tracing::debug;
 
 use super::source::{FileStamp, WalFile};
-use walward_base::describe;
+use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::is_done;
 use walward_pg::{Lineage, SegmentName, WalFileName};
 use walward_repo::{Repository, layout};
@@ -18,12 +18,21 @@ use walward_repo::{Repository, layout};
 const SEGMENTS_READ: usize = 4;
 
 /// What was found.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {
+    /// Segments, and repositories that they were compared with.
+    pub compared: BTreeSet<(SegmentName, String)>,
+    /// Those of `compared` of which the repository holds something else under the name.
+    pub different: BTreeSet<(SegmentName, String)>,
+    /// Segments that some repository did not let compare.
+    pub unanswered: BTreeSet<SegmentName>,
+}
+
+impl Contents {
     /// Segments that were compared with one repository at least.
-    pub compared: usize,
-    /// Segments, and repositories that hold something else under the name.
-    pub different: Vec<(SegmentName, String)>,
+    pub fn segments_compared(&self) -> usize {
+        self.compared.iter().map(|(segment, _)| segment).collect::<BTreeSet<_>>().len()
+    }
 }
 
 /// Compares the newest of `held` that are still in `pg_wal` with what `repositories` hold of `lineage`. What cannot be read is left out: that
@@ -39,22 +48,24 @@ pub async fn compare(
         let (name, folder) = (WalFileName::Segment(*segment), pg_wal.to_path_buf());
         let opened = tokio::task::spawn_blocking(move || WalFile::open(&folder, name));
         let Ok(Ok(file)) = opened.await else { continue };
-        let mut is_compared = false;
         for repository in repositories.iter().flatten() {
             let key = layout::wal_file(lineage, name);
+            let of_repository = (*segment, repository.name().to_owned());
             match repository.has_content(&key, file.bytes(), file.content().0).await {
-                Ok(true) => is_compared = true,
+                Ok(true) => drop(contents.compared.insert(of_repository)),
                 Ok(false) if still_there(pg_wal, &file, *segment).await => {
-                    is_compared = true;
-                    contents.different.push((*segment, repository.name().to_owned()));
+                    contents.compared.insert(of_repository.clone());
+                    contents.different.insert(of_repository);
                 }
                 Ok(false) => {}
+                // By names, what is missing is found elsewhere.
+                Err(error) if error.class() == ErrorClass::NotFound => {}
                 Err(error) => {
+                    contents.unanswered.insert(*segment);
                     debug!(%segment, repository = repository.name(), error = describe(&error), "cannot be compared");
                 }
             }
         }
-        contents.compared += usize::from(is_compared);
     }
     contents
 }

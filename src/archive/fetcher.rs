@@ -317,13 +317,13 @@ impl Fetcher {
                     beside = kept;
                     warn!(segment = %want.name, error = describe(&error), "the spool cannot take the file that is asked for; what was prefetched gives way");
                     self.give_way();
-                    self.0.spool.renew();
+                    place = self.place(want);
                 }
                 (_, Some(spot), _) => place = Place::beside(spot),
                 (_, None, Patience::Until(until)) if Instant::now() + ROOM_PAUSE < until => {
                     tokio::time::sleep(ROOM_PAUSE).await;
                     self.give_way();
-                    self.0.spool.renew();
+                    place = self.place(want);
                 }
                 _ => return Err(error),
             }

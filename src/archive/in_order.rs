@@ -223,6 +223,21 @@ impl Way {
         SegmentName::from_number(timeline, number, self.size)
     }
 
+    /// The timelines that lead to the file's own, and this one.
+    pub(super) fn timelines(&self) -> Vec<Timeline> {
+        let parents = self.history.iter().flat_map(|history| history.parents.iter().map(|(parent, _)| *parent));
+        parents.chain([self.name.timeline()]).collect()
+    }
+
+    /// Whether replay up to the file's timeline reads `segment`, wherever on that timeline it ends.
+    pub(super) fn is_on_the_line(&self, segment: SegmentName) -> bool {
+        let history = self.history.as_ref();
+        let timeline = |number| history.map(|history| history.required_timeline_for_segment(number, self.size));
+        segment
+            .number(self.size)
+            .is_some_and(|number| timeline(number).unwrap_or(self.name.timeline()) == segment.timeline)
+    }
+
     pub(super) fn leads_over(&self, earlier: WalFileName) -> bool {
         follows(earlier, self.name, self.history.as_ref(), self.size)
     }

@@ -87,12 +87,7 @@ impl Spool {
             lock: Mutex::default(),
         }));
         spool.0.make()?;
-        for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            if entry.file_type()?.is_file() {
-                std::fs::remove_file(entry.path())?;
-            }
-        }
+        spool.0.clear()?;
         Ok(spool)
     }
 
@@ -119,7 +114,7 @@ impl Spool {
         self.0.unfinished.fetch_add(bytes, Ordering::AcqRel);
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         Place {
-            spot: Spot::own(self.0.path.join(format!("{name}.{number}"))),
+            spot: self.0.spot(&format!("{name}.{number}")),
             reserved: bytes,
             finished: AtomicBool::new(false),
             folder: Some(Arc::clone(&self.0)),
@@ -127,7 +122,7 @@ impl Spool {
     }
 
     /// Makes the folder anew if it is gone. What keeps it from being made is told by who writes there next.
-    pub fn renew(&self) {
+    fn renew(&self) {
         if !self.0.is_there()
             && let Err(error) = self.0.make()
         {
@@ -147,6 +142,15 @@ impl Spool {
 }
 
 impl Folder {
+    /// A spot in the folder that was made. Where that is gone, nothing can be made in it, whatever has its name by now.
+    fn spot(&self, name: &str) -> Spot {
+        let path = self.path.join(name);
+        match self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            Some(folder) => Spot::own_in(folder.clone(), path),
+            None => Spot::own(path),
+        }
+    }
+
     /// Makes the folder, and locks it.
     fn make(&self) -> io::Result<()> {
         // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
@@ -161,6 +165,20 @@ impl Folder {
         // Where locks do not work, nobody clears what may be in use either.
         let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+        Ok(())
+    }
+
+    /// Removes the files of an earlier process.
+    fn clear(&self) -> io::Result<()> {
+        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(folder) = lock.as_ref() else { return Ok(()) };
+        let mut names = Vec::new();
+        folder.each_name(|name| names.push(name.to_owned()))?;
+        for name in names {
+            if folder.look(&name)?.kind == folder::Kind::File {
+                folder.remove_file(&name)?;
+            }
+        }
         Ok(())
     }
 
@@ -215,9 +233,14 @@ impl Place {
     }
 
     /// Gives the file to a user, who has it already where it does not lie in the spool: nobody else can put anything there. Blocking.
+    ///
+    /// # Errors
+    /// Also when something else has the name of the spool's folder: the user looks for the file by its path.
     pub fn give(&self, uid: u32) -> io::Result<()> {
-        if self.folder.is_none() {
-            return Ok(());
+        let Some(folder) = &self.folder else { return Ok(()) };
+        if !folder.is_there() {
+            let why = format!("{} is not the spool that was made any more", folder.path.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
         std::os::unix::fs::fchown(self.spot.open()?, Some(uid), None)
     }
@@ -286,6 +309,26 @@ mod tests {
         std::fs::File::create(&left).expect("a file");
         let _spool = Spool::open(folder.path(), 30).expect("a spool");
         assert!(!left.exists());
+    }
+
+    /// A cleaner removes it, and another user makes a folder of its name: stood for by a link, which an agent does not take for its own.
+    #[test]
+    fn what_has_the_name_of_a_spool_that_was_removed_is_not_written_to_and_nothing_in_it_is_handed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, strangers) = (folder.path().join("cluster/7"), folder.path().join("strangers"));
+        let spool = Spool::open(&path, 30).expect("a spool");
+        let before = spool.place("a", 1);
+        before.spot().create().expect("made");
+        std::fs::remove_dir_all(&path).expect("removed");
+        std::fs::create_dir(&strangers).expect("a folder");
+        std::fs::write(strangers.join("a.0"), b"forged").expect("a file");
+        std::os::unix::fs::symlink(&strangers, &path).expect("a link");
+        assert!(before.give(0).is_err() && before.read(9).is_err() && !before.is_there());
+        // A link to a folder of one's own may be the spool; what was made before is not in it all the same.
+        let old = Place { spot: before.spot().clone(), reserved: 0, finished: AtomicBool::new(true), folder: None };
+        assert!(old.spot().create().is_err(), "nothing is made in what is gone");
+        drop((before, old));
+        assert_eq!(std::fs::read(strangers.join("a.0")).expect("there"), b"forged");
     }
 
     #[test]

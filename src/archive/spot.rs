@@ -1,4 +1,4 @@
-//! Where a fetched file is written, and as whom: by its path as this process, or beside the destination that a server in recovery named.
+//! Where a fetched file is written, and as whom: by its path or in a folder that is held open as this process, or beside the destination that a server in recovery named.
 //!
 //! Beside a destination the folder is somebody else's, for an agent that runs as root. It is entered once, and what was entered is looked at and
 //! held open: afterwards the path may lead elsewhere. Names in it are made, read and removed with the rights of the user whose folder it is, in a
@@ -33,6 +33,11 @@ impl Spot {
     /// At `path`, as this process.
     pub fn own(path: PathBuf) -> Self {
         Self { path, held: None }
+    }
+
+    /// In `folder`, which is this process's: `path` gives the name there, and is for messages and for who asked.
+    pub fn own_in(folder: Folder, path: PathBuf) -> Self {
+        Self { path, held: Some(Held { folder, owner: None }) }
     }
 
     /// Beside `destination`, where this process may write for the user `peer` who asks: see [`may_write`]. Else none. Blocking.

@@ -250,7 +250,7 @@ pub(super) async fn check_belief(
         let text = format!(
             "{} of {count} segment(s) that the server believes archived were looked for and found, {} of them by content",
             compared.held.len(),
-            contents.compared
+            contents.segments_compared()
         );
         findings.ok("archived", about, text);
     }
