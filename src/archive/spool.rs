@@ -321,7 +321,7 @@ mod tests {
         before.spot().create().expect("made");
         std::fs::remove_dir_all(&path).expect("removed");
         std::fs::create_dir(&strangers).expect("a folder");
-        std::fs::write(strangers.join("a.0"), b"forged").expect("a file");
+        durable::create(&strangers.join("a.0"), b"forged", 0o600).expect("a file");
         std::os::unix::fs::symlink(&strangers, &path).expect("a link");
         assert!(before.give(0).is_err() && before.read(9).is_err() && !before.is_there());
         // A link to a folder of one's own may be the spool; what was made before is not in it all the same.

@@ -75,7 +75,9 @@ pub async fn begun_uploads(
 fn query(prefix: &str, after: Option<&(String, String)>) -> String {
     let mut query = format!("uploads&prefix={}&max-uploads={PAGE_UPLOADS}", encoded(prefix));
     if let Some((key, id)) = after {
-        query += &format!("&key-marker={}&upload-id-marker={}", encoded(key), encoded(id));
+        for part in ["&key-marker=", &encoded(key), "&upload-id-marker=", &encoded(id)] {
+            query.push_str(part);
+        }
     }
     query
 }

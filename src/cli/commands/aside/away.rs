@@ -40,7 +40,7 @@ enum Job {
 /// What is to be done, in the order of the repositories.
 struct Jobs {
     id: AsideId,
-    jobs: Vec<Job>,
+    of_each: Vec<Job>,
     /// The server whose life is kept, where its data directory is on this host.
     kept: Option<KeptServer>,
 }
@@ -78,7 +78,7 @@ pub(in crate::cli) async fn run(
     };
     let holder = holder("set-aside");
     let work = with_lease(&repositories, &holder, &cancel, work);
-    let moved = cancelled_by_signals(cancel.clone(), work).await.map_err(|failure| match failure.hint {
+    let moved = Box::pin(cancelled_by_signals(cancel.clone(), work)).await.map_err(|failure| match failure.hint {
         None => failure.hint("the same command again goes on where this one stopped"),
         Some(_) => failure,
     })?;
@@ -134,21 +134,21 @@ async fn jobs(
             }
         });
     }
-    Ok(Jobs { id, jobs, kept })
+    Ok(Jobs { id, of_each: jobs, kept })
 }
 
 impl Jobs {
     /// Whether nothing of it was begun anywhere.
     fn is_new(&self) -> bool {
-        self.jobs.iter().all(|job| matches!(job, Job::New(_)))
+        self.of_each.iter().all(|job| matches!(job, Job::New(_)))
     }
 
     fn is_empty(&self) -> bool {
-        self.jobs.iter().all(|job| matches!(job, Job::New(plan) if plan.is_empty()))
+        self.of_each.iter().all(|job| matches!(job, Job::New(plan) if plan.is_empty()))
     }
 
     fn plans(&self) -> impl Iterator<Item = Option<&AsidePlan>> {
-        self.jobs.iter().map(|job| match job {
+        self.of_each.iter().map(|job| match job {
             Job::New(plan) => Some(plan),
             Job::TakeUp(_) | Job::Done => None,
         })
@@ -267,7 +267,7 @@ async fn carry_out<'a>(
     let host = sys::host::name();
     let user = sys::identity::user_name(rustix::process::geteuid().as_raw());
     let mut moves = Vec::new();
-    for (repository, job) in repositories.iter().zip(jobs.jobs) {
+    for (repository, job) in repositories.iter().zip(jobs.of_each) {
         match job {
             Job::Done => {}
             Job::TakeUp(aside) => moves.push((repository, Away::resume(repository, &aside).await?)),
@@ -326,12 +326,12 @@ fn show(
     printer: &Printer,
 ) -> Result<(), Failure> {
     if printer.is_json() {
-        let each = repositories.iter().zip(&jobs.jobs).map(|(repository, job)| planned(repository, job));
+        let each = repositories.iter().zip(&jobs.of_each).map(|(repository, job)| planned(repository, job));
         let plans: Vec<Value> = each.collect();
         let data = json!({ "cluster": cluster, "from": from, "dry_run": dry_run, "plan": plans, "set_aside": [] });
         return Ok(printer.json("wal-set-aside", data)?);
     }
-    for (repository, job) in repositories.iter().zip(&jobs.jobs) {
+    for (repository, job) in repositories.iter().zip(&jobs.of_each) {
         printer.line(&format!("{} {}", printer.tone(repository.name(), Tone::Strong), repository.url()))?;
         match job {
             Job::Done => printer.line("  done already")?,
