@@ -30,7 +30,7 @@ const STD_ONLY: &str =
     "the small client has the standard library only; root is refused where another user has a say on the way";
 
 /// Calls by path that stay there: the file, the calls (none: all of them), and why no link does harm.
-const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 31] = [
+const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 32] = [
     ("archive/fetch.rs", &["tokio::fs::"], "the type of a file that was opened by its folder"),
     ("archive/queue_limit.rs", &["std::fs::read", "std::fs::read_dir"], OWN_SPOOL),
     (
@@ -70,6 +70,11 @@ const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 31] = [
         "base/sys/durable/folders.rs",
         &[".canonicalize()"],
         "names for those who watch the steps; the folders are reached by `..`",
+    ),
+    (
+        "base/sys/durable/sync.rs",
+        &["File::open("],
+        "a file is synced, neither read nor written; nothing is made or changed through a link",
     ),
     ("wire/place.rs", &[], STD_ONLY),
     ("wire/silence.rs", &[], STD_ONLY),

@@ -268,8 +268,8 @@ fn no_files_of_a_room_need_one_another() {
 #[test]
 fn a_circle_is_found_and_what_leads_to_it_is_not_in_it() {
     let file = |name: &str| PathBuf::from(name);
-    let arrows = [("a", ["b"]), ("b", ["c"]), ("c", ["b"])]
-        .map(|(from, to)| (file(from), to.map(|name| file(name)).into_iter().collect()));
+    let arrows =
+        [("a", ["b"]), ("b", ["c"]), ("c", ["b"])].map(|(from, to)| (file(from), to.map(file).into_iter().collect()));
     assert_eq!(circles(&arrows.into_iter().collect()), [[file("b"), file("c")].into_iter().collect()]);
 }
 
