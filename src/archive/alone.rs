@@ -41,11 +41,12 @@ impl Archiver {
         let Ok(Ok(done)) = tokio::task::spawn_blocking(list).await else { return Ok(()) };
         let done = done.into_iter().flatten().map(|(segment, _)| segment);
         let done: BTreeSet<SegmentName> = done.filter(|done| way.is_on_the_line(*done)).collect();
+        let Some(first) = done.iter().filter_map(|segment| segment.number(way.size())).min() else { return Ok(()) };
         for at in unproven {
             let Some(lazy) = self.repositories().get(at) else { continue };
             let look = async {
                 let repository = lazy.with_lineage(way.lineage()).await?;
-                let there = line(&repository, &way).await?;
+                let there = line(&repository, &way, first).await?;
                 let common: BTreeSet<SegmentName> = there.intersection(&done).copied().collect();
                 let found = contents::compare(self.pg_wal(), way.lineage(), &common, &[Some(repository)]).await;
                 Ok::<_, RepoError>((there, found))
@@ -67,11 +68,12 @@ impl Archiver {
     }
 }
 
-/// The segments that a repository holds on the line that leads to a file.
-async fn line(repository: &Repository, way: &Way) -> Result<BTreeSet<SegmentName>, RepoError> {
+/// The segments from number `first` on that a repository holds on the line that leads to a file. All that the server still has is among
+/// them: where the last is an earlier one, nothing can be proven.
+async fn line(repository: &Repository, way: &Way, first: u64) -> Result<BTreeSet<SegmentName>, RepoError> {
     let mut there = BTreeSet::new();
     for timeline in way.timelines() {
-        let files = stored::wal(repository, way.lineage(), timeline, 0, way.size()).await?;
+        let files = stored::wal(repository, way.lineage(), timeline, first, way.size()).await?;
         there.extend(files.into_iter().filter_map(|file| match file {
             WalFileName::Segment(segment) => Some(segment).filter(|segment| way.is_on_the_line(*segment)),
             _ => None,

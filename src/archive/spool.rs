@@ -311,7 +311,7 @@ mod tests {
         assert!(!left.exists());
     }
 
-    /// A cleaner removes it, and another user makes a folder of its name: stood for by a link, which an agent does not take for its own.
+    /// As when a cleaner removes it, and another user makes a folder of its name.
     #[test]
     fn what_has_the_name_of_a_spool_that_was_removed_is_not_written_to_and_nothing_in_it_is_handed_over() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -324,7 +324,7 @@ mod tests {
         durable::create(&strangers.join("a.0"), b"forged", 0o600).expect("a file");
         std::os::unix::fs::symlink(&strangers, &path).expect("a link");
         assert!(before.give(0).is_err() && before.read(9).is_err() && !before.is_there());
-        // A link to a folder of one's own may be the spool; what was made before is not in it all the same.
+        // Whatever the spool is by now, a place of the old one leads nowhere.
         let old = Place { spot: before.spot().clone(), reserved: 0, finished: AtomicBool::new(true), folder: None };
         assert!(old.spot().create().is_err(), "nothing is made in what is gone");
         drop((before, old));
