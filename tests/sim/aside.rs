@@ -1,7 +1,9 @@
 //! What a person does who is told that a file has two contents: the other life leaves the archive, as `walward wal set-aside` moves it.
 
+use std::path::Path;
+
 use jiff::Timestamp;
-use walward::archive::aside::{Away, Facts, plan};
+use walward::archive::aside::{Away, Facts, KeptServer, plan};
 use walward_base::describe;
 use walward_pg::{Lineage, WalFileName};
 use walward_repo::aside::{self, AsideId, Begun, FORMAT, Stage};
@@ -11,12 +13,12 @@ use crate::machine::Site;
 
 const HOST: &str = "dba";
 
-/// Moves the file `from`, and what follows it, out of each of `sites`. A move that was cut goes first. `gone` gets what has left, and
+/// Moves the file `from`, and what follows it and the server in `data` has not, out of each of `sites`. A move that was cut goes first. `gone` gets what has left, and
 /// where; after an error, what may have left.
 pub async fn set_aside(
     sites: &[&Site],
-    lineage: Lineage,
-    from: WalFileName,
+    data: &Path,
+    (lineage, from): (Lineage, WalFileName),
     gone: &mut Vec<(&'static str, WalFileName)>,
 ) -> Result<(), String> {
     let mut opened = Vec::new();
@@ -31,10 +33,11 @@ pub async fn set_aside(
         }
     }
     carry_out(cut, gone).await?;
+    let kept = KeptServer::read(data).map_err(|error| told(&error))?;
     let id = AsideId::new(Timestamp::now());
     let mut new = Vec::new();
     for (name, repository) in &opened {
-        let facts = Facts::read(repository, from, None).await.map_err(|error| told(&error))?;
+        let facts = Facts::read(repository, from, kept.as_ref()).await.map_err(|error| told(&error))?;
         let Some(plan) = facts.map(|facts| plan(&facts, from)).filter(|plan| !plan.is_empty()) else { continue };
         let begun = Begun {
             format: FORMAT,

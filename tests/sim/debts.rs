@@ -462,11 +462,11 @@ impl Fleet {
                 let Some(first) = foreign.map(|(name, _)| name).min_by_key(archiver_order) else { break };
                 self.say(format!("the DBA sets aside what follows {first} in repository {}", site.name));
                 let mut gone = Vec::new();
-                aside::set_aside(&[site], lineage, first, &mut gone).await?;
+                aside::set_aside(&[site], self.primary.data(), (lineage, first), &mut gone).await?;
                 for (at, name) in gone {
                     self.book().held.remove(&(at, name));
-                    if self.primary.path(name).exists() {
-                        self.primary.mark(name);
+                    // What the server has no more may go with the other life: it is named, and lies aside.
+                    if !self.primary.path(name).exists() {
                         self.acknowledged.remove(&(PRIMARY, name));
                     }
                 }

@@ -112,8 +112,7 @@ impl World {
     }
 
     /// The person who is told that `first` has two contents keeps the primary's: the other life is set aside in every repository that has
-    /// another `first` than the primary's, and in those that have none. The agent is told, as the command tells it; what was the primary's
-    /// own among what went is marked again.
+    /// another `first` than the primary's, and in those that have none. The agent is told, as the command tells it.
     pub async fn set_aside(&mut self, agent: &Agent, first: WalFileName) {
         note(&self.trace, format!("the DBA sets the other life aside from {first} on"));
         let mut sites = Vec::new();
@@ -126,16 +125,16 @@ impl World {
             }
         }
         let mut gone = Vec::new();
-        let finished = aside::set_aside(&sites, self.primary.lineage, first, &mut gone).await;
+        let finished = aside::set_aside(&sites, self.primary.data(), (self.primary.lineage, first), &mut gone).await;
         for (site, name) in gone {
             note(&self.trace, format!("{name} has left {site}"));
             self.ledger.removed(site, name);
-            self.truth.set_aside(name);
-            if self.primary.path(name).exists() {
-                self.primary.mark(name);
+            // What the primary has and was told of stays: it is nowhere marked again.
+            let own = self.primary.own.lock().unwrap().get(&name).copied();
+            if !self.primary.path(name).exists() || !self.truth.is_acknowledged_as(name, own) {
+                self.truth.set_aside(name);
             }
         }
-        self.see_ready();
         // The same command goes on with it, the next time.
         if let Err(why) = finished {
             note(&self.trace, format!("it is not finished: {why}"));

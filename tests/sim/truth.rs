@@ -47,6 +47,11 @@ impl Truth {
         self.0.entry(name).or_default().acknowledged = None;
     }
 
+    /// Whether somebody was told that it is durable with these bytes.
+    pub fn is_acknowledged_as(&self, name: WalFileName, print: Option<u64>) -> bool {
+        print.is_some() && self.0.get(&name).is_some_and(|file| file.acknowledged == print)
+    }
+
     pub fn is_acknowledged(&self, name: WalFileName) -> bool {
         self.0.get(&name).is_some_and(|file| file.acknowledged.is_some())
     }
