@@ -11,6 +11,7 @@ use super::look_ahead::{QUEUE_FILES_MAX, Standing, choose, places};
 use super::state::Why;
 use super::there;
 use walward_base::describe;
+use walward_base::sys::ground::Ground;
 use walward_pg::{ControlFile, ServerLife, WalFileName, list_ready};
 
 impl Archiver {
@@ -20,8 +21,8 @@ impl Archiver {
         let inner = &self.0;
         loop {
             let looked_at_all = self.state().queue.is_empty();
-            if looked_at_all {
-                self.list().await;
+            if looked_at_all && closing.run_until_cancelled(self.list()).await.is_none() {
+                return;
             }
             if let Some(wanted) = self.start_ready() {
                 tokio::select! {
@@ -46,7 +47,7 @@ impl Archiver {
             let life = pg_wal.parent().and_then(|data| ServerLife::read(data).ok().flatten());
             (ready, life)
         };
-        let Ok((listing, life)) = tokio::task::spawn_blocking(look).await else { return };
+        let Some((listing, life)) = Ground::of(self.data_directory()).look(look).await else { return };
         match listing {
             Ok(ready) => {
                 self.0.stats.ready_files(ready.len());
@@ -93,9 +94,9 @@ impl Archiver {
     async fn list_there(&self, name: WalFileName) {
         let asked = Instant::now();
         let Some(log) = there::log_of(name) else { return };
-        let data = self.pg_wal().parent().map(std::path::Path::to_path_buf).unwrap_or_default();
-        let control = tokio::task::spawn_blocking(move || ControlFile::read(&data)).await;
-        let Ok(Ok(control)) = control else { return self.state().rest() };
+        let data = self.data_directory().to_path_buf();
+        let control = Ground::of(&data).look(move || ControlFile::read(&data)).await;
+        let Some(Ok(control)) = control else { return self.state().rest() };
         match there::names(self.repositories(), self.0.options.acknowledge, control.lineage(), log).await {
             Ok(names) => self.state().there.listed(log, names, asked),
             Err((repository, error)) => {

@@ -151,6 +151,11 @@ impl Archiver {
         &self.0.pg_wal
     }
 
+    /// The cluster's data directory.
+    pub fn data_directory(&self) -> &Path {
+        self.0.pg_wal.parent().unwrap_or(&self.0.pg_wal)
+    }
+
     /// Says that archive_status may have changed.
     pub fn wake(&self) {
         self.0.changed.notify_one();

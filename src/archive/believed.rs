@@ -21,6 +21,7 @@ use tracing::{debug, error};
 use super::contents;
 use super::policy::Acknowledge;
 use crate::health::{BeliefFacts, BeliefStats};
+use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::list_done;
 use walward_pg::{ClusterState, ControlFile, Lineage, SegmentName, SegmentSize, WalFileName};
 use walward_repo::gap::{self, Gap};
@@ -233,9 +234,10 @@ pub async fn watch(
             () = tokio::time::sleep(INTERVAL) => {}
         }
         let directory = data_directory.clone();
-        let marks = tokio::task::spawn_blocking(move || Believed::read(&directory));
+        let ground = Ground::of(&data_directory);
+        let marks = ground.look(move || Believed::read(&directory));
         let look = async {
-            let Ok(Ok(Some(mut believed))) = marks.await else { return };
+            let Some(Ok(Some(mut believed))) = marks.await else { return };
             let marked: BTreeSet<SegmentName> = believed.segments.iter().map(|(segment, _)| *segment).collect();
             held.retain(|segment| marked.contains(segment));
             read.retain(&held);

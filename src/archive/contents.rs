@@ -5,10 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 
 use tracing::debug;
 
 use super::source::{FileStamp, WalFile};
+use walward_base::sys::ground::Ground;
 use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::is_done;
 use walward_pg::{Lineage, SegmentName, WalFileName};
@@ -46,8 +48,9 @@ pub async fn compare(
     let mut contents = Contents::default();
     for segment in held.iter().rev().take(SEGMENTS_READ) {
         let (name, folder) = (WalFileName::Segment(*segment), pg_wal.to_path_buf());
-        let opened = tokio::task::spawn_blocking(move || WalFile::open(&folder, name));
-        let Ok(Ok(file)) = opened.await else { continue };
+        let ground = ground(pg_wal);
+        let opened = ground.look(move || WalFile::open(&folder, name));
+        let Some(Ok(file)) = opened.await else { continue };
         for repository in repositories.iter().flatten() {
             let key = layout::wal_file(lineage, name);
             let of_repository = (*segment, repository.name().to_owned());
@@ -77,5 +80,9 @@ async fn still_there(pg_wal: &Path, file: &WalFile, segment: SegmentName) -> boo
         is_done(&folder, WalFileName::Segment(segment))
             && FileStamp::of(&folder.join(segment.to_string())).is_ok_and(|found| found == stamp)
     };
-    tokio::task::spawn_blocking(look).await.unwrap_or(false)
+    ground(pg_wal).look(look).await.unwrap_or(false)
+}
+
+fn ground(pg_wal: &Path) -> Arc<Ground> {
+    Ground::of(pg_wal.parent().unwrap_or(pg_wal))
 }

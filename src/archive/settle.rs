@@ -14,6 +14,7 @@ use super::archiver::Archiver;
 use super::queue_limit::QueueLimit;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Ground;
 use walward_pg::{SegmentSize, WalFileName};
 use walward_repo::gap::{self, Gap};
 use walward_repo::{LazyRepository, RepoError, layout, stored};
@@ -82,11 +83,12 @@ impl Archiver {
     /// What was let go and still lies in pg_wal under its name.
     async fn archive_late(&self, note: &Gap) {
         let (pg_wal, range) = (self.pg_wal().to_path_buf(), (note.first, note.last));
-        let left = tokio::task::spawn_blocking(move || {
+        let ground = Ground::of(self.data_directory());
+        let left = ground.look(move || {
             let names = Folder::enter(&pg_wal)?.names()?.into_iter().filter_map(|name| name.to_str()?.parse().ok());
             Ok::<BTreeSet<WalFileName>, std::io::Error>(names.filter(|name| gap::covers(range, *name)).collect())
         });
-        for name in left.await.ok().and_then(Result::ok).unwrap_or_default() {
+        for name in left.await.and_then(Result::ok).unwrap_or_default() {
             let archived = match self.stand_alone(name, false).await {
                 Ok(()) => self.archive_again(name).await,
                 Err(error) => Err(error),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Ground;
 
 /// How often the owner of a data directory is looked up.
 const OWNER_INTERVAL: Duration = Duration::from_secs(5);
@@ -57,11 +58,12 @@ impl Owner {
     pub async fn watch(self, data_directory: PathBuf, closing: CancellationToken) {
         loop {
             let directory = data_directory.clone();
-            let uid = tokio::task::spawn_blocking(move || owner(&directory));
+            let ground = Ground::of(&data_directory);
+            let uid = ground.look(move || owner(&directory));
             tokio::select! {
                 () = closing.cancelled() => return,
                 looked = uid => {
-                    if let Ok(Some(uid)) = looked {
+                    if let Some(Some(uid)) = looked {
                         self.0.store(i64::from(uid), Ordering::Relaxed);
                     }
                 }

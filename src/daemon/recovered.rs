@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use crate::restore::{RestoreError, Settled, settle};
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Ground;
 use walward_base::sys::identity;
 
 /// How often it is looked.
@@ -20,14 +21,15 @@ pub async fn watch(data_directory: PathBuf, closing: CancellationToken) {
     let mut said = None;
     loop {
         let directory = data_directory.clone();
-        let looked = tokio::task::spawn_blocking(move || as_owner(&directory));
+        let ground = Ground::of(&data_directory);
+        let looked = ground.look(move || as_owner(&directory));
         tokio::select! {
             () = closing.cancelled() => return,
             looked = looked => match looked {
-                Ok(Ok(Settled::TakenBack(names))) if !names.is_empty() => {
+                Some(Ok(Settled::TakenBack(names))) if !names.is_empty() => {
                     info!(settings = names.join(", "), "a recovery has ended; its settings are out of postgresql.auto.conf");
                 }
-                Ok(Err(error)) => {
+                Some(Err(error)) => {
                     let text = describe(&error);
                     if said.as_ref() != Some(&text) {
                         warn!("the settings of a recovery cannot be taken out of postgresql.auto.conf: {text}");

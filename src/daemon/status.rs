@@ -126,7 +126,8 @@ fn no_answer() -> String {
 
 async fn ready(service: &Service) -> Option<(u64, f64)> {
     let pg_wal = service.archiver.pg_wal().to_path_buf();
-    let looked = async move { tokio::task::spawn_blocking(move || waiting(&pg_wal)).await.ok().flatten() };
+    let ground = Ground::of(&service.config.data_directory);
+    let looked = async move { ground.look(move || waiting(&pg_wal)).await.flatten() };
     service.standing.ready.get(READY_AGE, DEADLINE, looked).await.flatten()
 }
 

@@ -1,6 +1,7 @@
 //! Wakes an archiver when a file of its archive_status becomes ready. An event that is lost costs a rescan interval, no more.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -8,6 +9,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::archive::Archiver;
+use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Ground;
 
 /// How often a folder that cannot be watched is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -15,23 +18,25 @@ const RETRY: Duration = Duration::from_secs(10);
 /// Watches until `stop` is cancelled. The folder may not exist yet, and may be replaced by a restore.
 pub async fn watch(archiver: Archiver, stop: CancellationToken) {
     let folder = archiver.pg_wal().join("archive_status");
+    let ground = Ground::of(archiver.data_directory());
     loop {
         let (place, woken) = (folder.clone(), archiver.clone());
         // Blocking: the file system may hang.
-        let starting = tokio::task::spawn_blocking(move || start(&place, woken));
+        let starting = ground.look(move || start(&place, woken));
         let Some(started) = stop.run_until_cancelled(starting).await else { return };
-        let watcher = started.unwrap_or_else(|died| Err(notify::Error::generic(&died.to_string())));
+        let watcher = started.unwrap_or_else(|| Err(notify::Error::generic("the look died")));
         if let Err(error) = &watcher {
             debug!(folder = %folder.display(), %error, "cannot watch; rescans do the work");
         }
         archiver.wake();
-        let inode = identity(&folder).await;
+        let Some(inode) = stop.run_until_cancelled(identity(&ground, &folder)).await else { return };
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(RETRY) => {}
             }
-            if watcher.is_err() || identity(&folder).await != inode {
+            let Some(now) = stop.run_until_cancelled(identity(&ground, &folder)).await else { return };
+            if watcher.is_err() || now != inode {
                 break;
             }
         }
@@ -57,7 +62,8 @@ fn is_ready(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "ready")
 }
 
-async fn identity(folder: &Path) -> Option<(u64, u64)> {
-    use std::os::unix::fs::MetadataExt;
-    tokio::fs::metadata(folder).await.ok().map(|metadata| (metadata.dev(), metadata.ino()))
+async fn identity(ground: &Arc<Ground>, folder: &Path) -> Option<(u64, u64)> {
+    let folder = folder.to_owned();
+    let looked = ground.look(move || Folder::enter(&folder)?.facts()).await?;
+    looked.ok().map(|facts| facts.id)
 }

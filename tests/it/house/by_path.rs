@@ -30,7 +30,7 @@ const STD_ONLY: &str =
     "the small client has the standard library only; root is refused where another user has a say on the way";
 
 /// Calls by path that stay there: the file, the calls (none: all of them), and why no link does harm.
-const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 32] = [
+const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 31] = [
     ("archive/fetch.rs", &["tokio::fs::"], "the type of a file that was opened by its folder"),
     ("archive/queue_limit.rs", &["std::fs::read", "std::fs::read_dir"], OWN_SPOOL),
     (
@@ -59,7 +59,6 @@ const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 32] = [
     ("daemon/services.rs", &["std::fs::canonicalize"], COMPARED),
     ("daemon/services.rs", &["std::fs::read_dir", "std::fs::remove_dir_all"], OWN_SPOOL),
     ("daemon/status.rs", &["std::fs::read_to_string"], SYSTEMS),
-    ("daemon/watch.rs", &["tokio::fs::"], COMPARED),
     ("pg/folders.rs", &[".canonicalize()"], COMPARED),
     ("restore/directory.rs", &["std::fs::metadata", "std::fs::read_to_string"], SYSTEMS),
     ("restore/directory.rs", &["std::fs::canonicalize"], COMPARED),

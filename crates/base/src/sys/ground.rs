@@ -5,6 +5,9 @@
 //! the runtime's are not touched. Each call is a step with a deadline ([`Steps::at`]). Whoever waits for the work is told what hangs when
 //! the deadline is over, and goes on; the step stays listed until it is answered, so that nobody begins the same again.
 //!
+//! What looks at a folder by itself, again and again, needs no deadline: nobody waits for it. It is bounded as well ([`Ground::look`]), for each
+//! folder, because a configuration that is read again begins every look anew while those of the one before still hang.
+//!
 //! Only steps are timed. Work that waits for something else between two of them, such as a slow upload, may do so for as long as it likes.
 
 use std::collections::BTreeMap;
@@ -22,6 +25,8 @@ use crate::format_duration;
 
 /// Threads for such work in this process. Work waits for a place while they are taken.
 pub const THREADS_MAX: usize = 128;
+/// Looks at one ground at the same time ([`Ground::look`]).
+pub const LOOKS_MAX: usize = 8;
 /// How often running work is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long a step may take that was under way when the work was cancelled.
@@ -38,6 +43,7 @@ static THREADS: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::
 #[derive(Debug)]
 pub struct Ground {
     threads: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     at_work: Mutex<BTreeMap<u64, Arc<Steps>>>,
 }
 
@@ -106,7 +112,7 @@ impl Ground {
     }
 
     fn new(threads: Arc<Semaphore>) -> Self {
-        Self { threads, at_work: Mutex::default() }
+        Self { threads, looks: Arc::new(Semaphore::new(LOOKS_MAX)), at_work: Mutex::default() }
     }
 
     /// Steps that hang now, the longest first: those that nobody waits for any more, and others that take unusually long.
@@ -157,6 +163,17 @@ impl Ground {
             return Err(NotDone::Died);
         }
         waiting.until(&mut answer, limit, cancel).await
+    }
+
+    /// Does `look`, which blocks, on one of the runtime's threads for that. No more than [`LOOKS_MAX`] are at one ground, whoever began
+    /// them: the others wait until the file system answers. Dropped, it is not waited for, and its place stays taken until it is answered.
+    /// `None`: it panicked.
+    pub async fn look<T: Send + 'static>(self: &Arc<Self>, look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        let place = Arc::clone(&self.looks).acquire_owned().await.ok()?;
+        // With the ground: made anew, it would have all its places.
+        let ground = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || (look(), place, ground)).await;
+        looked.ok().map(|(found, ..)| found)
     }
 
     fn begin(self: &Arc<Self>, steps: Arc<Steps>, place: OwnedSemaphorePermit) -> AtWork {
@@ -336,6 +353,30 @@ mod tests {
         drop(release);
         quiet(&grounds[0]).await;
         assert_eq!(other.work(LONG, &never(), |_| ()).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn looks_that_hang_take_a_bounded_number_of_threads_however_often_they_are_begun_anew() {
+        let path = Path::new("/ground/looks");
+        let (release, held) = hung();
+        let held = Arc::new(Mutex::new(held));
+        let begun = Arc::new(AtomicU64::new(0));
+        for _ in 0..LOOKS_MAX * 3 {
+            let (held, begun) = (Arc::clone(&held), Arc::clone(&begun));
+            let ground = Ground::of(path);
+            let look = ground.look(move || {
+                begun.fetch_add(1, Ordering::Relaxed);
+                held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok()
+            });
+            // Nobody waits any more, and nobody else has the ground.
+            assert!(tokio::time::timeout(Duration::from_millis(50), look).await.is_err());
+        }
+        assert_eq!(begun.load(Ordering::Relaxed), LOOKS_MAX as u64);
+        // Another ground has places of its own.
+        assert_eq!(Ground::of(Path::new("/ground/sound")).look(|| 7).await, Some(7));
+        drop(release);
+        assert_eq!(Ground::of(path).look(|| 7).await, Some(7));
+        assert_eq!(Ground::of(path).look(|| -> u32 { std::panic::resume_unwind(Box::new("a panic")) }).await, None);
     }
 
     #[tokio::test]
