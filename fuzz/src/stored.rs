@@ -61,7 +61,10 @@ pub fn object(data: &[u8]) {
             if let Ok(mut object) = repository.read(&key).await {
                 while let Some(Ok(_)) = object.content.next().await {}
             }
-            let _ = repository.read_summary(&key).await;
+            if let Ok(reader) = repository.frames(&key, 1 << 20).await {
+                let _ = reader.read_at(0, reader.summary().content_bytes.min(64 << 20)).await;
+                let _ = reader.read_at(reader.summary().content_bytes / 2, 1).await;
+            }
             repository.store().delete(&key).await.expect("a deletion in memory");
         });
     });

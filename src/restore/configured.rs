@@ -8,8 +8,11 @@ use super::contents::{Contents, PackedFile};
 use super::error::RestoreError;
 use super::facts::{Copy, chain};
 use walward_base::sys::folder::open_led;
+use walward_repo::layout;
 use walward_repo::manifest::BackupLabel;
-use walward_repo::{PART_BYTES_MAX, layout};
+
+/// The longest configuration file that is looked at.
+const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Reads what the server would read, but for what is nowhere or cannot be read: that is said in `warnings`.
 pub async fn read(
@@ -45,13 +48,14 @@ pub async fn read(
 
 /// A small file out of a pack.
 pub async fn from_pack(copies: &[Copy], label: &BackupLabel, pack: u32, file: &PackedFile) -> Result<Vec<u8>, String> {
-    if file.size > PART_BYTES_MAX {
+    if file.size > FILE_BYTES_MAX {
         return Err(format!("it has {} bytes", file.size));
     }
     let mut why = "no repository has it".to_owned();
     for copy in copies {
-        let range = file.offset..file.offset.saturating_add(file.size);
-        match copy.repository.read_part(&layout::pack(label, pack), range).await {
+        let key = layout::pack(label, pack);
+        let read = async { copy.repository.frames(&key, 0).await?.read_at(file.offset, file.size).await };
+        match read.await {
             Ok(content) if crc32c::crc32c(&content) == file.crc32c => return Ok(content.to_vec()),
             Ok(_) => why = format!("repository {} has another content", copy.repository.name()),
             Err(error) => why = format!("repository {}: {}", copy.repository.name(), chain(&error)),
@@ -67,7 +71,7 @@ fn on_this_host(path: &Path) -> io::Result<Vec<u8>> {
         other => other?,
     };
     let mut content = Vec::new();
-    file.take(PART_BYTES_MAX).read_to_end(&mut content)?;
+    file.take(FILE_BYTES_MAX).read_to_end(&mut content)?;
     Ok(content)
 }
 

@@ -6,6 +6,7 @@ mod aside_id;
 mod checked_json;
 mod error;
 pub mod format;
+mod frame_reader;
 pub mod gap;
 mod generations;
 #[cfg(test)]
@@ -17,7 +18,6 @@ mod lazy;
 pub mod lease;
 mod looks;
 pub mod manifest;
-mod part;
 pub mod place;
 pub mod remains;
 mod repository;
@@ -31,7 +31,7 @@ mod two_setups;
 mod work;
 
 pub use error::RepoError;
+pub use frame_reader::FrameReader;
 pub use lazy::LazyRepository;
-pub use part::PART_BYTES_MAX;
 pub use repository::{Encryption, ObjectSummary, OpenedObject, PutNew, Repository};
 pub use standing::Standing;

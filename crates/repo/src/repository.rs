@@ -10,9 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::error::RepoError;
-use super::format::{
-    Chunk, ContentDigest, DigestChain, FormatError, HEAD_BYTES, Kind, Opener, Summary, TAIL_BYTES, Tail,
-};
+use super::format::{Chunk, ContentDigest, DigestChain, FormatError, Kind, Opener, Summary, TAIL_BYTES, Tail};
 use super::identity::{self, Identity};
 use super::keys::{Found, KeyError, KeySource, Keyring, MasterKey, OpenKeys, RecoveryKey, RootId, Secret};
 use super::looks::Looks;
@@ -21,7 +19,7 @@ use super::{generations, layout};
 use walward_base::sys::cpu::CpuPool;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, SegmentSize};
-use walward_storage::{ObjectKey, Put, Store, StoreError};
+use walward_storage::{ObjectInfo, ObjectKey, Put, Store, StoreError};
 
 /// A write that took longer than this is looked after a second time.
 const LOOK_HOLDS: Duration = Duration::from_secs(10);
@@ -420,58 +418,46 @@ impl Repository {
         })
     }
 
-    /// Reads what an object's header and trailer say, without its content: three small requests. Proves that both ends are there
-    /// and authentic, not that the content is.
+    /// Reads what an object's header and trailer say, without its content: one small request. Proves that its end is there and
+    /// authentic, not that the content is.
     pub async fn read_summary(&self, key: &ObjectKey) -> Result<ObjectSummary, RepoError> {
-        let (Tail { header, summary, .. }, modified) = self.tail(key).await?;
+        let (Tail { header, summary, .. }, info) = self.tail(key).await?;
         Ok(ObjectSummary {
             kind: header.kind,
             writer: header.writer,
-            modified,
+            modified: info.modified,
             summary,
             key_id: header.sealed.map(|sealed| sealed.key_id),
         })
     }
 
-    /// Reads an object's ends, and when it was written.
-    pub(super) async fn tail(&self, key: &ObjectKey) -> Result<(Tail, Timestamp), RepoError> {
-        let info = self.store.head(key).await?;
+    /// Reads an object's end, and which object it is of.
+    pub(super) async fn tail(&self, key: &ObjectKey) -> Result<(Tail, ObjectInfo), RepoError> {
         let damaged = |error| RepoError::damaged(&self.shown(key), error);
-        let (head, tail) = if info.size <= TAIL_BYTES {
-            let whole = self.range(key, 0..info.size).await?;
-            (whole.clone(), whole)
-        } else {
-            tokio::try_join!(
-                self.range(key, 0..HEAD_BYTES.min(info.size)),
-                self.range(key, info.size - TAIL_BYTES..info.size)
-            )?
-        };
+        let (info, tail) = self.store.get_tail(key, TAIL_BYTES).await?;
         let needed = Tail::length(&tail).map_err(damaged)?;
-        if needed > info.size {
+        let Some(start) = info.size.checked_sub(needed) else {
             return Err(damaged(FormatError::SeekTable("it is longer than the object")));
-        }
+        };
         let tail = if needed > tail.len() as u64 {
-            self.range(key, info.size - needed..info.size).await?
+            self.range_of(&info, start..info.size).await?
         } else {
             let unneeded = tail.len() - usize::try_from(needed).unwrap_or(tail.len());
             tail.slice(unneeded..)
         };
-        let tail = Tail::parse(&head, &tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
-        Ok((tail, info.modified))
+        let tail = Tail::parse(&tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
+        Ok((tail, info))
     }
 
-    pub(super) async fn range(&self, key: &ObjectKey, range: std::ops::Range<u64>) -> Result<Bytes, RepoError> {
-        // Not every store answers an empty range.
-        if range.is_empty() {
-            return Ok(Bytes::new());
-        }
+    /// Bytes of this very object.
+    pub(super) async fn range_of(&self, info: &ObjectInfo, range: std::ops::Range<u64>) -> Result<Bytes, RepoError> {
         let asked = range.end - range.start;
-        let bytes = self.store.get_range(key, range).await?;
+        let bytes = self.store.get_range_of(info, range).await?;
         if bytes.len() as u64 == asked {
             Ok(bytes)
         } else {
             let source = format!("{} bytes came of {asked}", bytes.len()).into();
-            Err(StoreError { class: ErrorClass::Transient, verb: "read", key: self.shown(key), source }.into())
+            Err(StoreError { class: ErrorClass::Transient, verb: "read", key: self.shown(&info.key), source }.into())
         }
     }
 

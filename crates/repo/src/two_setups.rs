@@ -96,6 +96,10 @@ impl Store for InTurns {
         self.inner.get_range_of(object, range).await
     }
 
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        self.inner.get_tail(key, bytes_max).await
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         self.inner.head(key).await
     }

@@ -111,6 +111,7 @@ async fn absent_is_said_only_of_absent_objects(store: &Arc<dyn Store>) {
     assert_eq!(store.get(&path).await.err().unwrap().class, ErrorClass::NotFound);
     assert_eq!(store.head(&path).await.unwrap_err().class, ErrorClass::NotFound);
     assert_eq!(store.get_range(&path, 0..1).await.unwrap_err().class, ErrorClass::NotFound);
+    assert_eq!(store.get_tail(&path, 1).await.unwrap_err().class, ErrorClass::NotFound);
     store.delete(&path).await.unwrap();
     assert_eq!(store.list(Some(&key("absent"))).await.unwrap(), Listing::default());
 
@@ -132,6 +133,13 @@ async fn ranges_lie_within(store: &Arc<dyn Store>) {
         let slice = bytes.slice(usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap());
         assert_eq!(store.get_range(&path, range).await.unwrap(), slice);
     }
+    for asked in [1u64, 99_999, 100_000, 100_001, 1 << 30] {
+        let (info, tail) = store.get_tail(&path, asked).await.unwrap();
+        assert_eq!(tail, bytes.slice(100_000 - usize::try_from(asked.min(100_000)).unwrap()..), "{asked}");
+        assert!(info.is_same(&store.head(&path).await.unwrap()));
+    }
+    store.put_new(&key("range/empty"), Bytes::new().into()).await.unwrap();
+    assert_eq!(store.get_tail(&key("range/empty"), 10).await.unwrap().1, Bytes::new());
     assert_eq!(store.get_range(&path, 0..0).await.unwrap(), Bytes::new());
     assert_eq!(store.get_range(&path, 100_000..100_000).await.unwrap(), Bytes::new());
     #[allow(clippy::reversed_empty_ranges)]

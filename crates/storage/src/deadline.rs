@@ -107,6 +107,11 @@ impl Store for WithDeadlines {
         within(limit, "read", self.key(&object.key), self.inner.get_range_of(object, range)).await
     }
 
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        let limit = self.limits.attempt_timeout(bytes_max);
+        within(limit, "read", self.key(key), self.inner.get_tail(key, bytes_max)).await
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         within(self.limits.request_timeout, "look at", self.key(key), self.inner.head(key)).await
     }

@@ -224,6 +224,18 @@ impl Store for Faulty {
         self.range(&object.key, self.inner.get_range_of(object, range)).await
     }
 
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        let mut info = None;
+        let read = async {
+            let (found, bytes) = self.inner.get_tail(key, bytes_max).await?;
+            info = Some(found);
+            Ok(bytes)
+        };
+        let bytes = self.range(key, read).await?;
+        info.map(|info| (info, bytes))
+            .ok_or_else(|| StoreError::new(ErrorClass::Permanent, "read", key.as_str(), "it was not read"))
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         self.call(self.next("head", key.as_str()), self.inner.head(key)).await
     }

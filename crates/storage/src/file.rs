@@ -256,6 +256,15 @@ impl Inner {
         read_piece(&file, range.start, length)
     }
 
+    fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), Failure> {
+        let (file, info) = self.open(key)?;
+        let start = info.size.saturating_sub(bytes_max);
+        let length = usize::try_from(info.size - start)
+            .map_err(|_| Failure::new(ErrorClass::Corrupt, "more was asked for than memory can hold"))?;
+        let bytes = read_piece(&file, start, length)?;
+        Ok((info, bytes))
+    }
+
     fn list(&self, folder: Option<&ObjectKey>) -> Result<Listing, Failure> {
         let held = match self.root()?.folder(folder.map_or("", ObjectKey::as_str)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Listing::default()),
@@ -407,6 +416,11 @@ impl Store for FileStore {
     async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError> {
         let of = object.clone();
         self.run("read", object.key.as_str(), move |inner| inner.get_range(&of.key, range, Some(&of))).await
+    }
+
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        let name = key.clone();
+        self.run("read", key.as_str(), move |inner| inner.get_tail(&name, bytes_max)).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {

@@ -115,6 +115,11 @@ impl Store for Limited {
         self.inner.get_range_of(object, range).await
     }
 
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        let _place = self.place("read", key).await?;
+        self.inner.get_tail(key, bytes_max).await
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         let _place = self.place("look at", key).await?;
         self.inner.head(key).await

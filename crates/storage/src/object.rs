@@ -306,6 +306,32 @@ impl Store for ObjectStoreBacked {
         self.range(&object.key, range, Some(object)).await
     }
 
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        let options = GetOptions { range: Some(GetRange::Suffix(bytes_max)), ..GetOptions::default() };
+        let result = match self.0.client.get_opts(&self.path(key), options).await {
+            Ok(result) => result,
+            Err(error) => {
+                let verdict = judge(&error);
+                if verdict.class != ErrorClass::Permanent {
+                    return Err(self.failed("read", key.as_str(), verdict));
+                }
+                // Azure cannot be asked so, and no store for the end of an empty object.
+                let info = self.head(key).await?;
+                let range = info.size.saturating_sub(bytes_max)..info.size;
+                let bytes = self.range(key, range, Some(&info)).await?;
+                return Ok((info, bytes));
+            }
+        };
+        let info = self.info(key.clone(), &result.meta)?;
+        let expected = info.size.min(bytes_max);
+        let bytes = result.bytes().await.map_err(|error| self.error("read", key, &error))?;
+        if bytes.len() as u64 == expected {
+            return Ok((info, bytes));
+        }
+        let cause = format!("{expected} bytes were asked for and {} came", bytes.len());
+        Err(StoreError::new(ErrorClass::Transient, "read", shown(&self.0.url, key.as_str()), cause))
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         let meta = self.head_path(&self.path(key)).await;
         let meta = meta.map_err(|verdict| self.failed("look at", key.as_str(), verdict))?;

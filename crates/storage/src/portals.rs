@@ -106,6 +106,7 @@ async fn every_verb(store: &Arc<dyn Store>) -> Vec<(&'static str, Result<(), Sto
         ("put", store.put_new(&key(), vec![1, 2, 3].into()).await.map(|_| ())),
         ("get", read.await),
         ("range", store.get_range(&key(), 0..3).await.map(|_| ())),
+        ("tail", store.get_tail(&key(), 3).await.map(|_| ())),
         ("head", store.head(&key()).await.map(|_| ())),
         ("list", store.list(None).await.map(|_| ())),
         ("delete", store.delete(&key()).await),

@@ -112,6 +112,10 @@ impl Store for Retrying {
         retried(&self.limits, &object.key, || self.inner.get_range_of(object, range.clone())).await
     }
 
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        retried(&self.limits, key, || self.inner.get_tail(key, bytes_max)).await
+    }
+
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError> {
         retried(&self.limits, key, || self.inner.head(key)).await
     }

@@ -175,7 +175,10 @@ pub(super) fn part(request: &Request, bytes: &[u8]) -> Answer {
         return Answer::Say(200, dated(), bytes.to_vec());
     };
     let (start, last) = range.trim().split_once('-').unwrap();
-    let (start, end) = (start.parse::<usize>().unwrap(), last.parse::<usize>().unwrap() + 1);
+    let (start, end) = match start {
+        "" => (bytes.len().saturating_sub(last.parse().unwrap()), bytes.len()),
+        start => (start.parse::<usize>().unwrap(), last.parse::<usize>().unwrap() + 1),
+    };
     let mut headers = dated();
     headers.push(format!("content-range: bytes {start}-{}/{}", end - 1, bytes.len()));
     Answer::Say(206, headers, bytes[start..end].to_vec())

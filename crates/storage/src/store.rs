@@ -134,6 +134,14 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// another one has taken its name since.
     async fn get_range_of(&self, object: &ObjectInfo, range: Range<u64>) -> Result<Bytes, StoreError>;
 
+    /// The last `bytes_max` bytes of an object, all of a shorter one, and which object they are of. One request where the store can be
+    /// asked so.
+    async fn get_tail(&self, key: &ObjectKey, bytes_max: u64) -> Result<(ObjectInfo, Bytes), StoreError> {
+        let info = self.head(key).await?;
+        let bytes = self.get_range_of(&info, info.size.saturating_sub(bytes_max)..info.size).await?;
+        Ok((info, bytes))
+    }
+
     /// Length and age of an object.
     async fn head(&self, key: &ObjectKey) -> Result<ObjectInfo, StoreError>;
 

@@ -46,9 +46,9 @@ impl ObjectKeys {
         self.frames.decrypt_in_place_detached(&nonce(number), associated, frame, Tag::from_slice(tag)).ok()
     }
 
-    /// The seal of the trailer.
-    pub(super) fn trailer_mac(&self, header_payload: &[u8], trailer: &[u8]) -> Hmac<Sha256> {
-        keyed(&self.trailer).chain_update(header_payload).chain_update(trailer)
+    /// The seal of the trailer and of the seek table behind it.
+    pub(super) fn trailer_mac(&self, trailer: &[u8], table: &[u8]) -> Hmac<Sha256> {
+        keyed(&self.trailer).chain_update(trailer).chain_update(table)
     }
 }
 
@@ -66,23 +66,23 @@ pub(super) fn keyed(key: &[u8; 32]) -> Hmac<Sha256> {
 }
 
 /// Writes the trailer's last field: HMAC when there are keys, a digest otherwise.
-pub(super) fn trailer_seal(keys: Option<&ObjectKeys>, header_payload: &[u8], trailer: &[u8]) -> [u8; 32] {
+pub(super) fn trailer_seal(keys: Option<&ObjectKeys>, trailer: &[u8], table: &[u8]) -> [u8; 32] {
     match keys {
-        Some(keys) => keys.trailer_mac(header_payload, trailer).finalize().into_bytes().into(),
-        None => Sha256::new().chain_update(header_payload).chain_update(trailer).finalize().into(),
+        Some(keys) => keys.trailer_mac(trailer, table).finalize().into_bytes().into(),
+        None => Sha256::new().chain_update(trailer).chain_update(table).finalize().into(),
     }
 }
 
 /// Checks the trailer's last field, in constant time when it is a secret.
 pub(super) fn check_trailer_seal(
     keys: Option<&ObjectKeys>,
-    header_payload: &[u8],
     trailer: &[u8],
+    table: &[u8],
     seal: &[u8; 32],
 ) -> Result<(), FormatError> {
     let genuine = match keys {
-        Some(keys) => keys.trailer_mac(header_payload, trailer).verify_slice(seal).is_ok(),
-        None => trailer_seal(None, header_payload, trailer) == *seal,
+        Some(keys) => keys.trailer_mac(trailer, table).verify_slice(seal).is_ok(),
+        None => trailer_seal(None, trailer, table) == *seal,
     };
     if genuine {
         Ok(())

@@ -154,19 +154,23 @@ pub(super) fn decode(
         let compressed: &[u8] = match &context.keys {
             None => stored,
             Some(keys) => {
-                let sealed = stored.get(SKIPPABLE_HEAD..).unwrap_or_default();
+                let (head, sealed) = stored.split_at_checked(SKIPPABLE_HEAD).ok_or_else(|| wrong("is too short"))?;
+                if head != begin_skippable(SEALED_MAGIC, sealed.len()) {
+                    return Err(wrong("is not a frame of this format"));
+                }
                 let (sealed, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or_else(|| wrong("is too short"))?;
                 output.clear();
                 output.extend_from_slice(sealed);
                 keys.open(number, &context.associated(last), output, tag)
                     .ok_or_else(|| wrong("is not authentic: it was changed, or belongs elsewhere"))?;
-                let mut walk = FrameWalk::default();
-                if walk.advance(&|at| peek(output, at)).map_err(wrong)? != Walked::Whole(output.len()) {
-                    return Err(wrong("is not one zstd frame"));
-                }
                 output
             }
         };
+        // Of a plain object read by range the frame's length is the seek table's word.
+        let mut walk = FrameWalk::default();
+        if walk.advance(&|at| peek(compressed, at)).map_err(wrong)? != Walked::Whole(compressed.len()) {
+            return Err(wrong("is not one zstd frame"));
+        }
         let size = match zstd_safe::get_frame_content_size(compressed) {
             Ok(Some(size)) => usize::try_from(size).unwrap_or(usize::MAX),
             _ => return Err(wrong("does not say how long it is")),

@@ -12,7 +12,7 @@ mod frame;
 mod header;
 mod incoming;
 mod open;
-mod part;
+mod range;
 mod seal;
 mod seek_table;
 mod skippable;
@@ -26,9 +26,9 @@ use bytes::Bytes;
 
 pub(super) use digest::{ContentDigest, DigestChain};
 pub(super) use open::Opener;
-pub(super) use part::Part;
+pub(super) use range::Run;
 pub(super) use seal::{Object, Sealer};
-pub(super) use tail::{HEAD_BYTES, TAIL_BYTES, Tail};
+pub(super) use tail::{TAIL_BYTES, Tail};
 
 /// Version of the object format that is written, and the newest that is read.
 pub const VERSION: u16 = 1;

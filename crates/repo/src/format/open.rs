@@ -19,7 +19,7 @@ use super::header::{FRAME_MAGIC as HEADER_MAGIC, Header, PAYLOAD_MAX as HEADER_M
 use super::incoming::Incoming;
 use super::seek_table::SeekTable;
 use super::skippable::SKIPPABLE_HEAD;
-use super::trailer::{FRAME_BYTES as TRAILER_BYTES, FRAME_MAGIC as TRAILER_MAGIC, Trailer};
+use super::trailer::{FRAME_BYTES_MAX as TRAILER_MAX, FRAME_MAGIC as TRAILER_MAGIC, Trailer};
 use super::{FRAME_BYTES, FormatError};
 use crate::error::RepoError;
 use crate::keys::Keyring;
@@ -94,7 +94,7 @@ impl Opener {
         let (header, header_payload, _) = Header::parse_frame(&frame).map_err(damaged)?;
         let context = FrameContext::of(&header, header_payload, keyring, path, &object)?;
         let mut stored_digest = context.keys.is_none().then(|| DigestChain::new(Sha256::new()));
-        let mut table = SeekTable::default();
+        let mut table = SeekTable::new(context.keys.is_none());
         table.push(frame.len());
         if let Some(digest) = &mut stored_digest {
             digest.push(frame);
@@ -192,13 +192,22 @@ impl Opener {
                 let Some(magic) = self.incoming.peek(0) else { return Ok(false) };
                 match (u32::from_le_bytes(magic), self.context.keys.is_some()) {
                     (TRAILER_MAGIC, _) => {
-                        let Some(frame) = self.incoming.take(TRAILER_BYTES) else { return Ok(false) };
+                        let Some(length) = self.incoming.peek(4) else { return Ok(false) };
+                        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+                        if length > TRAILER_MAX - SKIPPABLE_HEAD {
+                            return Err(FormatError::Trailer("it is too long"));
+                        }
+                        let Some(frame) = self.incoming.take(SKIPPABLE_HEAD + length) else { return Ok(false) };
                         let Some(last) = self.held.take() else {
                             return Err(FormatError::Trailer("there is no content"));
                         };
-                        let trailer = Trailer::parse(&frame, &self.context)?;
                         self.table.push(frame.len());
-                        self.stage = Stage::SeekTable(self.table.frame(trailer.content_bytes)?);
+                        let mut table = Bytes::new();
+                        let trailer = Trailer::parse(&frame, &self.context, |content_bytes| {
+                            table = self.table.frame(content_bytes)?;
+                            Ok(table.clone())
+                        })?;
+                        self.stage = Stage::SeekTable(table);
                         self.trailer = Some(trailer);
                         self.decode(last, true);
                         Ok(true)
@@ -246,7 +255,7 @@ impl Opener {
 
     /// A whole content frame has arrived: the one before it was not the last.
     fn hold(&mut self, frame: Bytes) {
-        self.table.push(frame.len());
+        self.table.push_content(&frame);
         if let Some(digest) = &mut self.stored_digest {
             digest.push(frame.clone());
         }

@@ -115,6 +115,8 @@ struct Making {
     digest: usize,
     stored_digest: Option<DigestChain<Sha256>>,
     table: SeekTable,
+    /// The table as it is stored, once the trailer is made.
+    table_frame: Bytes,
     trailer: Option<Trailer>,
 }
 
@@ -138,6 +140,7 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                 content_digests.push(DigestChain::new(ContentDigest::under(protection.map(|(master, _)| master))));
                 content_digests.len() - 1
             });
+            let is_plain = protection.is_none();
             let keys = protection.map(|(master, salt)| ObjectKeys::derive(master, &salt, path));
             let sealed = protection.map(|(master, salt)| Sealed { key_id: *master.id(), salt });
             let header = Header { kind: spec.kind, sealed, writer: spec.writer };
@@ -145,7 +148,8 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
             making.push(Making {
                 digest,
                 stored_digest: Some(DigestChain::new(Sha256::new())),
-                table: SeekTable::default(),
+                table: SeekTable::new(is_plain),
+                table_frame: Bytes::new(),
                 trailer: None,
             });
         }
@@ -171,28 +175,27 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                 self.stage = Stage::Content;
                 let headers = self.recipes.contexts().iter().map(|context| Header::frame(&context.header_payload));
                 let headers = headers.collect();
-                Ok(Some(self.emit(headers)))
+                Ok(Some(self.emit(headers, false)))
             }
             Stage::Content => {
                 if let Some(stored) = self.next_content_frame().await? {
-                    return Ok(Some(self.emit(stored)));
+                    return Ok(Some(self.emit(stored, true)));
                 }
                 self.make_trailers().await?;
                 self.stage = Stage::Trailer;
                 let mut stored = Vec::with_capacity(self.objects.len());
                 for (object, context) in self.objects.iter_mut().zip(self.recipes.contexts()) {
-                    let frame = object.trailer.as_ref().map(|trailer| trailer.frame(context)).unwrap_or_default();
-                    object.table.push(frame.len());
-                    stored.push(frame);
+                    object.table.push(Trailer::frame_bytes(context));
+                    let table = object.table.frame(self.cutter.content_bytes);
+                    object.table_frame = table.map_err(|error| RepoError::damaged(&self.shown, error))?;
+                    let trailer = object.trailer.as_ref();
+                    stored.push(trailer.map(|trailer| trailer.frame(context, &object.table_frame)).unwrap_or_default());
                 }
                 Ok(Some(stored))
             }
             Stage::Trailer => {
                 self.stage = Stage::SeekTable;
-                let content_bytes = self.cutter.content_bytes;
-                let tables = self.objects.iter().map(|object| object.table.frame(content_bytes));
-                let tables = tables.collect::<Result<Vec<_>, _>>();
-                tables.map(Some).map_err(|error| RepoError::damaged(&self.shown, error))
+                Ok(Some(self.objects.iter().map(|object| object.table_frame.clone()).collect()))
             }
             Stage::SeekTable | Stage::End => {
                 self.stage = Stage::End;
@@ -211,7 +214,7 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
             Some(Summary {
                 content_bytes: trailer.content_bytes,
                 content_digest: trailer.content_digest,
-                stored_bytes: object.table.stored_bytes() + super::seek_table::table_bytes_for(trailer.content_bytes),
+                stored_bytes: object.table.stored_bytes() + object.table_frame.len() as u64,
                 stored_digest: trailer.stored_digest,
                 commit_times: trailer.commit_times,
             })
@@ -220,9 +223,13 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
     }
 
     /// Bytes in front of the trailer pass through here.
-    fn emit(&mut self, stored: Vec<Bytes>) -> Vec<Bytes> {
+    fn emit(&mut self, stored: Vec<Bytes>, is_content: bool) -> Vec<Bytes> {
         for (object, stored) in self.objects.iter_mut().zip(&stored) {
-            object.table.push(stored.len());
+            if is_content {
+                object.table.push_content(stored);
+            } else {
+                object.table.push(stored.len());
+            }
             if let Some(digest) = &mut object.stored_digest {
                 digest.push(stored.clone());
             }

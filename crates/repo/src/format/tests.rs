@@ -77,7 +77,145 @@ fn tail(stored: &Bytes, ring: Option<&Keyring>) -> Result<Summary, RepoError> {
     let damaged = |error| RepoError::damaged(PATH, error);
     let length = usize::try_from(Tail::length(stored).map_err(damaged)?).expect("short");
     let start = stored.len().checked_sub(length).ok_or_else(|| damaged(FormatError::CutShort("trailer")))?;
-    Ok(Tail::parse(stored, &stored[start..], stored.len() as u64, ring, PATH, PATH)?.summary)
+    Ok(Tail::parse(&stored.slice(start..), stored.len() as u64, ring, PATH, PATH)?.summary)
+}
+
+/// The content of each frame, opened alone as the object's end says.
+fn alone(stored: &Bytes, ring: Option<&Keyring>) -> Result<Vec<Result<Bytes, FormatError>>, RepoError> {
+    let damaged = |error| RepoError::damaged(PATH, error);
+    let length = usize::try_from(Tail::length(stored).map_err(damaged)?).expect("short");
+    let start = stored.len().checked_sub(length).ok_or_else(|| damaged(FormatError::CutShort("trailer")))?;
+    let ends = Tail::parse(&stored.slice(start..), stored.len() as u64, ring, PATH, PATH)?;
+    let frames = ends.frames_of(&(0..ends.summary.content_bytes)).map_err(damaged)?;
+    frames
+        .map(|number| {
+            let run = ends.runs([number]).map_err(damaged)?.remove(0);
+            let at = |at: u64| usize::try_from(at).expect("small");
+            Ok(ends.open(number, &stored.slice(at(run.stored.start)..at(run.stored.end))))
+        })
+        .collect()
+}
+
+/// Three frames of which each is as long as the others, sealed or not.
+fn three_frames() -> Bytes {
+    (0..3 * FRAME_BYTES).map(|at| u8::try_from(at >> 20).expect("small")).collect::<Vec<_>>().into()
+}
+
+/// The object of `frames`, with a trailer and a seek table that someone made who can: of a sealed one only its writer.
+fn sealed_again(frames: &[&Bytes], content_bytes: u64, ring: Option<&Keyring>) -> Bytes {
+    let [header_frame, content @ ..] = frames else { panic!("no header") };
+    let (header, payload, _) = header::Header::parse_frame(header_frame).expect("a header");
+    let context = context::FrameContext::of(&header, payload, ring, PATH, PATH).expect("a context");
+    let mut table = seek_table::SeekTable::new(ring.is_none());
+    table.push(header_frame.len());
+    for frame in content {
+        table.push_content(frame);
+    }
+    table.push(trailer::Trailer::frame_bytes(&context));
+    let table = table.frame(content_bytes).expect("as many frames");
+    let trailer =
+        trailer::Trailer { content_bytes, content_digest: [0; 32], stored_digest: [0; 32], commit_times: None };
+    let trailer = trailer.frame(&context, &table);
+    join(&[frames, &[&trailer, &table]].concat())
+}
+
+#[test]
+fn a_frame_that_lies_in_anothers_place_is_never_read_by_range() {
+    let (pool, ring) = (pool(), keyring(1));
+    let content = three_frames();
+    runtime().block_on(async {
+        for ring in [None, Some(&ring)] {
+            let (stored, _) = seal(&content, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
+            let all = frames(&stored, ring.is_some());
+            let [header, one, two, three, trailer, table] = all.as_slice() else { panic!("six frames") };
+            let whole: Vec<_> = (0..3).map(|at| Ok(content.slice(at * FRAME_BYTES..(at + 1) * FRAME_BYTES))).collect();
+            assert_eq!(alone(&stored, ring).expect("whole"), whole);
+            assert!(one.len() == two.len() && two.len() == three.len());
+            for (forged, good) in [
+                (join(&[header, two, one, three, trailer, table]), [false, false, true]),
+                (join(&[header, one, one, three, trailer, table]), [true, false, true]),
+                (join(&[header, three, two, three, trailer, table]), [false, true, true]),
+            ] {
+                let read = alone(&forged, ring).expect("the end is whole");
+                for ((read, whole), good) in read.into_iter().zip(&whole).zip(good) {
+                    assert_eq!(read.is_ok(), good);
+                    assert!(!good || read == *whole);
+                }
+            }
+            // Whoever can write a trailer can write content; what it cannot is contradict the frames.
+            let frame = FRAME_BYTES as u64;
+            for (forged, content_bytes) in [
+                // Cut, and said to be whole: of a sealed object the last frame is the last.
+                (vec![header, one, two], 2 * frame),
+                // The last frame is said to be shorter than it is.
+                (vec![header, one, two, three], 3 * frame - 1),
+            ] {
+                let read = alone(&sealed_again(&forged, content_bytes, ring), ring).expect("the end is whole");
+                assert_eq!(read.last().expect("a frame").is_ok(), ring.is_none() && content_bytes == 2 * frame);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_seek_table_that_lies_gives_no_bytes() {
+    let (pool, ring) = (pool(), keyring(1));
+    let content = three_frames();
+    runtime().block_on(async {
+        for ring in [None, Some(&ring)] {
+            let (stored, _) = seal(&content, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
+            let all = frames(&stored, ring.is_some());
+            let [header, one, two, three, ..] = all.as_slice() else { panic!("six frames") };
+            // A boundary is moved: the first frame is longer, the second shorter, by a byte or by all but a few.
+            for moved in [1, two.len() - 8] {
+                let (long, short) = (join(&[one, &two.slice(..moved)]), two.slice(moved..));
+                let read = alone(&sealed_again(&[header, &long, &short, three], 3 << 20, ring), ring);
+                let read = read.expect("the end is whole");
+                assert!(read[0].is_err() && read[1].is_err() && read[2].is_ok(), "moved by {moved}");
+            }
+            // Two frames are said to be one.
+            let both = join(&[one, two]);
+            let read = alone(&sealed_again(&[header, &both, three], 2 << 20, ring), ring).expect("the end is whole");
+            assert!(read[0].is_err(), "two frames as one");
+            // The table alone is another: the trailer vouches for it.
+            let end = stored.len() - 9;
+            let mut lying = stored.to_vec();
+            let entries = end - if ring.is_none() { 5 * 12 } else { 5 * 8 };
+            for at in entries..end {
+                lying[at] ^= 1;
+                assert!(alone(&lying.clone().into(), ring).is_err(), "byte {at} of {}", stored.len());
+                lying[at] ^= 1;
+            }
+        }
+    });
+}
+
+#[test]
+fn any_flipped_byte_gives_an_error_or_the_right_bytes_by_range() {
+    let (pool, ring) = (pool(), keyring(1));
+    let content = Bytes::from(b"some WAL, some WAL, some more WAL".repeat(FRAME_BYTES / 32));
+    runtime().block_on(async {
+        for ring in [None, Some(&ring)] {
+            let (stored, _) = seal(&content, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
+            let mut noticed = 0;
+            let places: Vec<usize> = (0..stored.len()).step_by(1 + stored.len() / 400).collect();
+            for at in &places {
+                let mut flipped = stored.to_vec();
+                flipped[*at] ^= 0x20;
+                let Ok(read) = alone(&flipped.into(), ring) else {
+                    noticed += 1;
+                    continue;
+                };
+                for (number, read) in read.into_iter().enumerate() {
+                    let whole = content.slice(number * FRAME_BYTES..content.len().min((number + 1) * FRAME_BYTES));
+                    noticed += usize::from(read.is_err());
+                    assert!(read.is_err() || read == Ok(whole), "byte {at} of {} flipped", stored.len());
+                }
+            }
+            // The header is repeated at the end, where it is read.
+            assert!(noticed + 2 + places.len() / 4 >= places.len(), "{noticed} of {}", places.len());
+        }
+    });
 }
 
 /// Frames of the object: header, content, trailer, seek table.
@@ -189,15 +327,19 @@ fn a_trailer_that_tells_another_length_is_refused_although_it_is_sealed() {
             let [header_frame, one, two, trailer_frame, _] = all.as_slice() else { panic!("five frames") };
             let (header, payload, _) = header::Header::parse_frame(header_frame).expect("a header");
             let context = context::FrameContext::of(&header, payload, ring, PATH, PATH).expect("a context");
-            let told = trailer::Trailer::parse(trailer_frame, &context).expect("a trailer");
+            let table = |content_bytes| {
+                let mut table = seek_table::SeekTable::new(ring.is_none());
+                table.push(header_frame.len());
+                table.push_content(one);
+                table.push_content(two);
+                table.push(trailer_frame.len());
+                table.frame(content_bytes)
+            };
+            let told = trailer::Trailer::parse(trailer_frame, &context, table).expect("a trailer");
             for (content_bytes, holds) in [(0, true), (1, false), (-1, false)] {
                 let content_bytes = told.content_bytes.checked_add_signed(content_bytes).expect("a length");
-                let trailer = trailer::Trailer { content_bytes, ..told.clone() }.frame(&context);
-                let mut table = seek_table::SeekTable::default();
-                for frame in [header_frame, one, two, &trailer] {
-                    table.push(frame.len());
-                }
-                let table = table.frame(content_bytes).expect("as many frames");
+                let table = table(content_bytes).expect("as many frames");
+                let trailer = trailer::Trailer { content_bytes, ..told.clone() }.frame(&context, &table);
                 let opened = open(&join(&[header_frame, one, two, &trailer, &table]), 5000, ring, &pool).await;
                 assert_eq!(opened.is_ok(), holds);
                 let error = opened.err().map(|error| walward_base::describe(&error)).unwrap_or_default();

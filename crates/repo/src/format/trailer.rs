@@ -4,19 +4,19 @@ use bytes::Bytes;
 
 use super::context::FrameContext;
 use super::crypto::{check_trailer_seal, trailer_seal};
+use super::header::PAYLOAD_MAX as HEADER_MAX;
 use super::skippable::{SKIPPABLE_HEAD, skippable};
 use super::{Fields, FormatError};
 
 /// Magic number of the trailer's skippable frame.
 pub(super) const FRAME_MAGIC: u32 = 0x184D_2A59;
-/// Bytes of the payload in front of the seal.
-const BODY_BYTES: usize = 8 + 32 + 32 + 1 + 8 + 8;
-/// Bytes of the payload.
-pub(super) const PAYLOAD_BYTES: usize = BODY_BYTES + 32;
-/// Bytes of the frame.
-pub(super) const FRAME_BYTES: usize = SKIPPABLE_HEAD + PAYLOAD_BYTES;
+/// Bytes of the payload in front of the header.
+const FIXED_BYTES: usize = 8 + 32 + 32 + 1 + 8 + 8 + 2;
+const SEAL_BYTES: usize = 32;
+/// Bytes of the longest frame that is read.
+pub(super) const FRAME_BYTES_MAX: usize = SKIPPABLE_HEAD + FIXED_BYTES + HEADER_MAX + SEAL_BYTES;
 
-/// What the trailer says. A parsed one is authentic.
+/// What the trailer says. A parsed one is authentic, and so is the seek table behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trailer {
     pub content_bytes: u64,
@@ -26,7 +26,12 @@ pub(super) struct Trailer {
 }
 
 impl Trailer {
-    /// The whole frame.
+    /// How long the frame of an object is.
+    pub(super) fn frame_bytes(context: &FrameContext) -> usize {
+        SKIPPABLE_HEAD + FIXED_BYTES + context.header_payload.len() + SEAL_BYTES
+    }
+
+    /// The whole frame, in front of `table`.
     ///
     /// Its payload:
     ///
@@ -38,9 +43,12 @@ impl Trailer {
     /// |     72 |     1 | 1 when there are commit times, else 0 |
     /// |     73 |     8 | first commit time, microseconds since 1970, else 0 |
     /// |     81 |     8 | last commit time, likewise |
-    /// |     89 |    32 | SHA-256, or HMAC when encrypted, of the header's payload and everything before |
-    pub(super) fn frame(&self, context: &FrameContext) -> Bytes {
-        let mut payload = Vec::with_capacity(PAYLOAD_BYTES);
+    /// |     89 |     2 | length h of the header's payload |
+    /// |     91 |     h | the header's payload |
+    /// |   91+h |    32 | SHA-256, or HMAC when encrypted, of everything before and the seek table |
+    pub(super) fn frame(&self, context: &FrameContext, table: &[u8]) -> Bytes {
+        let header = &context.header_payload;
+        let mut payload = Vec::with_capacity(FIXED_BYTES + header.len() + SEAL_BYTES);
         payload.extend_from_slice(&self.content_bytes.to_le_bytes());
         payload.extend_from_slice(&self.content_digest);
         payload.extend_from_slice(&self.stored_digest);
@@ -48,32 +56,40 @@ impl Trailer {
         let (first, last) = self.commit_times.unwrap_or_default();
         payload.extend_from_slice(&first.to_le_bytes());
         payload.extend_from_slice(&last.to_le_bytes());
-        let seal = trailer_seal(context.keys.as_ref(), &context.header_payload, &payload);
+        // A header has at most `HEADER_MAX` bytes.
+        payload.extend_from_slice(&u16::try_from(header.len()).unwrap_or(u16::MAX).to_le_bytes());
+        payload.extend_from_slice(header);
+        let seal = trailer_seal(context.keys.as_ref(), &payload, table);
         payload.extend_from_slice(&seal);
         skippable(FRAME_MAGIC, &payload)
     }
 
-    /// Reads and authenticates the whole frame.
-    pub(super) fn parse(frame: &[u8], context: &FrameContext) -> Result<Self, FormatError> {
+    /// The payload of the object's header, as the trailer repeats it: what must be known before the trailer can be authenticated.
+    pub(super) fn header_of(frame: &[u8]) -> Result<&[u8], FormatError> {
+        let (body, _) = body_and_seal(frame)?;
+        body.get(FIXED_BYTES..).ok_or(FormatError::CutShort("trailer"))
+    }
+
+    /// Reads the whole frame and authenticates it together with the seek table that belongs behind it, which `table` gives or
+    /// makes for content of a length.
+    pub(super) fn parse(
+        frame: &[u8],
+        context: &FrameContext,
+        table: impl FnOnce(u64) -> Result<Bytes, FormatError>,
+    ) -> Result<Self, FormatError> {
         let short = || FormatError::CutShort("trailer");
-        let mut fields = Fields(frame);
-        if fields.u32() != Some(FRAME_MAGIC) {
-            return Err(FormatError::Trailer("its magic number is wrong"));
-        }
-        if fields.u32().and_then(|length| usize::try_from(length).ok()) != Some(PAYLOAD_BYTES) {
-            return Err(FormatError::Trailer("its length is wrong"));
-        }
-        let (body, seal) = fields.0.split_last_chunk::<32>().ok_or_else(short)?;
-        if body.len() != BODY_BYTES {
-            return Err(short());
-        }
-        check_trailer_seal(context.keys.as_ref(), &context.header_payload, body, seal)?;
+        let (body, seal) = body_and_seal(frame)?;
         let mut fields = Fields(body);
         let content_bytes = fields.u64().ok_or_else(short)?;
         let content_digest = fields.array().ok_or_else(short)?;
         let stored_digest = fields.array().ok_or_else(short)?;
         let has_times = fields.u8().ok_or_else(short)?;
         let times = (fields.i64().ok_or_else(short)?, fields.i64().ok_or_else(short)?);
+        let header_bytes = fields.u16().ok_or_else(short)?;
+        if fields.0 != context.header_payload || usize::from(header_bytes) != fields.0.len() {
+            return Err(FormatError::Trailer("it is of another object: it repeats another header"));
+        }
+        check_trailer_seal(context.keys.as_ref(), body, &table(content_bytes)?, seal)?;
         let commit_times = match (has_times, times) {
             (0, (0, 0)) => None,
             (1, times) => Some(times),
@@ -81,6 +97,19 @@ impl Trailer {
         };
         Ok(Self { content_bytes, content_digest, stored_digest, commit_times })
     }
+}
+
+/// The payload of the frame, which must be all of `frame`, in front of the seal, and the seal.
+fn body_and_seal(frame: &[u8]) -> Result<(&[u8], &[u8; SEAL_BYTES]), FormatError> {
+    let mut fields = Fields(frame);
+    if fields.u32() != Some(FRAME_MAGIC) {
+        return Err(FormatError::Trailer("its magic number is wrong"));
+    }
+    let length = fields.u32().and_then(|length| usize::try_from(length).ok());
+    if length != Some(fields.0.len()) || frame.len() > FRAME_BYTES_MAX {
+        return Err(FormatError::Trailer("its length is wrong"));
+    }
+    fields.0.split_last_chunk().ok_or(FormatError::CutShort("trailer"))
 }
 
 #[cfg(test)]
@@ -100,17 +129,24 @@ mod tests {
             content_digest: [u8; 32],
             stored_digest: [u8; 32],
             commit_times: Option<(i64, i64)>,
+            table: Vec<u8>,
         ) {
             let trailer = Trailer { content_bytes, content_digest, stored_digest, commit_times };
-            let frame = trailer.frame(&context());
-            prop_assert_eq!(frame.len(), FRAME_BYTES);
-            prop_assert_eq!(Trailer::parse(&frame, &context()), Ok(trailer));
+            let frame = trailer.frame(&context(), &table);
+            prop_assert_eq!(frame.len(), Trailer::frame_bytes(&context()));
+            prop_assert_eq!(Trailer::header_of(&frame), Ok(&b"header"[..]));
+            let mut other = table.clone();
+            other.push(0);
+            let read = |table: Vec<u8>| Trailer::parse(&frame, &context(), |_| Ok(table.into()));
+            prop_assert_eq!(read(table), Ok(trailer));
+            prop_assert!(read(other).is_err());
         }
 
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>, framed: bool) {
             let frame = if framed { skippable(FRAME_MAGIC, &bytes).to_vec() } else { bytes };
-            prop_assert!(Trailer::parse(&frame, &context()).is_err());
+            let _ = Trailer::header_of(&frame);
+            prop_assert!(Trailer::parse(&frame, &context(), |_| Ok(Bytes::new())).is_err());
         }
     }
 }

@@ -108,33 +108,6 @@ async fn what_was_uploaded_is_read() {
 }
 
 #[tokio::test]
-async fn a_part_is_read_without_the_rest() {
-    for encrypted in [false, true] {
-        let (repository, store, _file) = repository(encrypted).await;
-        let content = content((4 << 20) + 7, 3);
-        put(&repository, "wal/x", &content).await.expect("put");
-        let frame = 1 << 20;
-        for (start, end) in
-            [(0, 1), (5, 900), (frame - 3, frame + 3), (frame, 2 * frame), (4 * frame - 1, 4 * frame + 7)]
-        {
-            let part = repository.read_part(&key("wal/x"), start as u64..end as u64).await.expect("read");
-            assert_eq!(part, content.slice(start..end), "{start} to {end}");
-        }
-        let outside = repository.read_part(&key("wal/x"), 4 << 20..(4 << 20) + 8).await.expect_err("no such part");
-        assert_eq!(outside.class(), ErrorClass::Corrupt);
-        // Only what holds the part is looked at.
-        let mut stored =
-            store.get(&key("wal/x")).await.expect("there").body.try_collect::<Vec<_>>().await.expect("read").concat();
-        let middle = stored.len() / 2;
-        stored[middle] ^= 1;
-        store.delete(&key("wal/x")).await.expect("deleted");
-        store.put_new(&key("wal/x"), Payload::from(stored)).await.expect("put");
-        assert_eq!(repository.read_part(&key("wal/x"), 5..900).await.expect("read"), content.slice(5..900));
-        assert!(repository.read_part(&key("wal/x"), 0..4 << 20).await.is_err());
-    }
-}
-
-#[tokio::test]
 async fn the_same_content_again_is_a_success_and_other_content_is_refused() {
     for encrypted in [false, true] {
         let (repository, _, _file) = repository(encrypted).await;
