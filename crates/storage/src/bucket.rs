@@ -7,8 +7,9 @@ use object_store::aws::{AmazonS3ConfigKey, AwsAuthorizer};
 use object_store::client::{HttpConnector, HttpError, HttpRequest, HttpRequestBody};
 use serde::Serialize;
 
-use super::http::{Connector, HttpFailure, element, innermost};
+use super::http::{Connector, HttpFailure, innermost};
 use super::options::bucket_url;
+use super::xml::element;
 use super::{StoreOptions, open};
 
 /// No more of an answer than this is read.

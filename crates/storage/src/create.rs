@@ -15,61 +15,23 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures::future::join_all;
 use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
-use serde::Serialize;
 use tokio::time::Instant;
 
 use super::classify::{Verdict, judge};
-use super::object::ObjectStoreBacked;
+use super::client::{ENDS_BYTES, ObjectStoreBacked, tail};
+use super::creates::Creates;
 use super::{ObjectKey, Payload, Put, StoreError};
 use walward_base::ErrorClass;
 
 /// How many creates of one name are tried at once.
 const RACERS: u8 = 8;
-/// Of a long object so many bytes at each end are compared, besides its length: there the repository's objects hold what
-/// is their writer's alone, and the digest of their content.
-const ENDS_BYTES: u64 = 32 << 10;
 /// The pause before what was written is read back, as a multiple of what look and write took, and its bounds.
 const SETTLE_FACTOR: u32 = 2;
 const SETTLE_MIN: Duration = Duration::from_millis(100);
 const SETTLE_MAX: Duration = Duration::from_secs(10);
-
-/// Whether a store itself keeps two writers of one name apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Creates {
-    /// Nothing was written through this handle yet.
-    Untried,
-    /// It does: one create succeeds, all others are told that the name is taken.
-    Once,
-    /// It says that it does, and overwrites.
-    Overwrites,
-    /// It refuses a name that is taken, but lets several writers at the same moment succeed.
-    Races,
-    /// It refuses to create conditionally.
-    Unsupported,
-}
-
-impl Creates {
-    /// Whether two writers of one name can replace each other's object.
-    pub fn is_unsafe(self) -> bool {
-        matches!(self, Self::Overwrites | Self::Races | Self::Unsupported)
-    }
-
-    /// What the store was seen to do, for a sentence that begins with "the store".
-    pub fn words(self) -> &'static str {
-        match self {
-            Self::Untried => "was not written to yet",
-            Self::Once => "itself refuses to overwrite",
-            Self::Overwrites => "accepts \"create only if absent\" and overwrites all the same",
-            Self::Races => "lets several writers of one name at the same moment succeed",
-            Self::Unsupported => "does not know \"create only if absent\"",
-        }
-    }
-}
 
 const TEMPORARY: &str = ".walward-";
 
@@ -185,26 +147,7 @@ impl ObjectStoreBacked {
     /// Whether what lies at `path` is `payload`: its length and its ends are.
     async fn holds(&self, path: &Path, payload: &Payload) -> Result<bool, Verdict> {
         let size = payload.len();
-        Ok(self.ends_so(path, size, &payload.tail()).await?
+        Ok(self.ends_so(path, size, &tail(payload)).await?
             && self.has(path, 0, &payload.slice(0, ENDS_BYTES.min(size))).await?)
-    }
-}
-
-impl Payload {
-    /// Its last bytes, [`ENDS_BYTES`] at most, copied.
-    pub(super) fn tail(&self) -> Bytes {
-        self.slice(self.len().saturating_sub(ENDS_BYTES), self.len())
-    }
-
-    /// The bytes from `start` up to `end`, copied.
-    fn slice(&self, start: u64, end: u64) -> Bytes {
-        let mut taken = Vec::new();
-        let mut offset = 0u64;
-        for part in &self.0 {
-            let within = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(part.len());
-            taken.extend_from_slice(part.get(within(start)..within(end)).unwrap_or_default());
-            offset += part.len() as u64;
-        }
-        taken.into()
     }
 }

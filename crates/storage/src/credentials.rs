@@ -13,7 +13,7 @@ use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use object_store::azure::{AzureAccessKey, AzureCredential};
 
-use super::Cause;
+use super::error::Cause;
 use super::options::{KeyFiles, KeySource};
 
 /// A file that changed so recently can change again without a new time: it is read each time.

@@ -1,47 +1,19 @@
 //! A deadline on every call: a black hole becomes an error.
 
-use std::fmt::Display;
-use std::future::Future;
 use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt};
+use futures::StreamExt;
 
 use super::error::shown;
-use super::upload::part_bytes;
+use super::part_size::part_bytes;
+use super::time_limit::within;
 use super::{
     Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
 };
-use walward_base::sys::panics;
-use walward_base::{ErrorClass, format_duration};
-
-/// Waits for `call` for no longer than `limit`; then it is [`ErrorClass::Transient`], and whether it had an effect is unknown.
-pub(super) async fn within<T>(
-    limit: Duration,
-    verb: &'static str,
-    key: impl Display,
-    call: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    match tokio::time::timeout(limit, AssertUnwindSafe(call).catch_unwind()).await {
-        Ok(Ok(answer)) => answer,
-        // A fault of the library, or ours, and of one call: it takes no task with it, and does not pass for anything else.
-        Ok(Err(panic)) => {
-            let cause = format!(
-                "the code that talks to the store failed ({}): this is a fault of the program; check the repository's table, and report it",
-                panics::message(&*panic)
-            );
-            Err(StoreError::new(ErrorClass::Permanent, verb, key.to_string(), cause))
-        }
-        Err(_) => {
-            let cause = format!("no answer within {}", format_duration(limit));
-            Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
-        }
-    }
-}
 
 /// A [`Store`] of which every call ends within its time.
 #[derive(Debug)]
@@ -186,6 +158,8 @@ impl Upload for UploadWithDeadlines {
 
 #[cfg(test)]
 mod tests {
+    use walward_base::ErrorClass;
+
     use super::*;
     use crate::fault::{Fault, Faulty, Plan};
     use crate::memory;

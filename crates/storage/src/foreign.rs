@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use http::{HeaderMap, Method, Uri, header};
 
-use super::http::element;
+use super::xml::element;
 
 /// No more of a foreign page's own words than this is shown.
 const WORDS_CHARS_MAX: usize = 120;

@@ -5,16 +5,34 @@
 //!
 //! The layers that [`open`] puts over a store, from the outside: tries again what may heal, waits for one of the places,
 //! ends each attempt within its time. What a crash leaves behind is said by [`file`] and [`object`].
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `key`, `error`, `creates`, `store` | names, errors, and the trait with what it speaks of |
+//! | `options`, `credentials` | what is configured, and the keys that a request is signed with |
+//! | `patience`, `backoff`, `time_limit`, `places` | one call: until when, how often, how long, how many at once |
+//! | `calls`, `part_size` | the calls that a long write is made of; how large its parts are |
+//! | `retry`, `limit`, `deadline`, `fault` | the layers over a store |
+//! | `xml`, `foreign`, `proof`, `http`, `classify` | what an answer says, whose it is, what it proves, what a failure means |
+//! | `client`, `create`, `upload`, `object` | a store over `object_store`: its steps, creating, uploads in parts, the whole |
+//! | `heir`, `empty_folders`, `disk`, `file` | a store in a folder: its steps on the disk, the whole |
+//! | `memory`, `open`, `probe` | which store it is; how it behaves |
+//! | `bucket`, `uploads` | what people are told of a bucket |
 
 #[cfg(test)]
 mod answers;
+mod backoff;
 mod bucket;
+mod calls;
 mod classify;
+mod client;
 #[cfg(test)]
 mod conformance;
 mod create;
+mod creates;
 mod credentials;
 mod deadline;
+mod disk;
 mod empty_folders;
 mod error;
 #[doc(hidden)]
@@ -31,7 +49,9 @@ mod memory;
 mod object;
 mod open;
 mod options;
+mod part_size;
 mod patience;
+mod places;
 #[cfg(test)]
 mod portals;
 mod probe;
@@ -42,11 +62,13 @@ mod retry;
 #[cfg(test)]
 mod server;
 mod store;
+mod time_limit;
 mod upload;
 mod uploads;
+mod xml;
 
 pub use bucket::Property;
-pub use create::Creates;
+pub use creates::Creates;
 pub use error::StoreError;
 pub use key::{KeyError, ObjectKey};
 pub use memory::memory;
@@ -54,28 +76,8 @@ pub use memory::memory;
 pub use open::{bare_folder, with_layers};
 pub use open::{create_root, create_root_for, install_crypto_provider, open};
 pub use options::{Credentials, KeyFiles, KeySource, Limits, ServerSideEncryption, StoreKeys, StoreOptions, folder_of};
+pub use part_size::PartLimits;
 pub use patience::{as_patient_as_here, patient_until};
 pub use probe::{ProbeCheck, ProbeReport, probe};
 pub use store::{Body, Listing, ObjectInfo, Payload, Put, Store, StoredObject, Unfinished, Upload};
-pub use upload::PartLimits;
 pub use uploads::{BegunUploads, begun_uploads};
-
-use error::Cause;
-
-/// What bounds the calls to one store; clones share the places.
-#[derive(Debug, Clone)]
-struct Calls {
-    limits: Limits,
-    places: limit::Places,
-}
-
-impl Calls {
-    fn new(limits: Limits) -> Self {
-        Self { places: limit::Places::new(&limits), limits }
-    }
-
-    /// As [`Calls::new`]; the places are those of this process at the store with this address.
-    fn at(address: &str, limits: Limits) -> Self {
-        Self { places: limit::Places::at(address, &limits), limits }
-    }
-}

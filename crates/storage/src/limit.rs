@@ -1,6 +1,5 @@
 //! A bound on how many calls and bodies are under way at one store.
 
-use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,50 +7,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::shown;
+use super::places::Places;
 use super::{
-    Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
+    Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
 };
-use walward_base::sys::shared::Shared;
-use walward_base::{ErrorClass, format_duration};
-
-/// The places at one store; clones share them.
-#[derive(Debug, Clone)]
-pub(super) struct Places {
-    free: Arc<Semaphore>,
-    concurrency: usize,
-    wait_max: Duration,
-}
-
-/// By the store's address: however many handles there are, a store has no more calls of this process under way.
-static PLACES: Shared<Semaphore> = Shared::new();
-
-impl Places {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let concurrency = limits.concurrency.clamp(1, Semaphore::MAX_PERMITS);
-        Self { free: Arc::new(Semaphore::new(concurrency)), concurrency, wait_max: limits.retry_deadline }
-    }
-
-    /// The process's places at the store with this address.
-    pub(super) fn at(address: &str, limits: &Limits) -> Self {
-        let places = Self::new(limits);
-        let name = format!("{address} {}", places.concurrency);
-        Self { free: PLACES.get(name, || Semaphore::new(places.concurrency)), ..places }
-    }
-
-    /// Waits for a place, which is free again when the answer is dropped.
-    pub(super) async fn take(&self, verb: &'static str, key: impl Display) -> Result<OwnedSemaphorePermit, StoreError> {
-        let wait = tokio::time::timeout(self.wait_max, Arc::clone(&self.free).acquire_owned());
-        if let Ok(Ok(place)) = wait.await {
-            return Ok(place);
-        }
-        let (all, time) = (self.concurrency, format_duration(self.wait_max));
-        let cause = format!("all {all} places at this store were taken for {time}");
-        Err(StoreError::new(ErrorClass::Transient, verb, key.to_string(), cause))
-    }
-}
 
 /// A [`Store`] of which only so many calls run at the same time. A body that is being read holds its place until it ends
 /// or is dropped. An upload takes a place for each of its parts, not for itself.
@@ -153,8 +115,10 @@ impl Store for Limited {
 
 #[cfg(test)]
 mod tests {
+    use walward_base::ErrorClass;
+
     use super::*;
-    use crate::memory;
+    use crate::{Limits, memory};
 
     #[tokio::test]
     async fn a_body_holds_its_place_until_it_ends_or_is_dropped() {

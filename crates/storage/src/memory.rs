@@ -5,8 +5,9 @@ use std::sync::Arc;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 
-use super::object::ObjectStoreBacked;
-use super::{Calls, Creates, Limits, Store};
+use super::calls::Calls;
+use super::client::ObjectStoreBacked;
+use super::{Creates, Limits, Store};
 
 /// A new, empty store that is gone with its last handle. It behaves as the cloud's do, conditional creation included.
 pub fn memory() -> Arc<dyn Store> {

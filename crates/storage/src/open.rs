@@ -11,15 +11,16 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, Certificate, ClientOptions, RetryConfig};
 use url::Url;
 
+use super::calls::Calls;
+use super::client::{Client, ObjectStoreBacked};
 use super::credentials::FromFiles;
 use super::deadline::WithDeadlines;
 use super::file::FileStore;
 use super::http::Connector;
 use super::limit::Limited;
-use super::object::{Client, ObjectStoreBacked};
 use super::options::{StoreKeys, bucket_url};
 use super::retry::Retrying;
-use super::{Calls, Credentials, Limits, ObjectKey, Store, StoreError, StoreOptions};
+use super::{Credentials, Limits, ObjectKey, Store, StoreError, StoreOptions};
 use walward_base::ErrorClass;
 
 /// Makes aws-lc-rs the crypto provider of every TLS connection of this process. Harmless when it was done before.

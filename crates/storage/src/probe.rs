@@ -13,7 +13,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::bucket::{self, Found};
-use super::upload::PartLimits;
+use super::part_size::PartLimits;
 use super::{Creates, ObjectKey, Payload, Property, Put, Store, StoreError, StoreOptions};
 use walward_base::{ErrorClass, format_bytes};
 

@@ -1,61 +1,20 @@
-//! Trying again what may heal: exponential back-off with full jitter, for [`ErrorClass::Transient`] alone.
+//! Trying again what may heal, as [`super::backoff`] says.
 
-use std::fmt::Display;
-use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backoff::retried;
+use super::{
+    Body, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished,
+    Upload,
+};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use tokio::time::Instant;
-
-use super::patience;
-use super::{
-    Body, Cause, Creates, Limits, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject,
-    Unfinished, Upload,
-};
 
 /// The rest of a broken body is fetched in ranges of this many bytes.
 const PIECE_BYTES: u64 = 4 << 20;
-
-/// The longest pause before attempt `attempt + 2`, counted from 0.
-fn backoff_bound(limits: &Limits, attempt: u32) -> Duration {
-    let factor = 2u32.checked_pow(attempt).unwrap_or(u32::MAX);
-    limits.retry_first_backoff.saturating_mul(factor).min(limits.retry_max_backoff)
-}
-
-/// Calls `attempt` until it answers something else than [`ErrorClass::Transient`], or until there is no time left for
-/// another one, by the store's limits or by its caller's. The last error is the answer then.
-pub(super) async fn retried<T, F: Future<Output = Result<T, StoreError>>>(
-    limits: &Limits,
-    what: impl Display,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T, StoreError> {
-    let deadline = Instant::now() + limits.retry_deadline;
-    let deadline = patience::here().map_or(deadline, |until| until.min(deadline));
-    let mut failed = 0u32;
-    loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) if !error.class.is_worth_retrying() => return Err(error),
-            Err(error) => error,
-        };
-        let pause = backoff_bound(limits, failed).mul_f64(rand::random::<f64>());
-        failed += 1;
-        let cause = error.source.to_string();
-        if Instant::now() + pause >= deadline {
-            tracing::debug!(%what, failed, cause, "giving up");
-            return Err(StoreError {
-                source: Box::new(Cause(format!("{cause} (attempt {failed}, the last within the retry deadline)"))),
-                ..error
-            });
-        }
-        tracing::debug!(%what, failed, cause, pause_ms = pause.as_millis(), "trying again");
-        tokio::time::sleep(pause).await;
-    }
-}
 
 /// A [`Store`] that tries again. A body that breaks is continued where it broke off.
 ///
@@ -197,10 +156,11 @@ impl Rest {
 #[cfg(test)]
 mod tests {
     use futures::TryStreamExt;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::fault::{Fault, Faulty, Plan};
-    use crate::{StoreOptions, create_root, memory, open};
+    use crate::{StoreOptions, create_root, memory, open, patience};
     use walward_base::ErrorClass;
 
     const TRANSIENT: Fault = Fault::Before(ErrorClass::Transient);
@@ -228,14 +188,6 @@ mod tests {
     async fn read(store: &Retrying) -> Result<Vec<u8>, StoreError> {
         let chunks: Vec<Bytes> = store.get(&key()).await?.body.try_collect().await?;
         Ok(chunks.concat())
-    }
-
-    #[test]
-    fn pauses_double_up_to_their_bound() {
-        let limits = Limits::default();
-        let bounds: Vec<_> = (0..8).map(|attempt| backoff_bound(&limits, attempt).as_millis()).collect();
-        assert_eq!(bounds, [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000]);
-        assert_eq!(backoff_bound(&limits, u32::MAX).as_millis(), 5_000);
     }
 
     #[tokio::test]

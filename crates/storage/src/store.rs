@@ -9,7 +9,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
 
-use super::{Creates, ObjectKey, StoreError};
+use super::creates::Creates;
+use super::{ObjectKey, StoreError};
 
 /// The bytes of an object to be written, in order, as they came from whoever made them (no copy to join them).
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,18 @@ impl Payload {
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(Bytes::is_empty)
     }
+
+    /// The bytes from `start` up to `end`, copied.
+    pub(super) fn slice(&self, start: u64, end: u64) -> Bytes {
+        let mut taken = Vec::new();
+        let mut offset = 0u64;
+        for part in &self.0 {
+            let within = |at: u64| usize::try_from(at.saturating_sub(offset)).unwrap_or(usize::MAX).min(part.len());
+            taken.extend_from_slice(part.get(within(start)..within(end)).unwrap_or_default());
+            offset += part.len() as u64;
+        }
+        taken.into()
+    }
 }
 
 impl From<Bytes> for Payload {
@@ -37,6 +50,18 @@ impl From<Vec<u8>> for Payload {
     fn from(bytes: Vec<u8>) -> Self {
         Self(vec![bytes.into()])
     }
+}
+
+/// Said of an object that is read in pieces.
+pub(super) const REPLACED: &str = "another object took its name while it was read: something replaced it";
+
+/// How many bytes `range` has, if it lies within an object of `size` bytes.
+pub(super) fn length_within(range: &Range<u64>, size: u64) -> Result<usize, String> {
+    let outside = || format!("bytes {} to {} were asked for, but it has {size}", range.start, range.end);
+    if range.end > size {
+        return Err(outside());
+    }
+    range.end.checked_sub(range.start).and_then(|length| usize::try_from(length).ok()).ok_or_else(outside)
 }
 
 /// What became of a conditional write.

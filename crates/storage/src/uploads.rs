@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::bucket::ask;
-use super::http::{element, exact_element};
+use super::xml::{element, exact_element};
 use super::{StoreOptions, open};
 
 /// How many uploads one request asks for: an answer of so many is well within what is read of one.
