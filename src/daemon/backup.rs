@@ -1,6 +1,6 @@
 //! A base backup on request, its progress sent as it goes. It ends when the client goes away: Ctrl-C cancels it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -32,35 +32,6 @@ pub struct BackupRequest {
     pub repository: Option<String>,
     /// The fingerprint of the cluster's configuration that the client has read.
     pub configuration: Option<String>,
-}
-
-/// The progress of the backup that is running, if any.
-#[derive(Default)]
-pub struct Slot(Mutex<Option<watch::Receiver<Progress>>>);
-
-impl Slot {
-    /// How far the running backup is.
-    pub fn progress(&self) -> Option<Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|progress| progress.borrow().clone())
-    }
-
-    /// Takes the slot; `None` when a backup is running.
-    fn take(&self, progress: watch::Receiver<Progress>) -> Option<Taken<'_>> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.is_some() {
-            return None;
-        }
-        *slot = Some(progress);
-        Some(Taken(self))
-    }
-}
-
-struct Taken<'a>(&'a Slot);
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        *self.0.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
 }
 
 /// Runs the backup and answers its report.

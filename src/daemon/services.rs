@@ -14,7 +14,8 @@ use tracing::{Instrument, warn};
 use super::bounds::Bounds;
 use super::peer::{Owner, Peer};
 use super::recovered;
-use super::status::Standing;
+use super::slot::Slot;
+use super::standing::Standing;
 use super::watch::watch;
 use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, is_in_use};
 use crate::config::{ClusterConfig, Config};
@@ -48,7 +49,7 @@ pub struct Service {
     /// What the server believes archived.
     pub belief: Arc<BeliefStats>,
     /// The backup that is running, if any.
-    pub backup: super::backup::Slot,
+    pub backup: Slot,
     /// The owner of the data directory when it was looked at last.
     owner: Owner,
     /// Threads that may look at the data directory for requests at the same time: a file system that hangs keeps them.
@@ -158,7 +159,7 @@ impl Services {
                 archive_stats,
                 fetch_stats,
                 belief,
-                backup: super::backup::Slot::default(),
+                backup: Slot::default(),
                 owner,
                 looks: looks_at(&cluster.data_directory),
                 standing: Standing::default(),

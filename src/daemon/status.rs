@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use tracing::Instrument;
 
-use super::kept::Kept;
 use super::services::Service;
 use crate::health::{ClusterSnapshot, DebtFacts, HangingRead, RepositorySnapshot, Snapshot};
 use walward_base::describe;
@@ -42,14 +41,6 @@ pub async fn snapshot(services: impl Iterator<Item = &Arc<Service>>) -> Snapshot
         resident_bytes: resident_bytes().unwrap_or(0),
         clusters,
     }
-}
-
-/// What is asked of others for a snapshot, however often snapshots are wanted.
-#[derive(Debug, Default)]
-pub struct Standing {
-    repositories: Kept<Vec<RepositorySnapshot>>,
-    /// Files that wait, and how long the first of them has, in seconds.
-    ready: Kept<Option<(u64, f64)>>,
 }
 
 async fn cluster(service: &Service) -> ClusterSnapshot {
