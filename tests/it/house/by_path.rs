@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::source::{is_name, sources};
 
 /// Where the product works in folders of other users, with root's rights perhaps: how the path in the house begins.
-const IN_FOREIGN_FOLDERS: [&str; 12] = [
+const IN_FOREIGN_FOLDERS: [&str; 13] = [
     "archive/",
     "backup/",
     "cli/commands/",
@@ -14,6 +14,7 @@ const IN_FOREIGN_FOLDERS: [&str; 12] = [
     "daemon/",
     "pg/",
     "restore/",
+    "storage/disk.rs",
     "storage/file.rs",
     "storage/heir.rs",
     "base/sys/durable/",
