@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use super::contents;
-use super::policy::Acknowledge;
+use super::push::policy::Acknowledge;
 use crate::health::{BeliefFacts, BeliefStats};
 use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::list_done;

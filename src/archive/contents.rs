@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::source::{FileStamp, WalFile};
+use super::push::source::{FileStamp, WalFile};
 use walward_base::sys::ground::Ground;
 use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::is_done;

@@ -5,63 +5,48 @@
 //!
 //! Invariants: "durable" is said of a file only after as many repositories acknowledged it as must; what is remembered of it is
 //! a shortcut that the repositories can confirm again. What the others still lack is owed to them and told by no note of ours:
-//! the difference between the repositories is the truth. Nothing goes in that the running server does not ask for (`lead.rs`), and
+//! the difference between the repositories is the truth. Nothing goes in that the running server does not ask for (`push/lead.rs`), and
 //! nothing that comes after a file with two contents (`follows.rs`): not ahead, not by hand, not as a debt, not as a copy. The way out, one of
 //! the lives moved away, is [`aside`]. A name is
 //! never taken for its content. "Absent" is said only when every repository said so and proved to be
 //! the repository that it should be. WAL is let go only beyond `archive.queue_limit`, and noted durably before. A crash leaves
 //! nothing else that matters: the next push meets its own objects and finds
 //! them equal; the spool is emptied at the next start.
+//!
+//! | file or folder | what it does |
+//! |---|---|
+//! | `push` | WAL in |
+//! | `fetch` | WAL out |
+//! | `debt` | what repositories owe each other |
+//! | `let_go` | WAL that is let go rather than fill the disk |
+//! | `aside` | a life of the cluster is moved out of the archive, and back |
+//! | `accept` | whether a file may go into a cluster's repositories (pure) |
+//! | `follows`, `agree` | which WAL is replayed after which (pure); whether two repositories hold the same |
+//! | `contents`, `believed` | what the archive holds against what the server has, and against what it believes archived |
 
 mod accept;
 mod agree;
-mod ahead;
-mod alone;
-mod archiver;
 pub mod aside;
 pub mod believed;
-mod comparison;
 pub mod contents;
-mod copy;
 mod debt;
-mod delivery;
-mod early_end;
 mod fetch;
-mod fetcher;
-mod first_look;
 mod follows;
-mod in_order;
-mod lead;
-mod look_ahead;
-mod lookout;
-mod owed;
-mod patience;
-mod policy;
-mod progress;
-mod queue_limit;
-mod retrieve;
-mod room;
-mod settle;
-mod source;
-mod spool;
-mod spot;
-mod state;
+mod let_go;
+mod push;
 #[cfg(test)]
 mod tests;
-mod there;
-mod upload;
-mod window;
 
 pub use accept::{Rejection, accept};
-pub use archiver::{ArchiveOptions, Archiver, Pushed};
-pub use copy::{CopiedWal, Missing, MissingFile, copy_gaps, copy_wal, missing_wal};
-pub use fetch::{AtHole, FetchError, Retrieved, Want};
-pub use fetcher::{Asker, FetchOptions, Fetched, Fetcher};
-pub use in_order::Contest;
-pub use owed::{Holding, Owed, may_be_owed, owed};
-pub use policy::Acknowledge;
-pub use retrieve::retrieve;
-pub use source::{FileStamp, Found, WalFile};
-pub use spool::{Place, is_in_use};
-pub use spot::Spot;
-pub use upload::{PushError, archive_file, archive_now};
+pub use debt::copy::{CopiedWal, Missing, MissingFile, copy_gaps, copy_wal, missing_wal};
+pub use debt::owed::{Holding, Owed, may_be_owed, owed};
+pub use fetch::fetcher::{Asker, FetchOptions, Fetched, Fetcher};
+pub use fetch::one_file::{AtHole, FetchError, Retrieved, Want};
+pub use fetch::retrieve::retrieve;
+pub use fetch::spool::{Place, is_in_use};
+pub use fetch::spot::Spot;
+pub use push::archiver::{ArchiveOptions, Archiver, Pushed};
+pub use push::in_order::Contest;
+pub use push::policy::Acknowledge;
+pub use push::source::{FileStamp, Found, WalFile};
+pub use push::upload::{PushError, archive_file, archive_now};

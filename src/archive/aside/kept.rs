@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::AsideError;
-use crate::archive::source::{FileStamp, WalFile};
+use crate::archive::push::source::{FileStamp, WalFile};
 use walward_base::sys::folder::Folder;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{

@@ -121,7 +121,8 @@ fn module(source: &Source) -> Module {
         rest = &statement[end..];
     }
     plain.push_str(rest);
-    module.named.extend(paths(&plain));
+    // Who may see a thing is not what it needs.
+    module.named.extend(paths(&plain.replace("pub(in crate::", "pub(")));
     module
 }
 

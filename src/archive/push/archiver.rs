@@ -15,13 +15,13 @@ use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
 use super::lead::{End, Refusal};
+use super::memory::Room;
 use super::patience::{Waited, hope_for};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
-use super::queue_limit::QueueLimit;
-use super::room::Room;
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send, why_unwritable};
+use crate::archive::let_go::limiter::QueueLimit;
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use walward_base::{describe, trace};
 use walward_pg::WalFileName;
@@ -134,11 +134,11 @@ impl Archiver {
         self.queue_limit().map_or(0, |limit| limit.notes.unreadable())
     }
 
-    pub(super) fn queue_limit(&self) -> Option<&QueueLimit> {
+    pub(in crate::archive) fn queue_limit(&self) -> Option<&QueueLimit> {
         self.0.queue_limit.get()
     }
 
-    pub(super) fn repositories(&self) -> &[Arc<LazyRepository>] {
+    pub(in crate::archive) fn repositories(&self) -> &[Arc<LazyRepository>] {
         &self.0.repositories
     }
 
@@ -283,7 +283,7 @@ impl Archiver {
     }
 
     /// Archives a file that PostgreSQL no longer asks for.
-    pub(super) async fn archive_again(&self, name: WalFileName) -> Result<(), Arc<PushError>> {
+    pub(in crate::archive) async fn archive_again(&self, name: WalFileName) -> Result<(), Arc<PushError>> {
         self.start(name, Why::Asked).await.map(drop)
     }
 
@@ -305,12 +305,12 @@ impl Archiver {
     }
 
     /// What is known of each of them.
-    pub(super) fn stats(&self) -> &[RepositoryStats] {
+    pub(in crate::archive) fn stats(&self) -> &[RepositoryStats] {
         &self.0.repository_stats
     }
 
     /// Memory for `bytes`, if nobody else wants it.
-    pub(super) fn try_room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+    pub(in crate::archive) fn try_room(&self, bytes: u64) -> Result<OwnedSemaphorePermit, TryAcquireError> {
         Arc::clone(&self.0.memory).try_acquire_many_owned(self.mib(bytes))
     }
 
@@ -555,7 +555,7 @@ impl Archiver {
         (!left.is_zero()).then_some(left)
     }
 
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(in crate::archive) fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::future::join_all;
 use tracing::{error, warn};
 
-use super::agree::{Parting, Seams, parting};
-use super::archiver::Archiver;
-use super::debt::{Duties, Found, Round, note};
 use super::owed::{Holding, owed};
+use super::work_off::{Duties, Found, Round, note};
+use crate::archive::agree::{Parting, Seams, parting};
+use crate::archive::push::archiver::Archiver;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, WalFileName};
 use walward_repo::transfer::TransferError;

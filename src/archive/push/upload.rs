@@ -11,11 +11,11 @@ use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::accept::{Rejection, accept};
 use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::{FileStamp, WalFile};
+use crate::archive::accept::{Rejection, accept};
 use walward_base::{ErrorClass, describe};
 use walward_pg::{ControlError, ControlFile, Lineage, WalFileName};
 use walward_repo::format::{Kind, Spec};
@@ -165,7 +165,7 @@ impl PushError {
 
 impl PushError {
     /// Whether a store that fails, or is away, kept the file from being archived.
-    pub(super) fn is_the_stores(&self) -> bool {
+    pub(in crate::archive) fn is_the_stores(&self) -> bool {
         match self {
             Self::Repository { source, .. } => source.is_the_stores(),
             Self::Deadline { .. } | Self::Unanswered { .. } => true,

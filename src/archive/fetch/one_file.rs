@@ -8,9 +8,9 @@ use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
-use super::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use super::progress::Progress;
 use super::spot::Spot;
+use crate::archive::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use walward_base::ErrorClass;
 use walward_base::sys::folder::Folder;
 use walward_pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};

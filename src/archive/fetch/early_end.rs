@@ -3,7 +3,7 @@
 //! The identity may be there and the WAL not: a lifecycle rule or a person removed `wal/`, or it went with a disk that was mounted there. Then
 //! every segment is absent, and a recovery would end early. What was served must be served again, by one of the repositories.
 
-use super::fetch::{FetchError, Want};
+use super::one_file::{FetchError, Want};
 use walward_repo::{LazyRepository, layout};
 
 /// Fails when no repository has `served` any more, which `want` comes after. Asks one small question of each until one has it.

@@ -16,8 +16,8 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::archiver::Pushed;
-use super::upload::PushError;
+use crate::archive::push::archiver::Pushed;
+use crate::archive::push::upload::PushError;
 use walward_base::sys::durable;
 use walward_base::{ErrorClass, describe, format_bytes, trace};
 use walward_pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
@@ -69,7 +69,7 @@ pub struct QueueLimit {
     limit: Option<u64>,
     pg_wal: PathBuf,
     host: String,
-    pub(super) notes: Notes,
+    pub(in crate::archive) notes: Notes,
     /// When the store failed last, and how; none when something was archived since.
     failed: Mutex<Option<(Instant, String)>>,
     /// Told when something was archived after a failure.

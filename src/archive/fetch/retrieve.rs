@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::fetch::{Answer, AtHole, FetchError, Retrieved, Want, one};
+use super::one_file::{Answer, AtHole, FetchError, Retrieved, Want, one};
 use super::progress::Progress;
 use super::spot::Spot;
 use walward_base::{ErrorClass, describe};

@@ -11,13 +11,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::agree::Parting;
 use super::archiver::Archiver;
-use super::follows::follows;
 use super::policy::Acknowledge;
 use super::source::Found;
 use super::there::{self, Log};
 use super::upload::{Listeners, PushError, send};
+use crate::archive::agree::Parting;
+use crate::archive::follows::follows;
 use crate::health::RepositoryStats;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
@@ -65,7 +65,7 @@ impl Archiver {
     }
 
     /// Whether anything is known to have two contents.
-    pub(super) fn is_contradicted(&self) -> bool {
+    pub(in crate::archive) fn is_contradicted(&self) -> bool {
         let state = self.state();
         !state.parted.is_empty() || state.lead.contradicted().next().is_some()
     }
@@ -79,7 +79,11 @@ impl Archiver {
     }
 
     /// Fails when `name` comes after a file of which a repository holds other content.
-    pub(super) async fn stand_alone(&self, name: WalFileName, earlier_waits: bool) -> Result<(), Arc<PushError>> {
+    pub(in crate::archive) async fn stand_alone(
+        &self,
+        name: WalFileName,
+        earlier_waits: bool,
+    ) -> Result<(), Arc<PushError>> {
         if self.is_contradicted() {
             let way = Way::read(self.pg_wal(), name).await?;
             if let Some(Parting { first, why }) = self.parted_before(&way) {

@@ -11,10 +11,10 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::time::Instant;
 
-use super::agree::{Parting, parting};
 use super::archiver::Archiver;
 use super::in_order::Way;
 use super::upload::PushError;
+use crate::archive::agree::{Parting, parting};
 use walward_pg::{SegmentName, WalFileName};
 use walward_repo::{LazyRepository, RepoError, Repository, layout};
 
@@ -26,7 +26,7 @@ impl Archiver {
     ///
     /// # Errors
     /// Two repositories hold different files before `name`.
-    pub(super) async fn first_look(&self, name: WalFileName) -> Result<(), PushError> {
+    pub(in crate::archive) async fn first_look(&self, name: WalFileName) -> Result<(), PushError> {
         if self.needed() == self.repositories().len() || self.state().looked {
             return Ok(());
         }

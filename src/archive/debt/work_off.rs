@@ -19,11 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use super::agree::Parting;
-use super::archiver::Archiver;
 use super::comparison::{Agreed, Folder};
-use super::follows::follows;
 use super::owed::{Owed, owed};
+use crate::archive::agree::Parting;
+use crate::archive::follows::follows;
+use crate::archive::push::archiver::Archiver;
 use crate::health::RepositoryStats;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
@@ -349,7 +349,7 @@ impl Archiver {
 #[cfg(test)]
 impl Archiver {
     /// One comparison of the repositories that do not rest, and what follows from it.
-    pub(super) async fn compare_once(&self) {
+    pub(in crate::archive) async fn compare_once(&self) {
         Round::open(self).await.run(&mut Agreed::default(), &CancellationToken::new()).await;
     }
 }

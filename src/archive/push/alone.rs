@@ -10,9 +10,9 @@ use std::io;
 use std::time::Duration;
 
 use super::archiver::Archiver;
-use super::contents::{self, Contents};
 use super::in_order::Way;
 use super::upload::PushError;
+use crate::archive::contents::{self, Contents};
 use walward_pg::archive_status::list_done;
 use walward_pg::{SegmentName, SegmentSize, WalFileName};
 use walward_repo::{RepoError, Repository, stored};

@@ -13,15 +13,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
-use super::accept::SMALL_FILE_BYTES_MAX;
 use super::early_end::still_holds;
-use super::fetch::{AtHole, FetchError, Retrieved, Want};
 use super::lookout::Lookout;
+use super::one_file::{AtHole, FetchError, Retrieved, Want};
 use super::progress::Progress;
 use super::retrieve::{Patience, retrieve_noting};
 use super::spool::{Place, Spool};
 use super::spot::Spot;
 use super::window::Pace;
+use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use crate::health::FetchStats;
 use walward_base::{ErrorClass, describe, format_duration, trace};
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};

@@ -7,13 +7,13 @@ use std::time::Duration;
 use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
-use super::agree::Parting;
-use super::comparison::AGREED_MAX;
 use super::delivery::{Delivery, Outcome};
 use super::lead::Lead;
 use super::look_ahead::UnderWay;
 use super::source::FileStamp;
 use super::there::There;
+use crate::archive::agree::Parting;
+use crate::archive::debt::comparison::AGREED_MAX;
 use walward_pg::{Lineage, ServerLife, WalFileName};
 
 /// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].

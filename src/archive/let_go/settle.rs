@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use super::archiver::Archiver;
-use super::queue_limit::QueueLimit;
+use super::limiter::QueueLimit;
+use crate::archive::push::archiver::Archiver;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Ground;
@@ -43,7 +43,7 @@ impl Archiver {
     }
 
     /// Tries every note once; whether any is left.
-    pub(super) async fn settle_all(&self, limit: &QueueLimit) -> bool {
+    pub(in crate::archive) async fn settle_all(&self, limit: &QueueLimit) -> bool {
         let notes = match limit.notes.all().await {
             Ok(notes) => notes,
             Err(error) => {

@@ -10,8 +10,8 @@ use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 
-use super::agree::{Parting, Seams, parting};
-use super::follows::follows;
+use crate::archive::agree::{Parting, Seams, parting};
+use crate::archive::follows::follows;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, TimelineHistory, WalFileName};
 use walward_repo::transfer::{TransferError, copy_new};

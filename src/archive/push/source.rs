@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::accept::SMALL_FILE_BYTES_MAX;
+use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;

@@ -1,0 +1,16 @@
+//! What repositories owe each other: they are compared, and each is brought what it lacks. Nothing of it is written down: the difference
+//! between them is the truth, so that a crash leaves nothing to be repaired.
+//!
+//! Contents are compared before anything is brought. Nothing that comes after a file with two contents is brought anywhere.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `owed` | the difference between what they hold (pure) |
+//! | `comparison` | goes through what they hold, and compares contents |
+//! | `work_off` | an agent's rounds: compare, then pay |
+//! | `copy` | one repository's WAL into another, for a person |
+
+pub(super) mod comparison;
+pub(super) mod copy;
+pub(super) mod owed;
+mod work_off;

@@ -1,0 +1,34 @@
+//! WAL in: `push` is answered when a file is durable in as many repositories as must acknowledge it, and ready files are uploaded ahead of
+//! PostgreSQL's one-at-a-time archiver.
+//!
+//! The order is what makes it safe: a file is looked at and accepted; what it comes after is compared with the archive; it is read once,
+//! sealed and written to every repository; their answers decide; only then is it acknowledged.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `policy` | when a file counts as archived, and who is asked to take it (pure) |
+//! | `lead`, `look_ahead` | what may be uploaded before PostgreSQL asks, and which of it (pure) |
+//! | `source` | a file of pg_wal as a stream of chunks |
+//! | `there` | which names the archive has already |
+//! | `patience`, `memory` | how long a push waits; the memory that a file on its way takes |
+//! | `upload` | one file into every repository, in one pass |
+//! | `delivery`, `state` | one file on its way; what an archiver knows of all of them |
+//! | `archiver` | one cluster's archiver |
+//! | `ahead` | how it uploads ahead |
+//! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
+
+mod ahead;
+mod alone;
+pub(super) mod archiver;
+mod delivery;
+mod first_look;
+pub(super) mod in_order;
+mod lead;
+mod look_ahead;
+mod memory;
+mod patience;
+pub(super) mod policy;
+pub(super) mod source;
+mod state;
+mod there;
+pub(super) mod upload;
