@@ -3,7 +3,6 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `arguments` | the command line |
-//! | `exit` | the exit codes; docs/exit-codes.md |
 //! | `failure` | from any error to a code, a message and a hint |
 //! | `printer`, `meter`, `ask` | the places that write to people: data to standard output, everything else to standard error |
 //! | `context` | the configuration, the cluster and the repositories that a command is about |
@@ -11,9 +10,11 @@
 //! | `arrival` | whether a segment comes through |
 //! | `whose` | whether a server is the one of a data directory |
 //! | `owner` | whose a data directory is, and what root does for them |
+//! | `interrupt` | Ctrl-C and SIGTERM |
+//! | `segment_memory`, `shell` | what is said of large segments; commands for PostgreSQL to run |
 //! | `catalogue`, `coverage` | what a repository holds; what that covers |
 //! | `manual` | the manual pages |
-//! | `commands` | one file a command |
+//! | `commands` | one file or folder a command |
 
 mod agent;
 mod arguments;

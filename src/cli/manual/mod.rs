@@ -16,14 +16,8 @@ use clap_mangen::Man;
 use crate::config::keys::{Default, Key, Section, type_name};
 use crate::daemon;
 use crate::outcome::Exit;
-use troff::Page;
+use troff::{DATE, MANUAL, Page, SOURCE};
 use walward_wire::client::USAGE;
-
-/// At the foot of every page, and above it.
-const SOURCE: &str = concat!("Walward ", env!("CARGO_PKG_VERSION"));
-const MANUAL: &str = "Walward";
-/// None: the version says which text it is. An empty word must be quoted, or troff takes the next one for it.
-const DATE: &str = "\"\"";
 
 /// Every page by its file name. `command` is the whole command line of `walward`.
 pub(super) fn pages(command: Command) -> io::Result<BTreeMap<String, Vec<u8>>> {

@@ -2,7 +2,11 @@
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 
-use super::{DATE, MANUAL, SOURCE};
+/// At the foot of every page, and above it.
+pub(super) const SOURCE: &str = concat!("Walward ", env!("CARGO_PKG_VERSION"));
+pub(super) const MANUAL: &str = "Walward";
+/// None: the version says which text it is. An empty word must be quoted, or troff takes the next one for it.
+pub(super) const DATE: &str = "\"\"";
 
 pub(super) struct Page {
     roff: Roff,

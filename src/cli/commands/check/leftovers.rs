@@ -1,7 +1,7 @@
 //! Settings of an earlier recovery that would rule the next one.
 
+use super::answered::{FILE_SYSTEM_DEADLINE, answered};
 use super::finding::Findings;
-use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::config::ClusterConfig;
 use crate::restore;
 use walward_base::describe;

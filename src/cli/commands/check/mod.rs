@@ -1,6 +1,7 @@
 //! `check`: named checks of everything that archiving, backup and restore depend on, each with what to do.
 
 mod agent;
+mod answered;
 mod backups;
 mod finding;
 mod leftovers;
@@ -19,9 +20,6 @@ use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use finding::{Finding, Findings, Level};
-
-/// How long a file system may take to say what is asked of it.
-const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How old things may be.
 #[derive(Debug, Clone, Copy)]
@@ -76,12 +74,6 @@ pub(in crate::cli) async fn run(
         Level::Warning => Exit::Warnings,
         Level::Failed => Exit::Failed,
     })
-}
-
-/// What `work` finds out, which blocks in a file system; `None` when that has not answered within `deadline`: a mount whose
-/// server is gone holds whoever looks at it, and a check must say so instead of hanging with it.
-async fn answered<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    tokio::time::timeout(deadline, tokio::task::spawn_blocking(work)).await.ok()?.ok()
 }
 
 fn configuration(context: &Context, no_cluster: bool, findings: &mut Findings) {
@@ -150,20 +142,4 @@ fn nagios(findings: &[Finding], worst: Level, printer: &Printer) -> Result<Exit,
     // A bar would begin the performance data.
     printer.line(&format!("WALWARD {word} - {}", text.replace('|', "/").replace('\n', " ")))?;
     Ok(exit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_file_system_that_hangs_does_not_hold_the_check() {
-        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
-        let begun = std::time::Instant::now();
-        let found = answered(Duration::from_millis(50), move || held.recv().is_ok()).await;
-        assert_eq!(found, None);
-        assert!(begun.elapsed() < Duration::from_secs(10));
-        drop(release);
-        assert_eq!(answered(Duration::from_secs(10), || 7).await, Some(7));
-    }
 }

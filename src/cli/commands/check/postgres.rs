@@ -5,8 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use super::answered::{FILE_SYSTEM_DEADLINE, answered};
 use super::finding::Findings;
-use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::archive::believed::{self, Believed};
 use crate::archive::contents;
 use crate::cli::{arrival, whose};

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::answered::{FILE_SYSTEM_DEADLINE, answered};
 use super::finding::Findings;
-use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::cli::commands::keys::unused;
 use crate::cli::context::{Context, file_root};
 use crate::config::{ClusterConfig, RepositoryConfig};

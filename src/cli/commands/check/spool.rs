@@ -5,8 +5,8 @@ use std::path::Path;
 
 use rustix::fs::Access;
 
+use super::answered::{FILE_SYSTEM_DEADLINE, answered};
 use super::finding::Findings;
-use super::{FILE_SYSTEM_DEADLINE, answered};
 use crate::cli::context::Context;
 use crate::cli::segment_memory;
 use crate::config::ClusterConfig;

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::applied::{Applied, is_archiving};
 use super::login;
 use super::plan::{Plan, Step};
 use super::server::{Seen, Server};
-use super::undo::{Undone, is_archiving, undo};
+use super::undo::undo;
 use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
@@ -26,16 +27,6 @@ pub(super) struct Role<'a> {
     pub(super) user: &'a str,
     pub(super) uid: Option<u32>,
     pub(super) owner: Owner,
-}
-
-/// What became of a plan.
-#[derive(Debug, Default)]
-pub(super) struct Applied {
-    pub(super) done: Vec<Step>,
-    /// With the reason why not.
-    pub(super) left: Vec<(Step, String)>,
-    /// That archiving was changed, and is again as it was.
-    pub(super) undone: Option<Undone>,
 }
 
 /// Whether the session may do a step.

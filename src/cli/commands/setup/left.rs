@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::applied::{Undone, is_archiving};
 use super::folders::Unmade;
 use super::plan::{Plan, Step};
-use super::undo::{Undone, is_archiving};
 use crate::cli::shell::word;
 use walward_pg::archiving::{Archives, Tool};
 

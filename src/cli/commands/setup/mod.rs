@@ -5,6 +5,7 @@
 //! not set, and only what is missing is added. An archive_command that no segment comes through is taken back. A crash leaves a part of that done, and the next run does the rest. Another tool's
 //! archive_command is changed only by `--archive-command`.
 
+mod applied;
 mod apply;
 mod discover;
 mod file;

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::apply::{self, Applied, Role};
+use super::applied::Applied;
+use super::apply::{self, Role};
 use super::instructions::{self, Instructions};
 use super::left::{Agent, Left, Standing, left};
 use super::plan::{Plan, Wish, plan};

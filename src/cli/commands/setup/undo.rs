@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
-use super::apply::Applied;
+use super::applied::{Applied, Undone, is_archiving};
 use super::plan::Step;
 use super::server::Server;
 use crate::cli::printer::Printer;
@@ -15,22 +13,6 @@ use walward_pg::session::{SessionError, alter_system_statement};
 /// How long a reload may take until the settings are seen.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
-
-/// A change of who archives that was taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Undone {
-    /// Why.
-    pub(super) because: String,
-    /// What gives back what was there.
-    pub(super) statements: Vec<String>,
-    /// Why they are still to be run by a person, when they are.
-    pub(super) failed: Option<String>,
-}
-
-/// Whether a step belongs to the change of who archives: all of them hold, or none.
-pub(super) fn is_archiving(step: &Step) -> bool {
-    matches!(step, Step::Set { name, .. } if name.starts_with("archive_"))
-}
 
 /// What gives back what stood there before `done`. `altered` is what ALTER SYSTEM had set by then, when that is known: what came
 /// from another place comes from there again.
