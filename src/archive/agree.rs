@@ -9,6 +9,9 @@ use walward_pg::{Lineage, WalFileName};
 use walward_repo::transfer::{Compared, TransferError, compare};
 use walward_repo::{Repository, layout};
 
+/// Files that are known to be the same everywhere; those before them are compared again when they have to be.
+pub const AGREED_MAX: usize = 4096;
+
 /// Goes through the names of a timeline in their order and says which of them to compare.
 #[derive(Debug, Default)]
 pub struct Seams {

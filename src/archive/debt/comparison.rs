@@ -11,8 +11,8 @@ use futures::future::join_all;
 use tracing::{error, warn};
 
 use super::owed::{Holding, owed};
-use super::work_off::{Duties, Found, Round, note};
-use crate::archive::agree::{Parting, Seams, parting};
+use super::round::{Duties, Folder, Found, Round};
+use crate::archive::agree::{AGREED_MAX, Parting, Seams, parting};
 use crate::archive::push::archiver::Archiver;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, WalFileName};
@@ -22,34 +22,6 @@ use walward_storage::{Listing, ObjectKey};
 
 /// How many files of the newest timeline are compared, seams or not: those that came while nobody looked.
 const NEWEST_COMPARED: usize = 32;
-/// Files that are known to be the same everywhere; those before them are compared again when they have to be.
-pub const AGREED_MAX: usize = 4096;
-
-/// A folder of the archive that holds WAL files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Folder {
-    /// Timeline histories.
-    Histories(Lineage),
-    /// One log of a timeline.
-    Log(Lineage, Timeline, u32),
-}
-
-impl Folder {
-    /// Whose it is.
-    pub fn lineage(self) -> Lineage {
-        match self {
-            Self::Histories(lineage) | Self::Log(lineage, ..) => lineage,
-        }
-    }
-
-    fn key(self) -> ObjectKey {
-        match self {
-            Self::Histories(lineage) => layout::wal_root(lineage),
-            Self::Log(lineage, timeline, log) => layout::wal_log(lineage, timeline, log),
-        }
-    }
-}
-
 /// Files of which two repositories were found to have the same content.
 #[derive(Debug, Default)]
 pub struct Agreed(BTreeSet<((usize, usize), Lineage, WalFileName)>);
@@ -192,15 +164,6 @@ impl Round<'_> {
             });
         }
         listed
-    }
-
-    fn leave_out(&mut self, at: usize, error: &walward_repo::RepoError) {
-        if let Some((lazy, stats)) = self.side(at) {
-            note(lazy, stats, error);
-        }
-        if let Some(open) = self.open.get_mut(at) {
-            *open = None;
-        }
     }
 }
 

@@ -6,11 +6,13 @@
 //! | file | what it does |
 //! |---|---|
 //! | `owed` | the difference between what they hold (pure) |
+//! | `round` | which repositories take part in a comparison, and what it has found |
 //! | `comparison` | goes through what they hold, and compares contents |
 //! | `work_off` | an agent's rounds: compare, then pay |
 //! | `copy` | one repository's WAL into another, for a person |
 
-pub(super) mod comparison;
+mod comparison;
 pub(super) mod copy;
 pub(super) mod owed;
+mod round;
 mod work_off;

@@ -7,28 +7,23 @@
 //! Bounds: one timeline's names at a time, [`COPIES_AT_ONCE`] files, the memory that archiving leaves free. A repository that
 //! fails rests longer and longer, and its debt waits.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::future::join_all;
 use futures::stream;
-use jiff::Timestamp;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
-use super::comparison::{Agreed, Folder};
+use super::comparison::Agreed;
 use super::owed::{Owed, owed};
-use crate::archive::agree::Parting;
+use super::round::{Round, note};
 use crate::archive::follows::follows;
 use crate::archive::push::archiver::Archiver;
-use crate::health::RepositoryStats;
-use walward_base::{ErrorClass, describe};
-use walward_pg::{Lineage, SegmentName, TimelineHistory, WalFileName};
+use walward_base::ErrorClass;
+use walward_pg::{Lineage, TimelineHistory, WalFileName};
 use walward_repo::transfer::{TransferError, copy_new};
-use walward_repo::{LazyRepository, PutNew, RepoError, Repository, layout, stored};
+use walward_repo::{PutNew, layout, stored};
 
 /// How often repositories that owe each other nothing are compared.
 const COMPARE_INTERVAL: Duration = Duration::from_hours(1);
@@ -38,12 +33,9 @@ const DEBT_INTERVAL: Duration = Duration::from_secs(5);
 const DEBT_INTERVAL_MAX: Duration = Duration::from_mins(2);
 /// Files that are copied at the same time.
 const COPIES_AT_ONCE: usize = 2;
-/// Folders with debts that one comparison remembers; the next one finds the others.
-const FOLDERS_MAX: usize = 1024;
 /// How often it is looked whether there is memory for a copy.
 const ROOM_INTERVAL: Duration = Duration::from_millis(100);
-/// How long one repository may take to open, and one file to be copied. Stores have deadlines of their own; this is for what drips.
-const OPEN_TIME_MAX: Duration = Duration::from_mins(2);
+/// How long one file may take to be copied. Stores have deadlines of their own; this is for one that trickles bytes.
 const COPY_TIME_MAX: Duration = Duration::from_mins(10);
 
 impl Archiver {
@@ -111,92 +103,7 @@ impl Comparison {
     }
 }
 
-/// One comparison of the repositories, and the payments that follow.
-pub struct Round<'a> {
-    pub(super) archiver: &'a Archiver,
-    /// Those that could be opened, in their order.
-    pub(super) open: Vec<Option<Repository>>,
-    /// What each is owed.
-    pub(super) duties: Vec<Duties>,
-}
-
-/// What a repository is owed of each lineage.
-#[derive(Debug, Clone, Default)]
-pub struct Duties {
-    /// When it was told of it.
-    pub(super) told: BTreeMap<Lineage, Timestamp>,
-    /// The first segment that it has, once it was seen.
-    pub(super) first: BTreeMap<Lineage, SegmentName>,
-}
-
-/// What a comparison has found.
-#[derive(Default)]
-pub struct Found {
-    folders: BTreeSet<Folder>,
-    /// For each repository: how many files it is owed, and the oldest.
-    counts: BTreeMap<usize, (u64, Option<(String, Timestamp)>)>,
-    /// Where two repositories part.
-    pub(super) partings: Vec<((usize, usize), Lineage, Parting)>,
-    /// What could not be compared, because it is damaged: no debt brings what comes after it. New files go on.
-    pub(super) unproven: Vec<(Lineage, WalFileName)>,
-}
-
-impl Found {
-    pub(super) fn add(&mut self, folder: Folder, owed: &[Owed]) {
-        if !owed.is_empty() && self.folders.len() < FOLDERS_MAX {
-            self.folders.insert(folder);
-        }
-        for debt in owed {
-            for to in &debt.to {
-                let (count, oldest) = self.counts.entry(*to).or_default();
-                *count += 1;
-                if oldest.as_ref().is_none_or(|(_, archived)| debt.archived < *archived) {
-                    *oldest = Some((debt.name.to_string(), debt.archived));
-                }
-            }
-        }
-    }
-}
-
-impl<'a> Round<'a> {
-    /// Opens every repository that does not rest anew: identity and keys as they are now, and a proof that it answers.
-    async fn open(archiver: &'a Archiver) -> Self {
-        let now = Instant::now();
-        let open = join_all(archiver.repositories().iter().zip(archiver.stats()).map(async |(lazy, stats)| {
-            if lazy.standing().is_resting(now) {
-                return None;
-            }
-            let opened = async {
-                let repository = lazy.reopen().await?;
-                let told = repository.told().await?;
-                Ok::<_, RepoError>((repository, told))
-            };
-            match tokio::time::timeout(OPEN_TIME_MAX, opened).await {
-                Ok(Ok(opened)) => {
-                    lazy.standing().answered();
-                    Some(opened)
-                }
-                Ok(Err(error)) => {
-                    note(lazy, stats, &error);
-                    None
-                }
-                Err(_) => {
-                    lazy.standing().failed(ErrorClass::Transient, Instant::now());
-                    stats.failed(&format!("no answer within {} s", OPEN_TIME_MAX.as_secs()));
-                    None
-                }
-            }
-        }));
-        let (open, told): (Vec<_>, Vec<_>) = open.await.into_iter().map(Option::unzip).unzip();
-        let duties =
-            |told: Option<Vec<_>>| Duties { told: told.into_iter().flatten().collect(), first: BTreeMap::new() };
-        Self { archiver, open, duties: told.into_iter().map(duties).collect() }
-    }
-
-    fn with(&self) -> Vec<bool> {
-        self.open.iter().map(Option::is_some).collect()
-    }
-
+impl Round<'_> {
     /// Whether a comparison can find what the last one did not: going through an archive is dear.
     fn is_worth_it(&self, last: Option<&Comparison>) -> bool {
         let with = self.with();
@@ -276,15 +183,6 @@ impl<'a> Round<'a> {
         firsts.into_iter().any(|first| first == name || follows(first, name, history.as_ref(), size))
     }
 
-    pub(super) fn side(&self, at: usize) -> Option<(&'a Arc<LazyRepository>, &'a RepositoryStats)> {
-        Some((self.archiver.repositories().get(at)?, self.archiver.stats().get(at)?))
-    }
-
-    fn awake(&self, at: usize) -> Option<&Repository> {
-        let (lazy, _) = self.side(at)?;
-        self.open.get(at)?.as_ref().filter(|_| !lazy.standing().is_resting(Instant::now()))
-    }
-
     /// Brings one file to one repository, from the first that can give it.
     async fn pay(&self, lineage: Lineage, name: WalFileName, from: Vec<usize>, to: usize) {
         let (Some((lazy, stats)), Some(target)) = (self.side(to), self.awake(to)) else { return };
@@ -324,13 +222,6 @@ impl<'a> Round<'a> {
             }
         }
     }
-}
-
-pub(super) fn note(lazy: &LazyRepository, stats: &RepositoryStats, error: &RepoError) {
-    let text = describe(error);
-    warn!(repository = lazy.name(), error_class = %error.class(), error = text, "cannot compare or copy");
-    lazy.standing().failed(error.class(), Instant::now());
-    stats.failed(&text);
 }
 
 impl Archiver {

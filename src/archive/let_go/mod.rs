@@ -4,8 +4,12 @@
 //!
 //! | file | what it does |
 //! |---|---|
-//! | `limiter` | decides, and notes what was let go |
+//! | `decision` | what becomes of a file that was not archived (pure) |
+//! | `notes` | what was let go, written down durably |
+//! | `limiter` | around every push: looks at what waits, decides, notes |
 //! | `settle` | brings the notes to the repositories |
 
+mod decision;
 pub(super) mod limiter;
+mod notes;
 mod settle;

@@ -18,6 +18,7 @@ use super::lead::{End, Refusal};
 use super::memory::Room;
 use super::patience::{Waited, hope_for};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
+use super::pushed::Pushed;
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send, why_unwritable};
@@ -45,20 +46,6 @@ pub struct ArchiveOptions {
     pub rescan_interval: Duration,
     /// This host's name, stored with every object.
     pub writer: String,
-}
-
-/// How a push succeeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pushed {
-    /// It had been uploaded ahead.
-    Ahead,
-    /// It was uploaded now, or was on its way.
-    Now,
-    /// It is not archived: more WAL waited than `archive.queue_limit` allows. The gap is noted durably.
-    LetGo,
-    /// It is not archived yet: it stood before WAL that is to be let go. It is noted durably, and archived from pg_wal when the store is
-    /// back.
-    PutOff,
 }
 
 /// One cluster's archiver. Clones share it.

@@ -12,10 +12,12 @@
 //! | `there` | which names the archive has already |
 //! | `patience`, `memory` | how long a push waits; the memory that a file on its way takes |
 //! | `upload` | one file into every repository, in one pass |
+//! | `pushed` | what a push comes to |
 //! | `delivery`, `state` | one file on its way; what an archiver knows of all of them |
 //! | `archiver` | one cluster's archiver |
 //! | `ahead` | how it uploads ahead |
 //! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
+//! | `once` | one file without an archiver, for a process that ends after it |
 
 mod ahead;
 mod alone;
@@ -26,8 +28,10 @@ pub(super) mod in_order;
 mod lead;
 mod look_ahead;
 mod memory;
+pub(super) mod once;
 mod patience;
 pub(super) mod policy;
+pub(super) mod pushed;
 pub(super) mod source;
 mod state;
 mod there;

@@ -12,8 +12,7 @@ use super::lead::Lead;
 use super::look_ahead::UnderWay;
 use super::source::FileStamp;
 use super::there::There;
-use crate::archive::agree::Parting;
-use crate::archive::debt::comparison::AGREED_MAX;
+use crate::archive::agree::{AGREED_MAX, Parting};
 use walward_pg::{Lineage, ServerLife, WalFileName};
 
 /// The pause after the first failed look-ahead; doubled each time up to [`PAUSE_MAX`].

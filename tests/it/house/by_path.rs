@@ -33,7 +33,7 @@ const STD_ONLY: &str =
 /// Calls by path that stay there: the file, the calls (none: all of them), and why no link does harm.
 const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 31] = [
     ("archive/fetch/one_file.rs", &["tokio::fs::"], "the type of a file that was opened by its folder"),
-    ("archive/let_go/limiter.rs", &["std::fs::read", "std::fs::read_dir"], OWN_SPOOL),
+    ("archive/let_go/notes.rs", &["std::fs::read", "std::fs::read_dir"], OWN_SPOOL),
     (
         "archive/fetch/spool.rs",
         &["std::fs::read_dir", "std::fs::remove_file", "std::fs::remove_dir", ".is_file()"],
