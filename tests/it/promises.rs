@@ -80,3 +80,37 @@ fn every_test_that_a_document_names_exists() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(claimed > 50, "only {claimed} tests are named");
 }
+
+#[test]
+fn every_module_and_function_that_the_page_on_architecture_names_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "crates"] {
+        read(&root.join(folder), &mut files);
+    }
+    let way = |file: &PathBuf| -> Vec<String> {
+        let way = file.strip_prefix(root).unwrap().with_extension("");
+        way.iter().map(|part| part.to_str().unwrap().to_owned()).filter(|part| part != "mod" && part != "src").collect()
+    };
+    let modules: Vec<(Vec<String>, String)> =
+        files.iter().map(|file| (way(file), fs::read_to_string(file).unwrap())).collect();
+    let text = fs::read_to_string(root.join("docs/architecture.md")).unwrap();
+    let is_module = |quoted: &&str| {
+        quoted.contains("::")
+            && quoted.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
+    };
+    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_module).collect();
+    assert!(named.len() > 20, "only {} modules are named", named.len());
+    for quoted in named {
+        let names: Vec<_> = quoted.split("::").map(str::to_owned).collect();
+        let (last, room) = names.split_last().unwrap();
+        let declared = [format!("pub fn {last}("), format!("pub async fn {last}(")];
+        let is_there = modules.iter().any(|(way, text)| {
+            // A function is called by the room that passes it on.
+            let passes_on =
+                way.iter().any(|part| *part == room[0]) && declared.iter().any(|words| text.contains(words));
+            way.ends_with(&names) || passes_on
+        });
+        assert!(is_there, "docs/architecture.md names {quoted}, which is no module or function there");
+    }
+}
