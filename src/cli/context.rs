@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::join_all;
@@ -9,11 +10,19 @@ use futures::future::join_all;
 use super::arguments::Global;
 use super::failure::Failure;
 use super::printer::Printer;
-use crate::config::{self, ClusterConfig, Loaded, RepositoryConfig};
+use crate::config::{self, ClusterConfig, Loaded, Looks, RepositoryConfig};
 use crate::outcome::Exit;
 use walward_base::sys::cpu::CpuPool;
+use walward_base::sys::whose::{Whose, whose};
 use walward_repo::{RepoError, Repository, place};
 use walward_storage::Store;
+
+/// How long file systems may take to say whose folder a path leads to.
+const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A file system did not say whose a data directory is.
+#[derive(Debug)]
+pub(super) struct NoAnswer;
 
 /// The configuration and what it leads to.
 #[derive(Debug)]
@@ -25,8 +34,8 @@ pub(super) struct Context {
 
 impl Context {
     /// Reads the configuration and says what is unwise about it.
-    pub(super) fn load(global: &Global, printer: &Printer) -> Result<Self, Failure> {
-        let context = Self::load_quietly(global)?;
+    pub(super) fn load(global: &Global, looks: Looks, printer: &Printer) -> Result<Self, Failure> {
+        let context = Self::load_quietly(global, looks)?;
         for warning in &context.loaded.warnings {
             printer.warning(&warning.to_string());
         }
@@ -34,8 +43,8 @@ impl Context {
     }
 
     /// As [`Context::load`], without a word about what is unwise.
-    pub(super) fn load_quietly(global: &Global) -> Result<Self, Failure> {
-        Self::of(global, config::load(&global.config)?)
+    pub(super) fn load_quietly(global: &Global, looks: Looks) -> Result<Self, Failure> {
+        Self::of(global, config::load_for(&global.config, looks)?)
     }
 
     /// What a configuration leads to that may not be written yet.
@@ -68,17 +77,30 @@ impl Context {
     }
 
     /// The cluster that `--cluster` names, or whose data directory this is; for what PostgreSQL starts.
-    pub(super) fn cluster_in(&self, data_directory: &Path) -> Result<&ClusterConfig, Failure> {
+    pub(super) async fn cluster_in(&self, data_directory: &Path) -> Result<&ClusterConfig, Failure> {
         if self.global.cluster.is_some() {
             return self.cluster();
         }
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        let wanted = real(data_directory);
-        let mut clusters = self.loaded.config.clusters.values();
-        clusters.find(|cluster| real(&cluster.data_directory) == wanted).ok_or_else(|| {
-            let text = format!("no cluster in the configuration has the data directory {}", data_directory.display());
-            Failure::new(Exit::NotFound, text).hint("name the cluster with --cluster")
-        })
+        let (found, text) = match self.whose(data_directory).await {
+            Ok(Some(cluster)) => return Ok(cluster),
+            Ok(None) => (Exit::NotFound, "no cluster in the configuration has the data directory"),
+            Err(NoAnswer) => {
+                (Exit::Unreachable, "the file system of a data directory does not answer, and no other is")
+            }
+        };
+        let failure = Failure::new(found, format!("{text} {}", data_directory.display()));
+        Err(failure.hint("name the cluster with --cluster"))
+    }
+
+    /// The cluster with this data directory, links followed.
+    pub(super) async fn whose(&self, data_directory: &Path) -> Result<Option<&ClusterConfig>, NoAnswer> {
+        let clusters = self.loaded.config.clusters.values();
+        let folders: Vec<_> = clusters.map(|cluster| (cluster, cluster.data_directory.as_path())).collect();
+        match whose(data_directory, &folders, FILE_SYSTEM_DEADLINE).await {
+            Whose::Of(cluster) => Ok(Some(cluster)),
+            Whose::Nobodys => Ok(None),
+            Whose::NoAnswer => Err(NoAnswer),
+        }
     }
 
     /// Where the agent listens.

@@ -46,6 +46,7 @@ use context::Context;
 use failure::Failure;
 use printer::Printer;
 
+use crate::config::Looks;
 use crate::outcome::Exit;
 use walward_base::sys::durable;
 
@@ -130,10 +131,13 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
     if let Command::Setup(arguments) = &command {
         return commands::setup::run(global, arguments, printer).await;
     }
-    // `check` has the warnings among its findings.
+    // Another cluster's file system may hang.
+    let looks = Looks::One(global.cluster.clone());
     let context = match command {
-        Command::Check(_) => Context::load_quietly(global)?,
-        _ => Context::load(global, printer)?,
+        // It has the warnings among its findings.
+        Command::Check(_) => Context::load_quietly(global, looks)?,
+        Command::Status => Context::load(global, Looks::Nowhere, printer)?,
+        _ => Context::load(global, looks, printer)?,
     };
     match command {
         Command::Setup(_)

@@ -2,44 +2,142 @@
 //!
 //! Said here as far as paths and URLs tell. Whether two names that differ lead to one place is known when both are open
 //! ([`walward_repo::place`]).
+//!
+//! Paths are looked up only for the clusters that [`Looks`] names, each in a bounded time and on a thread of its ground: where a file system
+//! hangs that thread stays in the kernel, and may keep the process from ending.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::scope::Scope;
 use super::values::RepositoryConfig;
-use walward_base::sys::within::{lies_within, resolved};
+use walward_base::sys::ground::Ground;
+use walward_base::sys::within::resolved;
 use walward_repo::Encryption;
 use walward_repo::keys::KeySource;
 use walward_storage::StoreOptions;
 
-/// How long the file systems may take: the agent reads its configuration while others wait for it.
+/// How long the file systems may take, all together: the agent reads its configuration while others wait for it.
 const DEADLINE: Duration = Duration::from_secs(5);
-/// How long another question may take while one has not been answered: several clusters may lie on one file system that hangs.
+/// How long a question may take when that is over: several clusters may lie on file systems that hang, and others do not.
 const DEADLINE_AFTER_ANOTHER: Duration = Duration::from_millis(500);
-/// Questions of this process that may be unanswered, each of which has a thread.
-const UNANSWERED_MAX: usize = 32;
 
-/// Whether both lead to one place, as far as it shows. Blocking.
-pub(super) fn is_one_place(a: &StoreOptions, b: &StoreOptions) -> bool {
-    match (a.folder(), b.folder()) {
-        (Some(a), Some(b)) => a == b || within(DEADLINE, move || resolved(&a) == resolved(&b)) == Some(true),
-        (None, None) => prefix(&a.url) == prefix(&b.url) && endpoint(a) == endpoint(b),
-        _ => false,
-    }
+/// The clusters whose folders a reader of the configuration may look into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Looks {
+    /// All of them: for who checks the configuration, or works for all.
+    All,
+    /// The one that a command is about: what it names, or the only one.
+    One(Option<String>),
+    /// None.
+    Nowhere,
 }
 
-/// Which of `taken`, names and folders, is `folder`, links followed. Blocking, for a while at most; then as they are written.
-pub(super) fn whose_folder(folder: &Path, taken: Vec<(String, PathBuf)>) -> Option<String> {
-    let written = taken.iter().find(|(_, path)| path == folder).map(|(name, _)| name.clone());
-    let folder = folder.to_owned();
-    let real = move || {
-        let folder = resolved(&folder);
-        taken.into_iter().find(|(_, path)| resolved(path) == folder).map(|(name, _)| name)
-    };
-    written.or_else(|| within(DEADLINE, real).flatten())
+/// What is known of the clusters' data directories while a configuration is read.
+#[derive(Debug)]
+pub(super) struct Apart {
+    looks: Looks,
+    clusters: usize,
+    until: Instant,
+    directories: Vec<Directory>,
+}
+
+/// A data directory, as it is written and where that leads as far as it was looked.
+#[derive(Debug)]
+struct Directory {
+    cluster: String,
+    written: PathBuf,
+    real: PathBuf,
+}
+
+impl Apart {
+    /// For a configuration of so many clusters.
+    pub(super) fn new(looks: Looks, clusters: usize) -> Self {
+        Self { looks, clusters, until: Instant::now() + DEADLINE, directories: Vec::new() }
+    }
+
+    fn looks_at(&self, cluster: &str) -> bool {
+        match &self.looks {
+            Looks::All => true,
+            Looks::One(Some(name)) => name == cluster,
+            Looks::One(None) => self.clusters == 1,
+            Looks::Nowhere => false,
+        }
+    }
+
+    /// What `look` says about `path`; none when its file system does not answer. Blocking, for a while at most.
+    fn ask<T: Send + 'static>(&self, path: &Path, look: impl FnOnce(&Path) -> T + Send + 'static) -> Option<T> {
+        let limit = self.until.saturating_duration_since(Instant::now()).max(DEADLINE_AFTER_ANOTHER);
+        Ground::of(path).ask(path, limit, look)
+    }
+
+    /// Whether both are one place for `cluster`, as far as it shows. Blocking, for a while at most.
+    pub(super) fn is_one_place(&self, cluster: &str, a: &StoreOptions, b: &StoreOptions) -> bool {
+        match (a.folder(), b.folder()) {
+            (Some(a), Some(b)) if a == b => true,
+            (Some(a), Some(b)) if self.looks_at(cluster) => {
+                let a = self.ask(&a, resolved);
+                a.is_some() && a == self.ask(&b, resolved)
+            }
+            (None, None) => prefix(&a.url) == prefix(&b.url) && endpoint(a) == endpoint(b),
+            _ => false,
+        }
+    }
+
+    /// Notes the data directory of `cluster`, and answers which other one has it already, links followed. Blocking, for a while at most.
+    pub(super) fn taken(&mut self, cluster: &str, directory: &Path) -> Option<String> {
+        let real = if self.looks_at(cluster) { self.ask(directory, resolved) } else { None };
+        let new = Directory {
+            cluster: cluster.to_owned(),
+            written: directory.to_owned(),
+            real: real.unwrap_or_else(|| directory.to_owned()),
+        };
+        let taken = self.directories.iter().find(|other| other.written == new.written || other.real == new.real);
+        let taken = taken.map(|other| other.cluster.clone());
+        self.directories.push(new);
+        taken
+    }
+
+    /// Reports what lies in the data directory or a tablespace of `cluster`. Blocking, for a while at most.
+    pub(super) fn check(
+        &self,
+        cluster: &str,
+        data_directory: &Path,
+        repositories: &[&RepositoryConfig],
+        spool: &Path,
+        scope: &mut Scope<'_>,
+    ) {
+        if !self.looks_at(cluster) {
+            return;
+        }
+        let mut paths = vec![(What::Spool, spool.to_owned())];
+        for repository in repositories {
+            paths.extend(repository.store.folder().map(|folder| (What::Repository(repository.name.clone()), folder)));
+            if let Encryption::Key(KeySource::KeyFile(file) | KeySource::PassphraseFile(file)) = &repository.encryption
+            {
+                paths.push((What::Secret(repository.name.clone()), file.clone()));
+            }
+        }
+        let mut unanswered = |path: &Path| {
+            let text = format!(
+                "no answer about {} within {} s: whether what must lie apart from the data lies in it is not known",
+                path.display(),
+                DEADLINE.as_secs()
+            );
+            scope.warn("data_directory", text);
+        };
+        let Some(outer) = self.ask(data_directory, outer) else { return unanswered(data_directory) };
+        let mut found = Vec::new();
+        for (what, path) in paths {
+            match self.ask(&path, resolved) {
+                Some(real) => found.extend(inside(&outer, (what, path, real))),
+                None => unanswered(&path),
+            }
+        }
+        for found in found {
+            found.report(scope);
+        }
+    }
 }
 
 /// Scheme, bucket and the parts of the prefix.
@@ -69,26 +167,9 @@ enum What {
     Spool,
 }
 
-/// Reports what lies in the data directory or a tablespace of the cluster. Blocking, for a while at most.
-pub(super) fn check(data_directory: &Path, repositories: &[&RepositoryConfig], spool: &Path, scope: &mut Scope<'_>) {
-    let mut paths = vec![(What::Spool, spool.to_owned())];
-    for repository in repositories {
-        paths.extend(repository.store.folder().map(|folder| (What::Repository(repository.name.clone()), folder)));
-        if let Encryption::Key(KeySource::KeyFile(file) | KeySource::PassphraseFile(file)) = &repository.encryption {
-            paths.push((What::Secret(repository.name.clone()), file.clone()));
-        }
-    }
-    let directory = data_directory.to_owned();
-    let Some(found) = within(DEADLINE, move || inside(&directory, paths)) else {
-        let text = format!(
-            "no answer about {} within {} s: whether a repository lies in it is not known",
-            data_directory.display(),
-            DEADLINE.as_secs()
-        );
-        scope.warn("data_directory", text);
-        return;
-    };
-    for Inside { what, path, outer } in found {
+impl Inside {
+    fn report(self, scope: &mut Scope<'_>) {
+        let Self { what, path, outer } = self;
         let (path, outer) = (path.display(), outer.display());
         match what {
             What::Repository(name) => scope.problem(
@@ -112,39 +193,19 @@ pub(super) fn check(data_directory: &Path, repositories: &[&RepositoryConfig], s
     }
 }
 
-/// What of `paths` lies in the data directory, in a tablespace, or where pg_wal leads. Blocking.
-fn inside(data_directory: &Path, paths: Vec<(What, PathBuf)>) -> Vec<Inside> {
+/// The data directory, its tablespaces, and where pg_wal leads. Blocking.
+fn outer(data_directory: &Path) -> Vec<PathBuf> {
     let mut outer = vec![data_directory.to_owned(), data_directory.join("pg_wal")];
     // Whose directory cannot be read has a check of its own when a backup is taken.
     let links = std::fs::read_dir(data_directory.join("pg_tblspc"));
     outer.extend(links.into_iter().flatten().flatten().map(|link| link.path()));
-    let mut found = Vec::new();
-    for (what, path) in paths {
-        if let Some(outer) = outer.iter().find(|outer| lies_within(&path, outer)) {
-            found.push(Inside { what, path, outer: resolved(outer) });
-        }
-    }
-    found
+    outer.iter().map(|path| resolved(path)).collect()
 }
 
-/// What `work` answers; none when that takes longer than `deadline`. The thread stays as long as its file system hangs.
-fn within<T: Send + 'static>(deadline: Duration, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    static UNANSWERED: AtomicUsize = AtomicUsize::new(0);
-    let deadline = match UNANSWERED.fetch_add(1, Ordering::Relaxed) {
-        0 => deadline,
-        UNANSWERED_MAX.. => {
-            UNANSWERED.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        _ => deadline.min(DEADLINE_AFTER_ANOTHER),
-    };
-    let (tell, told) = mpsc::sync_channel(1);
-    std::thread::spawn(move || {
-        let answer = work();
-        UNANSWERED.fetch_sub(1, Ordering::Relaxed);
-        tell.send(answer)
-    });
-    told.recv_timeout(deadline).ok()
+/// Whether the path, which leads to `real`, lies in one of `outer`. Pure.
+fn inside(outer: &[PathBuf], (what, path, real): (What, PathBuf, PathBuf)) -> Option<Inside> {
+    let outer = outer.iter().find(|outer| real.starts_with(outer))?.clone();
+    Some(Inside { what, path, outer })
 }
 
 #[cfg(test)]
@@ -159,6 +220,8 @@ mod tests {
         std::fs::create_dir(folder.path().join("real")).unwrap();
         symlink("real", folder.path().join("link")).unwrap();
         let file = |path: &str| StoreOptions::new(format!("file://{}/{path}", folder.path().display()));
+        let apart = Apart::new(Looks::All, 1);
+        let is_one_place = |a: &StoreOptions, b: &StoreOptions| apart.is_one_place("main", a, b);
         let s3 = |url: &str, endpoint: Option<&str>| StoreOptions {
             endpoint: endpoint.map(str::to_owned),
             ..StoreOptions::new(url)
@@ -197,7 +260,8 @@ mod tests {
         symlink(at("wal"), at("data/pg_wal")).unwrap();
         symlink(at("data"), at("link")).unwrap();
         symlink(at("space/deep"), at("outside/link")).unwrap();
-        let is_inside = |path: &str| !inside(&at("data"), vec![(What::Spool, at(path))]).is_empty();
+        let outer = outer(&at("data"));
+        let is_inside = |path: &str| inside(&outer, (What::Spool, at(path), resolved(&at(path)))).is_some();
         for path in [
             "data",
             "data/backups",
@@ -216,10 +280,36 @@ mod tests {
     }
 
     #[test]
+    fn only_the_folders_of_the_clusters_that_a_command_is_about_are_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let (data, link) = (folder.path().join("data"), folder.path().join("link"));
+        std::fs::create_dir(&data).unwrap();
+        symlink(&data, &link).unwrap();
+        let one = |name: &str| Looks::One(Some(name.to_owned()));
+        let looks = [Looks::All, Looks::One(None), one("first"), one("second"), Looks::Nowhere];
+        for (looks, seen) in looks.into_iter().zip([true, false, false, true, false]) {
+            let mut apart = Apart::new(looks.clone(), 2);
+            assert_eq!(apart.taken("first", &data), None);
+            // What tells is the second one's link.
+            assert_eq!(apart.taken("second", &link).is_some(), seen, "{looks:?}");
+            assert_eq!(apart.taken("third", &data), Some("first".to_owned()), "{looks:?}");
+            let file = |path: &Path| StoreOptions::new(format!("file://{}", path.display()));
+            assert_eq!(apart.is_one_place("second", &file(&data), &file(&link)), seen, "{looks:?}");
+        }
+        assert!(Apart::new(Looks::One(None), 1).looks_at("main"));
+    }
+
+    #[test]
     fn a_file_system_that_hangs_does_not_hold_the_configuration() {
-        let (release, held) = mpsc::sync_channel::<()>(1);
-        assert_eq!(within(Duration::from_millis(20), move || held.recv().is_ok()), None);
+        let mut apart = Apart::new(Looks::All, 2);
+        apart.until = Instant::now();
+        let hung = Path::new("/config/hung");
+        let (release, held) = std::sync::mpsc::sync_channel::<()>(1);
+        assert_eq!(apart.ask(hung, move |_| held.recv().is_ok()), None);
+        // Nor is it asked again, when the configuration is read again.
+        assert_eq!(Apart::new(Looks::All, 2).ask(hung, |_| true), None);
+        assert_eq!(apart.taken("hung", hung), None);
         drop(release);
-        assert_eq!(within(DEADLINE, || 7), Some(7));
+        assert_eq!(apart.taken("other", hung), Some("hung".to_owned()));
     }
 }

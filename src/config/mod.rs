@@ -22,6 +22,7 @@ mod values;
 
 use std::path::Path;
 
+pub use apart::Looks;
 pub use loaded::Loaded;
 pub use problem::{ConfigError, Place, Problem};
 pub use resolve::name_is_good;
@@ -37,11 +38,16 @@ pub const DEFAULT_PATH: &str = "/etc/walward/walward.toml";
 
 /// Reads and checks `path` and the `conf.d/*.toml` beside it. Blocking.
 pub fn load(path: &Path) -> Result<Loaded, ConfigError> {
-    let document = document::read(path)?;
-    resolve::resolve(document)
+    load_for(path, Looks::All)
+}
+
+/// As [`load`], for who works with some clusters only: what `looks` leaves out is checked as it is written, and its file systems, which may hang, are
+/// not touched.
+pub fn load_for(path: &Path, looks: Looks) -> Result<Loaded, ConfigError> {
+    resolve::resolve(document::read(path)?, looks)
 }
 
 /// Reads and checks `text` as if it were what `path` holds, together with the `conf.d/*.toml` beside it. Blocking.
 pub fn load_text(path: &Path, text: &str) -> Result<Loaded, ConfigError> {
-    resolve::resolve(document::read_with(path, Some(text))?)
+    resolve::resolve(document::read_with(path, Some(text))?, Looks::All)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::apart;
+use super::apart::{Apart, Looks};
 use super::document::{Document, Located, Table, Value, identity};
 use super::keys::Section;
 use super::loaded::Loaded;
@@ -23,7 +23,7 @@ use walward_storage::{Credentials, KeyFiles, KeySource, Limits, StoreOptions};
 use walward_wire::trust;
 
 /// Checks everything and answers the values, or all problems.
-pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
+pub(super) fn resolve(document: Document, looks: Looks) -> Result<Loaded, ConfigError> {
     let mut report = Report { problems: document.problems, ..Report::default() };
     let empty = Table::new();
     check_sections(&document.root, &mut report);
@@ -41,13 +41,15 @@ pub(super) fn resolve(document: Document) -> Result<Loaded, ConfigError> {
         }
     }
     let mut clusters = BTreeMap::new();
-    for (name, table) in named(&document.root, Section::Cluster, &mut report) {
+    let tables = named(&document.root, Section::Cluster, &mut report);
+    let mut apart = Apart::new(looks, tables.len());
+    for (name, table) in tables {
         let known = document.root.get("repository").map(|located| &located.value);
         let known = if let Some(Value::Table(table)) = known { table } else { &empty };
         let mut scope = Scope::new(Section::Cluster, format!("cluster.{name}"), table, &mut report);
-        if let Some(cluster) = cluster(&name, known, &repositories, &clusters, &mut scope) {
+        if let Some(cluster) = cluster(&name, known, &repositories, &mut apart, &mut scope) {
             let own: Vec<_> = cluster.repositories.iter().filter_map(|name| repositories.get(name)).collect();
-            apart::check(&cluster.data_directory, &own, &agent.spool_directory, &mut scope);
+            apart.check(&name, &cluster.data_directory, &own, &agent.spool_directory, &mut scope);
             clusters.insert(name, cluster);
         }
     }
@@ -393,15 +395,14 @@ fn cluster(
     name: &str,
     known: &Table,
     checked: &BTreeMap<String, RepositoryConfig>,
-    others: &BTreeMap<String, ClusterConfig>,
+    apart: &mut Apart,
     scope: &mut Scope<'_>,
 ) -> Option<ClusterConfig> {
     let data_directory = scope.path("data_directory");
-    if let Some(directory) = &data_directory {
-        let taken = others.values().map(|other| (other.name.clone(), other.data_directory.clone())).collect();
-        if let Some(other) = apart::whose_folder(directory, taken) {
-            scope.problem("data_directory", format!("{} is cluster.{other}'s already", directory.display()));
-        }
+    if let Some(directory) = &data_directory
+        && let Some(other) = apart.taken(name, directory)
+    {
+        scope.problem("data_directory", format!("{} is cluster.{other}'s already", directory.display()));
     }
     let connection = scope.redacted("connection", redact_connection);
     if let Some(connection) = &connection
@@ -423,7 +424,7 @@ fn cluster(
     for (at, first) in repositories.iter().enumerate() {
         for second in repositories.iter().skip(at + 1) {
             if let (Some(a), Some(b)) = (checked.get(first), checked.get(second))
-                && apart::is_one_place(&a.store, &b.store)
+                && apart.is_one_place(name, &a.store, &b.store)
             {
                 let text =
                     format!("\"{first}\" and \"{second}\" lead to the same place, so they are one copy, not two");

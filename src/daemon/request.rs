@@ -24,6 +24,8 @@ use walward_wire::{OnError, Reply, Request};
 
 /// How long a file system may take to say what lies in it.
 const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
+/// As [`FILE_SYSTEM_DEADLINE`], for `status`, which tells of the other clusters without it.
+const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 
 /// That somebody was refused.
 static REFUSED: Throttle = Throttle::new();
@@ -128,7 +130,7 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
     };
     let (archiver, cluster) = (service.archiver.clone(), service.config.name.clone());
     // One visit to the file system for all that is to be known of it: the agent may have the file already.
-    let found = in_file_system(&service.looks, move || {
+    let found = in_file_system(&service.looks, FILE_SYSTEM_DEADLINE, move || {
         // The agent reads with its own rights: only the cluster's own pg_wal, whatever the path says.
         let given = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
         if given.is_none() || given != std::fs::canonicalize(archiver.pg_wal()).ok() {
@@ -172,7 +174,7 @@ async fn fetch(
     let pg_wal = destination.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let data_directory = pg_wal.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let service = permitted(&cluster, &data_directory, peer, services).await.map_err(|(_, text)| text)?;
-    let looked = in_file_system(&service.looks, move || {
+    let looked = in_file_system(&service.looks, FILE_SYSTEM_DEADLINE, move || {
         Ok((lineage_of(&data_directory)?, Spot::beside(&destination, peer.uid)))
     });
     let (lineage, beside) = looked.await.flatten()?;
@@ -202,6 +204,7 @@ fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
 /// threads of `looks` with it, and no others.
 async fn in_file_system<T: Send + 'static>(
     looks: &Arc<Semaphore>,
+    limit: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, String> {
     let looked = async {
@@ -209,12 +212,10 @@ async fn in_file_system<T: Send + 'static>(
         // The place is given back when the file system has answered, not when nobody waits for it any more.
         tokio::task::spawn_blocking(move || (work(), place)).await.map(|(found, _place)| found)
     };
-    match tokio::time::timeout(FILE_SYSTEM_DEADLINE, looked).await {
+    match tokio::time::timeout(limit, looked).await {
         Ok(Ok(found)) => Ok(found),
         Ok(Err(_)) => Err("the agent could not look at the data directory; its log says why".to_owned()),
-        Err(_) => {
-            Err(format!("the file system of a data directory did not answer in {} s", FILE_SYSTEM_DEADLINE.as_secs()))
-        }
+        Err(_) => Err(format!("the file system of a data directory did not answer in {} s", limit.as_secs())),
     }
 }
 
@@ -228,11 +229,10 @@ pub async fn permitted(
     let found = if let Some(found) = services.known(cluster, data_directory) {
         found
     } else {
-        let (all, wanted) = (Arc::clone(services), data_directory.to_path_buf());
-        in_file_system(&services.looks, move || all.find(&wanted)).await.flatten()
+        services.find(data_directory, FILE_SYSTEM_DEADLINE).await
     };
     let service = found.map_err(|text| (Exit::NotFound, text))?;
-    if may_use(peer, &service).await.map_err(|text| (Exit::Unreachable, text))? {
+    if may_use(peer, &service, FILE_SYSTEM_DEADLINE).await.map_err(|text| (Exit::Unreachable, text))? {
         Ok(service)
     } else {
         if let Some(kept_back) = REFUSED.admit(Instant::now()) {
@@ -251,12 +251,12 @@ pub async fn permitted(
     }
 }
 
-async fn may_use(peer: Peer, service: &Service) -> Result<bool, String> {
+async fn may_use(peer: Peer, service: &Service, limit: Duration) -> Result<bool, String> {
     if peer.is_trusted() {
         return Ok(true);
     }
     let directory = service.config.data_directory.clone();
-    in_file_system(&service.looks, move || peer.may_use(&directory)).await
+    in_file_system(&service.looks, limit, move || peer.may_use(&directory)).await
 }
 
 /// The file for the client. An agent that runs as root gives it to the client's user, who will own it.
@@ -282,7 +282,7 @@ async fn admin(
         Ok(Admin::Status {}) => {
             // Nothing is asked on behalf of who may not know it.
             let all = services.clusters.values();
-            let allowed = join_all(all.map(|service| may_use(peer, service))).await;
+            let allowed = join_all(all.map(|service| may_use(peer, service, STATUS_DEADLINE))).await;
             let seen = services.clusters.values().zip(allowed).filter(|(_, allowed)| *allowed == Ok(true));
             let snapshot = status::snapshot(seen.map(|(service, _)| service)).await;
             match serde_json::to_string(&snapshot) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::Semaphore;
@@ -23,11 +24,12 @@ use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use walward_base::sys;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::shared::Shared;
+use walward_base::sys::whose::{Whose, whose};
 use walward_repo::LazyRepository;
 
-/// Threads that may look at one data directory (or for one) on behalf of requests at the same time.
+/// Threads that may look at one data directory on behalf of requests at the same time.
 const LOOKS_MAX: usize = 4;
-/// By the data directory, and one for all: a configuration that is read again has no threads of its own.
+/// By the data directory: a configuration that is read again has no threads of its own.
 static LOOKS: Shared<Semaphore> = Shared::new();
 
 /// Everything that the agent does for one cluster.
@@ -62,8 +64,6 @@ pub struct Service {
 pub struct Services {
     /// By the cluster's name.
     pub clusters: BTreeMap<String, Arc<Service>>,
-    /// Threads that may look for the cluster of a path at the same time.
-    pub looks: Arc<Semaphore>,
     /// Cancelled: no new work of its own accord.
     pub closing: CancellationToken,
     /// Cancelled: a running backup ends in order. The agent is stopping; a reload leaves it alone.
@@ -167,7 +167,7 @@ impl Services {
             clusters.insert(name.clone(), Arc::new(service));
         }
         unfinished.disarm();
-        Ok(Arc::new(Self { clusters, looks: looks_at(Path::new("")), closing, backups, uploads, stop }))
+        Ok(Arc::new(Self { clusters, closing, backups, uploads, stop }))
     }
 
     /// Whether the peer was the owner of a cluster's data directory when it was looked at last.
@@ -188,17 +188,21 @@ impl Services {
         found.map(|service| Ok(Arc::clone(service)))
     }
 
-    /// The service with this data directory, links followed. The error says what to do. Blocking.
-    pub fn find(&self, data_directory: &Path) -> Result<Arc<Service>, String> {
-        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-        let wanted = real(data_directory);
-        let found = self.clusters.values().find(|service| real(&service.config.data_directory) == wanted);
-        found.cloned().ok_or_else(|| {
-            format!(
-                "no cluster in the configuration has the data directory {}; add it to walward.toml (walward setup), or name the cluster with --cluster",
-                data_directory.display()
-            )
-        })
+    /// The service with this data directory, links followed, where its file system answers within `limit`. The error says what to do.
+    pub async fn find(&self, data_directory: &Path, limit: Duration) -> Result<Arc<Service>, String> {
+        let services = self.clusters.values();
+        let folders: Vec<_> = services.map(|service| (service, service.config.data_directory.as_path())).collect();
+        let (found, shown) = (whose(data_directory, &folders, limit).await, data_directory.display());
+        match found {
+            Whose::Of(service) => Ok(Arc::clone(service)),
+            Whose::Nobodys => Err(format!(
+                "no cluster in the configuration has the data directory {shown}; add it to walward.toml (walward setup), or name the cluster with --cluster"
+            )),
+            Whose::NoAnswer => Err(format!(
+                "the file system of a data directory did not answer in {} s, and no other is {shown}; name the cluster with --cluster",
+                limit.as_secs()
+            )),
+        }
     }
 
     /// Ends the services' own work; in-flight work gets no grace here.

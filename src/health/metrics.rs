@@ -122,7 +122,7 @@ pub fn render(snapshot: &Snapshot) -> String {
         clusters,
         "walward_backup_hanging_reads",
         "gauge",
-        "Reads of the data directory for a backup, given up or not, that its file system does not answer now.",
+        "Reads of the data directory for a backup or the configuration, given up or not, that its file system does not answer now.",
         |c| Some(c.hanging_reads.len()),
     );
     page.repositories(

@@ -44,7 +44,6 @@ mod unpack;
 mod wal;
 
 pub use configuration::{Fate, Note};
-pub use directory::is_same as is_same_directory;
 pub use error::RestoreError;
 pub use leftovers::leftovers;
 pub use loan::{Settled, settle};

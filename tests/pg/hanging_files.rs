@@ -1,14 +1,33 @@
 //! A data directory whose file system hangs: nothing waits for it for ever, and nobody else is held up.
 
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::{Answers, Daemon, Hung, Outcome, Site, SiteOptions, eventually};
+use crate::support::{Answers, Daemon, Hung, Outcome, Site, SiteOptions, eventually, free_port};
 
 /// More than any of it takes; what hangs takes for ever.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// Clusters whose data directories lie on one file system that hangs.
+const HUNG_CLUSTERS: usize = 8;
+/// Pushes that wait for each of them, and as many fetches.
+const CLIENTS: usize = 4;
+/// Reloads of the configuration meanwhile.
+const RELOADS: usize = 12;
+/// What one such cluster may keep of the agent's threads, however often the configuration is read again: those that look on behalf of
+/// requests, and those that look by themselves.
+const THREADS_OF_A_CLUSTER: usize = 4 + 8;
+/// All other threads of the agent: the runtime's, those that compute, those that wait for sound disks, and those that asked for a path when
+/// the configuration was read.
+const OTHER_THREADS: usize = 80;
+/// What the agent may hold in memory.
+const RESIDENT_BYTES_MAX: u64 = 256 << 20;
 
 fn site(read_deadline: &str) -> Site {
     let cluster_settings = format!("backup = {{ read_deadline = \"{read_deadline}\" }}\n");
@@ -104,4 +123,140 @@ fn as_root_a_backup_that_hangs_ends_when_it_is_told_to() {
         site.start_agent();
         drop(hung);
     }
+}
+
+/// Programs that hang, each in a process group of its own. They are killed by id, and nothing waits for them for ever.
+#[derive(Default)]
+struct Clients(Vec<Child>);
+
+impl Clients {
+    fn start(&mut self, mut command: Command) {
+        let command = command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null());
+        self.0.push(command.spawn().expect("a client"));
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        for client in &self.0 {
+            let group = i32::try_from(client.id()).ok().and_then(Pid::from_raw).expect("a process id");
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let begun = Instant::now();
+        for client in &mut self.0 {
+            while matches!(client.try_wait(), Ok(None)) && begun.elapsed() < Duration::from_secs(10) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    }
+}
+
+/// What `/metrics` answers.
+fn metrics(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The agent as `status` tells of it, and its number of threads.
+fn agent_facts(site: &Site) -> (serde_json::Value, Duration, usize) {
+    let asked = Instant::now();
+    let status = site.walward(&["--json", "status"]).expect(0).json();
+    let took = asked.elapsed();
+    let threads = std::fs::read_dir(format!("/proc/{}/task", status["pid"])).expect("the agent runs").count();
+    (status, took, threads)
+}
+
+#[test]
+#[ignore = "mounts a file system that hangs, as root; scripts/test.sh runs it"]
+fn as_root_many_clusters_on_a_file_system_that_hangs_hold_neither_another_up_nor_a_command() {
+    let mut site = site("2 s");
+    let folder = site.room.make_folder("disk");
+    let port = free_port();
+    let mut text =
+        site.config_text().replacen("[agent]\n", &format!("[agent]\nmetrics_listen = \"127.0.0.1:{port}\"\n"), 1);
+    let link = site.room.join("main-by-another-name");
+    std::os::unix::fs::symlink(&site.cluster.data, &link).unwrap();
+    let names: Vec<String> = (0..HUNG_CLUSTERS).map(|number| format!("hung{number}")).collect();
+    for name in &names {
+        site.room.make_folder(&format!("disk/{name}"));
+        let directory = folder.join(name);
+        write!(
+            text,
+            "\n[cluster.{name}]\ndata_directory = {directory:?}\nconnection = \"host=/nowhere\"\nrepositories = [\"store\"]\n"
+        )
+        .unwrap();
+    }
+    site.stop_agent();
+    site.write_config(&text);
+    // From before the agent is started. From here on nothing of the test's own touches what lies below `folder`.
+    let hung = Hung::mount(&folder, Answers::Nothing);
+    site.start_agent();
+    let mut clients = Clients::default();
+    for name in names.iter().cycle().take(HUNG_CLUSTERS * CLIENTS) {
+        let segment = "000000010000000000000001";
+        let path = folder.join(name).join("pg_wal").join(segment);
+        for verb in [vec!["push"], vec!["fetch", segment]] {
+            let mut command = site.room.command(site.room.program("walward-wal"));
+            command.arg("--socket").arg(&site.socket).args(["--cluster", name]).args(verb).arg(&path);
+            clients.start(command);
+        }
+    }
+    let mut most = 0;
+    for number in 1..=RELOADS {
+        let log_bytes = site.agent.as_ref().unwrap().log().len();
+        site.agent.as_ref().unwrap().reload();
+        site.agent.as_ref().unwrap().wait_logged(log_bytes, "configuration reloaded");
+        // Every look of the new configuration is under way.
+        let (_, took, threads) = agent_facts(&site);
+        assert!(took < Duration::from_mins(1), "status took {took:?}");
+        most = most.max(threads);
+        if number % 8 == 0 {
+            println!("after {number} reloads: status in {took:?}, {threads} threads");
+            let segment = site.cluster.switch_wal(&site.room);
+            site.cluster.wait_archived(&site.room, &segment);
+            let place = site.cluster.data.join("pg_wal/RECOVERYXLOG");
+            site.client(&["fetch", &segment, place.to_str().unwrap()]).expect(0);
+            std::fs::remove_file(place).unwrap();
+            let scraped = metrics(port);
+            assert!(
+                scraped.starts_with("HTTP/1.1 200") && scraped.contains("hung7") && scraped.contains("main"),
+                "{scraped}"
+            );
+        }
+    }
+    // Also where the path does not say at once whose it is: by the agent, and without one.
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let by_link = link.join("pg_wal").join(&segment);
+    site.client(&["push", by_link.to_str().unwrap()]).expect(0);
+    site.walward(&["wal", "push", by_link.to_str().unwrap()]).expect(0);
+    for command in [&["info"][..], &["wal", "list"], &["backup", "--no-agent"], &["restore", "--dry-run"]] {
+        let directory = site.room.join("restored");
+        let more: &[&str] =
+            if command[0] == "restore" { &["--target-directory", directory.to_str().unwrap()] } else { &[] };
+        site.walward(&[&["--cluster", "main"][..], command, more].concat()).expect(0);
+    }
+    let checked = site.walward(&["--json", "--cluster", "main", "check"]).json();
+    assert!(checked["checks"].is_array() && !checked.to_string().contains("hung"), "{checked}");
+    backup(&site, &[]).expect(0);
+    let (status, took, threads) = agent_facts(&site);
+    let clusters = status["clusters"].as_array().unwrap();
+    assert_eq!(clusters.len(), 1 + HUNG_CLUSTERS, "{status}");
+    let bound = OTHER_THREADS + THREADS_OF_A_CLUSTER * HUNG_CLUSTERS;
+    println!("after a backup: status in {took:?}, {threads} threads, never more than {most} (bound {bound})");
+    assert!(most.max(threads) <= bound, "{} threads", most.max(threads));
+    assert!(status["resident_bytes"].as_u64().is_some_and(|bytes| bytes <= RESIDENT_BYTES_MAX), "{status}");
+    // A lookup of the same name by a process that lives on keeps the agent's in the kernel.
+    drop(clients);
+    let told = Instant::now();
+    site.stop_agent();
+    println!("ended by SIGTERM in {:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(30), "{:?}", told.elapsed());
+    // What looks at all of them ends as well, where no other process is in the way.
+    site.walward(&["config", "check"]).expect(0).says("no answer").says("hung7");
+    drop(hung);
 }

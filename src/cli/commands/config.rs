@@ -1,7 +1,5 @@
 //! `config check` and `config show`.
 
-use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use serde_json::json;
@@ -12,6 +10,7 @@ use crate::cli::printer::{Printer, Tone};
 use crate::cli::segment_memory;
 use crate::config::{self, Loaded, Origin};
 use crate::outcome::Exit;
+use walward_base::sys::ground::Ground;
 use walward_pg::ControlFile;
 
 /// How long the data directory of one cluster may take to say how large its segments are.
@@ -49,11 +48,10 @@ fn large_segments(loaded: &Loaded) -> Vec<String> {
     let memory = loaded.config.agent.memory_bytes_max;
     let mut said = Vec::new();
     for cluster in loaded.config.clusters.values() {
-        let (sender, looked) = mpsc::sync_channel(1);
-        let directory = cluster.data_directory.clone();
-        // A file system that hangs keeps this thread, and not the start of the agent.
-        thread::spawn(move || sender.send(ControlFile::read(&directory).ok().map(|control| control.segment_size)));
-        let size = looked.recv_timeout(FILE_SYSTEM_DEADLINE).ok().flatten();
+        let directory = &cluster.data_directory;
+        // A file system that hangs keeps a thread, and not the start of the agent.
+        let looked = Ground::of(directory).ask(directory, FILE_SYSTEM_DEADLINE, ControlFile::read);
+        let size = looked.and_then(Result::ok).map(|control| control.segment_size);
         let remark = size.and_then(|size| segment_memory::remark(size, cluster.repositories.len(), memory));
         said.extend(remark.map(|text| format!("cluster.{}: {text}", cluster.name)));
     }

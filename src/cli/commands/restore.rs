@@ -38,7 +38,7 @@ pub(in crate::cli) async fn run(
     let (repositories, left_out) = context.open_enough(cluster).await?;
     let mut plan = restore::plan(&repositories, directory, &request).await?;
     plan.warnings.splice(0..0, left_out);
-    plan.warnings.extend(without_agent(context, arguments, &plan));
+    plan.warnings.extend(without_agent(context, arguments, &plan).await);
     for warning in &plan.warnings {
         printer.warning(warning);
     }
@@ -179,10 +179,10 @@ fn mapping(text: &str) -> Result<(TablespaceSelector, PathBuf), Failure> {
 }
 
 /// What is wrong with a copy that archives and that no agent knows: its archive_command would fail, and pg_wal fill the disk.
-fn without_agent(context: &Context, arguments: &RestoreArguments, plan: &RestorePlan) -> Option<String> {
+async fn without_agent(context: &Context, arguments: &RestoreArguments, plan: &RestorePlan) -> Option<String> {
     let asked = arguments.archive_mode == Some(ArchiveModeChoice::Preserve);
-    let mut clusters = context.loaded.config.clusters.values();
-    let is_known = clusters.any(|cluster| restore::is_same_directory(&cluster.data_directory, &plan.directory));
+    // Where a file system does not answer, the warning is the safe side.
+    let is_known = asked && matches!(context.whose(&plan.directory).await, Ok(Some(_)));
     (asked && !is_known).then(|| {
         format!(
             "no cluster of the configuration has the data directory {}: unless it is moved to one that is, or gets a [cluster.NAME] and a \

@@ -146,7 +146,7 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     for read in &cluster.hanging_reads {
         let age = format_duration(std::time::Duration::from_secs(read.seconds));
         let text = format!(
-            "  HANGS       a read of {} for a backup has not been answered for {age}: no backup can be taken until its file system answers",
+            "  HANGS       a read of {} has not been answered for {age}: no backup can be taken until its file system answers",
             read.path.display()
         );
         printer.line(&printer.tone(&text, Tone::Bad))?;

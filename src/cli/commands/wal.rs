@@ -32,7 +32,7 @@ pub(in crate::cli) async fn push(
     let name = file_name(&path.file_name().unwrap_or_default().to_string_lossy())?;
     let pg_wal = path.parent().unwrap_or(Path::new("/"));
     let data_directory = pg_wal.parent().unwrap_or(Path::new("/"));
-    let cluster = context.cluster_in(data_directory)?;
+    let cluster = context.cluster_in(data_directory).await?;
     let repositories = repositories(context, cluster)?;
     let host = sys::host::name();
     let deadline = cluster.archive.deadline;
@@ -84,7 +84,8 @@ async fn fetch_one(
     let pg_wal = destination.parent().unwrap_or(Path::new("/"));
     let data_directory = pg_wal.parent().unwrap_or(Path::new("/"));
     // Into any folder, when there is no doubt about the cluster: what is fetched is verified against it.
-    let cluster = context.cluster_in(data_directory).or_else(|unknown| context.cluster().map_err(|_| unknown))?;
+    let found = context.cluster_in(data_directory).await;
+    let cluster = found.or_else(|unknown| context.cluster().map_err(|_| unknown))?;
     let repositories = repositories(context, cluster)?;
     let mut want = Want { lineage: lineage_in(data_directory)?, name, pg_wal: Some(pg_wal.to_path_buf()) };
     let looked = || format!("cannot look at the folder of {}", destination.display());

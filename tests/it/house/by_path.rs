@@ -31,7 +31,7 @@ const STD_ONLY: &str =
     "the small client has the standard library only; root is refused where another user has a say on the way";
 
 /// Calls by path that stay there: the file, the calls (none: all of them), and why no link does harm.
-const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 31] = [
+const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 29] = [
     ("archive/fetch/one_file.rs", &["tokio::fs::"], "the type of a file that was opened by its folder"),
     ("archive/let_go/notes.rs", &["std::fs::read", "std::fs::read_dir"], OWN_SPOOL),
     (
@@ -50,14 +50,12 @@ const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 31] = [
     ("cli/commands/setup/initialise.rs", &[".exists()"], THERE),
     ("cli/commands/setup/login.rs", &[], OWNERS_RIGHTS),
     ("cli/commands/setup/mod.rs", &[".exists()"], THERE),
-    ("cli/commands/setup/mod.rs", &["std::fs::canonicalize"], COMPARED),
     ("cli/commands/setup/places.rs", &["std::fs::read_dir", "std::fs::read_link"], SYSTEMS),
     ("cli/commands/setup/places.rs", &[".is_dir()"], THERE),
     ("cli/commands/setup/turn.rs", &["File::open("], ROOTS_OWN),
     ("cli/whose.rs", &["std::fs::canonicalize"], COMPARED),
     ("daemon/log.rs", &["std::fs::metadata"], SYSTEMS),
     ("daemon/request.rs", &["std::fs::canonicalize"], COMPARED),
-    ("daemon/services.rs", &["std::fs::canonicalize"], COMPARED),
     ("daemon/services.rs", &["std::fs::read_dir", "std::fs::remove_dir_all"], OWN_SPOOL),
     ("daemon/status.rs", &["std::fs::read_to_string"], SYSTEMS),
     ("pg/folders.rs", &[".canonicalize()"], COMPARED),

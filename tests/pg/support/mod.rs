@@ -19,7 +19,7 @@ pub use cluster::{Cluster, ClusterOptions, Ended, Stop};
 pub use fault_proxy::Mode;
 pub use hung::{Answers, Hung};
 pub use room::{Daemon, Room, eventually};
-pub use s3::S3;
+pub use s3::{S3, free_port};
 pub use site::{Site, SiteOptions, StoreKind};
 pub use versions::Version;
 pub(crate) use versions::on_every_version;

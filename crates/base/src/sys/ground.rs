@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -176,6 +176,34 @@ impl Ground {
         looked.ok().map(|(found, ..)| found)
     }
 
+    /// What `look` says about `path`, on a thread of its own within `limit`, for who has no runtime that waits. Blocking. What is not answered then
+    /// stays listed, and is not asked again until it is: `None` at once. Also `None` when all threads are taken, or this one panicked.
+    pub fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        path: &Path,
+        limit: Duration,
+        look: impl FnOnce(&Path) -> T + Send + 'static,
+    ) -> Option<T> {
+        let is_asked = |steps: &Steps, step: &Unanswered| steps.are_given_up() && step.path == path;
+        if !self.unanswered(is_asked).is_empty() {
+            return None;
+        }
+        let place = Arc::clone(&self.threads).try_acquire_owned().ok()?;
+        let mut waiting = Waiting { steps: Arc::default(), answered: false };
+        let at_work = self.begin(Arc::clone(&waiting.steps), place);
+        let (sender, answer) = mpsc::sync_channel(1);
+        let path = path.to_owned();
+        let thread = std::thread::Builder::new().name("walward-ground".to_owned()).spawn(move || {
+            let value = at_work.steps.at(&path, || look(&path));
+            drop(at_work);
+            let _ = sender.send(value);
+        });
+        thread.ok()?;
+        let answer = answer.recv_timeout(limit).ok();
+        waiting.answered = answer.is_some();
+        answer
+    }
+
     fn begin(self: &Arc<Self>, steps: Arc<Steps>, place: OwnedSemaphorePermit) -> AtWork {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
@@ -286,6 +314,23 @@ mod tests {
         drop(release);
         quiet(&ground).await;
         assert!(again.given_up().is_none() && again.hanging().is_empty());
+    }
+
+    #[test]
+    fn what_is_asked_and_hangs_is_listed_and_not_asked_again_until_it_is_answered() {
+        let ground = Ground::of(Path::new("/ground/asked"));
+        assert_eq!(ground.ask(Path::new("/fine"), LONG, Path::to_owned), Some(PathBuf::from("/fine")));
+        let (release, held) = hung();
+        assert_eq!(ground.ask(Path::new("/hung"), LIMIT, move |_| held.recv().is_ok()), None);
+        assert_eq!(ground.given_up().map(|step| step.path), Some(PathBuf::from("/hung")));
+        assert_eq!(ground.ask(Path::new("/hung"), LONG, |_| true), None, "it would hang, too");
+        assert_eq!(ground.ask(Path::new("/fine"), LONG, |_| true), Some(true), "another file may answer");
+        assert_eq!(ground.lock().len(), 1);
+        drop(release);
+        while !ground.lock().is_empty() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(ground.ask(Path::new("/hung"), LONG, |_| true), Some(true));
     }
 
     #[tokio::test]

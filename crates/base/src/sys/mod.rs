@@ -1,4 +1,4 @@
-//! The operating system: folders that are held open, file systems that may hang, durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory, where paths lead, panics, bounds of the process.
+//! The operating system: folders that are held open, file systems that may hang, durable files, pieces of files, a pool of plain threads for CPU work, disk space, host names, other users, other programs, privacy of memory, where and to whose folder paths lead, panics, bounds of the process.
 
 pub mod cpu;
 pub mod disk;
@@ -14,4 +14,5 @@ pub mod process;
 pub mod secrecy;
 pub mod shared;
 pub mod steps;
+pub mod whose;
 pub mod within;

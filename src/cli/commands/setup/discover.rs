@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::places::{self, Heard, Listens, Of, parse_pid_file};
+use super::places::{self, Heard, Listens, Of, parse_pid_file, same_folder};
 use crate::cli::failure::Failure;
 use crate::outcome::Exit;
 use walward_base::sys::folder::Folder;
@@ -204,8 +204,7 @@ fn taken(known: &[(String, PathBuf)]) -> BTreeSet<String> {
 }
 
 fn found(directory: &Path, known: &[(String, PathBuf)], taken: &BTreeSet<String>) -> Found {
-    let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let configured = known.iter().find(|(_, folder)| real(folder) == real(directory)).map(|(name, _)| name.clone());
+    let configured = known.iter().find(|(_, folder)| same_folder(folder, directory)).map(|(name, _)| name.clone());
     Found {
         name: configured.unwrap_or_else(|| name_for(directory, taken)),
         data_directory: directory.to_owned(),

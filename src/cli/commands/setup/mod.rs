@@ -36,6 +36,7 @@ use crate::config::{self, ClusterConfig, Config, ConfigError};
 use crate::outcome::Exit;
 use discover::{Found, Machine};
 use file::{NewCluster, NewEncryption, NewRepository, NewTables};
+use places::same_folder;
 
 /// The role that the printed statements make.
 const ROLE: &str = "walward";
@@ -294,11 +295,6 @@ fn new_repository(
         secret_access_key_file: arguments.secret_access_key_file.clone(),
         encryption,
     })
-}
-
-fn same_folder(a: &Path, b: &Path) -> bool {
-    let real = |path: &Path| -> PathBuf { std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()) };
-    real(a) == real(b)
 }
 
 /// Whether the answer for a cluster shows a recovery key.

@@ -3,12 +3,27 @@
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use walward_base::sys::folder::{Facts, Folder, open_led};
+use walward_base::sys::ground::Ground;
+use walward_base::sys::within::resolved;
 use walward_pg::settings::setting;
 
 /// What is read of a file that may be anybody's; those of PostgreSQL are far smaller.
 const SMALL_BYTES_MAX: u64 = 64 * 1024;
+
+/// How long a file system may take to say where a path leads.
+const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Whether both paths lead to one folder; one whose file system does not answer counts as it is written. Blocking, for a while at most.
+pub(super) fn same_folder(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| {
+        let real = Ground::of(path).ask(path, FILE_SYSTEM_DEADLINE, resolved);
+        real.unwrap_or_else(|| path.to_owned())
+    };
+    one == other || real(one) == real(other)
+}
 
 /// A folder that may be a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
