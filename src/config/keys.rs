@@ -388,7 +388,7 @@ const CLUSTER: &[Key] = &[
         "backup.read_deadline",
         Kind::Duration(SECOND, 30 * MINUTE),
         Default::Is("\"3 min\""),
-        "How long one read of the data directory may go unanswered. Then its file system hangs, and the backup is given up.",
+        "How long one read of the data directory may go unanswered. Then its file system hangs, and the backup, or `wal set-aside`, is given up.",
     ),
     key(
         "backup.pack_bytes",

@@ -118,6 +118,7 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
                 Exit::Refused,
                 Some("to have this life back, set the other one aside first, or do both in a copy of the repository"),
             )),
+            AsideError::Hangs { .. } => Some((Exit::Unreachable, None)),
             AsideError::BadCopy { .. } | AsideError::Gone { .. } => Some((Exit::Integrity, None)),
         };
     }

@@ -125,6 +125,24 @@ fn as_root_a_backup_that_hangs_ends_when_it_is_told_to() {
     }
 }
 
+#[test]
+#[ignore = "mounts a file system that hangs, as root; scripts/test.sh runs it"]
+fn as_root_a_data_directory_that_hangs_ends_setting_aside_and_nothing_is_moved() {
+    let mut site = site("2 s");
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    site.stop_agent();
+    // The server has its files open already, below the mount.
+    let hung = Hung::mount(&site.cluster.data, Answers::Nothing);
+    let aside = ["--yes", "--cluster", "main", "wal", "set-aside", "--from", &segment];
+    site.walward(&aside).expect(13).says("did not answer").says("read_deadline");
+    drop(hung);
+    site.walward(&["wal", "list-aside"]).expect(0);
+    site.walward(&["--json", "wal", "list"]).expect(0).says(&segment);
+    // What stood in the way was the file system: by now it is seen that the server itself archived the file.
+    site.walward(&aside).expect(16).says("has archived");
+}
+
 /// Programs that hang, each in a process group of its own. They are killed by id, and nothing waits for them for ever.
 #[derive(Default)]
 struct Clients(Vec<Child>);

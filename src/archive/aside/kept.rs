@@ -6,13 +6,19 @@
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bytes::Bytes;
+use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
+use tokio_util::sync::CancellationToken;
 
 use super::AsideError;
 use crate::archive::push::source::{FileStamp, WalFile};
 use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::{Ground, NotDone};
 use walward_base::{ErrorClass, describe};
+use walward_pg::archive_status::{done_path, is_done};
 use walward_pg::{
     ClusterState, ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName,
 };
@@ -37,13 +43,25 @@ pub struct KeptServer {
     names: BTreeSet<WalFileName>,
     /// It replays what others wrote: what it has may come from the archive.
     is_in_recovery: bool,
+    /// How long one look at its files may take.
+    limit: Duration,
 }
 
 impl KeptServer {
-    /// Reads the data directory; `None` where there is none. Blocking.
+    /// Reads the data directory, whose file system may take `limit` for each look, now and later; `None` where there is none.
     ///
     /// # Errors
-    /// [`AsideError::Server`] when it cannot be read: what is not seen may be the server's own.
+    /// [`AsideError::Server`] when it cannot be read, and [`AsideError::Hangs`]: what is not seen may be the server's own.
+    pub async fn look(data_directory: &Path, limit: Duration) -> Result<Option<Self>, AsideError> {
+        let directory = data_directory.to_owned();
+        let kept = answered(data_directory, data_directory, limit, move || Self::read(&directory)).await??;
+        Ok(kept.map(|kept| Self { limit, ..kept }))
+    }
+
+    /// As [`KeptServer::look`], for as long as it takes. Blocking.
+    ///
+    /// # Errors
+    /// [`AsideError::Server`].
     pub fn read(data_directory: &Path) -> Result<Option<Self>, AsideError> {
         let failed = |source| AsideError::Server { path: data_directory.to_path_buf(), source };
         let folder = match Folder::enter(data_directory) {
@@ -73,6 +91,7 @@ impl KeptServer {
             redo: control.redo.segment_number(control.segment_size),
             names: names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect(),
             is_in_recovery: matches!(control.state, ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery),
+            limit: Duration::MAX,
         }))
     }
 
@@ -114,26 +133,34 @@ impl KeptServer {
     async fn is_own(&self, repository: &Repository, name: WalFileName) -> Result<Result<bool, String>, AsideError> {
         let folder = self.pg_wal.clone();
         let failed = |source| AsideError::Server { path: self.pg_wal.join(name.to_string()), source };
-        let opened = tokio::task::spawn_blocking(move || WalFile::open(&folder, name)).await;
-        let file = match opened.map_err(|error| failed(io::Error::other(error)))? {
+        let path = self.pg_wal.join(name.to_string());
+        let file = match self.answered(&path, move || WalFile::open(&folder, name)).await? {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Ok(false)),
             opened => opened.map_err(failed)?,
         };
         let key = layout::wal_file(self.lineage, name);
-        match repository.has_content(&key, file.bytes(), file.content().0).await {
+        let content = in_time(file.content().0, self.limit);
+        match repository.has_content(&key, file.bytes(), content).await {
             Ok(is_same) => Ok(Ok(is_same)),
             Err(error) if error.class() == ErrorClass::NotFound => Ok(Ok(false)),
             Err(error) if error.class() == ErrorClass::Corrupt => Ok(Err(describe(&error))),
             // It is written, or was recycled meanwhile.
-            Err(RepoError::Content { .. }) if self.has_changed(&file).await => Ok(Ok(false)),
+            Err(RepoError::Content { .. }) if self.has_changed(&file).await? => Ok(Ok(false)),
             Err(error) => Err(super::failed(repository, "compare a file with the server's")(error)),
         }
     }
 
-    async fn has_changed(&self, file: &WalFile) -> bool {
+    async fn has_changed(&self, file: &WalFile) -> Result<bool, AsideError> {
         let (path, stamp) = (file.path().to_path_buf(), file.stamp());
-        let looked = tokio::task::spawn_blocking(move || FileStamp::of(&path).is_ok_and(|now| now == stamp));
-        !looked.await.unwrap_or(true)
+        self.answered(file.path(), move || !FileStamp::of(&path).is_ok_and(|now| now == stamp)).await
+    }
+
+    async fn answered<T: Send + 'static>(
+        &self,
+        path: &Path,
+        look: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AsideError> {
+        answered(self.pg_wal.parent().unwrap_or(&self.pg_wal), path, self.limit, look).await
     }
 
     /// Whether it has written a file of this name and has it no more: what was archived is recycled. The archive's may be the one.
@@ -164,6 +191,75 @@ impl KeptServer {
         redo: u64,
         names: BTreeSet<WalFileName>,
     ) -> Self {
-        Self { pg_wal: pg_wal.to_path_buf(), lineage, size, history, redo, names, is_in_recovery: false }
+        let pg_wal = pg_wal.to_path_buf();
+        Self { pg_wal, lineage, size, history, redo, names, is_in_recovery: false, limit: Duration::MAX }
+    }
+}
+
+/// Whether the server of `data_directory` marked `name` as archived, where its file system answers within `limit`.
+///
+/// # Errors
+/// [`AsideError::Hangs`].
+pub async fn is_archived(data_directory: &Path, name: WalFileName, limit: Duration) -> Result<bool, AsideError> {
+    let pg_wal = data_directory.join("pg_wal");
+    let mark = done_path(&pg_wal, name);
+    answered(data_directory, &mark, limit, move || is_done(&pg_wal, name)).await
+}
+
+/// What `look` says about `path`, on a thread of the data directory's ground and within `limit`.
+async fn answered<T: Send + 'static>(
+    data_directory: &Path,
+    path: &Path,
+    limit: Duration,
+    look: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, AsideError> {
+    let at = path.to_owned();
+    let never = CancellationToken::new();
+    let looked = Ground::of(data_directory).work(limit, &never, move |steps| steps.at(&at, look)).await;
+    looked.map_err(|why| match why {
+        NotDone::Hangs(step) => AsideError::Hangs { path: step.path, limit },
+        NotDone::NoThread | NotDone::Cancelled | NotDone::Died => {
+            let source = io::Error::other("there is no thread for it, or it died");
+            AsideError::Server { path: path.to_owned(), source }
+        }
+    })
+}
+
+/// `content`, with an error where a piece of it takes longer than `limit`.
+fn in_time(content: BoxStream<'static, io::Result<Bytes>>, limit: Duration) -> BoxStream<'static, io::Result<Bytes>> {
+    let next = move |content: Option<BoxStream<'static, io::Result<Bytes>>>| async move {
+        let mut content = content?;
+        match tokio::time::timeout(limit, content.next()).await {
+            Ok(piece) => piece.map(|piece| (piece, Some(content))),
+            Err(_) => Some((Err(io::ErrorKind::TimedOut.into()), None)),
+        }
+    };
+    stream::unfold(Some(content), next).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(300);
+
+    #[tokio::test]
+    async fn a_look_or_a_piece_of_a_file_that_hangs_is_told_and_not_waited_for() {
+        let (data, file) = (Path::new("/aside/hung"), Path::new("/aside/hung/pg_wal/file"));
+        assert_eq!(answered(data, file, LIMIT, || 7).await.expect("answered"), 7);
+        let (release, held) = sync_channel::<()>(1);
+        match answered(data, file, LIMIT, move || held.recv().is_ok()).await {
+            Err(AsideError::Hangs { path, limit }) => assert_eq!((path.as_path(), limit), (file, LIMIT)),
+            other => panic!("{other:?}"),
+        }
+        drop(release);
+        let pieces = stream::iter([Ok(Bytes::from_static(b"a"))]).chain(stream::pending()).boxed();
+        let pieces: Vec<_> = in_time(pieces, LIMIT).collect().await;
+        match pieces.as_slice() {
+            [Ok(first), Err(error)] => assert_eq!((&first[..], error.kind()), (&b"a"[..], ErrorKind::TimedOut)),
+            other => panic!("{other:?}"),
+        }
     }
 }

@@ -32,13 +32,14 @@ mod tests;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use walward_base::ErrorClass;
+use walward_base::{ErrorClass, format_duration};
 use walward_repo::RepoError;
 
 pub use away::Away;
 pub use back::Back;
-pub use kept::KeptServer;
+pub use kept::{KeptServer, is_archived};
 pub use plan::{AsidePlan, Facts, TimelineCount, plan};
 
 /// Why a life was not moved.
@@ -63,6 +64,14 @@ pub enum AsideError {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// The file system of the kept server's data directory hangs: what it has is not known.
+    #[error("{path}: its file system did not answer within {} (backup.read_deadline), so that what the server has is not known", format_duration(*.limit))]
+    Hangs {
+        /// What was being read.
+        path: PathBuf,
+        /// How long it may take.
+        limit: Duration,
     },
     /// The copy of an object is not what was copied, again and again.
     #[error("the copy {object} in repository {repository:?} has other bytes than were written; nothing was removed")]
@@ -107,6 +116,7 @@ impl AsideError {
                 class => class,
             },
             Self::BadCopy { .. } | Self::Gone { .. } => ErrorClass::Corrupt,
+            Self::Hangs { .. } => ErrorClass::Transient,
             Self::Taken { .. } => ErrorClass::Permanent,
         }
     }

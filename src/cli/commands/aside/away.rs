@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{as_json, ask_agent, holder, known, sentence, tell_agent};
-use crate::archive::aside::{AsidePlan, Away, Facts, KeptServer, plan};
+use crate::archive::aside::{AsidePlan, Away, Facts, KeptServer, is_archived, plan};
 use crate::backup::with_lease;
 use crate::cli::arguments::SetAsideArguments;
 use crate::cli::ask::confirm;
@@ -22,7 +22,7 @@ use crate::outcome::Exit;
 use walward_base::format_bytes;
 use walward_base::sys;
 use walward_pg::WalFileName;
-use walward_pg::archive_status::{done_path, is_done};
+use walward_pg::archive_status::done_path;
 use walward_repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
 use walward_repo::transfer::{Compared, compare};
 use walward_repo::{Repository, layout};
@@ -118,8 +118,7 @@ async fn jobs(
         }
     }
     let id = cut.unwrap_or_else(|| AsideId::new(Timestamp::now()));
-    let data_directory = cluster.data_directory.clone();
-    let kept = tokio::task::block_in_place(|| KeptServer::read(&data_directory))?;
+    let kept = KeptServer::look(&cluster.data_directory, cluster.backup.read_deadline).await?;
     let mut jobs = Vec::new();
     for (repository, asides) in &known {
         let ours = asides.iter().find(|aside| aside.begun.id == id);
@@ -213,9 +212,8 @@ async fn may_go(
         };
         return Err(Failure::new(Exit::Refused, text).hint(hint));
     }
-    let pg_wal = cluster.data_directory.join("pg_wal");
-    if is_done(&pg_wal, from) {
-        let mark = done_path(&pg_wal, from);
+    if is_archived(&cluster.data_directory, from, cluster.backup.read_deadline).await? {
+        let mark = done_path(&cluster.data_directory.join("pg_wal"), from);
         let text = format!("this cluster's server has archived {from} itself ({} is there)", mark.display());
         let hint = "name the first file that the server was refused; if its mark was made by hand, rename it to .ready";
         return Err(Failure::new(Exit::Refused, text).hint(hint));
