@@ -26,6 +26,8 @@ use walward_wire::{OnError, Reply, Request};
 const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
 /// As [`FILE_SYSTEM_DEADLINE`], for `status`, which tells of the other clusters without it.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
+/// How long an answer waits for what was written beside a destination to be removed.
+const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// That somebody was refused.
 static REFUSED: Throttle = Throttle::new();
@@ -179,7 +181,12 @@ async fn fetch(
     });
     let (lineage, beside) = looked.await.flatten()?;
     let want = Want { lineage, name, pg_wal: Some(pg_wal) };
-    service.fetcher.fetch(want, asker, beside).await.map_err(|error| match error {
+    let fetched = service.fetcher.fetch(want, asker, beside.clone()).await;
+    if let (Err(_), Some(spot)) = (&fetched, beside) {
+        // Who asks may ask elsewhere now, for a file of the same name.
+        let _ = tokio::time::timeout(SETTLE_TIME_MAX, spot.settled()).await;
+    }
+    fetched.map_err(|error| match error {
         FetchError::Stopping(_) => Refused::Stopping,
         error if error.is_hole() && !matches!(name, WalFileName::History(_)) => Refused::Hole(describe(&error)),
         error => Refused::Because(describe(&error)),

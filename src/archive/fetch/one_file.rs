@@ -229,8 +229,7 @@ async fn read(lazy: &LazyRepository, repository: &Repository, key: &ObjectKey) -
 
 /// A new file there, to be written.
 async fn create(spot: &Spot) -> io::Result<tokio::fs::File> {
-    let spot = spot.clone();
-    Ok(tokio::task::spawn_blocking(move || spot.create()).await.map_err(io::Error::other)??.into())
+    Ok(spot.make().await?.into())
 }
 
 /// The first segment behind `segment` on its timeline.

@@ -258,7 +258,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         // Gone already when the client moved it.
-        let _ = self.spot.remove();
+        self.spot.leave();
         self.finished();
         if let Some(folder) = &self.folder {
             folder.bytes.fetch_sub(self.reserved, Ordering::AcqRel);

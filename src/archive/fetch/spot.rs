@@ -7,17 +7,35 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use walward_base::sys::folder::Folder;
 use walward_base::sys::identity;
+use walward_base::sys::shared::Shared;
 
 /// What is added to the name of the destination until the file is verified.
 const UNVERIFIED: &str = ".walward-unverified";
+
+/// By the path: spots beside one destination have one name. How many files were made under it; held while one is made or removed.
+static NAMES: Shared<Mutex<u64>> = Shared::new();
+
+#[derive(Debug, Clone)]
+struct Name {
+    files: Arc<Mutex<u64>>,
+    /// Which of them is this spot's.
+    own: Arc<AtomicU64>,
+}
 
 /// A place for one file.
 #[derive(Debug, Clone)]
 pub struct Spot {
     path: PathBuf,
+    /// Where another spot may have its name.
+    shared: Option<Name>,
     /// None: the path is looked up at each use, as this process.
     held: Option<Held>,
 }
@@ -32,12 +50,12 @@ struct Held {
 impl Spot {
     /// At `path`, as this process.
     pub fn own(path: PathBuf) -> Self {
-        Self { path, held: None }
+        Self { path, shared: None, held: None }
     }
 
     /// In `folder`, which is this process's: `path` gives the name there, and is for messages and for who asked.
     pub fn own_in(folder: Folder, path: PathBuf) -> Self {
-        Self { path, held: Some(Held { folder, owner: None }) }
+        Self { path, shared: None, held: Some(Held { folder, owner: None }) }
     }
 
     /// Beside `destination`, where this process may write for the user `peer` who asks: see [`may_write`]. Else none. Blocking.
@@ -48,7 +66,9 @@ impl Spot {
         let (me, facts) = (rustix::process::geteuid().as_raw(), folder.facts().ok()?);
         let owner = (facts.uid != me).then_some((facts.uid, facts.gid));
         let path = destination.with_file_name(unverified);
-        may_write(me, peer, facts.uid).then_some(Self { path, held: Some(Held { folder, owner }) })
+        let files = NAMES.get(path.display().to_string(), || Mutex::new(0));
+        let shared = Some(Name { files, own: Arc::default() });
+        may_write(me, peer, facts.uid).then_some(Self { path, shared, held: Some(Held { folder, owner }) })
     }
 
     /// Where it is. For messages, and for who asked: what lies there now may be something else.
@@ -65,6 +85,54 @@ impl Spot {
             }
             folder.create(name, 0o600)
         })
+    }
+
+    /// As [`Spot::create`], when an earlier file of the name is removed.
+    pub async fn make(&self) -> io::Result<File> {
+        let (spot, mut files) = (self.clone(), self.lock().await);
+        let make = move || {
+            if let (Some(files), Some(name)) = (&mut files, &spot.shared) {
+                **files += 1;
+                name.own.store(**files, Ordering::Relaxed);
+            }
+            (spot.create(), files)
+        };
+        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)?.0
+    }
+
+    /// Waits until nothing is being made or removed here.
+    pub async fn settled(&self) {
+        drop(self.lock().await);
+    }
+
+    async fn lock(&self) -> Option<OwnedMutexGuard<u64>> {
+        match &self.shared {
+            Some(name) => Some(Arc::clone(&name.files).lock_owned().await),
+            None => None,
+        }
+    }
+
+    /// Removes the file, if it is still there, and waits for that only where no other spot may have its name. The file system beside a
+    /// destination is another's and may hang, and must not take a thread of the runtime with it. What has the name next is made later.
+    pub fn leave(&self) {
+        let Some(name) = &self.shared else {
+            let _ = self.remove();
+            return;
+        };
+        // Held by who makes the next one, who removes this before.
+        let Ok(files) = Arc::clone(&name.files).try_lock_owned() else { return };
+        if *files != name.own.load(Ordering::Relaxed) {
+            return;
+        }
+        let spot = self.clone();
+        let remove = move || {
+            let _ = spot.remove();
+            drop(files);
+        };
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
     }
 
     /// The file, to be read. Blocking.
@@ -151,6 +219,36 @@ mod tests {
         }
         spot.remove().expect("removed");
         assert!(!spot.path().exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_removed_before_the_next_of_its_name_is_made_and_nobody_waits_for_it() {
+        let (folder, owner) = folder();
+        let destination = folder.path().join("RECOVERYXLOG");
+        let spot = || Spot::beside(&destination, owner).expect("allowed");
+        let (first, second) = (spot(), spot());
+        first.make().await.expect("made");
+        // As a removal that hangs: neither who leaves nor who makes the next one does anything meanwhile.
+        let hung = first.lock().await;
+        first.leave();
+        let mut made = Box::pin(second.make());
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut made).await.is_err());
+        assert!(first.path().exists());
+        drop(hung);
+        made.await.expect("made");
+        second.leave();
+        second.settled().await;
+        assert!(!second.path().exists());
+        for _ in 0..100 {
+            let earlier = spot();
+            earlier.make().await.expect("made");
+            earlier.leave();
+            second.make().await.expect("made");
+            assert!(second.path().exists(), "it was made after the removal");
+            earlier.leave();
+            second.settled().await;
+            assert!(second.path().exists(), "it is another one's");
+        }
     }
 
     #[test]
