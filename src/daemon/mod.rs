@@ -11,14 +11,13 @@
 //! | `peer` | who is on the other side, and what they may |
 //! | `request`, `backup`, `throttle` | one request and its answer |
 //! | `services`, `bounds` | one service a cluster; what bounds all of them together |
-//! | `slot`, `standing`, `kept` | what a service holds: the running backup, what was found out for `status` |
+//! | `slot`, `standing` | what a service holds: the running backup, what was found out for `status` |
 //! | `watch`, `recovered` | what a service does by itself, beside the archive's own work |
 //! | `status`, `metrics`, `log` | what the agent says of itself |
 
 mod backup;
 mod bounds;
 mod doors;
-mod kept;
 mod listen;
 mod log;
 mod metrics;

@@ -1,7 +1,7 @@
 //! What `status` and metrics keep of a cluster for a moment.
 
-use super::kept::Kept;
 use crate::health::RepositorySnapshot;
+use walward_base::kept::Kept;
 
 /// What is asked of others for a snapshot, however often snapshots are wanted.
 #[derive(Debug, Default)]

@@ -1,8 +1,10 @@
 //! Small things without a domain: error classes, sizes and durations as people write them, hexadecimal,
-//! what a log line is about.
+//! what a log line is about, answers that
+//! many want.
 
 mod error_class;
 pub mod hex;
+pub mod kept;
 mod secret;
 pub mod sys;
 pub mod trace;

@@ -1,5 +1,6 @@
 //! `pg_wal/archive_status`: which WAL files PostgreSQL wants archived (`.ready`) and which it believes to be (`.done`).
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -46,6 +47,21 @@ pub fn list_done(pg_wal: &Path, timeline: Timeline) -> io::Result<Vec<(SegmentNa
     // Without those that were removed meanwhile, with their segments.
     let finished = |segment: SegmentName| Some((segment, folder.look(format!("{segment}.done")).ok()?.modified()));
     Ok(segments.into_iter().filter_map(finished).collect())
+}
+
+/// The segments of all timelines that PostgreSQL believes to be archived, by the names of their marks alone. Blocking.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn done_segments(pg_wal: &Path) -> io::Result<BTreeSet<SegmentName>> {
+    let mut segments = BTreeSet::new();
+    Folder::enter(pg_wal)?.folder(DIRECTORY)?.each_name(|name| {
+        let file = name.to_str().and_then(|name| name.strip_suffix(".done")?.parse::<WalFileName>().ok());
+        if let Some(WalFileName::Segment(segment)) = file {
+            segments.insert(segment);
+        }
+    })?;
+    Ok(segments)
 }
 
 /// Whether `file` is marked as archived; `false` also where that cannot be seen. Blocking.

@@ -6,14 +6,14 @@
 //! compared with the others when they are back (`comparison.rs`).
 
 use std::collections::BTreeSet;
-use std::io;
 use std::time::Duration;
 
 use super::archiver::Archiver;
-use super::in_order::Way;
+use super::in_order::{PG_WAL_TIME_MAX, Way, no_answer};
 use super::upload::PushError;
 use crate::archive::contents::{self, Contents};
-use walward_pg::archive_status::list_done;
+use walward_base::sys::ground::Ground;
+use walward_pg::archive_status::done_segments;
 use walward_pg::{SegmentName, SegmentSize, WalFileName};
 use walward_repo::{RepoError, Repository, stored};
 
@@ -25,7 +25,7 @@ impl Archiver {
     /// this server's.
     ///
     /// # Errors
-    /// One of them holds other content than this server wrote, on the line that leads to `name`.
+    /// One of them holds other content than this server wrote, on the line that leads to `name`; or what the server has is not known in time.
     pub(super) async fn hold_against_own(&self, name: WalFileName, chosen: &[usize]) -> Result<(), PushError> {
         let unproven: Vec<usize> = {
             let state = self.state();
@@ -35,12 +35,13 @@ impl Archiver {
             return Ok(());
         }
         let way = Way::read(self.pg_wal(), name).await?;
-        let (folder, timelines) = (self.pg_wal().to_path_buf(), way.timelines());
-        let list =
-            move || timelines.into_iter().map(|timeline| list_done(&folder, timeline)).collect::<io::Result<Vec<_>>>();
-        let Ok(Ok(done)) = tokio::task::spawn_blocking(list).await else { return Ok(()) };
-        let done = done.into_iter().flatten().map(|(segment, _)| segment);
-        let done: BTreeSet<SegmentName> = done.filter(|done| way.is_on_the_line(*done)).collect();
+        let (ground, folder) = (Ground::of(self.data_directory()), self.pg_wal().to_path_buf());
+        let list = async move { ground.look(move || done_segments(&folder)).await?.ok() };
+        let Some(done) = self.0.done.get(PG_WAL_TIME_MAX, list).await else {
+            return Err(no_answer(self.pg_wal(), name));
+        };
+        let Some(done) = done else { return Ok(()) };
+        let done: BTreeSet<SegmentName> = done.iter().copied().filter(|done| way.is_on_the_line(*done)).collect();
         let Some(first) = done.iter().filter_map(|segment| segment.number(way.size())).min() else { return Ok(()) };
         for at in unproven {
             let Some(lazy) = self.repositories().get(at) else { continue };

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
+use super::done_list::DoneList;
 use super::lead::{End, Refusal};
 use super::memory::Room;
 use super::patience::{Waited, hope_for};
@@ -71,6 +72,7 @@ pub(super) struct Inner {
     pub(super) changed: Notify,
     state: Mutex<State>,
     queue_limit: OnceLock<QueueLimit>,
+    pub(super) done: DoneList,
 }
 
 impl Archiver {
@@ -100,6 +102,7 @@ impl Archiver {
             changed: Notify::new(),
             state: Mutex::default(),
             queue_limit: OnceLock::new(),
+            done: DoneList::default(),
         }))
     }
 

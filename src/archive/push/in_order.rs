@@ -21,6 +21,7 @@ use crate::archive::follows::follows;
 use crate::health::RepositoryStats;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::archiver_order;
 use walward_pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
 use walward_repo::{LazyRepository, layout};
@@ -29,6 +30,9 @@ use walward_repo::{LazyRepository, layout};
 const FOLDERS_MAX: usize = 16;
 /// A history has a line of some 60 bytes for each promotion.
 const HISTORY_BYTES_MAX: u64 = 1 << 20;
+/// How long pg_wal may take to be looked at. One that needs longer has the file refused: without what the server has nothing is known of what leads
+/// to it, and PostgreSQL asks again.
+pub(super) const PG_WAL_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a repository may take to say whether it has a file.
 const EXISTS_TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -182,6 +186,11 @@ async fn compare(
     }
 }
 
+/// That pg_wal was not looked at within [`PG_WAL_TIME_MAX`].
+pub(super) fn no_answer(pg_wal: &Path, name: WalFileName) -> PushError {
+    PushError::NoAnswer { name, path: pg_wal.join("archive_status"), after: PG_WAL_TIME_MAX }
+}
+
 /// What leads to a file.
 pub(super) struct Way {
     name: WalFileName,
@@ -195,7 +204,8 @@ pub(super) struct Way {
 
 impl Way {
     pub(super) async fn read(pg_wal: &Path, name: WalFileName) -> Result<Self, PushError> {
-        let pg_wal = pg_wal.to_path_buf();
+        let ground = Ground::of(pg_wal.parent().unwrap_or(pg_wal));
+        let (folder, pg_wal) = (pg_wal.to_path_buf(), pg_wal.to_path_buf());
         let read = move || {
             let data_directory = pg_wal.parent().unwrap_or(&pg_wal);
             let control = ControlFile::read(data_directory)
@@ -206,7 +216,10 @@ impl Way {
             let history = history(&pg_wal, name.timeline());
             Ok(Self { name, lineage: control.lineage(), size: control.segment_size, history, waiting })
         };
-        tokio::task::spawn_blocking(read).await.unwrap_or(Err(PushError::Stopping(name)))
+        match tokio::time::timeout(PG_WAL_TIME_MAX, ground.look(read)).await {
+            Ok(looked) => looked.unwrap_or(Err(PushError::Stopping(name))),
+            Err(_) => Err(no_answer(&folder, name)),
+        }
     }
 
     pub(super) fn lineage(&self) -> Lineage {

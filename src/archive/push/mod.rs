@@ -16,6 +16,7 @@
 //! | `delivery`, `state` | one file on its way; what an archiver knows of all of them |
 //! | `archiver` | one cluster's archiver |
 //! | `ahead` | how it uploads ahead |
+//! | `done_list` | the segments that the server believes archived, listed once for many |
 //! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
 //! | `once` | one file without an archiver, for a process that ends after it |
 
@@ -23,6 +24,7 @@ mod ahead;
 mod alone;
 pub(super) mod archiver;
 mod delivery;
+mod done_list;
 mod first_look;
 pub(super) mod in_order;
 mod lead;

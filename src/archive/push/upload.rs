@@ -91,6 +91,18 @@ pub enum PushError {
         /// What was found there.
         why: String,
     },
+    /// The server's own files could not be looked at in time, so that the archive's cannot be held against them.
+    #[error(
+        "{name} is not archived yet: {path} was not listed within {} s, and without it nothing tells whether the archive is this server's; PostgreSQL will ask again", .after.as_secs()
+    )]
+    NoAnswer {
+        /// The file.
+        name: WalFileName,
+        /// What did not answer.
+        path: PathBuf,
+        /// How long it was waited for.
+        after: Duration,
+    },
     /// It took too long; it may still go on, and the next try will find out.
     #[error("{name} was not durable after {} s{}; PostgreSQL will ask again", .after.as_secs(), unanswered(.waiting))]
     Deadline {
@@ -154,7 +166,9 @@ impl PushError {
             | Self::Follows { .. }
             | Self::Died(_) => ErrorClass::Permanent,
             Self::Repository { source, .. } => source.class(),
-            Self::Deadline { .. } | Self::Unanswered { .. } | Self::Replaced(_) => ErrorClass::Transient,
+            Self::Deadline { .. } | Self::Unanswered { .. } | Self::NoAnswer { .. } | Self::Replaced(_) => {
+                ErrorClass::Transient
+            }
             Self::Stopping(_) => ErrorClass::Cancelled,
         }
     }
@@ -171,6 +185,7 @@ impl PushError {
             | Self::Rejected { .. }
             | Self::Different { .. }
             | Self::Follows { .. }
+            | Self::NoAnswer { .. }
             | Self::Replaced(_)
             | Self::Died(_)
             | Self::Stopping(_) => false,

@@ -2,6 +2,7 @@
 
 use super::*;
 use walward_base::describe;
+use walward_base::sys::ground::{Ground, LOOKS_MAX};
 use walward_repo::gap;
 
 fn numbered(number: u32) -> WalFileName {
@@ -311,6 +312,38 @@ async fn a_repository_that_missed_files_and_is_alone_is_held_against_what_the_se
         let differs = archiver.repository_facts()[1].differs.clone();
         assert_eq!(differs, there.contains(&3).then(|| numbered(3).to_string()));
     }
+}
+
+#[tokio::test]
+async fn a_file_is_refused_and_not_held_up_while_what_it_is_compared_with_is_not_listed() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1], 1).await;
+    archived(&room, &both[1..], &[2], 1).await;
+    let write =
+        |number: u32| room.write(numbered(number), &segment(numbered(number), room.lineage.system_identifier, 1));
+    write(2);
+    let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(2));
+    walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    let archiver = archiver(&room, both.clone(), ONE);
+    let _away = Away::take(&room, "one");
+    both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+    write(3);
+    // The data directory's places are taken, as when its file system hangs.
+    let ground = Ground::of(archiver.data_directory());
+    let (release, waits) = std::sync::mpsc::sync_channel::<()>(1);
+    let waits = Arc::new(std::sync::Mutex::new(waits));
+    for _ in 0..LOOKS_MAX {
+        let waits = Arc::clone(&waits);
+        let hung = ground.look(move || waits.lock().is_ok_and(|waits| waits.recv().is_ok()));
+        assert!(tokio::time::timeout(Duration::from_millis(20), hung).await.is_err());
+    }
+    let error = archiver.push(numbered(3), archiver.find(numbered(3))).await.expect_err("not compared");
+    let text = describe(error.as_ref());
+    assert!(matches!(&*error, PushError::NoAnswer { .. }) && text.contains("archive_status was not listed"), "{text}");
+    assert_eq!(held(&room, "two", 1..=9), [1, 2], "nothing goes before it is compared");
+    drop(release);
+    archiver.push(numbered(3), archiver.find(numbered(3))).await.expect("it is compared by now");
 }
 
 #[tokio::test]

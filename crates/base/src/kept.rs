@@ -26,11 +26,21 @@ impl<T: Clone + Send + 'static> Kept<T> {
         patience: Duration,
         find_out: impl Future<Output = T> + Send + 'static,
     ) -> Option<T> {
+        self.get_while(move |age, _| age < age_max, patience, find_out).await
+    }
+
+    /// As [`Kept::get`], where `is_good` says whether an answer of an age is given once more.
+    pub async fn get_while(
+        &self,
+        is_good: impl Fn(Duration, &T) -> bool,
+        patience: Duration,
+        find_out: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
         let kept = Arc::clone(&self.0);
         let asked = async move {
             let mut kept = kept.lock_owned().await;
             if let Some((found, answer)) = &*kept
-                && found.elapsed() < age_max
+                && is_good(found.elapsed(), answer)
             {
                 return Some(answer.clone());
             }
