@@ -99,16 +99,16 @@ fn every_module_and_function_that_the_page_on_architecture_names_exists() {
         quoted.contains("::")
             && quoted.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_:".contains(c))
     };
-    let named: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_module).collect();
-    assert!(named.len() > 20, "only {} modules are named", named.len());
-    for quoted in named {
+    let told: Vec<&str> = text.split('`').skip(1).step_by(2).filter(is_module).collect();
+    assert!(told.len() > 20, "only {} modules are named", told.len());
+    for quoted in told {
         let names: Vec<_> = quoted.split("::").map(str::to_owned).collect();
-        let (last, room) = names.split_last().unwrap();
+        let (last, rooms) = names.split_last().unwrap();
         let declared = [format!("pub fn {last}("), format!("pub async fn {last}(")];
         let is_there = modules.iter().any(|(way, text)| {
             // A function is called by the room that passes it on.
             let passes_on =
-                way.iter().any(|part| *part == room[0]) && declared.iter().any(|words| text.contains(words));
+                way.iter().any(|part| *part == rooms[0]) && declared.iter().any(|words| text.contains(words));
             way.ends_with(&names) || passes_on
         });
         assert!(is_there, "docs/architecture.md names {quoted}, which is no module or function there");
