@@ -458,7 +458,7 @@ impl World {
             match fetcher.fetch(Want::new(Some(self.data.lineage), name), Asker::OneShot, None).await {
                 Ok(Fetched::File(place)) => {
                     let destination = self.folder.path().join("RECOVERYXLOG");
-                    walward_wire::place(place.path(), &destination).map_err(|error| error.to_string())?;
+                    walward_wire::place(place.path(), &destination, None).map_err(|error| error.to_string())?;
                     Ok(Some(std::fs::read(&destination).unwrap()))
                 }
                 Ok(Fetched::Absent) => Ok(None),

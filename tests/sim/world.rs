@@ -419,7 +419,7 @@ impl World {
         let ended = match fetched {
             Ok(Fetched::File(place)) => {
                 let destination = self.standby().join("RECOVERYXLOG");
-                walward_wire::place(place.path(), &destination)
+                walward_wire::place(place.path(), &destination, None)
                     .map_err(|error| format!("{name} cannot be placed: {error}"))?;
                 Ended::Placed(std::fs::read(&destination).unwrap())
             }

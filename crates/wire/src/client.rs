@@ -386,7 +386,7 @@ pub fn ask(socket: &Path, silence_max: Duration, request: &Request) -> (u8, Stri
             }
             match answer {
                 // The agent removes what was not moved when the connection closes: it stays open until the file is in place.
-                Ok((Reply::File(source), _open)) => match place(&source, destination) {
+                Ok((Reply::File(source), _open)) => match place(&source, destination, trust::owner(socket)) {
                     Ok(()) => (0, String::new()),
                     Err(error) => {
                         (failed, format!("cannot bring {} to {}: {error}", source.display(), destination.display()))

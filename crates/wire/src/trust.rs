@@ -82,6 +82,11 @@ pub fn led_by_another(file: &Path) -> io::Result<Option<PathBuf>> {
     first_on_the_way(folder, |folder, found| found.by.uid != 0 || may_be_a_strangers(folder, found, None))
 }
 
+/// Whose socket it is: the agent's user, or root, where no stranger is on the way ([`stranger_on_the_way`]).
+pub fn owner(socket: &Path) -> Option<u32> {
+    Some(fs::metadata(socket).ok()?.uid())
+}
+
 /// The first file on the way to `path`, links followed, for which `is_wanted` says so of its folder and it.
 fn first_on_the_way(path: &Path, mut is_wanted: impl FnMut(Owned, Owned) -> bool) -> io::Result<Option<PathBuf>> {
     let mut rest: VecDeque<OsString> = VecDeque::new();
@@ -132,7 +137,7 @@ fn ahead(path: &Path, rest: &mut VecDeque<OsString>) {
 }
 
 /// The effective user and group of this thread, from /proc (proc_pid_status(5)): the standard library does not tell them.
-fn myself() -> io::Result<User> {
+pub(crate) fn myself() -> io::Result<User> {
     let status = fs::read_to_string("/proc/thread-self/status")?;
     let effective = |field: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(field))?;
