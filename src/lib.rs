@@ -8,6 +8,7 @@
 //! The rooms of this crate, from the ground up; an arrow (`use crate::…`) points down only, and `tests/it/house/` keeps it so:
 //!
 //! - [`health`]: facts for monitors.
+//! - [`catalogue`]: what a set of repositories holds, and how far that carries.
 //! - [`archive`], [`backup`], [`restore`]: what Walward does, one room a verb.
 //! - [`config`]: TOML to checked, resolved values.
 //! - [`outcome`]: exit codes, and what an error means for them.
@@ -15,6 +16,7 @@
 
 pub mod archive;
 pub mod backup;
+pub mod catalogue;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -119,7 +119,7 @@ pub fn names(data: &[u8]) {
     let _ = text.parse::<walward_repo::keys::RecoveryKey>();
     let _ = text.parse::<walward_base::ByteSize>();
     let _ = walward_base::parse_duration(text);
-    let _ = walward::restore::parse_time(text);
+    let _ = walward::catalogue::parse_time(text);
     let _ = walward_repo::layout::parse_generation(text);
     let _ = walward_repo::layout::parse_fencing(text);
     let _ = walward_repo::layout::parse_gap(text);

@@ -12,7 +12,6 @@
 //! | `owner` | whose a data directory is, and what root does for them |
 //! | `interrupt` | Ctrl-C and SIGTERM |
 //! | `segment_memory`, `shell` | what is said of large segments; commands for PostgreSQL to run |
-//! | `catalogue`, `coverage` | what a repository holds; what that covers |
 //! | `manual` | the manual pages |
 //! | `commands` | one file or folder a command |
 
@@ -20,10 +19,8 @@ mod agent;
 mod arguments;
 mod arrival;
 mod ask;
-mod catalogue;
 mod commands;
 mod context;
-mod coverage;
 mod failure;
 mod interrupt;
 mod manual;

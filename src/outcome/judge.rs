@@ -6,8 +6,9 @@ use super::Exit;
 use crate::archive::PushError;
 use crate::archive::aside::AsideError;
 use crate::backup::BackupError;
+use crate::catalogue::{CatalogueError, TimeError};
 use crate::config::ConfigError;
-use crate::restore::{RestoreError, TimeError};
+use crate::restore::RestoreError;
 use walward_base::ErrorClass;
 use walward_pg::session::SessionError;
 use walward_repo::RepoError;
@@ -103,11 +104,13 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
             _ => None,
         };
     }
+    if let Some(error) = error.downcast_ref::<CatalogueError>() {
+        return judge_catalogue(error);
+    }
     if let Some(error) = error.downcast_ref::<RestoreError>() {
         return match error {
             RestoreError::Refused(_) if error.class() != ErrorClass::NotFound => Some((Exit::Refused, None)),
-            RestoreError::Repository { .. } => None,
-            RestoreError::NoRepository => Some((Exit::NoRepository, None)),
+            RestoreError::Catalogue(error) => judge_catalogue(error),
             _ => Some((exit_of(error.class()), None)),
         };
     }
@@ -130,6 +133,15 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
         };
     }
     None
+}
+
+/// What the repository said decides, where one was asked.
+fn judge_catalogue(error: &CatalogueError) -> Option<(Exit, Option<&'static str>)> {
+    match error {
+        CatalogueError::Repository { .. } => None,
+        CatalogueError::NoRepository => Some((Exit::NoRepository, None)),
+        CatalogueError::Timelines { class, .. } => Some((exit_of(*class), None)),
+    }
 }
 
 fn exit_of_repository(error: &RepoError) -> Exit {

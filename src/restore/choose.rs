@@ -1,37 +1,18 @@
 //! Which backup a restore starts from. Pure: facts and a request in, a choice with its reason or a refusal out.
 //!
 //! The newest backup that the target can be reached from: it lies on the way to the target timeline, and it stopped
-//! before the target. Where a request leaves the timeline open, [`super::lines`] says which way that is. Backups of a lineage that
+//! before the target. Where a request leaves the timeline open, [`crate::catalogue::decide`] says which way that is. Backups of a lineage that
 //! a major upgrade ended are taken only when they are asked for.
 
 use jiff::Timestamp;
 
-use super::lines::Sought;
 use super::refusal::Refusal;
-use super::request::{RestoreRequest, Target, TargetTimeline};
-use super::time::format_time;
-use super::timelines::{Histories, Way};
-use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
+use super::request::RestoreRequest;
+use crate::catalogue::{
+    BackupFacts, Histories, Sought, Target, TargetTimeline, Way, along, format_time, known, way_to,
+};
+use walward_pg::{Lineage, Lsn, Timeline};
 use walward_repo::manifest::BackupLabel;
-
-/// What the choice needs to know of a backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BackupFacts {
-    /// Its name.
-    pub label: BackupLabel,
-    /// What it was taken from.
-    pub lineage: Lineage,
-    /// The timeline that it ran on.
-    pub timeline: Timeline,
-    /// Where its WAL begins.
-    pub start_lsn: Lsn,
-    /// Where it becomes consistent.
-    pub stop_lsn: Lsn,
-    /// When it ended, by the server's clock.
-    pub stopped: Timestamp,
-    /// Size of its WAL segments.
-    pub segment_bytes: SegmentSize,
-}
 
 /// The outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,19 +69,6 @@ pub fn eligible<'a>(
     Ok(own)
 }
 
-/// Every way that a backup of `own` leads to, by the timeline that it ends on. Beside them: [`ways_without_backup`].
-pub fn ways(own: &[&BackupFacts], histories: &Histories) -> Vec<Way> {
-    let to = |timeline: &Timeline| way_to(*timeline, own, histories);
-    known(own, histories).iter().filter_map(to).filter(|way| !along(own, way).is_empty()).collect()
-}
-
-/// The ways that no backup of `own` leads to: a timeline left its parent before the backups there had ended. The cluster may have gone
-/// on there all the same, as when a server was promoted that had not replayed the newest backup to its end.
-pub fn ways_without_backup(own: &[&BackupFacts], histories: &Histories) -> Vec<Way> {
-    let to = |timeline: &Timeline| way_to(*timeline, own, histories);
-    known(own, histories).iter().filter_map(to).filter(|way| along(own, way).is_empty()).collect()
-}
-
 /// Chooses among `backups`; those of another lineage than `lineage` are left out. `histories` are those of `lineage`.
 pub fn choose(
     backups: &[BackupFacts],
@@ -151,23 +119,6 @@ pub fn choose(
     Ok(Choice { backup: (*backup).clone(), way: way.clone(), position, reason })
 }
 
-/// Every timeline that is known of, in order.
-fn known(own: &[&BackupFacts], histories: &Histories) -> Vec<Timeline> {
-    let ran_on = own.iter().map(|backup| backup.timeline);
-    let mut known: Vec<Timeline> = histories.keys().copied().chain([Timeline(1)]).chain(ran_on).collect();
-    known.sort_unstable();
-    known.dedup();
-    known
-}
-
-/// The backups of `own` that lie on `way`, with it.
-fn along<'a>(own: &[&'a BackupFacts], way: &Way) -> Vec<(&'a BackupFacts, Way)> {
-    own.iter()
-        .filter(|backup| way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn))
-        .map(|backup| (*backup, way.clone()))
-        .collect()
-}
-
 /// The backups (of `own`, oldest first) that lie on the way to the target timeline, with that way. Never empty.
 fn on_the_way<'a>(
     own: &[&'a BackupFacts],
@@ -199,13 +150,6 @@ fn on_the_way<'a>(
             if found.is_empty() { Err(Refusal::NoHistory { timeline: newest }) } else { Ok(found) }
         }
     }
-}
-
-/// The way to `timeline`. One that a backup ran on is known even without its history, which is not in the archive when the
-/// server was promoted before it archived: the backup and the WAL behind it are all on that timeline.
-fn way_to(timeline: Timeline, own: &[&BackupFacts], histories: &Histories) -> Option<Way> {
-    Way::to(timeline, histories)
-        .or_else(|| own.iter().any(|backup| backup.timeline == timeline).then(|| Way::root(timeline)))
 }
 
 /// Whether recovery from `backup` can stop at `target`, as far as that can be known. `positions` are those on the backup's way at
@@ -278,3 +222,5 @@ fn no_such_backup(label: &BackupLabel, backups: &[BackupFacts]) -> Refusal {
 
 #[cfg(test)]
 pub(super) mod tests;
+#[cfg(test)]
+mod worlds;

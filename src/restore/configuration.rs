@@ -10,8 +10,9 @@ use std::path::{Component, Path, PathBuf};
 use serde::Serialize;
 
 use super::loan::AUTO_CONF;
-use super::request::{RestoreRequest, Target};
+use super::request::RestoreRequest;
 use super::settings::{self, Setting};
+use crate::catalogue::Target;
 use walward_pg::settings::{setting_line, split_line};
 
 /// The file that the server begins with.

@@ -6,7 +6,7 @@ use std::path::Path;
 use super::configuration::{Configuration, Source};
 use super::contents::{Contents, PackedFile};
 use super::error::RestoreError;
-use super::facts::{Copy, chain};
+use crate::catalogue::{Copy, chain};
 use walward_base::sys::folder::open_led;
 use walward_repo::layout;
 use walward_repo::manifest::BackupLabel;

@@ -4,8 +4,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::refusal::Refusal;
+use crate::catalogue::CatalogueError;
 use walward_base::{ErrorClass, format_bytes};
-use walward_repo::RepoError;
 
 /// A restore that was not begun, or not finished. One that was begun can be run again with the same request and goes on
 /// where it stopped.
@@ -27,28 +27,9 @@ pub enum RestoreError {
         /// What is free there, bytes.
         free_bytes: u64,
     },
-    /// A repository failed.
-    #[error("cannot {doing} in repository {repository}")]
-    Repository {
-        /// What was being done.
-        doing: String,
-        /// The repository's name.
-        repository: String,
-        /// What it said.
-        #[source]
-        source: RepoError,
-    },
-    /// The timelines are not all known, and the target depends on one that may be among the others.
-    #[error(
-        "the timeline to restore cannot be told, because a newer one may be there: {why}; try again when that can be read, \
-         leave that repository out, or restore the backup's own timeline (\"current\") or one by its number"
-    )]
-    Timelines {
-        /// What could not be read.
-        why: String,
-        /// The failure's class.
-        class: ErrorClass,
-    },
+    /// The repositories do not say what has to be known.
+    #[error(transparent)]
+    Catalogue(#[from] CatalogueError),
     /// A pack could not be had whole from any repository.
     #[error("cannot restore pack {pack} of backup {label}; {}", .attempts.join("; "))]
     Pack {
@@ -83,9 +64,6 @@ pub enum RestoreError {
     /// A sync failed before, and nothing can be proven any more.
     #[error("what was written to {} may not be on the disk, because a sync failed; run the restore again", .0.display())]
     Unproven(PathBuf),
-    /// No repository was given.
-    #[error("there is no repository to restore from")]
-    NoRepository,
     /// Somebody gave up. Running it again goes on.
     #[error("the restore was interrupted; run it again to go on where it stopped")]
     Cancelled,
@@ -99,10 +77,10 @@ impl RestoreError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) if refusal.is_not_found() => ErrorClass::NotFound,
-            Self::Refused(_) | Self::Unproven(_) | Self::NoRepository | Self::Died => ErrorClass::Permanent,
+            Self::Refused(_) | Self::Unproven(_) | Self::Died => ErrorClass::Permanent,
             Self::NoSpace { .. } => ErrorClass::NoSpace,
-            Self::Repository { source, .. } => source.class(),
-            Self::Pack { class, .. } | Self::Timelines { class, .. } => *class,
+            Self::Catalogue(error) => error.class(),
+            Self::Pack { class, .. } => *class,
             Self::Manifest { .. } => ErrorClass::Corrupt,
             Self::Io { source, .. } => ErrorClass::of_io(source),
             Self::Cancelled => ErrorClass::Cancelled,

@@ -5,27 +5,24 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::choose::{self, BackupFacts, Choice, Settled};
+use super::choose::{self, Choice, Settled};
 use super::configuration::{Configuration, Note};
 use super::configured;
 use super::contents::Contents;
 use super::directory::{self, Found};
 use super::error::RestoreError;
-use super::evidence::Evidence;
-use super::facts::{Archive, Copy};
 use super::foreign;
 use super::journal::Journal;
-use super::lines::{self, Sought};
-use super::lives::Lives;
 use super::places::{PlacedTablespace, Places};
 use super::reachability::route;
 use super::refusal::Refusal;
-use super::request::{Archiving, RestoreRequest, Target, TargetTimeline};
+use super::request::{Archiving, RestoreRequest};
 use super::settings::{self, Lending, Setting};
 use super::sizes;
-use super::time::format_microseconds;
-use super::timelines::{Histories, Way};
-use super::wal::WalNeed;
+use crate::catalogue::{
+    Archive, BackupFacts, CatalogueError, Copy, Evidence, Histories, Lives, Sought, Target, TargetTimeline, WalNeed,
+    Way, count_partial, decide, format_microseconds, ways, ways_without_backup,
+};
 use walward_base::sys::disk;
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
 use walward_repo::Repository;
@@ -153,16 +150,16 @@ pub async fn plan(
         choose::choose(&backups, lineage, &histories, request, &settled)?
     };
     if request.timeline == TargetTimeline::Latest {
-        match archive.check_newest(&choice, &histories, &mut warnings).await {
+        match archive.check_newest(&choice.backup, &choice.way, &histories, &mut warnings).await {
             // A primary sends a standby the history, too.
-            Err(RestoreError::Timelines { why, .. }) if request.standby => warnings.push(why),
+            Err(CatalogueError::Timelines { why, .. }) if request.standby => warnings.push(why),
             other => other?,
         }
     }
     let (archive_ref, size) = (&archive, choice.backup.segment_bytes);
-    let mut inventory = archive.inventory(&choice, &mut warnings).await?;
+    let mut inventory = archive.inventory(&choice.backup, &choice.way, &mut warnings).await?;
     if request.use_partial {
-        warnings.push(match inventory.count_partial(&choice.way, choice.backup.start_lsn, size) {
+        warnings.push(match count_partial(&mut inventory, &choice.way, choice.backup.start_lsn, size) {
             Some(segment) => format!(
                 "recovery reads {segment}.partial, which its server left unfinished: what that server wrote later is not in it"
             ),
@@ -173,7 +170,8 @@ pub async fn plan(
         let walk = || CommitTimes::new(segment, size);
         Ok(archive_ref.walk(lineage, segment, walk).await?.and_then(|walk| walk.mark()))
     };
-    let route = route(&choice, request, &inventory, |segment| archive.commit_times(lineage, segment), marks).await;
+    let commits = |segment| async move { Ok(archive_ref.commit_times(lineage, segment).await?) };
+    let route = route(&choice, request, &inventory, commits, marks).await;
     let route = route.map_err(|error| with_later_backups(error, &backups, lineage))?;
     warnings.extend(route.warnings);
 
@@ -287,10 +285,10 @@ async fn settle(
 ) -> Result<(Option<Way>, Option<Sought>), RestoreError> {
     let size = own.last().map_or(SegmentSize::DEFAULT, |backup| backup.segment_bytes);
     let evidence = Evidence { archive, lineage, size, backups: own };
-    let ways = match request.timeline {
-        TargetTimeline::Latest | TargetTimeline::Current => choose::ways(own, histories),
+    let to_lines = match request.timeline {
+        TargetTimeline::Latest | TargetTimeline::Current => ways(own, histories),
         TargetTimeline::Number(number) => {
-            choose::ways(own, histories).into_iter().filter(|way| way.target() == number).collect()
+            ways(own, histories).into_iter().filter(|way| way.target() == number).collect()
         }
     };
     let (lines, compared) = match request.timeline {
@@ -298,20 +296,21 @@ async fn settle(
             let without_backup = match request.target {
                 // The first consistent moment is a backup's.
                 Target::Immediate => Vec::new(),
-                _ => choose::ways_without_backup(own, histories),
+                _ => ways_without_backup(own, histories),
             };
-            evidence.lines(ways, without_backup, warnings).await?
+            evidence.lines(to_lines, without_backup, warnings).await?
         }
-        TargetTimeline::Current | TargetTimeline::Number(_) => (ways, Lives::new()),
+        TargetTimeline::Current | TargetTimeline::Number(_) => (to_lines, Lives::new()),
     };
     let sought = match request.target {
         Target::Xid(_) | Target::Name(_) => Some(evidence.search(&lines, &request.target, warnings).await?),
         Target::Latest | Target::Time(_) | Target::Lsn(_) | Target::Immediate => None,
     };
-    if request.timeline != TargetTimeline::Latest || lines.is_empty() {
+    if request.timeline != TargetTimeline::Latest {
         return Ok((None, sought));
     }
-    let decision = lines::decide(&lines, &compared, &request.target, sought.as_ref())?;
+    let decision = decide(&lines, &compared, &request.target, sought.as_ref()).map_err(Refusal::SeveralLines)?;
+    let Some(decision) = decision else { return Ok((None, sought)) };
     warnings.extend(decision.remarks);
     Ok((Some(decision.way), sought))
 }

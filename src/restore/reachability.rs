@@ -5,11 +5,12 @@
 use jiff::Timestamp;
 
 use super::choose::Choice;
-use super::horizon::{LastCommit, first_passing, last_commit};
 use super::refusal::{LetGo, Refusal};
-use super::request::{RestoreRequest, Target};
-use super::time::format_microseconds;
-use super::wal::{Inventory, Reach, WalNeed, reach, segment_before};
+use super::request::RestoreRequest;
+use crate::catalogue::{
+    Inventory, LastCommit, Reach, Target, WalNeed, first_passing, format_microseconds, last_commit, reach,
+    segment_before,
+};
 use walward_pg::{Lsn, Mark, SegmentName, WalFileName};
 use walward_repo::gap::Gap;
 
@@ -155,7 +156,7 @@ impl<'a, F> Survey<'a, F> {
             return true;
         }
         let begin = self.choice.way.target_begin().segment_number(self.choice.backup.segment_bytes);
-        self.reach.behind_hole.is_some() || (self.reach.present.end <= begin && self.choice.way.spans().len() > 1)
+        self.reach.goes_on.is_some() || (self.reach.present.end <= begin && self.choice.way.spans().len() > 1)
     }
 
     /// The position behind the last segment that is there.
@@ -242,7 +243,7 @@ impl<'a, F> Survey<'a, F> {
         let Some(missing) = self.reach.missing else {
             return Ok(Refusal::TooLate { target: self.request.target.to_string(), end: until });
         };
-        if let Some(next) = self.reach.behind_hole {
+        if let Some(next) = self.reach.goes_on {
             return Ok(Refusal::Hole { missing, next, until });
         }
         let spans = self.choice.way.spans();
@@ -278,8 +279,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::catalogue::{Histories, Way};
     use crate::restore::choose::tests::{backup, lineage, request};
-    use crate::restore::timelines::{Histories, Way};
     use walward_pg::{SegmentSize, Timeline};
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
@@ -313,6 +314,13 @@ mod tests {
         }
     }
 
+    fn inventory(segments: impl IntoIterator<Item = (u32, u64)>) -> Inventory {
+        let name = |(timeline, number)| SegmentName::from_number(Timeline(timeline), number, SIZE).expect("a name");
+        let mut inventory = Inventory::default();
+        inventory.add(segments.into_iter().map(|segment| WalFileName::Segment(name(segment))), SIZE);
+        inventory
+    }
+
     /// Segment n ends with a commit at second n.
     fn run(choice: &Choice, request: &RestoreRequest, segments: &[(u32, u64)]) -> Result<Route, Error> {
         run_with(choice, request, segments, None)
@@ -325,10 +333,7 @@ mod tests {
         segments: &[(u32, u64)],
         mark: Option<Mark>,
     ) -> Result<Route, Error> {
-        let inventory = Inventory {
-            segments: segments.iter().map(|(timeline, number)| (Timeline(*timeline), *number)).collect(),
-            ..Inventory::default()
-        };
+        let inventory = inventory(segments.iter().copied());
         let times: BTreeMap<SegmentName, i64> = segments
             .iter()
             .filter_map(|(timeline, number)| {
@@ -459,8 +464,8 @@ mod tests {
             // Archived after all.
             (vec![2, 3, 4, 5], Target::Latest, false),
         ] {
-            let segments = held.iter().map(|number| (Timeline(1), *number)).collect();
-            let inventory = Inventory { segments, let_go: vec![gap.clone()], ..Inventory::default() };
+            let held_there = inventory(held.iter().map(|number| (1, *number)));
+            let inventory = Inventory { let_go: vec![gap.clone()], ..held_there };
             match block_on(route(&choice(1), &request(target.clone()), &inventory, none, unmarked)) {
                 Ok(_) => assert!(!refused, "{target} with {held:?}"),
                 Err(Error::Refused(refusal)) => {

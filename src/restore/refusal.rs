@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::lives::SeveralLines;
+use crate::catalogue::SeveralLines;
 use walward_pg::{Lineage, Lsn, SegmentName, Timeline};
 use walward_repo::gap::Gap;
 

@@ -1,9 +1,8 @@
 //! The recovery settings of a restored cluster. Pure.
 
 use super::loan::{Lent, Loan};
-use super::request::{RestoreRequest, Target, TargetTimeline};
-use super::time::format_time;
-use super::timelines::Way;
+use super::request::RestoreRequest;
+use crate::catalogue::{Target, TargetTimeline, Way, format_time};
 use walward_pg::{Capacity, settings};
 
 /// What an earlier recovery, or the cluster that was backed up, may have left in postgresql.auto.conf and what would now
@@ -184,13 +183,17 @@ pub fn edit(content: &[u8], wanted: &[Setting], is_lent: bool) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalogue::Histories;
     use crate::restore::choose::tests::request;
-    use crate::restore::timelines::Histories;
     use walward_pg::{Lsn, Timeline};
 
     fn way(timeline: u32) -> Way {
         let histories = Histories::from([(Timeline(timeline), vec![(Timeline(1), Lsn(100))])]);
-        if timeline == 1 { Way::root(Timeline(1)) } else { Way::to(Timeline(timeline), &histories).expect("known") }
+        if timeline == 1 {
+            Way::root(Timeline(1), &Histories::new())
+        } else {
+            Way::to(Timeline(timeline), &histories).expect("known")
+        }
     }
 
     #[test]
@@ -251,8 +254,8 @@ mod tests {
             let settings = wanted(&request(Target::Latest), way);
             settings.into_iter().find(|(name, _)| *name == "recovery_target_timeline").map(|(_, value)| value)
         };
-        assert_eq!(timeline(&Way::root(Timeline(2))).as_deref(), Some("current"));
-        assert_eq!(timeline(&Way::root(Timeline(1))).as_deref(), Some("1"));
+        assert_eq!(timeline(&Way::root(Timeline(2), &Histories::new())).as_deref(), Some("current"));
+        assert_eq!(timeline(&Way::root(Timeline(1), &Histories::new())).as_deref(), Some("1"));
         assert_eq!(timeline(&way(2)).as_deref(), Some("2"));
     }
 

@@ -9,9 +9,8 @@ use super::choose::Choice;
 use super::configured::from_pack;
 use super::contents::{CONTROL_FILE, Contents};
 use super::error::RestoreError;
-use super::facts::{Archive, Copy};
 use super::settings::Setting;
-use super::wal::WalNeed;
+use crate::catalogue::{Archive, Copy, WalNeed};
 use walward_base::format_bytes;
 use walward_pg::{Capacity, CommitTimes, ControlFile};
 

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::choose::tests::request as request_for;
 use super::contents::tests as made;
 use super::*;
+use crate::catalogue::{CatalogueError, Target, TargetTimeline};
 use walward_base::hex;
 use walward_base::sys::cpu::CpuPool;
 use walward_base::sys::durable;
@@ -464,7 +465,7 @@ async fn an_older_timeline_never_stands_in_for_one_whose_history_cannot_be_read(
     };
     for timeline in [TargetTimeline::Latest, TargetTimeline::Number(Timeline(2))] {
         let error = on(timeline).await.expect_err("not known");
-        assert!(matches!(error, RestoreError::Timelines { .. }), "{error}");
+        assert!(matches!(error, RestoreError::Catalogue(CatalogueError::Timelines { .. })), "{error}");
     }
     for timeline in [TargetTimeline::Current, TargetTimeline::Number(Timeline(1))] {
         let plan = on(timeline).await.expect("a plan");
@@ -473,7 +474,7 @@ async fn an_older_timeline_never_stands_in_for_one_whose_history_cannot_be_read(
     let history = b"1\t0/4000000\tno recovery target specified\n".to_vec();
     fixture.repositories[1].put_new(&key, spec(Kind::History), once(history), || None).await.expect("put");
     let plan = on(TargetTimeline::Number(Timeline(2))).await;
-    assert!(!matches!(plan, Err(RestoreError::Timelines { .. })), "{plan:?}");
+    assert!(!matches!(plan, Err(RestoreError::Catalogue(CatalogueError::Timelines { .. }))), "{plan:?}");
 }
 
 #[tokio::test]
@@ -493,7 +494,10 @@ async fn an_older_timeline_never_stands_in_for_one_whose_history_was_not_archive
     on(TargetTimeline::Latest).await.expect("a plan");
     put("000000020000000000000005").await;
     let error = on(TargetTimeline::Latest).await.map(drop).expect_err("where timeline 2 began is not known");
-    assert!(matches!(&error, RestoreError::Timelines { why, .. } if why.contains("timeline 2")), "{error}");
+    assert!(
+        matches!(&error, RestoreError::Catalogue(CatalogueError::Timelines { why, .. }) if why.contains("timeline 2")),
+        "{error}"
+    );
     for timeline in [TargetTimeline::Current, TargetTimeline::Number(Timeline(1))] {
         on(timeline).await.expect("a plan");
     }

@@ -15,9 +15,8 @@ use futures::stream::{self, BoxStream, StreamExt};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walward::restore::{
-    Action, Archiving, Place, Progress, Refusal, RestoreError, RestoreRequest, Target, TargetTimeline, plan, run,
-};
+use walward::catalogue::{Target, TargetTimeline};
+use walward::restore::{Action, Archiving, Place, Progress, Refusal, RestoreError, RestoreRequest, plan, run};
 use walward_base::sys::cpu::CpuPool;
 use walward_pg::{Lineage, Lsn, SegmentSize, Timeline, WalFileName};
 use walward_repo::format::{Kind, Spec};

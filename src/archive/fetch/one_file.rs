@@ -11,9 +11,10 @@ use tokio::time::Instant;
 use super::progress::Progress;
 use super::spot::Spot;
 use crate::archive::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
+use crate::catalogue;
 use walward_base::ErrorClass;
 use walward_base::sys::folder::Folder;
-use walward_pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_pg::{ControlFile, Lineage, SegmentName, Timeline, WalFileName};
 use walward_repo::identity::LineageEntry;
 use walward_repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use walward_storage::ObjectKey;
@@ -232,54 +233,6 @@ async fn create(spot: &Spot) -> io::Result<tokio::fs::File> {
     Ok(spot.make().await?.into())
 }
 
-/// The first segment behind `segment` on its timeline.
-async fn next_behind(
-    repository: &Repository,
-    lineage: Lineage,
-    segment: SegmentName,
-    size: SegmentSize,
-) -> Result<Option<SegmentName>, RepoError> {
-    let Some(number) = segment.number(size) else { return Ok(None) };
-    let files = stored::wal(repository, lineage, segment.timeline, number, size).await?;
-    let segments = files.into_iter().filter_map(|file| match file {
-        WalFileName::Segment(found) => Some((found.number(size)?, found)),
-        WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
-    });
-    Ok(segments.filter(|(found, _)| *found > number).min_by_key(|(found, _)| *found).map(|(_, name)| name))
-}
-
-/// Where the archive goes on although the timeline of `segment` has nothing behind it: a later timeline left it behind the end of
-/// this segment, so that it was written, and is missing. What a standby was sent before its primary died is archived by nobody
-/// when it is promoted (`XLogArchiveForceDone` in walreceiver.c, 13 to 18).
-async fn left_behind(
-    repository: &Repository,
-    lineage: Lineage,
-    segment: SegmentName,
-    size: SegmentSize,
-) -> Result<Option<SegmentName>, RepoError> {
-    let Some(number) = segment.number(size) else { return Ok(None) };
-    for timeline in stored::timelines(repository, lineage).await? {
-        if timeline <= segment.timeline {
-            continue;
-        }
-        let text = match stored::history(repository, lineage, timeline).await {
-            Ok(text) => text,
-            // It was removed since it was listed.
-            Err(error) if error.class() == ErrorClass::NotFound => continue,
-            Err(error) => return Err(error),
-        };
-        // One that cannot be read may say that this timeline was left later.
-        let object = WalFileName::History(timeline).to_string();
-        let history = TimelineHistory::parse(timeline, &text)
-            .map_err(|error| RepoError::damaged_text(&object, &error.to_string()))?;
-        let switch = history.switch_of(segment.timeline).map(|switch| switch.segment_number(size));
-        if let Some(switch) = switch.filter(|switch| *switch > number) {
-            return Ok(SegmentName::from_number(history.required_timeline_for_segment(switch, size), switch, size));
-        }
-    }
-    Ok(None)
-}
-
 /// Asks one repository. Nothing that is small is tried again after `until`.
 pub(super) async fn one(
     lazy: &LazyRepository,
@@ -371,10 +324,7 @@ async fn absent(
     }
     let hole = match name {
         WalFileName::Segment(segment) => {
-            let next = match next_behind(repository, lineage, segment, size).await? {
-                None => left_behind(repository, lineage, segment, size).await?,
-                found => found,
-            };
+            let next = catalogue::goes_on(repository, lineage, segment, size).await?;
             next.map(|next| FetchError::Hole { name, next, repository: in_repository() })
         }
         // There is none of the first timeline.

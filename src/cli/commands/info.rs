@@ -6,25 +6,14 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::text::{exact, holds_second, moment, moment_after, table};
-use crate::cli::catalogue::{self, Catalogue};
+use crate::catalogue::{Holdings, Stretch, Window, stretches};
 use crate::cli::context::Context;
-use crate::cli::coverage::{Range, Reach, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
 use walward_base::{format_bytes, format_duration};
 use walward_repo::Repository;
 use walward_repo::manifest::Manifest;
-
-/// A stretch of time without a hole.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-struct Window {
-    from: Timestamp,
-    /// The end of the last transaction; none when there was none since.
-    to: Option<Timestamp>,
-    /// Whether WAL lies behind the window's end, on its way: then the end is a hole.
-    ends_in_gap: bool,
-}
 
 pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
     let wanted: Vec<_> = match &context.global.cluster {
@@ -38,20 +27,18 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
     for cluster in wanted {
         for configured in context.repositories_of(cluster)? {
             let repository = context.open_one_of(cluster, configured).await?;
-            let catalogue = catalogue::read(&repository).await?;
-            let windows = match &catalogue {
-                Some(catalogue) => windows(catalogue, &repository).await?,
+            let holdings = Holdings::read(&repository).await?;
+            let windows = match &holdings {
+                Some(holdings) => holdings.windows(&repository).await?,
                 None => Vec::new(),
             };
-            for warning in
-                catalogue.iter().flat_map(|catalogue| catalogue.warnings.iter().chain(&catalogue.other_lines))
-            {
+            for warning in holdings.iter().flat_map(|holdings| holdings.warnings.iter().chain(&holdings.other_lines)) {
                 printer.warning(warning);
             }
             if printer.is_json() {
-                answers.push(as_json(&cluster.name, &repository, catalogue.as_ref(), &windows));
+                answers.push(as_json(&cluster.name, &repository, holdings.as_ref(), &windows));
             } else {
-                print(&cluster.name, &repository, catalogue.as_ref(), &windows, printer)?;
+                print(&cluster.name, &repository, holdings.as_ref(), &windows, printer)?;
             }
         }
     }
@@ -61,37 +48,13 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
     Ok(Exit::Done)
 }
 
-/// Backups whose WAL ends at the same segment of the same way share a window.
-async fn windows(catalogue: &Catalogue, repository: &Repository) -> Result<Vec<Window>, Failure> {
-    let mut groups: Vec<(Reach, Timestamp)> = Vec::new();
-    for backup in &catalogue.backups {
-        let Some(reached) = catalogue.reach(backup) else { continue };
-        let known = groups.iter_mut().find(|(other, _)| other.end == reached.end && other.way == reached.way);
-        match known {
-            _ if !reached.consistent => {}
-            Some((_, from)) => *from = (*from).min(backup.stopped),
-            None => groups.push((reached, backup.stopped)),
-        }
-    }
-    let mut windows = Vec::new();
-    for (reached, from) in groups {
-        let to = catalogue.last_commit(repository, &reached.way, reached.first, reached.end).await?;
-        let behind = |timeline: &walward_pg::Timeline| {
-            catalogue.wal.get(timeline).is_some_and(|wal| wal.segments.range(reached.end..).next().is_some())
-        };
-        windows.push(Window { from, to: to.filter(|to| *to > from), ends_in_gap: behind(&reached.way.timeline) });
-    }
-    windows.sort_by_key(|window| window.from);
-    Ok(windows)
-}
-
 /// The one line that people need.
-fn headline(catalogue: Option<&Catalogue>, windows: &[Window], gaps: &[Range]) -> String {
-    let Some(catalogue) = catalogue else {
+fn headline(holdings: Option<&Holdings>, windows: &[Window], gaps: &[Stretch]) -> String {
+    let Some(holdings) = holdings else {
         return "nothing yet: no WAL was archived and no backup taken".to_owned();
     };
     if windows.is_empty() {
-        return if catalogue.backups.is_empty() {
+        return if holdings.backups.is_empty() {
             "not recoverable: there is no backup; take one with `walward backup`".to_owned()
         } else {
             "not recoverable: WAL that the backups need is missing".to_owned()
@@ -119,26 +82,26 @@ fn windows_text(windows: &[Window]) -> String {
 fn print(
     cluster: &str,
     repository: &Repository,
-    catalogue: Option<&Catalogue>,
+    holdings: Option<&Holdings>,
     windows: &[Window],
     printer: &Printer,
 ) -> Result<(), Failure> {
-    let holes = catalogue.map(Catalogue::gaps).unwrap_or_default();
+    let holes = holdings.map(Holdings::holes).unwrap_or_default();
     let tone = match (windows.is_empty(), holes.is_empty()) {
         (true, _) => Tone::Bad,
         (false, false) => Tone::Warning,
         (false, true) => Tone::Good,
     };
-    printer.line(&printer.tone(&headline(catalogue, windows, &holes), tone))?;
+    printer.line(&printer.tone(&headline(holdings, windows, &holes), tone))?;
     let protection = if repository.identity().encrypted { "encrypted" } else { "not encrypted" };
     printer.line(&format!(
         "cluster {cluster}, repository {}: {}, {protection}",
         repository.name(),
         repository.url()
     ))?;
-    let Some(catalogue) = catalogue else { return Ok(()) };
-    if !catalogue.backups.is_empty() {
-        let rows = catalogue.backups.iter().map(|backup| {
+    let Some(holdings) = holdings else { return Ok(()) };
+    if !holdings.backups.is_empty() {
+        let rows = holdings.backups.iter().map(|backup| {
             vec![
                 backup.label.clone(),
                 backup.kind.as_str().to_owned(),
@@ -146,25 +109,25 @@ fn print(
                 format_bytes(backup.stored_bytes),
                 format_duration(took(backup)),
                 format!("{} to {}", backup.start_lsn, backup.stop_lsn),
-                recoverable_from(backup.stopped, catalogue.reach(backup).map(|reached| reached.consistent)),
+                recoverable_from(backup.stopped, holdings.carried(backup).map(|carried| carried.consistent)),
             ]
         });
         printer.line("")?;
         let head = ["backup", "type", "size", "stored", "took", "WAL", "recoverable from"];
         printer.raw(table(&head, rows).as_bytes())?;
     }
-    if let Some(left) = catalogue.left_behind() {
+    if let Some(left) = holdings.left_behind() {
         printer.line("")?;
         printer.line(&printer.tone(&format!("left behind: {left}"), Tone::Warning))?;
     }
-    if let Some(aside) = catalogue.set_aside() {
+    if let Some(aside) = holdings.set_aside() {
         printer.line("")?;
         printer.line(&format!("{aside}: walward wal list-aside"))?;
     }
-    let there = ranges(&catalogue.wal, catalogue.segment_size);
+    let there = stretches(&holdings.inventory, holdings.segment_size);
     if !there.is_empty() {
         printer.line("")?;
-        let row = |word: &str, range: &Range| {
+        let row = |word: &str, range: &Stretch| {
             let (first, last) = (range.first.to_string(), range.last.to_string());
             vec![word.to_owned(), range.first.timeline.to_string(), first, last, range.segments.to_string()]
         };
@@ -188,12 +151,12 @@ fn took(backup: &Manifest) -> Duration {
     Duration::try_from(backup.stopped.duration_since(backup.started)).unwrap_or_default()
 }
 
-fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>, windows: &[Window]) -> Value {
-    let holes = catalogue.map(Catalogue::gaps).unwrap_or_default();
-    let backups: Vec<Value> = catalogue
+fn as_json(cluster: &str, repository: &Repository, holdings: Option<&Holdings>, windows: &[Window]) -> Value {
+    let holes = holdings.map(Holdings::holes).unwrap_or_default();
+    let backups: Vec<Value> = holdings
         .iter()
-        .flat_map(|catalogue| catalogue.backups.iter().map(move |backup| (backup, catalogue.reach(backup))))
-        .map(|(backup, reached)| {
+        .flat_map(|holdings| holdings.backups.iter().map(move |backup| (backup, holdings.carried(backup))))
+        .map(|(backup, carried)| {
             json!({
                 "label": backup.label,
                 "type": backup.kind,
@@ -208,14 +171,14 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
                 "from_standby": backup.from_standby,
                 "host": backup.host,
                 "server_version": backup.server_version,
-                "recoverable": reached.map(|reached| reached.consistent),
+                "recoverable": carried.map(|carried| carried.consistent),
                 "corrupt_pages": backup.corrupt_pages.len(),
             })
         })
         .collect();
-    let remains: Vec<Value> = catalogue
+    let remains: Vec<Value> = holdings
         .iter()
-        .flat_map(|catalogue| &catalogue.remains)
+        .flat_map(|holdings| &holdings.remains)
         .map(|remains| {
             json!({
                 "label": remains.label.as_str(),
@@ -225,9 +188,9 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
             })
         })
         .collect();
-    let asides: Vec<Value> = catalogue
+    let asides: Vec<Value> = holdings
         .iter()
-        .flat_map(|catalogue| &catalogue.asides)
+        .flat_map(|holdings| &holdings.asides)
         .map(|aside| {
             json!({
                 "id": aside.begun.id,
@@ -237,17 +200,17 @@ fn as_json(cluster: &str, repository: &Repository, catalogue: Option<&Catalogue>
             })
         })
         .collect();
-    let unfinished = catalogue.map(|catalogue| catalogue.unfinished).unwrap_or_default();
+    let unfinished = holdings.map(|holdings| holdings.unfinished).unwrap_or_default();
     json!({
         "cluster": cluster,
         "repository": repository.name(),
         "url": repository.url(),
         "encrypted": repository.identity().encrypted,
-        "lineage": catalogue.map(|catalogue| catalogue.lineage),
-        "summary": headline(catalogue, windows, &holes),
+        "lineage": holdings.map(|holdings| holdings.lineage),
+        "summary": headline(holdings, windows, &holes),
         "recoverable": windows,
         "backups": backups,
-        "wal": catalogue.map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default(),
+        "wal": holdings.map(|c| stretches(&c.inventory, c.segment_size)).unwrap_or_default(),
         "gaps": holes,
         "remains": remains,
         "aside": asides,

@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::catalogue::{Target, TargetTimeline, parse_time};
 use crate::cli::arguments::{ActionChoice, ArchiveModeChoice, RestoreArguments};
 use crate::cli::ask::confirm;
 use crate::cli::context::Context;
@@ -18,7 +19,7 @@ use crate::config::DEFAULT_SOCKET;
 use crate::outcome::Exit;
 use crate::restore::{
     self, Action, Archiving, Fate, Note, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest,
-    TablespaceSelector, Target, TargetTimeline, parse_time,
+    TablespaceSelector,
 };
 use walward_base::sys;
 use walward_base::{format_bytes, format_duration};

@@ -1,11 +1,12 @@
 //! `wal list` and `wal gaps`.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::text::{moment, table};
-use crate::cli::catalogue::{self, Catalogue};
+use crate::catalogue::{Holdings, Stretch, TimelineWal, stretches};
 use crate::cli::context::Context;
-use crate::cli::coverage::{Range, ranges};
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::outcome::Exit;
@@ -18,13 +19,13 @@ pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result
     let mut answers = Vec::new();
     for configured in context.repositories_of(cluster)? {
         let repository = context.open_one_of(cluster, configured).await?;
-        let catalogue = catalogue::read(&repository).await?;
-        let ranges = catalogue.as_ref().map(|c| ranges(&c.wal, c.segment_size)).unwrap_or_default();
+        let holdings = Holdings::read(&repository).await?;
+        let ranges = holdings.as_ref().map(|c| stretches(&c.inventory, c.segment_size)).unwrap_or_default();
         if printer.is_json() {
-            let files = catalogue.as_ref().filter(|_| context.global.verbose > 0).map(files);
-            let lineage = catalogue.as_ref().map(|c| c.lineage);
+            let files = holdings.as_ref().filter(|_| context.global.verbose > 0).map(files);
+            let lineage = holdings.as_ref().map(|c| c.lineage);
             answers.push(json!({
-                "repository": repository.name(), "lineage": lineage, "ranges": ranges, "partial": partial(catalogue.as_ref()),
+                "repository": repository.name(), "lineage": lineage, "ranges": ranges, "partial": partial(holdings.as_ref()),
                 "segments": files,
             }));
             continue;
@@ -35,13 +36,13 @@ pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result
             continue;
         }
         if context.global.verbose > 0 {
-            for name in catalogue.as_ref().map(files).unwrap_or_default() {
+            for name in holdings.as_ref().map(files).unwrap_or_default() {
                 printer.line(&format!("  {name}"))?;
             }
         } else {
             printer.raw(rows(&ranges).as_bytes())?;
         }
-        for name in partial(catalogue.as_ref()) {
+        for name in partial(holdings.as_ref()) {
             printer.line(&format!("  {name}"))?;
         }
     }
@@ -57,9 +58,9 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
     let mut found = false;
     for configured in context.repositories_of(cluster)? {
         let repository = context.open_one_of(cluster, configured).await?;
-        let catalogue = catalogue::read(&repository).await?;
-        let gaps = catalogue.as_ref().map(Catalogue::gaps).unwrap_or_default();
-        let let_go: Vec<&Gap> = catalogue.iter().flat_map(|c| gaps.iter().flat_map(|gap| c.let_go_in(gap))).collect();
+        let holdings = Holdings::read(&repository).await?;
+        let gaps = holdings.as_ref().map(Holdings::holes).unwrap_or_default();
+        let let_go: Vec<&Gap> = holdings.iter().flat_map(|c| gaps.iter().flat_map(|gap| c.let_go_in(gap))).collect();
         found |= !gaps.is_empty();
         if printer.is_json() {
             answers.push(json!({ "repository": repository.name(), "gaps": gaps, "let_go": let_go }));
@@ -91,8 +92,8 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
     Ok(if found { Exit::Warnings } else { Exit::Done })
 }
 
-fn rows(ranges: &[Range]) -> String {
-    let row = |range: &Range| {
+fn rows(ranges: &[Stretch]) -> String {
+    let row = |range: &Stretch| {
         vec![
             format!("  {}", range.first.timeline),
             range.first.to_string(),
@@ -104,17 +105,18 @@ fn rows(ranges: &[Range]) -> String {
 }
 
 /// Every whole segment.
-fn files(catalogue: &Catalogue) -> Vec<String> {
-    let all = catalogue.wal.iter().flat_map(|(timeline, wal)| wal.segments.iter().map(|number| (*timeline, *number)));
-    all.filter_map(|(timeline, number)| SegmentName::from_number(timeline, number, catalogue.segment_size))
-        .map(|name| name.to_string())
-        .collect()
+fn files(holdings: &Holdings) -> Vec<String> {
+    names(holdings, |wal| &wal.segments).map(|name| name.to_string()).collect()
 }
 
-fn partial(catalogue: Option<&Catalogue>) -> Vec<String> {
-    let Some(catalogue) = catalogue else { return Vec::new() };
-    let all = catalogue.wal.iter().flat_map(|(timeline, wal)| wal.partial.iter().map(|number| (*timeline, *number)));
-    all.filter_map(|(timeline, number)| SegmentName::from_number(timeline, number, catalogue.segment_size))
-        .map(|name| format!("{name}.partial"))
-        .collect()
+fn partial(holdings: Option<&Holdings>) -> Vec<String> {
+    let all = holdings.into_iter().flat_map(|holdings| names(holdings, |wal| &wal.partial));
+    all.map(|name| format!("{name}.partial")).collect()
+}
+
+fn names(holdings: &Holdings, of: impl Fn(&TimelineWal) -> &BTreeSet<u64>) -> impl Iterator<Item = SegmentName> {
+    let size = holdings.segment_size;
+    let timelines = holdings.inventory.timelines.iter();
+    let all = timelines.flat_map(move |(timeline, wal)| of(wal).iter().map(|number| (*timeline, *number)));
+    all.filter_map(move |(timeline, number)| SegmentName::from_number(timeline, number, size))
 }

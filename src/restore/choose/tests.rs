@@ -3,9 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::restore::lines;
-use crate::restore::lives::Lives;
+use crate::catalogue::{Lives, decide, ways};
 use crate::restore::request::{Action, Archiving, Place};
+use walward_pg::SegmentSize;
 use walward_repo::manifest::BackupType;
 
 pub fn lineage() -> Lineage {
@@ -56,7 +56,9 @@ fn choice(backups: &[BackupFacts], histories: &Histories, request: &RestoreReque
     let own = eligible(backups, lineage(), request)?;
     let decided = match ways(&own, histories) {
         lines if lines.is_empty() => None,
-        lines => Some(lines::decide(&lines, &Lives::new(), &request.target, None)?.way),
+        lines => Some(
+            decide(&lines, &Lives::new(), &request.target, None).map_err(Refusal::SeveralLines)?.expect("a line").way,
+        ),
     };
     let settled = Settled { line: decided.as_ref(), ..Settled::default() };
     choose(backups, lineage(), histories, request, &settled)
@@ -117,7 +119,7 @@ fn an_older_lineage_is_restored_only_when_its_backup_is_named() {
     assert!(matches!(chosen(&backups, &request(Target::Latest)), Err(Refusal::NoBackups { .. })));
     let named = RestoreRequest { backup: Some(old.label.clone()), ..request(Target::Latest) };
     assert_eq!(super::lineage(&backups, lineage(), &named), Ok(old.lineage));
-    let way = Way::root(Timeline(1));
+    let way = Way::root(Timeline(1), &Histories::new());
     let settled = Settled { line: Some(&way), ..Settled::default() };
     assert!(choose(&backups, old.lineage, &Histories::new(), &named, &settled).is_ok());
 }
@@ -126,7 +128,7 @@ fn an_older_lineage_is_restored_only_when_its_backup_is_named() {
 fn an_unfinished_restore_goes_on_or_is_refused() {
     let backups = [backup(lineage(), 1, 10, 20, 100), backup(lineage(), 1, 110, 120, 200)];
     let first = &backups[0].label;
-    let way = Way::root(Timeline(1));
+    let way = Way::root(Timeline(1), &Histories::new());
     let settled = Settled { line: Some(&way), unfinished: Some(first), ..Settled::default() };
     let go_on = |target| choose(&backups, lineage(), &histories(), &request(target), &settled);
     assert_eq!(go_on(Target::Latest).map(|choice| choice.backup.label), Ok(first.clone()));
@@ -137,7 +139,7 @@ fn an_unfinished_restore_goes_on_or_is_refused() {
 fn a_restore_point_is_reached_from_the_newest_backup_that_ended_before_it() {
     let backups =
         [backup(lineage(), 1, 10, 20, 100), backup(lineage(), 1, 110, 120, 200), backup(lineage(), 1, 210, 220, 300)];
-    let way = Way::root(Timeline(1));
+    let way = Way::root(Timeline(1), &Histories::new());
     let from = |positions: &[u64]| {
         let records = positions.iter().map(|at| (Timeline(1), Lsn(*at))).collect();
         let sought = Sought { records, whole: true };

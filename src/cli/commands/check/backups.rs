@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::finding::Findings;
-use crate::cli::catalogue::{self, Catalogue};
+use crate::catalogue::{Holdings, without_history};
 use crate::cli::commands::text::moment;
-use crate::cli::coverage::without_history;
+use crate::cli::failure::Failure;
 use crate::config::{ClusterConfig, RepositoryConfig};
 use walward_base::format_duration;
-use walward_pg::{Timeline, TimelineHistory, WalFileName};
+use walward_pg::{Lsn, Timeline, WalFileName};
 use walward_repo::aside::Stage;
 use walward_repo::gap::Gap;
 use walward_repo::remains::REMOVED_AGE_MIN;
@@ -37,30 +37,33 @@ pub(super) async fn check(
 ) {
     let name = format!("{}, {}", cluster.name, repository.name());
     let about = Some(name.as_str());
-    let catalogue = match catalogue::read(repository).await {
-        Ok(Some(catalogue)) => catalogue,
+    let holdings = match Holdings::read(repository).await {
+        Ok(Some(holdings)) => holdings,
         Ok(None) => return,
-        Err(failure) => return findings.failed("backup", about, failure.message(), failure.hint.as_deref()),
+        Err(error) => {
+            let failure = Failure::from(error);
+            return findings.failed("backup", about, failure.message(), failure.hint.as_deref());
+        }
     };
-    for warning in &catalogue.warnings {
+    for warning in &holdings.warnings {
         findings.warning("backup", about, warning.clone(), None);
     }
-    let last = catalogue.backups.iter().rfind(|backup| backup.lineage == catalogue.lineage).map(|backup| Last {
+    let last = holdings.backups.iter().rfind(|backup| backup.lineage == holdings.lineage).map(|backup| Last {
         label: &backup.label,
         stopped: backup.stopped,
         age: Duration::try_from(Timestamp::now().duration_since(backup.stopped)).unwrap_or_default(),
         corrupt_pages: backup.corrupt_pages.len(),
-        consistent: catalogue.reach(backup).is_some_and(|reached| reached.consistent),
+        consistent: holdings.carried(backup).is_some_and(|carried| carried.consistent),
     });
     judge_last(last.as_ref(), age_max, about, findings);
-    if let Some(left) = catalogue.left_behind() {
+    if let Some(left) = holdings.left_behind() {
         let hours = REMOVED_AGE_MIN.as_secs() / 3600;
         let advice = format!("the next `walward backup` removes what is older than {hours} hours");
         findings.warning("remains", about, left, Some(&advice));
     }
-    judge_asides(&catalogue, about, findings);
-    judge_wal(&catalogue, about, findings);
-    judge_lines(&catalogue, repository, primary, about, findings).await;
+    judge_asides(&holdings, about, findings);
+    judge_wal(&holdings, about, findings);
+    judge_lines(&holdings, repository, primary, about, findings).await;
 }
 
 /// Uploads that killed backups left in a bucket, where Walward itself removes nothing.
@@ -99,8 +102,8 @@ fn judge_uploads(begun: Result<Option<BegunUploads>, String>, now: Timestamp, ab
 }
 
 /// What was moved out of the archive, and moves that were cut.
-fn judge_asides(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings) {
-    for aside in &catalogue.asides {
+fn judge_asides(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) {
+    for aside in &holdings.asides {
         let (id, from) = (&aside.begun.id, aside.begun.from);
         let (text, advice) = match aside.stage {
             Stage::Cut => {
@@ -113,7 +116,7 @@ fn judge_asides(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findi
         };
         findings.warning("aside", about, text, Some(&advice));
     }
-    if let Some(text) = catalogue.set_aside() {
+    if let Some(text) = holdings.set_aside() {
         findings.ok("aside", about, format!("{text} (walward wal list-aside)"));
     }
 }
@@ -121,7 +124,7 @@ fn judge_asides(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findi
 /// Other lines than the server's own: what a copy archived, which a restore may be led to. `primary` is the timeline of a server
 /// that writes.
 async fn judge_lines(
-    catalogue: &Catalogue,
+    holdings: &Holdings,
     repository: &Repository,
     primary: Option<Timeline>,
     about: Option<&str>,
@@ -129,21 +132,21 @@ async fn judge_lines(
 ) {
     let advice = "a copy that was restored or promoted archives, or did, into this repository: switch its archiving off \
                   (archive_mode = off) unless it took the cluster's place; the page \"Restore\" says how to go on";
-    let above = primary.map(|primary| (primary, catalogue.timelines_above(primary)));
+    let above = primary.map(|primary| (primary, holdings.timelines_above(primary)));
     if let Some((primary, above)) = &above {
         for timeline in above {
-            let key = layout::wal_file(catalogue.lineage, WalFileName::History(*timeline));
+            let key = layout::wal_file(holdings.lineage, WalFileName::History(*timeline));
             let origin = repository.read_summary(&key).await.ok();
             let origin = origin.map(|found| (found.writer, found.modified));
-            let history = catalogue.histories.get(timeline);
-            let text = above_server(*timeline, *primary, history, origin.as_ref());
+            let left = holdings.histories.get(timeline).and_then(|parents| parents.last());
+            let text = above_server(*timeline, *primary, left, origin.as_ref());
             findings.warning("timeline", about, text, Some(advice));
         }
     }
-    for remark in &catalogue.other_lines {
+    for remark in &holdings.other_lines {
         findings.warning("timeline", about, remark.clone(), Some(advice));
     }
-    if above.is_some_and(|(_, above)| above.is_empty()) && catalogue.other_lines.is_empty() {
+    if above.is_some_and(|(_, above)| above.is_empty()) && holdings.other_lines.is_empty() {
         findings.ok("timeline", about, "none is newer than the server's own");
     }
 }
@@ -152,11 +155,10 @@ async fn judge_lines(
 fn above_server(
     timeline: Timeline,
     primary: Timeline,
-    history: Option<&TimelineHistory>,
+    left: Option<&(Timeline, Lsn)>,
     origin: Option<&(String, Timestamp)>,
 ) -> String {
     let origin = origin.map(|(host, time)| format!(", archived by {host} at {}", moment(*time)));
-    let left = history.and_then(|history| history.parents.last());
     let left = left.map(|(parent, at)| format!(", left timeline {parent} at {at}"));
     format!(
         "timeline {timeline} is above that of the server, which writes timeline {primary}: it is no past of this server{}{}",
@@ -186,19 +188,20 @@ fn judge_last(last: Option<&Last<'_>>, age_max: Duration, about: Option<&str>, f
     }
 }
 
-fn judge_wal(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings) {
-    let unknown = without_history(&catalogue.wal, &catalogue.histories);
+fn judge_wal(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) {
+    let unknown = without_history(&holdings.inventory, &holdings.histories);
     for timeline in &unknown {
         let text = format!("the history of timeline {timeline} is not there, so that gaps before it are not seen");
         let advice = "push the .history file of that timeline from pg_wal, or take a new backup";
         findings.warning("wal", about, text, Some(advice));
     }
-    let gaps = catalogue.gaps();
+    let gaps = holdings.holes();
     // A backup that began behind the gap makes up for it.
-    let newest = catalogue.backups.iter().rfind(|backup| catalogue.reach(backup).is_some_and(|reach| reach.consistent));
-    let begins = newest.map_or(0, |backup| backup.start_lsn.segment_number(catalogue.segment_size));
-    let open = gaps.iter().filter(|gap| gap.last.number(catalogue.segment_size).is_none_or(|last| last >= begins));
-    let let_go: Vec<&Gap> = open.flat_map(|gap| catalogue.let_go_in(gap)).collect();
+    let newest =
+        holdings.backups.iter().rfind(|backup| holdings.carried(backup).is_some_and(|carried| carried.consistent));
+    let begins = newest.map_or(0, |backup| backup.start_lsn.segment_number(holdings.segment_size));
+    let open = gaps.iter().filter(|gap| gap.last.number(holdings.segment_size).is_none_or(|last| last >= begins));
+    let let_go: Vec<&Gap> = open.flat_map(|gap| holdings.let_go_in(gap)).collect();
     if let (Some(first), Some(last)) = (let_go.first(), let_go.last()) {
         let text = format!(
             "WAL was let go on {} (queue_limit) from {} on: {} to {} is missing, and no backup began behind it",
@@ -221,7 +224,6 @@ fn judge_wal(catalogue: &Catalogue, about: Option<&str>, findings: &mut Findings
 mod tests {
     use super::super::finding::Level;
     use super::*;
-    use walward_pg::Lsn;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -254,9 +256,9 @@ mod tests {
 
     #[test]
     fn a_timeline_above_the_servers_own_is_named_with_its_origin() {
-        let history = TimelineHistory { timeline: Timeline(2), parents: vec![(Timeline(1), Lsn(0x500_0098))] };
+        let left = (Timeline(1), Lsn(0x500_0098));
         let origin = ("db-test".to_owned(), "2026-11-21T11:25:45Z".parse().unwrap());
-        let text = above_server(Timeline(2), Timeline(1), Some(&history), Some(&origin));
+        let text = above_server(Timeline(2), Timeline(1), Some(&left), Some(&origin));
         for told in ["timeline 2", "timeline 1 at 0/5000098", "db-test at 2026-11-21 11:25:45Z"] {
             assert!(text.contains(told), "no {told:?} in {text}");
         }

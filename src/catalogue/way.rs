@@ -42,17 +42,18 @@ impl Way {
             begin = *switch;
         }
         spans.push(Span { timeline, begin, end: None });
-        let left = histories.iter().rev().filter_map(|(child, parents)| {
-            let (_, switch) = parents.iter().find(|(parent, _)| *parent == timeline)?;
-            Some((*child, *switch))
-        });
-        Some(Self { spans, left: left.max_by_key(|(_, switch)| *switch) })
+        Some(Self { spans, left: left(timeline, histories) })
     }
 
     /// The way that stays on `timeline`, whose history is not known: where it left its parent cannot be told, but a backup
     /// that ran on it needs nothing from before.
-    pub fn root(timeline: Timeline) -> Self {
-        Self { spans: vec![Span { timeline, begin: Lsn(0), end: None }], left: None }
+    pub fn root(timeline: Timeline, histories: &Histories) -> Self {
+        Self { spans: vec![Span { timeline, begin: Lsn(0), end: None }], left: left(timeline, histories) }
+    }
+
+    /// The way to `timeline`, or [`Way::root`] when its history is not known.
+    pub fn known_to(timeline: Timeline, histories: &Histories) -> Self {
+        Self::to(timeline, histories).unwrap_or_else(|| Self::root(timeline, histories))
     }
 
     /// Whether it is the [`Way::root`] of a timeline that should have a history.
@@ -116,8 +117,10 @@ impl Way {
             .any(|span| span.timeline == timeline && start >= span.begin && span.end.is_none_or(|end| stop <= end))
     }
 
-    /// The segment in which the last timeline was left, when that is behind `number`: whatever comes before it was written.
-    pub fn left_behind(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
+    /// The segment in which the last timeline was left, when that is later than `number`: everything before it was written. What a
+    /// standby was sent before its primary died is archived by nobody when it is promoted (`XLogArchiveForceDone`, walreceiver.c, 13 to
+    /// 18).
+    pub fn left_after(&self, number: u64, size: SegmentSize) -> Option<SegmentName> {
         let (timeline, switch) = self.left?;
         let at = switch.segment_number(size);
         if at > number { SegmentName::from_number(timeline, at, size) } else { None }
@@ -145,6 +148,15 @@ impl Way {
     }
 }
 
+/// The timeline that left `timeline` furthest on, and where.
+fn left(timeline: Timeline, histories: &Histories) -> Option<(Timeline, Lsn)> {
+    let left = histories.iter().rev().filter_map(|(child, parents)| {
+        let (_, switch) = parents.iter().find(|(parent, _)| *parent == timeline)?;
+        Some((*child, *switch))
+    });
+    left.max_by_key(|(_, switch)| *switch)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,7 +178,7 @@ mod tests {
     fn what_lies_before_a_later_timelines_beginning_was_written() {
         let left = |timeline, number| {
             let way = Way::to(Timeline(timeline), &histories()).expect("known");
-            way.left_behind(number, SIZE).map(|name| name.to_string())
+            way.left_after(number, SIZE).map(|name| name.to_string())
         };
         assert_eq!(left(1, 4).as_deref(), Some("000000020000000000000005"));
         assert_eq!(left(1, 5), None);
@@ -206,7 +218,7 @@ mod tests {
             assert_eq!((parts(one, other), parts(other, one)), (Some(at), Some(at)), "{one} and {other}");
         }
         assert_eq!(parts(4, 4), None);
-        assert_eq!(Way::root(Timeline(9)).parts_from(&way(4)), Some(Lsn(0)));
+        assert_eq!(Way::root(Timeline(9), &Histories::new()).parts_from(&way(4)), Some(Lsn(0)));
         assert_eq!(way(4).left_parent(), Some((Timeline(2), Lsn(0x0800_0000))));
         assert!(way(4).holds(Timeline(2), Lsn(0x07FF_FFFF)) && !way(4).holds(Timeline(2), Lsn(0x0800_0000)));
     }
@@ -220,7 +232,7 @@ mod tests {
 
     #[test]
     fn a_timeline_without_its_history_carries_what_ran_on_it() {
-        let way = Way::root(Timeline(3));
+        let way = Way::root(Timeline(3), &Histories::new());
         assert!(way.lacks_history());
         assert!(way.carries(Timeline(3), Lsn(0x0200_0028), Lsn(0x0300_0000)));
         assert!(!way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0300_0000)));

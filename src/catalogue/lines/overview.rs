@@ -1,14 +1,12 @@
 //! Which line a cluster is on, by what one repository holds: for those who look at an archive without restoring from it.
 
-use super::choose;
-use super::error::RestoreError;
+use super::decide::current;
 use super::evidence::Evidence;
-use super::facts::Archive;
-use super::lines;
-use super::request::TargetTimeline;
-use super::timelines::Way;
+use crate::catalogue::backups::{ways, ways_without_backup};
+use crate::catalogue::error::CatalogueError;
+use crate::catalogue::read::Archive;
+use crate::catalogue::way::{Histories, Way};
 use walward_pg::{Lineage, SegmentSize, Timeline};
-use walward_repo::Repository;
 
 /// Where a cluster is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,16 +18,19 @@ pub struct Overview {
     pub remarks: Vec<String>,
 }
 
-/// Looks at the lines of `lineage` in `repository`.
-pub async fn overview(repository: &Repository, lineage: Lineage, size: SegmentSize) -> Result<Overview, RestoreError> {
-    let archive = Archive::open(std::slice::from_ref(repository)).await?;
+/// Looks at the lines of `lineage` in `archive`, whose `histories` were read.
+pub async fn overview(
+    archive: &Archive<'_>,
+    lineage: Lineage,
+    size: SegmentSize,
+    histories: &Histories,
+) -> Result<Overview, CatalogueError> {
     let mut unread = Vec::new();
-    let histories = archive.histories(lineage, TargetTimeline::Current, &mut unread).await?;
     let facts = archive.facts();
     let own: Vec<_> = facts.iter().filter(|backup| backup.lineage == lineage).collect();
-    let evidence = Evidence { archive: &archive, lineage, size, backups: &own };
-    let (ways, without_backup) = (choose::ways(&own, &histories), choose::ways_without_backup(&own, &histories));
+    let evidence = Evidence { archive, lineage, size, backups: &own };
+    let (ways, without_backup) = (ways(&own, histories), ways_without_backup(&own, histories));
     let (lines, compared) = evidence.lines(ways, without_backup, &mut unread).await?;
-    let (current, remarks) = lines::current(&lines, &compared);
+    let (current, remarks) = current(&lines, &compared);
     Ok(Overview { current: current.as_ref().map(Way::target), remarks })
 }

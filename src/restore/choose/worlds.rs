@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use proptest::prelude::*;
 
+use super::tests::{backup as backup_of, lineage, request};
 use super::*;
-use crate::restore::choose;
-use crate::restore::choose::tests::{backup as backup_of, lineage, request};
-use crate::restore::lives::BackupMoment;
-use crate::restore::timelines::Histories;
+use crate::catalogue::{
+    BackupMoment, Decision, Life, Lives, SeveralLines, decide, that_differ, to_compare, ways, ways_without_backup,
+};
 
 /// What was done on one timeline.
 #[derive(Debug, Clone, Copy)]
@@ -174,7 +174,7 @@ impl World {
     }
 
     /// What a restore of the last `kept` backups would do: which line it takes, and from which backup.
-    fn restored_from(&self, kept: usize, target: Target) -> Result<choose::Choice, Refusal> {
+    fn restored_from(&self, kept: usize, target: Target) -> Result<Choice, Refusal> {
         let mut world = Self { histories: self.histories.clone(), born: self.born.clone(), ..Self::default() };
         let older = self.events.iter().filter(|event| event.backup).count().saturating_sub(kept);
         let mut gone = 0;
@@ -184,28 +184,29 @@ impl World {
             !event.backup || gone > older
         });
         let made = world.events.iter().filter(|event| event.backup);
-        let backups: Vec<choose::BackupFacts> = made
+        let backups: Vec<BackupFacts> = made
             .map(|event| backup_of(lineage(), event.timeline, event.at, event.at + STEP - 1, event.time - 1))
             .collect();
         let request = request(target);
-        let own = choose::eligible(&backups, lineage(), &request)?;
-        let mut ways = choose::ways(&own, &world.histories);
+        let own = eligible(&backups, lineage(), &request)?;
+        let mut leading = ways(&own, &world.histories);
         let has_wal = |way: &Way| world.events.iter().any(|event| event.timeline == way.target().0);
-        ways.extend(choose::ways_without_backup(&own, &world.histories).into_iter().filter(has_wal));
-        let (lines, mut compared) = world.compared(ways);
+        leading.extend(ways_without_backup(&own, &world.histories).into_iter().filter(has_wal));
+        let (lines, mut compared) = world.compared(leading);
         for ((timeline, _), life) in &mut compared {
             let way = world.way(timeline.0);
             life.lacks_backup =
                 !backups.iter().any(|backup| way.carries(backup.timeline, backup.start_lsn, backup.stop_lsn));
         }
-        let line = decide(&lines, &compared, &request.target, None)?.way;
-        let settled = choose::Settled { line: Some(&line), ..choose::Settled::default() };
-        choose::choose(&backups, lineage(), &world.histories, &request, &settled)
+        let line =
+            decide(&lines, &compared, &request.target, None).map_err(Refusal::SeveralLines)?.expect("a line").way;
+        let settled = Settled { line: Some(&line), ..Settled::default() };
+        choose(&backups, lineage(), &world.histories, &request, &settled)
     }
 
-    fn decide(&self, target: &Target) -> Result<Decision, Refusal> {
+    fn decide(&self, target: &Target) -> Result<Decision, Box<SeveralLines>> {
         let (lines, compared) = self.lines();
-        decide(&lines, &compared, target, None)
+        decide(&lines, &compared, target, None).map(|decision| decision.expect("a line"))
     }
 
     /// The timeline that `target` leads to; 0 when it is refused.
@@ -375,7 +376,8 @@ fn a_transaction_or_restore_point_is_taken_from_the_line_that_has_it() {
     let leads_to = |records: &[(u32, u64)], whole: bool| {
         let records = records.iter().map(|(timeline, at)| (Timeline(*timeline), Lsn(*at))).collect();
         let sought = Sought { records, whole };
-        decide(&lines, &compared, &Target::Name("x".to_owned()), Some(&sought)).map_or(0, |found| found.way.target().0)
+        decide(&lines, &compared, &Target::Name("x".to_owned()), Some(&sought))
+            .map_or(0, |found| found.expect("a line").way.target().0)
     };
     assert_eq!(leads_to(&[(1, fork - 1)], true), 2);
     assert_eq!(leads_to(&[(2, fork)], true), 2);

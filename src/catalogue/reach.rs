@@ -1,39 +1,12 @@
 //! Which WAL a recovery reads, and whether it is all there. Pure.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use serde::Serialize;
 
-use super::timelines::Way;
-use walward_pg::{Lsn, SegmentName, SegmentSize, Timeline};
-use walward_repo::gap::Gap;
-
-/// The whole segments that any of the repositories has, by timeline and number; and the partial ones.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Inventory {
-    /// Whole segments.
-    pub segments: BTreeSet<(Timeline, u64)>,
-    /// Last, unfinished segments of timelines that were left.
-    pub partial: BTreeSet<(Timeline, u64)>,
-    /// Records of WAL that was let go. They explain what is missing.
-    pub let_go: Vec<Gap>,
-}
-
-impl Inventory {
-    /// Counts the partial segment at the end of `way` as one to be read, and names it. One in front of a hole never is: what
-    /// lies behind it would be lost.
-    pub fn count_partial(&mut self, way: &Way, start: Lsn, size: SegmentSize) -> Option<SegmentName> {
-        let reached = reach(way, start, size, self);
-        let missing = reached.missing.filter(|_| reached.partial && reached.behind_hole.is_none())?;
-        self.segments.insert((missing.timeline, reached.present.end));
-        Some(missing)
-    }
-
-    fn has(&self, way: &Way, number: u64, size: SegmentSize) -> bool {
-        way.segment(number, size).is_some_and(|name| self.segments.contains(&(name.timeline, number)))
-    }
-}
+use super::inventory::Inventory;
+use super::way::Way;
+use walward_pg::{Lsn, SegmentName, SegmentSize};
 
 /// How far the archive carries a recovery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,9 +15,8 @@ pub struct Reach {
     pub present: Range<u64>,
     /// The segment that comes next on the way and is not there.
     pub missing: Option<SegmentName>,
-    /// The first segment behind the missing one, by what is there or by where a later timeline began: there is one, so the
-    /// missing one is a hole and not the end.
-    pub behind_hole: Option<SegmentName>,
+    /// Where the WAL goes on after the missing one ([`goes_on_after`]): then the missing one is a hole and not the end.
+    pub goes_on: Option<SegmentName>,
     /// The missing one is there as a `.partial`, which PostgreSQL does not read by itself.
     pub partial: bool,
 }
@@ -52,14 +24,20 @@ pub struct Reach {
 /// What of the WAL on `way` is there for a recovery that starts at `start`.
 pub fn reach(way: &Way, start: Lsn, size: SegmentSize, inventory: &Inventory) -> Reach {
     let first = start.segment_number(size);
+    let there = |number| way.segment(number, size).is_some_and(|name| inventory.has(name.timeline, number));
     let mut end = first;
-    while inventory.has(way, end, size) {
+    while there(end) {
         end += 1;
     }
     let missing = way.segment(end, size);
-    let partial = missing.is_some_and(|name| inventory.partial.contains(&(name.timeline, end)));
-    let behind_hole = first_after(way, end, size, inventory).or_else(|| way.left_behind(end, size));
-    Reach { present: first..end, missing, behind_hole, partial }
+    let partial = missing.is_some_and(|name| inventory.has_partial(name.timeline, end));
+    Reach { present: first..end, missing, goes_on: goes_on_after(way, end, size, inventory), partial }
+}
+
+/// Where the WAL on `way` goes on after segment `number`: the first later segment that is there, or that in which a later timeline
+/// left this way, by its history. None: the archive ends there.
+pub fn goes_on_after(way: &Way, number: u64, size: SegmentSize, inventory: &Inventory) -> Option<SegmentName> {
+    first_after(way, number, size, inventory).or_else(|| way.left_after(number, size))
 }
 
 /// The first segment on `way` with a number above `after` that is there.
@@ -70,13 +48,19 @@ fn first_after(way: &Way, after: u64, size: SegmentSize, inventory: &Inventory) 
             let begin = span.begin.segment_number(size).max(after.checked_add(1)?);
             // A segment with a switch in it belongs to the next timeline.
             let end = span.end.map_or(u64::MAX, |end| end.segment_number(size));
-            if begin >= end {
-                return None;
-            }
-            let (_, number) = inventory.segments.range((span.timeline, begin)..(span.timeline, end)).next()?;
-            way.segment(*number, size)
+            let number = inventory.within(span.timeline, begin..end).next()?;
+            way.segment(number, size)
         })
         .min_by_key(|name| name.number(size))
+}
+
+/// Counts the partial segment at the end of `way` as a whole one, and names it. One in front of a hole never is: what comes after it
+/// would be lost.
+pub fn count_partial(inventory: &mut Inventory, way: &Way, start: Lsn, size: SegmentSize) -> Option<SegmentName> {
+    let reached = reach(way, start, size, inventory);
+    let missing = reached.missing.filter(|_| reached.partial && reached.goes_on.is_none())?;
+    inventory.timelines.entry(missing.timeline).or_default().segments.insert(reached.present.end);
+    Some(missing)
 }
 
 /// The segments that a recovery will ask for.
@@ -110,8 +94,9 @@ pub fn segment_before(position: Lsn, size: SegmentSize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::restore::timelines::Histories;
+    use crate::catalogue::way::Histories;
     use proptest::prelude::*;
+    use walward_pg::{Timeline, WalFileName};
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -126,8 +111,13 @@ mod tests {
     }
 
     fn inventory(segments: &[(u32, u64)]) -> Inventory {
-        let segments = segments.iter().map(|(timeline, number)| (Timeline(*timeline), *number)).collect();
-        Inventory { segments, partial: BTreeSet::from([(Timeline(1), 5)]), ..Inventory::default() }
+        let mut inventory = Inventory::default();
+        let name = |(timeline, number): &(u32, u64)| {
+            SegmentName::from_number(Timeline(*timeline), *number, SIZE).expect("a name")
+        };
+        inventory.add(segments.iter().map(|segment| WalFileName::Segment(name(segment))), SIZE);
+        inventory.add([WalFileName::Partial(name(&(1, 5)))], SIZE);
+        inventory
     }
 
     #[test]
@@ -135,7 +125,7 @@ mod tests {
         let all = [(1, 3), (1, 4), (2, 5), (2, 6), (2, 7), (2, 8), (3, 9), (3, 10)];
         let reach = reach(&way(), position(3, 40), SIZE, &inventory(&all));
         assert_eq!(reach.present, 3..11);
-        assert_eq!(reach.behind_hole, None);
+        assert_eq!(reach.goes_on, None);
         let need = WalNeed::new(&way(), &reach.present, SIZE).expect("some");
         assert_eq!(need.last.to_string(), "00000003000000000000000A");
         assert_eq!(need.count, 8);
@@ -146,20 +136,20 @@ mod tests {
         let reach = reach(&way(), position(3, 40), SIZE, &inventory(&[(1, 3), (1, 4), (1, 5), (1, 6), (2, 6)]));
         assert_eq!(reach.present, 3..5);
         assert_eq!(reach.missing.map(|name| name.to_string()).as_deref(), Some("000000020000000000000005"));
-        assert_eq!(reach.behind_hole.map(|name| name.to_string()).as_deref(), Some("000000020000000000000006"));
+        assert_eq!(reach.goes_on.map(|name| name.to_string()).as_deref(), Some("000000020000000000000006"));
     }
 
     #[test]
     fn a_partial_segment_counts_only_where_the_archive_ends() {
-        let one = Way::root(Timeline(1));
+        let one = Way::root(Timeline(1), &Histories::new());
         let mut ended = inventory(&[(1, 3), (1, 4)]);
-        let counted = ended.count_partial(&one, position(3, 40), SIZE);
+        let counted = count_partial(&mut ended, &one, position(3, 40), SIZE);
         assert_eq!(counted.map(|name| name.to_string()).as_deref(), Some("000000010000000000000005"));
         assert_eq!(reach(&one, position(3, 40), SIZE, &ended).present, 3..6);
         let mut holed = inventory(&[(1, 3), (1, 4), (1, 6)]);
-        assert_eq!(holed.count_partial(&one, position(3, 40), SIZE), None);
+        assert_eq!(count_partial(&mut holed, &one, position(3, 40), SIZE), None);
         let mut left = inventory(&[(1, 3), (1, 4), (2, 5)]);
-        assert_eq!(left.count_partial(&way(), position(3, 40), SIZE), None);
+        assert_eq!(count_partial(&mut left, &way(), position(3, 40), SIZE), None);
     }
 
     proptest! {
@@ -179,8 +169,8 @@ mod tests {
             prop_assert_eq!(reach.present.start, start);
             prop_assert!(reach.present.clone().all(there));
             prop_assert!(!there(reach.present.end));
-            let behind = (reach.present.end + 1..40).find(|number| there(*number));
-            prop_assert_eq!(reach.behind_hole.and_then(|name| name.number(SIZE)), behind);
+            let later = (reach.present.end + 1..40).find(|number| there(*number));
+            prop_assert_eq!(reach.goes_on.and_then(|name| name.number(SIZE)), later);
         }
     }
 }

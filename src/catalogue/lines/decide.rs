@@ -17,9 +17,8 @@
 //! nothing is restored until a person has said which.
 
 use super::lives::{Life, LineSeen, Lives, SeveralLines};
-use super::refusal::Refusal;
-use super::request::Target;
-use super::timelines::Way;
+use crate::catalogue::target::Target;
+use crate::catalogue::way::Way;
 use walward_pg::{Lsn, Timeline};
 
 /// Where a transaction or a restore point was found: on this timeline, at this position.
@@ -64,16 +63,21 @@ pub fn to_compare(lines: &[Way]) -> Vec<(&Way, Lsn)> {
     wanted
 }
 
-/// The line that `target` is on. `lines` is never empty.
+/// The line that `target` is on; none when there is no line.
 ///
 /// # Errors
 /// The lines that can be meant, when there are several.
-pub fn decide(lines: &[Way], compared: &Lives, target: &Target, sought: Option<&Sought>) -> Result<Decision, Refusal> {
+pub fn decide(
+    lines: &[Way],
+    compared: &Lives,
+    target: &Target,
+    sought: Option<&Sought>,
+) -> Result<Option<Decision>, Box<SeveralLines>> {
     let survey = Survey { lines, compared, target, sought };
     match lines {
-        [] => Err(Refusal::NothingThere),
-        [only] => Ok(Decision { way: only.clone(), remarks: survey.remarks(only) }),
-        _ => survey.decide(),
+        [] => Ok(None),
+        [only] => Ok(Some(Decision { way: only.clone(), remarks: survey.remarks(only) })),
+        _ => survey.decide().map(Some),
     }
 }
 
@@ -158,7 +162,7 @@ impl<'a> Survey<'a> {
         if left.is_empty() { self.lines.iter().collect() } else { left }
     }
 
-    fn decide(&self) -> Result<Decision, Refusal> {
+    fn decide(&self) -> Result<Decision, Box<SeveralLines>> {
         if let Some(current) = self.current() {
             let mut rivals: Vec<&Way> =
                 self.others(current).filter(|other| self.rivals(current, other, false)).collect();
@@ -210,9 +214,9 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn several(&self, ways: &[&Way]) -> Refusal {
+    fn several(&self, ways: &[&Way]) -> Box<SeveralLines> {
         let lines = ways.iter().map(|way| self.seen(way, ways)).collect();
-        Refusal::SeveralLines(Box::new(SeveralLines { target: self.target.to_string(), lines }))
+        Box::new(SeveralLines { target: self.target.to_string(), lines })
     }
 
     /// What is shown of `way` beside `ways`: its life since the first of them parted from it.
@@ -242,14 +246,9 @@ impl<'a> Survey<'a> {
 
 /// The line that the end of the WAL is meant on, and what is worth a warning; none when that cannot be told.
 pub fn current(lines: &[Way], compared: &Lives) -> (Option<Way>, Vec<String>) {
-    if lines.is_empty() {
-        return (None, Vec::new());
-    }
     match decide(lines, compared, &Target::Latest, None) {
-        Ok(decision) => (Some(decision.way), decision.remarks),
-        Err(refusal) => (None, vec![refusal.to_string()]),
+        Ok(Some(decision)) => (Some(decision.way), decision.remarks),
+        Ok(None) => (None, Vec::new()),
+        Err(several) => (None, vec![several.to_string()]),
     }
 }
-
-#[cfg(test)]
-mod tests;

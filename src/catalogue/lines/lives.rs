@@ -1,11 +1,11 @@
-//! What lines of a cluster have of their own, and how that is shown to people. Which of them is meant is decided in [`super::lines`].
+//! What lines of a cluster have of their own, and how that is shown to people. Which of them is meant is decided in [`super::decide`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
 
-use super::time::format_microseconds;
+use crate::catalogue::time::format_microseconds;
 use walward_pg::{Lsn, Timeline};
 
 /// A backup, as far as lines go.
@@ -105,6 +105,8 @@ pub struct SeveralLines {
     /// Each with what it has of its own.
     pub lines: Vec<LineSeen>,
 }
+
+impl std::error::Error for SeveralLines {}
 
 impl fmt::Display for SeveralLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -9,13 +9,14 @@ use std::future::Future;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 
-use super::choose::{BackupFacts, Choice};
-use super::error::RestoreError;
-use super::request::TargetTimeline;
-use super::timelines::Histories;
-use super::wal::Inventory;
+use super::backups::BackupFacts;
+use super::error::CatalogueError;
+use super::inventory::Inventory;
+use super::target::TargetTimeline;
+use super::way::{Histories, Way};
 use walward_base::ErrorClass;
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::gap::{self, Gap};
 use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
 use walward_repo::{RepoError, Repository, layout, stored};
 
@@ -28,8 +29,23 @@ pub struct Archive<'a> {
     repositories: &'a [Repository],
     /// Manifests without their entries, and the repository that each is in.
     manifests: Vec<(usize, Manifest)>,
+    /// Labels without a manifest, and the repository that each is in: begun and not finished, or being removed.
+    unfinished: Vec<(usize, BackupLabel)>,
+    /// Why the first manifest that may be whole could not be read.
+    unread: Option<CatalogueError>,
     /// What could not be asked.
     pub warnings: Vec<String>,
+}
+
+/// A history that is listed and cannot be read.
+#[derive(Debug)]
+pub struct UnreadHistory {
+    /// Whose.
+    pub timeline: Timeline,
+    /// What was said, for people.
+    pub why: String,
+    /// The failure's class.
+    pub class: ErrorClass,
 }
 
 /// A backup in one repository.
@@ -42,10 +58,15 @@ pub struct Copy {
 }
 
 impl<'a> Archive<'a> {
+    /// Without looking for backups: for those who only ask about WAL.
+    pub fn of(repositories: &'a [Repository]) -> Self {
+        Self { repositories, manifests: Vec::new(), unfinished: Vec::new(), unread: None, warnings: Vec::new() }
+    }
+
     /// Lists the backups.
-    pub async fn open(repositories: &'a [Repository]) -> Result<Self, RestoreError> {
+    pub async fn open(repositories: &'a [Repository]) -> Result<Self, CatalogueError> {
         let mut warnings = Vec::new();
-        let mut manifests = Vec::new();
+        let (mut manifests, mut unfinished, mut unread) = (Vec::new(), Vec::new(), None);
         let lists = ask(repositories, "list the backups", &mut warnings, stored::labels).await?;
         for (index, labels) in lists {
             let Some(repository) = repositories.get(index) else { continue };
@@ -60,17 +81,22 @@ impl<'a> Archive<'a> {
                         repository.name(),
                         manifest.label
                     )),
-                    // Begun and not finished, or being removed.
-                    Err(error) if error.class() == ErrorClass::NotFound => {}
-                    Err(error) => warnings.push(format!(
-                        "backup {label} in repository {} is left out: {}",
-                        repository.name(),
-                        chain(&error)
-                    )),
+                    Err(error) if error.class() == ErrorClass::NotFound => unfinished.push((index, label)),
+                    Err(error) => {
+                        warnings.push(format!(
+                            "backup {label} in repository {} is left out: {}",
+                            repository.name(),
+                            chain(&error)
+                        ));
+                        if error.class() != ErrorClass::Corrupt {
+                            let doing = format!("read backup {label}");
+                            unread.get_or_insert_with(|| CatalogueError::of(repository, doing, error));
+                        }
+                    }
                 }
             }
         }
-        Ok(Self { repositories, manifests, warnings })
+        Ok(Self { repositories, manifests, unfinished, unread, warnings })
     }
 
     /// The lineage that the cluster has now: the last that any repository was told of.
@@ -82,20 +108,32 @@ impl<'a> Archive<'a> {
         })
     }
 
+    /// The manifests without their entries, of every lineage and repository.
+    pub fn manifests(&self) -> impl Iterator<Item = &Manifest> {
+        self.manifests.iter().map(|(_, manifest)| manifest)
+    }
+
+    /// Labels without a manifest: begun and not finished, or being removed.
+    pub fn unfinished(&self) -> impl Iterator<Item = (&'a Repository, &BackupLabel)> {
+        self.unfinished.iter().filter_map(|(index, label)| Some((self.repositories.get(*index)?, label)))
+    }
+
+    /// Fails where a manifest that may be whole could not be read, for those who want all or nothing.
+    ///
+    /// # Errors
+    /// The first failure.
+    pub fn all_read(self) -> Result<Self, CatalogueError> {
+        match self.unread {
+            Some(failure) => Err(failure),
+            None => Ok(self),
+        }
+    }
+
     /// The backups, each once.
     pub fn facts(&self) -> Vec<BackupFacts> {
         let mut seen = BTreeSet::new();
         let known = self.manifests.iter().filter_map(|(_, manifest)| {
-            let label: BackupLabel = manifest.label.parse().ok()?;
-            let fact = BackupFacts {
-                label,
-                lineage: manifest.lineage,
-                timeline: manifest.timeline,
-                start_lsn: manifest.start_lsn,
-                stop_lsn: manifest.stop_lsn,
-                stopped: manifest.stopped,
-                segment_bytes: manifest.segment_bytes,
-            };
+            let fact = BackupFacts::of(manifest)?;
             seen.insert(fact.label.clone()).then_some(fact)
         });
         known.collect()
@@ -111,41 +149,13 @@ impl<'a> Archive<'a> {
         lineage: Lineage,
         wanted: TargetTimeline,
         warnings: &mut Vec<String>,
-    ) -> Result<Histories, RestoreError> {
-        let mut histories = Histories::new();
-        let mut failures = BTreeMap::new();
+    ) -> Result<Histories, CatalogueError> {
         let mut unlisted = Vec::new();
-        let question = |repository| stored::timelines(repository, lineage);
-        let lists = ask(self.repositories, "list the timelines", &mut unlisted, question).await?;
-        for (index, timelines) in lists {
-            let Some(repository) = self.repositories.get(index) else { continue };
-            for timeline in timelines {
-                if histories.contains_key(&timeline) {
-                    continue;
-                }
-                let mut leave_out = |why: String, class| {
-                    let why = format!(
-                        "cannot read the history of timeline {timeline} in repository {}: {why}",
-                        repository.name()
-                    );
-                    warnings.push(why.clone());
-                    failures.insert(timeline, (why, class));
-                };
-                match stored::history(repository, lineage, timeline).await {
-                    Ok(text) => match TimelineHistory::parse(timeline, &text) {
-                        Ok(history) => {
-                            histories.insert(timeline, history.parents);
-                        }
-                        Err(error) => leave_out(chain(&error), ErrorClass::Corrupt),
-                    },
-                    Err(error) => leave_out(chain(&error), error.class()),
-                }
-            }
-        }
-        failures.retain(|timeline, _| !histories.contains_key(timeline));
+        let (histories, unread) = self.every_history(lineage, &mut unlisted).await?;
+        warnings.extend(unread.iter().map(|unread| unread.why.clone()));
         let missed = match wanted {
-            TargetTimeline::Latest => failures.pop_last().map(|(_, failure)| failure),
-            TargetTimeline::Number(timeline) => failures.remove(&timeline),
+            TargetTimeline::Latest => unread.into_iter().max_by_key(|unread| unread.timeline),
+            TargetTimeline::Number(timeline) => unread.into_iter().find(|unread| unread.timeline == timeline),
             TargetTimeline::Current => None,
         };
         let depends_on_all = match wanted {
@@ -154,23 +164,96 @@ impl<'a> Archive<'a> {
             TargetTimeline::Current => false,
         };
         let unlisted_first = unlisted.first().filter(|_| depends_on_all).cloned();
+        let missed = missed.map(|unread| (unread.why, unread.class));
         if let Some((why, class)) = missed.or_else(|| unlisted_first.map(|why| (why, ErrorClass::Transient))) {
-            return Err(RestoreError::Timelines { why, class });
+            return Err(CatalogueError::Timelines { why, class });
         }
         warnings.extend(unlisted);
         Ok(histories)
     }
 
-    /// Fails when there is WAL of a later timeline than `choice` leads to, whose history nobody has: it may be the cluster's
+    /// Every timeline history of `lineage` that any repository gives, and those that none does, with the last reason of each.
+    pub async fn every_history(
+        &self,
+        lineage: Lineage,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Histories, Vec<UnreadHistory>), CatalogueError> {
+        let mut histories = Histories::new();
+        let mut unread = BTreeMap::new();
+        let question = |repository| stored::timelines(repository, lineage);
+        for (index, timelines) in ask(self.repositories, "list the timelines", warnings, question).await? {
+            let Some(repository) = self.repositories.get(index) else { continue };
+            for timeline in timelines {
+                if histories.contains_key(&timeline) {
+                    continue;
+                }
+                let (why, class) = match stored::history(repository, lineage, timeline).await {
+                    Ok(text) => match TimelineHistory::parse(timeline, &text) {
+                        Ok(history) => {
+                            histories.insert(timeline, history.parents);
+                            continue;
+                        }
+                        Err(error) => (chain(&error), ErrorClass::Corrupt),
+                    },
+                    Err(error) => (chain(&error), error.class()),
+                };
+                let name = repository.name();
+                let why = format!("cannot read the history of timeline {timeline} in repository {name}: {why}");
+                unread.insert(timeline, UnreadHistory { timeline, why, class });
+            }
+        }
+        unread.retain(|timeline, _| !histories.contains_key(timeline));
+        Ok((histories, unread.into_values().collect()))
+    }
+
+    /// All WAL of `lineage` that any of the repositories has, and the records of what was let go.
+    pub async fn whole_inventory(
+        &self,
+        lineage: Lineage,
+        size: SegmentSize,
+        warnings: &mut Vec<String>,
+    ) -> Result<Inventory, CatalogueError> {
+        let lists = ask(self.repositories, "list the WAL", warnings, |repository| async move {
+            let mut files = Vec::new();
+            for timeline in stored::wal_timelines(repository, lineage).await? {
+                files.extend(stored::wal(repository, lineage, timeline, 0, size).await?);
+            }
+            Ok(files)
+        });
+        let mut inventory = Inventory::default();
+        for (_, files) in lists.await? {
+            inventory.add(files, size);
+        }
+        inventory.let_go = self.let_go(lineage, warnings).await?;
+        Ok(inventory)
+    }
+
+    /// The records of WAL that was let go, of all repositories.
+    async fn let_go(&self, lineage: Lineage, warnings: &mut Vec<String>) -> Result<Vec<Gap>, CatalogueError> {
+        let question = |repository| gap::read_all(repository, lineage);
+        let mut let_go = Vec::new();
+        for (gaps, damaged) in ask(self.repositories, "read the records of gaps", warnings, question)
+            .await?
+            .into_iter()
+            .map(|(_, found)| found)
+        {
+            let_go.extend(gaps);
+            warnings.extend(damaged.iter().map(|error| chain(error)));
+        }
+        Ok(let_go)
+    }
+
+    /// Fails when there is WAL of a later timeline than `way` leads to, whose history nobody has: it may be the cluster's
     /// newest past, and nobody knows where it began.
     pub async fn check_newest(
         &self,
-        choice: &Choice,
+        backup: &BackupFacts,
+        way: &Way,
         histories: &Histories,
         warnings: &mut Vec<String>,
-    ) -> Result<(), RestoreError> {
-        let lineage = choice.backup.lineage;
-        let later = Timeline(choice.way.target().0.saturating_add(1));
+    ) -> Result<(), CatalogueError> {
+        let lineage = backup.lineage;
+        let later = Timeline(way.target().0.saturating_add(1));
         let known = |timeline| histories.contains_key(&timeline);
         let segments = ask(self.repositories, "list the timelines", warnings, |repository| {
             stored::unexplained(repository, lineage, later, known)
@@ -183,24 +266,28 @@ impl<'a> Archive<'a> {
                      the archive (a backup of a server that is on it brings it)",
                     repository.name()
                 );
-                return Err(RestoreError::Timelines { why, class: ErrorClass::Permanent });
+                return Err(CatalogueError::Timelines { why, class: ErrorClass::Permanent });
             }
         }
         Ok(())
     }
 
-    /// The segments on the way of `choice` from its backup's first on.
-    pub async fn inventory(&self, choice: &Choice, warnings: &mut Vec<String>) -> Result<Inventory, RestoreError> {
-        let size = choice.backup.segment_bytes;
-        let first = choice.backup.start_lsn.segment_number(size);
-        let needed: Vec<_> = choice
-            .way
+    /// The segments on `way` from the first of `backup` on.
+    pub async fn inventory(
+        &self,
+        backup: &BackupFacts,
+        way: &Way,
+        warnings: &mut Vec<String>,
+    ) -> Result<Inventory, CatalogueError> {
+        let size = backup.segment_bytes;
+        let first = backup.start_lsn.segment_number(size);
+        let needed: Vec<_> = way
             .spans()
             .iter()
             .filter(|span| span.end.is_none_or(|end| end.segment_number(size) >= first))
             .map(|span| (span.timeline, span.begin.segment_number(size).max(first)))
             .collect();
-        let lineage = choice.backup.lineage;
+        let lineage = backup.lineage;
         let lists = ask(self.repositories, "list the WAL", warnings, |repository| {
             let needed = needed.clone();
             async move {
@@ -212,24 +299,11 @@ impl<'a> Archive<'a> {
             }
         });
         let mut inventory = Inventory::default();
-        for file in lists.await?.into_iter().flat_map(|(_, files)| files) {
-            let (name, set) = match file {
-                WalFileName::Segment(name) => (name, &mut inventory.segments),
-                WalFileName::Partial(name) => (name, &mut inventory.partial),
-                WalFileName::History(_) | WalFileName::BackupHistory(..) => continue,
-            };
-            set.extend(name.number(size).map(|number| (name.timeline, number)));
+        for (_, files) in lists.await? {
+            inventory.add(files, size);
         }
         // Without the records the refusal has no reason, and is the same.
-        let records = ask(self.repositories, "read the records of gaps", warnings, |repository| {
-            walward_repo::gap::read_all(repository, lineage)
-        });
-        if let Ok(records) = records.await {
-            for (gaps, damaged) in records.into_iter().map(|(_, found)| found) {
-                inventory.let_go.extend(gaps);
-                warnings.extend(damaged.iter().map(|error| chain(error)));
-            }
-        }
+        inventory.let_go = self.let_go(lineage, warnings).await.unwrap_or_default();
         Ok(inventory)
     }
 
@@ -239,7 +313,7 @@ impl<'a> Archive<'a> {
         &self,
         lineage: Lineage,
         segment: SegmentName,
-    ) -> Result<Option<(i64, i64)>, RestoreError> {
+    ) -> Result<Option<(i64, i64)>, CatalogueError> {
         let mut failure = None;
         for name in [WalFileName::Segment(segment), WalFileName::Partial(segment)] {
             let key = layout::wal_file(lineage, name);
@@ -249,7 +323,7 @@ impl<'a> Archive<'a> {
                     Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
                     Err(source) => {
                         failure.get_or_insert_with(|| {
-                            failed(repository, format!("read the times in segment {segment}"), source)
+                            CatalogueError::of(repository, format!("read the times in segment {segment}"), source)
                         });
                     }
                 }
@@ -267,7 +341,7 @@ impl<'a> Archive<'a> {
         from: u64,
         size: SegmentSize,
         warnings: &mut Vec<String>,
-    ) -> Result<BTreeMap<u64, Timestamp>, RestoreError> {
+    ) -> Result<BTreeMap<u64, Timestamp>, CatalogueError> {
         let lists = ask(self.repositories, "list the WAL", warnings, |repository| {
             stored::wal_arrivals(repository, lineage, timeline, from, size)
         });
@@ -302,7 +376,7 @@ impl<'a> Archive<'a> {
         lineage: Lineage,
         segment: SegmentName,
         walk: impl Fn() -> CommitTimes,
-    ) -> Result<Option<CommitTimes>, RestoreError> {
+    ) -> Result<Option<CommitTimes>, CatalogueError> {
         let key = layout::wal_file(lineage, WalFileName::Segment(segment));
         let mut failure = None;
         for repository in self.repositories {
@@ -319,7 +393,7 @@ impl<'a> Archive<'a> {
                 Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
                 Err(source) => {
                     failure.get_or_insert_with(|| {
-                        failed(repository, format!("read the records of segment {segment}"), source)
+                        CatalogueError::of(repository, format!("read the records of segment {segment}"), source)
                     });
                 }
             }
@@ -332,7 +406,7 @@ impl<'a> Archive<'a> {
         &self,
         label: &BackupLabel,
         warnings: &mut Vec<String>,
-    ) -> Result<(Manifest, Vec<Entry>, Vec<Copy>), RestoreError> {
+    ) -> Result<(Manifest, Vec<Entry>, Vec<Copy>), CatalogueError> {
         let holders = self.manifests.iter().filter(|(_, manifest)| manifest.label == label.as_str());
         let holders: Vec<_> =
             holders.filter_map(|(index, manifest)| Some((self.repositories.get(*index)?, manifest))).collect();
@@ -343,7 +417,7 @@ impl<'a> Archive<'a> {
                 Err(error) => {
                     let doing = format!("read the manifest of backup {label}");
                     warnings.push(format!("cannot {doing} in repository {}: {}", repository.name(), chain(&error)));
-                    failure = Some(failed(repository, doing, error));
+                    failure = Some(CatalogueError::of(repository, doing, error));
                     continue;
                 }
             };
@@ -361,7 +435,7 @@ impl<'a> Archive<'a> {
             }
             return Ok((manifest, entries, copies));
         }
-        Err(failure.unwrap_or(RestoreError::NoRepository))
+        Err(failure.unwrap_or(CatalogueError::NoRepository))
     }
 }
 
@@ -371,7 +445,7 @@ async fn ask<'a, T, R>(
     doing: &str,
     warnings: &mut Vec<String>,
     question: impl Fn(&'a Repository) -> R,
-) -> Result<Vec<(usize, T)>, RestoreError>
+) -> Result<Vec<(usize, T)>, CatalogueError>
 where
     R: Future<Output = Result<T, RepoError>>,
 {
@@ -382,15 +456,11 @@ where
             Ok(answer) => answers.push((index, answer)),
             Err(error) => {
                 warnings.push(format!("cannot {doing} in repository {}: {}", repository.name(), chain(&error)));
-                failure.get_or_insert_with(|| failed(repository, doing.to_owned(), error));
+                failure.get_or_insert_with(|| CatalogueError::of(repository, doing, error));
             }
         }
     }
-    if answers.is_empty() { Err(failure.unwrap_or(RestoreError::NoRepository)) } else { Ok(answers) }
-}
-
-fn failed(repository: &Repository, doing: String, source: RepoError) -> RestoreError {
-    RestoreError::Repository { doing, repository: repository.name().to_owned(), source }
+    if answers.is_empty() { Err(failure.unwrap_or(CatalogueError::NoRepository)) } else { Ok(answers) }
 }
 
 /// An error with its causes, in one line: for warnings, which have no chain of their own.

@@ -9,14 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use jiff::Timestamp;
 
-use super::choose::BackupFacts;
-use super::error::RestoreError;
-use super::facts::Archive;
-use super::horizon::{LastCommit, first_commit, last_commit};
-use super::lines::{Sought, to_compare};
+use super::decide::{Sought, to_compare};
 use super::lives::{BackupMoment, Life, Lives};
-use super::request::Target;
-use super::timelines::Way;
+use crate::catalogue::backups::BackupFacts;
+use crate::catalogue::error::CatalogueError;
+use crate::catalogue::moments::{LastCommit, first_commit, last_commit};
+use crate::catalogue::read::Archive;
+use crate::catalogue::target::Target;
+use crate::catalogue::way::Way;
 use walward_pg::{CommitTimes, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
 
 /// The most bytes of WAL that are read to find a transaction or a restore point.
@@ -26,9 +26,13 @@ const SEARCHES_AT_ONCE: u64 = 4;
 
 /// What is asked, and of which backups.
 pub struct Evidence<'a> {
+    /// Which is asked.
     pub archive: &'a Archive<'a>,
+    /// Of the cluster.
     pub lineage: Lineage,
+    /// Of its segments.
     pub size: SegmentSize,
+    /// Those of the lineage that may be started from.
     pub backups: &'a [&'a BackupFacts],
 }
 
@@ -43,7 +47,7 @@ impl Evidence<'_> {
         mut ways: Vec<Way>,
         without_backup: Vec<Way>,
         warnings: &mut Vec<String>,
-    ) -> Result<(Vec<Way>, Lives), RestoreError> {
+    ) -> Result<(Vec<Way>, Lives), CatalogueError> {
         if !ways.is_empty() {
             for way in without_backup {
                 let (timeline, from) = (way.target(), way.target_begin().segment_number(self.size));
@@ -65,7 +69,7 @@ impl Evidence<'_> {
         for (timeline, from) in left {
             behind.insert(timeline, self.archive.arrivals(self.lineage, timeline, from, self.size, warnings).await?);
         }
-        let lines = super::lines::that_differ(ways, |timeline, at| {
+        let lines = super::decide::that_differ(ways, |timeline, at| {
             let number = at.segment_number(self.size);
             let files = behind.get(&timeline);
             files.is_some_and(|files| files.range(number..).next().is_some())
@@ -75,7 +79,7 @@ impl Evidence<'_> {
         Ok((lines, compared))
     }
 
-    async fn compare(&self, lines: &[Way], warnings: &mut Vec<String>) -> Result<Lives, RestoreError> {
+    async fn compare(&self, lines: &[Way], warnings: &mut Vec<String>) -> Result<Lives, CatalogueError> {
         let wanted = to_compare(lines);
         let Some(from) = wanted.iter().map(|(_, at)| at.segment_number(self.size)).min() else {
             return Ok(Lives::new());
@@ -89,7 +93,7 @@ impl Evidence<'_> {
     }
 
     /// The segments from number `from` on, of every timeline on `lines`.
-    async fn files(&self, lines: &[Way], from: u64, warnings: &mut Vec<String>) -> Result<Files, RestoreError> {
+    async fn files(&self, lines: &[Way], from: u64, warnings: &mut Vec<String>) -> Result<Files, CatalogueError> {
         let spans = lines.iter().flat_map(Way::spans);
         let timelines: BTreeSet<Timeline> = spans
             .filter(|span| span.end.is_none_or(|end| end.segment_number(self.size) >= from))
@@ -103,7 +107,7 @@ impl Evidence<'_> {
     }
 
     /// What `way` has of its own behind `at`.
-    async fn life(&self, way: &Way, at: Lsn, files: &Files) -> Result<Life, RestoreError> {
+    async fn life(&self, way: &Way, at: Lsn, files: &Files) -> Result<Life, CatalogueError> {
         let fork = at.segment_number(self.size);
         let own: BTreeMap<u64, (SegmentName, Timestamp)> = files
             .values()
@@ -147,7 +151,7 @@ impl Evidence<'_> {
     }
 
     /// When the first and the last transaction ended on `way` behind `at`, in segments up to number `last`.
-    async fn commits(&self, way: &Way, at: Lsn, last: Option<u64>) -> Result<Option<(i64, i64)>, RestoreError> {
+    async fn commits(&self, way: &Way, at: Lsn, last: Option<u64>) -> Result<Option<(i64, i64)>, CatalogueError> {
         let Some(last) = last else { return Ok(None) };
         let fork = at.segment_number(self.size);
         let in_fork = match way.segment(fork, self.size) {
@@ -182,7 +186,7 @@ impl Evidence<'_> {
         lines: &[Way],
         target: &Target,
         warnings: &mut Vec<String>,
-    ) -> Result<Sought, RestoreError> {
+    ) -> Result<Sought, CatalogueError> {
         let on_lines = |backup: &BackupFacts| lines.iter().any(|way| lies_on(way, backup));
         let mut starts: Vec<u64> = self
             .backups
@@ -233,7 +237,7 @@ impl Evidence<'_> {
         names: BTreeSet<SegmentName>,
         lines: &[Way],
         target: &Target,
-    ) -> Result<Vec<(Timeline, Lsn)>, RestoreError> {
+    ) -> Result<Vec<(Timeline, Lsn)>, CatalogueError> {
         let xid = match target {
             // The server compares 32 bits (recoveryStopsBefore, xlogrecovery.c).
             Target::Xid(xid) => u32::try_from(xid & u64::from(u32::MAX)).ok(),
@@ -257,7 +261,7 @@ impl Evidence<'_> {
                         .find(|way| way.segment(position.segment_number(self.size), self.size) == Some(name))?;
                     Some((way.timeline_at(position)?, position))
                 };
-                Ok::<_, RestoreError>(positions.into_iter().filter_map(of).collect())
+                Ok::<_, CatalogueError>(positions.into_iter().filter_map(of).collect())
             })
             .buffered(usize::try_from(SEARCHES_AT_ONCE).unwrap_or(1))
             .try_collect()
