@@ -8,7 +8,7 @@ use super::backups::BackupFacts;
 use super::error::CatalogueError;
 use super::holes::{Stretch, explains, holes};
 use super::inventory::Inventory;
-use super::lines::overview;
+use super::lines::{Overview, overview};
 use super::read::Archive;
 use super::way::{Histories, Way};
 use super::windows::{Carried, Window, carried, windows};
@@ -73,7 +73,7 @@ impl Holdings {
         warnings.extend(damaged.iter().map(|error| describe(error)));
         let overview = overview(&archive, lineage, segment_size, &histories).await.unwrap_or_else(|error| {
             warnings.push(format!("cannot tell which timeline the cluster is on: {}", describe(&error)));
-            Default::default()
+            Overview::default()
         });
         let remains = remains_of(&archive).await?;
         let unfinished = repository.store().unfinished(remains::REMOVED_AGE_MIN, false).await.unwrap_or_else(|error| {

@@ -124,7 +124,7 @@ proptest! {
             let way = Way::to(Timeline(*timeline), &world.histories).expect("known");
             for start in (0..SEGMENTS).filter(|start| world.held.contains(&(world.file(*timeline, *start), *start))) {
                 let reach = reach(&way, Lsn(start * SIZE.bytes() + 7), SIZE, &inventory);
-                let end = (start..).find(|number| !world.held.contains(&(world.file(*timeline, *number), *number)));
+                let end = (start..=SEGMENTS).find(|number| !world.held.contains(&(world.file(*timeline, *number), *number)));
                 let end = end.expect("an end");
                 prop_assert_eq!(&reach.present, &(start..end));
                 let missing = name(world.file(*timeline, end), end);

@@ -170,14 +170,14 @@ impl<'a> Survey<'a> {
                 return Ok(Decision { way: current.clone(), remarks: self.remarks(current) });
             }
             rivals.insert(0, current);
-            return Err(self.several(&rivals));
+            return Err(Box::new(self.several(&rivals)));
         }
         // It cannot be told where the cluster is now, but a target before the fork is the same on each of them.
         let candidates = self.candidates();
         let alone = |way: &&&Way| !self.others(way).any(|other| self.rivals(way, other, true));
         match candidates.iter().rev().find(alone) {
             Some(way) => Ok(Decision { way: (*way).clone(), remarks: self.remarks(way) }),
-            None => Err(self.several(&candidates)),
+            None => Err(Box::new(self.several(&candidates))),
         }
     }
 
@@ -214,9 +214,9 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn several(&self, ways: &[&Way]) -> Box<SeveralLines> {
+    fn several(&self, ways: &[&Way]) -> SeveralLines {
         let lines = ways.iter().map(|way| self.seen(way, ways)).collect();
-        Box::new(SeveralLines { target: self.target.to_string(), lines })
+        SeveralLines { target: self.target.to_string(), lines }
     }
 
     /// What is shown of `way` beside `ways`: its life since the first of them parted from it.

@@ -15,4 +15,4 @@ mod overview;
 pub use decide::{Decision, Sought, current, decide, that_differ, to_compare};
 pub use evidence::Evidence;
 pub use lives::{BackupMoment, Life, LineSeen, Lives, SeveralLines};
-pub use overview::overview;
+pub use overview::{Overview, overview};
