@@ -103,12 +103,12 @@ fn three_frames() -> Bytes {
 
 /// The object of `frames`, with a trailer and a seek table that someone made who can: of a sealed one only its writer.
 fn sealed_again(frames: &[&Bytes], content_bytes: u64, ring: Option<&Keyring>) -> Bytes {
-    let [header_frame, content @ ..] = frames else { panic!("no header") };
+    let [header_frame, others @ ..] = frames else { panic!("no header") };
     let (header, payload, _) = header::Header::parse_frame(header_frame).expect("a header");
     let context = context::FrameContext::of(&header, payload, ring, PATH, PATH).expect("a context");
     let mut table = seek_table::SeekTable::new(ring.is_none());
     table.push(header_frame.len());
-    for frame in content {
+    for frame in others {
         table.push_content(frame);
     }
     table.push(trailer::Trailer::frame_bytes(&context));
