@@ -17,8 +17,8 @@ use tracing::{error, warn};
 
 use super::decision::{Facts, Verdict, is_wal, judge};
 use super::notes::Notes;
+use crate::archive::push::error::PushError;
 use crate::archive::push::pushed::Pushed;
-use crate::archive::push::upload::PushError;
 use walward_base::{ErrorClass, describe, format_bytes};
 use walward_pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
 use walward_repo::gap::Gap;

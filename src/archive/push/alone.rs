@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::archiver::Archiver;
+use super::error::PushError;
 use super::in_order::{PG_WAL_TIME_MAX, Way, no_answer};
-use super::upload::PushError;
 use crate::archive::contents::{self, Contents};
 use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::done_segments;

@@ -15,14 +15,15 @@ use tracing::{Instrument, Span, debug, info, warn};
 
 use super::delivery::{Delivery, Outcome};
 use super::done_list::DoneList;
+use super::error::PushError;
 use super::lead::{End, Refusal};
-use super::memory::Room;
+use super::memory::Memory;
 use super::patience::{Waited, hope_for};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::pushed::Pushed;
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
-use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, send, why_unwritable};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, send, why_unwritable};
 use crate::archive::let_go::limiter::QueueLimit;
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use walward_base::{describe, trace};
@@ -375,7 +376,7 @@ impl Archiver {
         let report = |stamp, at, result| self.answered(name, delivery, stamp, at, result, begun);
         let work = async {
             let room = Arc::clone(&inner.memory).acquire_many_owned(mib).await;
-            let room = Room::new(room.map_err(|_| PushError::Stopping(name))?, stamp.bytes(), chosen.len());
+            let room = Memory::new(room.map_err(|_| PushError::Stopping(name))?, stamp.bytes(), chosen.len());
             let sealed = |copies, stored_bytes| {
                 room.sealed(copies, stored_bytes);
                 delivery.sealed(stored_bytes);
@@ -412,7 +413,7 @@ impl Archiver {
     }
 
     /// Ends when an archived file has had its time to reach the other repositories. `room` holds the memory of `copies`.
-    async fn patience(&self, delivery: &Delivery, room: &Room, copies: usize) {
+    async fn patience(&self, delivery: &Delivery, room: &Memory, copies: usize) {
         delivery.until_decided().await;
         room.arrived(delivery.waiting().len(), copies);
         if let Ok(_place) = self.0.leftovers.try_acquire() {

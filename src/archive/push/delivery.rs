@@ -6,9 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::error::PushError;
 use super::policy::{Answer, Verdict, judge};
 use super::source::FileStamp;
-use super::upload::{PushError, answer_of};
+use super::upload::answer_of;
 use walward_pg::ServerLife;
 
 /// What became of a file: archived, or why not.

@@ -12,8 +12,8 @@ use futures::future::join_all;
 use tokio::time::Instant;
 
 use super::archiver::Archiver;
+use super::error::PushError;
 use super::in_order::Way;
-use super::upload::PushError;
 use crate::archive::agree::{Parting, parting};
 use walward_pg::{SegmentName, WalFileName};
 use walward_repo::{LazyRepository, RepoError, Repository, layout};

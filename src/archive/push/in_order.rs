@@ -12,10 +12,11 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::archiver::Archiver;
+use super::error::PushError;
 use super::policy::Acknowledge;
 use super::source::Found;
 use super::there::{self, Log};
-use super::upload::{Listeners, PushError, send};
+use super::upload::{Listeners, send};
 use crate::archive::agree::Parting;
 use crate::archive::follows::follows;
 use crate::health::RepositoryStats;

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// Places in a semaphore that counts MiB.
-pub struct Room(Mutex<State>);
+pub struct Memory(Mutex<State>);
 
 struct State {
     permit: OwnedSemaphorePermit,
@@ -17,8 +17,8 @@ struct State {
     stored_bytes: u64,
 }
 
-impl Room {
-    /// Room for `copies` of a file of `file_bytes` bytes.
+impl Memory {
+    /// The memory for `copies` of a file of `file_bytes` bytes.
     pub fn new(permit: OwnedSemaphorePermit, file_bytes: u64, copies: usize) -> Self {
         Self(Mutex::new(State { permit, file_bytes, unsealed: copies, stored_bytes: 0 }))
     }
@@ -66,9 +66,9 @@ mod tests {
 
     const MIB: u64 = 1 << 20;
 
-    fn room(memory: &Arc<Semaphore>, mib: u32, copies: usize) -> Room {
+    fn room(memory: &Arc<Semaphore>, mib: u32, copies: usize) -> Memory {
         let permit = Arc::clone(memory).try_acquire_many_owned(mib).expect("free");
-        Room::new(permit, 16 * MIB, copies)
+        Memory::new(permit, 16 * MIB, copies)
     }
 
     #[test]

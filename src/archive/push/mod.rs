@@ -12,7 +12,7 @@
 //! | `there` | which names the archive has already |
 //! | `patience`, `memory` | how long a push waits; the memory that a file on its way takes |
 //! | `upload` | one file into every repository, in one pass |
-//! | `pushed` | what a push comes to |
+//! | `error`, `pushed` | what a push comes to |
 //! | `delivery`, `state` | one file on its way; what an archiver knows of all of them |
 //! | `archiver` | one cluster's archiver |
 //! | `ahead` | how it uploads ahead |
@@ -25,6 +25,7 @@ mod alone;
 pub(super) mod archiver;
 mod delivery;
 mod done_list;
+pub(super) mod error;
 mod first_look;
 pub(super) mod in_order;
 mod lead;

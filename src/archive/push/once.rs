@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::error::PushError;
 use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::FileStamp;
-use super::upload::{LEFTOVER_PATIENCE, Listeners, PushError, answer_of, send, why_unwritable};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, answer_of, send, why_unwritable};
 use walward_pg::WalFileName;
 use walward_repo::LazyRepository;
 
