@@ -14,7 +14,7 @@ AIMS = [
     AtMost("Walward, encrypted", DISK, "peak", 64),
 ]
 LIMIT = """Most of it is work that pgBackRest has, too (the CPU seconds): 16 MiB are read, digested, compressed and encrypted, and an object
-and its folder are made durable. SHA-256 goes from the first byte to the last, on one core."""
+and its folder are made durable. SHA-256 goes from the first stored byte to the last, on one core."""
 
 
 def variants():

@@ -16,7 +16,7 @@ AIMS = [
     AtMost("Walward, encrypted", S3_FAR, "peak", 64),
 ]
 LIMIT = """On the disk the cores are busy from the beginning to the end, with Walward as with pgBackRest (the CPU seconds beside the seconds),
-and the compressor and its level are the same. After zstd the largest part of Walward's is SHA-256 of the content. From a far store
+and the compressor and its level are the same. After zstd the largest part of Walward's was SHA-256 of the content, which BLAKE3 has replaced since. From a far store
 the first and the last answer are waited for."""
 
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::error::RepoError;
 use super::format::{Chunk, ContentDigest, DigestChain, FormatError, Kind, Opener, Summary, TAIL_BYTES, Tail};
 use super::identity::{self, Identity};
-use super::keys::{Found, KeyError, KeySource, Keyring, MasterKey, OpenKeys, RecoveryKey, RootId, Secret};
+use super::keys::{Found, KeyError, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
 use super::looks::Looks;
 use super::sealed::Sealed;
 use super::{generations, layout};
@@ -339,37 +339,10 @@ impl Repository {
     /// Whether what is under `key` has the content that `ours` describes.
     async fn compare(&self, key: &ObjectKey, kind: Kind, ours: &Summary) -> Result<PutNew, RepoError> {
         let theirs = self.read_summary(key).await?;
-        let active = self.keyring.as_ref().map(|ring| *ring.active().id());
-        let digest = if theirs.key_id == active || theirs.summary.content_bytes != ours.content_bytes {
-            theirs.summary.content_digest
-        } else {
-            // Sealed under another master key: digests of the same content differ, so the content is read.
-            self.content_digest(key).await?
-        };
-        let same =
-            theirs.kind == kind && theirs.summary.content_bytes == ours.content_bytes && digest == ours.content_digest;
+        let same = theirs.kind == kind
+            && theirs.summary.content_bytes == ours.content_bytes
+            && theirs.summary.content_digest == ours.content_digest;
         Ok(if same { PutNew::Same } else { PutNew::Different { writer: theirs.writer, modified: theirs.modified } })
-    }
-
-    /// The digest of an object's content under the active master key.
-    async fn content_digest(&self, key: &ObjectKey) -> Result<[u8; 32], RepoError> {
-        self.content_digest_under(self.keyring.as_ref().map(Keyring::active), key).await
-    }
-
-    /// The digest that the content of an object of this repository has under `master`, which may be another repository's.
-    pub(super) async fn content_digest_under(
-        &self,
-        master: Option<&MasterKey>,
-        key: &ObjectKey,
-    ) -> Result<[u8; 32], RepoError> {
-        let died = |source| RepoError::Worker { object: self.shown(key), source };
-        let mut digest = DigestChain::new(ContentDigest::under(master));
-        let mut content = self.read(key).await?.content;
-        while let Some(chunk) = content.next().await {
-            digest.push(chunk?);
-            digest.turn(&self.pool).await.map_err(died)?;
-        }
-        Ok(digest.finish(&self.pool).await.map_err(died)?.finish())
     }
 
     /// Whether the object under `key` has the content that `content` gives, `bytes` bytes of it. By the trailer's digest: the object's own
@@ -385,19 +358,12 @@ impl Repository {
             return Ok(false);
         }
         let died = |source| RepoError::Worker { object: self.shown(key), source };
-        let mut digest = DigestChain::new(ContentDigest::under(self.master_key(theirs.key_id, key)?));
+        let mut digest = DigestChain::new(ContentDigest::new());
         while let Some(chunk) = content.next().await {
             digest.push(chunk.map_err(|source| RepoError::Content { object: self.shown(key), source })?);
             digest.turn(&self.pool).await.map_err(died)?;
         }
         Ok(digest.finish(&self.pool).await.map_err(died)?.finish() == theirs.summary.content_digest)
-    }
-
-    /// The master key of `id`, under which an object of this repository is sealed; none for a plain one.
-    pub(super) fn master_key(&self, id: Option<[u8; 16]>, key: &ObjectKey) -> Result<Option<&MasterKey>, RepoError> {
-        let Some(id) = id else { return Ok(None) };
-        let found = self.keyring.as_ref().and_then(|ring| ring.find(&id));
-        found.map(Some).ok_or_else(|| RepoError::UnknownMasterKey { object: self.shown(key), id })
     }
 
     /// Reads an object.

@@ -1,4 +1,4 @@
-//! One content into several repositories: read once, compressed once a level, digested once a key, and sealed for each with its
+//! One content into several repositories: read once, digested once, compressed once a level, and sealed for each with its
 //! own key. The frames of an object are bound to its repository by key and salt, so that nothing sealed is ever copied.
 
 use std::sync::{Mutex, PoisonError};

@@ -74,7 +74,7 @@ pub async fn copy_over(
 }
 
 /// Whether `to` has an object under `key` with the content that `from` has there, sealed under the master key that is used now; then
-/// what its trailer says. The content is read from `from` when digests under two keys cannot be compared.
+/// what its trailer says. No content is read.
 pub async fn same_content(
     from: &Repository,
     to: &Repository,
@@ -88,8 +88,7 @@ pub async fn same_content(
     };
     let ours = from.read_summary(key).await.map_err(|source| failed_at(from, source))?;
     let active = to.keyring().map(|ring| *ring.active().id());
-    let same = theirs.key_id == active && is_same((from, &ours), (to, &theirs), key).await?;
-    Ok(same.then_some(theirs.summary))
+    Ok((theirs.key_id == active && is_same(&ours, &theirs)).then_some(theirs.summary))
 }
 
 /// What two repositories have under one name.
@@ -108,8 +107,7 @@ pub enum Compared {
     Gone,
 }
 
-/// Compares what two repositories have under `key`: the trailers' digests, and where these were made with two keys the content that
-/// `here` has. Memory: a few frames.
+/// Compares what two repositories have under `key`, by what the trailers say: no content is read.
 pub async fn compare(here: &Repository, there: &Repository, key: &ObjectKey) -> Result<Compared, TransferError> {
     let (ours, theirs) = futures::join!(here.read_summary(key), there.read_summary(key));
     let is_gone = |error: &RepoError| error.class() == ErrorClass::NotFound;
@@ -118,29 +116,17 @@ pub async fn compare(here: &Repository, there: &Repository, key: &ObjectKey) -> 
     }
     let ours = ours.map_err(|source| failed_at(here, source))?;
     let theirs = theirs.map_err(|source| TransferError::To { repository: there.name().to_owned(), source })?;
-    Ok(if is_same((here, &ours), (there, &theirs), key).await? {
+    Ok(if is_same(&ours, &theirs) {
         Compared::Same
     } else {
         Compared::Different { here: (ours.writer, ours.modified), there: (theirs.writer, theirs.modified) }
     })
 }
 
-async fn is_same(
-    (from, ours): (&Repository, &ObjectSummary),
-    (to, theirs): (&Repository, &ObjectSummary),
-    key: &ObjectKey,
-) -> Result<bool, TransferError> {
-    if ours.kind != theirs.kind || ours.summary.content_bytes != theirs.summary.content_bytes {
-        return Ok(false);
-    }
-    let digest = if ours.key_id == theirs.key_id {
-        ours.summary.content_digest
-    } else {
-        let master = to.master_key(theirs.key_id, key);
-        let master = master.map_err(|source| TransferError::To { repository: to.name().to_owned(), source })?;
-        from.content_digest_under(master, key).await.map_err(|source| failed_at(from, source))?
-    };
-    Ok(digest == theirs.summary.content_digest)
+fn is_same(ours: &ObjectSummary, theirs: &ObjectSummary) -> bool {
+    ours.kind == theirs.kind
+        && ours.summary.content_bytes == theirs.summary.content_bytes
+        && ours.summary.content_digest == theirs.summary.content_digest
 }
 
 fn failed_at(from: &Repository, source: RepoError) -> TransferError {
@@ -257,6 +243,21 @@ mod tests {
         }
         let gone = repository("third", memory(), true).await;
         assert_eq!(compare(&from, &gone, &key()).await.expect("asked"), Compared::Gone);
+    }
+
+    #[tokio::test]
+    async fn contents_under_two_keys_are_compared_without_reading_them() {
+        let (here, there) = (Faulty::new(memory(), Plan::script([])), Faulty::new(memory(), Plan::script([])));
+        let from = repository("from", Arc::clone(&here) as Arc<dyn Store>, true).await;
+        let to = repository("to", Arc::clone(&there) as Arc<dyn Store>, true).await;
+        put(&from, &vec![7; 5_000_000]).await;
+        put(&to, &vec![7; 5_000_000]).await;
+        for faulty in [&here, &there] {
+            let refused = Some(Fault::Before(ErrorClass::Denied));
+            faulty.plan(Plan::By(Box::new(move |call| if call.verb == "get" { refused } else { None })));
+        }
+        assert_eq!(compare(&from, &to, &key()).await.expect("asked"), Compared::Same);
+        assert!(same_content(&from, &to, &key()).await.expect("asked").is_some());
     }
 
     #[tokio::test]

@@ -6,7 +6,6 @@
 use aes_gcm::aead::{AeadInPlace, KeyInit};
 use aes_gcm::{Aes256Gcm, Nonce, Tag};
 use hkdf::Hkdf;
-use hmac::{Hmac, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
@@ -15,7 +14,6 @@ use crate::keys::MasterKey;
 
 const OBJECT_KEY_INFO: &[u8] = b"walward object key v1\0";
 const TRAILER_KEY_INFO: &[u8] = b"walward trailer key v1\0";
-const DIGEST_KEY_INFO: &[u8] = b"walward digest key v1";
 
 /// Bytes that sealing adds to a frame.
 pub(super) const TAG_BYTES: usize = 16;
@@ -23,17 +21,17 @@ pub(super) const TAG_BYTES: usize = 16;
 /// What one object is sealed with.
 pub(super) struct ObjectKeys {
     frames: Aes256Gcm,
-    trailer: Zeroizing<[u8; 32]>,
+    trailer: Aes256Gcm,
 }
 
 impl ObjectKeys {
     /// The keys of the object at `path` (relative to the cluster's folder) with this salt.
     pub(super) fn derive(master: &MasterKey, salt: &[u8; 32], path: &str) -> Self {
-        let frames = expand(master, Some(salt), &[OBJECT_KEY_INFO, path.as_bytes()]);
-        Self {
-            frames: Aes256Gcm::new(aes_gcm::Key::<Aes256Gcm>::from_slice(frames.as_slice())),
-            trailer: expand(master, Some(salt), &[TRAILER_KEY_INFO, path.as_bytes()]),
-        }
+        let cipher = |info| {
+            let key = expand(master, salt, &[info, path.as_bytes()]);
+            Aes256Gcm::new(aes_gcm::Key::<Aes256Gcm>::from_slice(key.as_slice()))
+        };
+        Self { frames: cipher(OBJECT_KEY_INFO), trailer: cipher(TRAILER_KEY_INFO) }
     }
 
     /// Encrypts a frame in place and returns its tag.
@@ -45,50 +43,52 @@ impl ObjectKeys {
     pub(super) fn open(&self, number: u64, associated: &[u8], frame: &mut [u8], tag: &[u8; TAG_BYTES]) -> Option<()> {
         self.frames.decrypt_in_place_detached(&nonce(number), associated, frame, Tag::from_slice(tag)).ok()
     }
-
-    /// The seal of the trailer and of the seek table behind it.
-    pub(super) fn trailer_mac(&self, trailer: &[u8], table: &[u8]) -> Hmac<Sha256> {
-        keyed(&self.trailer).chain_update(trailer).chain_update(table)
-    }
 }
 
-/// The key of content digests under a master key: the same for every object, so that equal content has equal digests.
-pub(super) fn digest_key(master: &MasterKey) -> Zeroizing<[u8; 32]> {
-    expand(master, None, &[DIGEST_KEY_INFO])
-}
+/// What the trailer's seal covers, in order, besides the content digest: what stands before and behind it, and the seek table.
+pub(super) type Covered<'a> = [&'a [u8]; 3];
 
-/// A hasher with a key.
-pub(super) fn keyed(key: &[u8; 32]) -> Hmac<Sha256> {
-    match <Hmac<Sha256> as Mac>::new_from_slice(key) {
-        Ok(hasher) => hasher,
-        Err(error) => unreachable!("HMAC takes keys of any length: {error}"),
-    }
-}
-
-/// Writes the trailer's last field: HMAC when there are keys, a digest otherwise.
-pub(super) fn trailer_seal(keys: Option<&ObjectKeys>, trailer: &[u8], table: &[u8]) -> [u8; 32] {
+/// Seals the trailer: the digest of a sealed object's content is encrypted in place. Returns the trailer's last field.
+pub(super) fn seal_trailer(keys: Option<&ObjectKeys>, digest: &mut [u8; 32], covered: Covered<'_>) -> [u8; TAG_BYTES] {
     match keys {
-        Some(keys) => keys.trailer_mac(trailer, table).finalize().into_bytes().into(),
-        None => Sha256::new().chain_update(trailer).chain_update(table).finalize().into(),
+        // The key is this object's alone and used for nothing else, so that one nonce is enough.
+        Some(keys) => match keys.trailer.encrypt_in_place_detached(&nonce(0), &covered.concat(), digest) {
+            Ok(tag) => tag.into(),
+            Err(error) => unreachable!("AES-GCM seals up to 64 GiB: {error}"),
+        },
+        None => plain_seal(digest, covered),
     }
 }
 
-/// Checks the trailer's last field, in constant time when it is a secret.
-pub(super) fn check_trailer_seal(
+/// Checks the trailer's last field and gives the content digest.
+pub(super) fn open_trailer(
     keys: Option<&ObjectKeys>,
-    trailer: &[u8],
-    table: &[u8],
-    seal: &[u8; 32],
-) -> Result<(), FormatError> {
+    mut digest: [u8; 32],
+    covered: Covered<'_>,
+    seal: &[u8; TAG_BYTES],
+) -> Result<[u8; 32], FormatError> {
     let genuine = match keys {
-        Some(keys) => keys.trailer_mac(trailer, table).verify_slice(seal).is_ok(),
-        None => trailer_seal(None, trailer, table) == *seal,
+        Some(keys) => {
+            let (covered, tag) = (covered.concat(), Tag::from_slice(seal));
+            keys.trailer.decrypt_in_place_detached(&nonce(0), &covered, &mut digest, tag).is_ok()
+        }
+        None => plain_seal(&digest, covered) == *seal,
     };
     if genuine {
-        Ok(())
+        Ok(digest)
     } else {
         Err(FormatError::Trailer("it is not authentic: it was changed, or is another object's"))
     }
+}
+
+/// Finds accidents: the first half of SHA-256.
+fn plain_seal(digest: &[u8; 32], [before, behind, table]: Covered<'_>) -> [u8; TAG_BYTES] {
+    let mut hasher = Sha256::new();
+    for part in [before, digest, behind, table] {
+        hasher.update(part);
+    }
+    let [seal @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = <[u8; 32]>::from(hasher.finalize());
+    seal
 }
 
 fn nonce(number: u64) -> Nonce<aes_gcm::aead::consts::U12> {
@@ -99,9 +99,9 @@ fn nonce(number: u64) -> Nonce<aes_gcm::aead::consts::U12> {
     nonce.into()
 }
 
-fn expand(master: &MasterKey, salt: Option<&[u8]>, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+fn expand(master: &MasterKey, salt: &[u8; 32], info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut key = Zeroizing::new([0; 32]);
-    match Hkdf::<Sha256>::new(salt, master.secret()).expand_multi_info(info, key.as_mut_slice()) {
+    match Hkdf::<Sha256>::new(Some(salt), master.secret()).expand_multi_info(info, key.as_mut_slice()) {
         Ok(()) => key,
         Err(error) => unreachable!("HKDF-SHA-256 gives up to 8160 bytes: {error}"),
     }

@@ -6,45 +6,26 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use hmac::digest::Update;
-use hmac::{Hmac, Mac};
-use sha2::{Digest, Sha256};
 
-use super::crypto::{digest_key, keyed};
-use crate::keys::MasterKey;
 use walward_base::sys::cpu::{CpuPool, WorkerDied};
 
-/// The digest of an object's content: keyed when the object is sealed.
-pub(crate) enum ContentDigest {
-    /// SHA-256.
-    Plain(Sha256),
-    /// HMAC-SHA-256 under the master key's digest key.
-    Keyed(Box<Hmac<Sha256>>),
-}
+/// The digest of an object's content: the same whatever the object is sealed under, and in every repository.
+pub(crate) struct ContentDigest(blake3::Hasher);
 
 impl ContentDigest {
-    /// The digest that content would have in an object sealed under `master`.
-    pub(crate) fn under(master: Option<&MasterKey>) -> Self {
-        match master {
-            None => Self::Plain(Sha256::new()),
-            Some(master) => Self::Keyed(Box::new(keyed(&digest_key(master)))),
-        }
+    pub(crate) fn new() -> Self {
+        Self(blake3::Hasher::new())
     }
 
     /// The value over everything so far.
     pub(crate) fn finish(self) -> [u8; 32] {
-        match self {
-            Self::Plain(hasher) => hasher.finalize().into(),
-            Self::Keyed(hasher) => hasher.finalize().into_bytes().into(),
-        }
+        self.0.finalize().into()
     }
 }
 
 impl Update for ContentDigest {
     fn update(&mut self, bytes: &[u8]) {
-        match self {
-            Self::Plain(hasher) => Update::update(hasher, bytes),
-            Self::Keyed(hasher) => Update::update(hasher.as_mut(), bytes),
-        }
+        self.0.update(bytes);
     }
 }
 

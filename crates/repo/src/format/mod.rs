@@ -79,8 +79,8 @@ pub struct Spec {
 pub struct Summary {
     /// Length of the content in bytes.
     pub content_bytes: u64,
-    /// SHA-256 of the content; HMAC-SHA-256 under the master key's digest key when encrypted, so that equal content can be
-    /// told by who has the key and by nobody else.
+    /// BLAKE3 of the content. In an encrypted object it is encrypted, so that who has the key can tell equal content, in any repository
+    /// and under any master key, and nobody else.
     pub content_digest: [u8; 32],
     /// Length of the stored object in bytes, all of it.
     pub stored_bytes: u64,

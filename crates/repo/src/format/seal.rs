@@ -92,7 +92,7 @@ pub(crate) struct Object<'k> {
 }
 
 /// Content on its way into one or several objects, in pieces: first [`Sealer::next`] until there is nothing more, then
-/// [`Sealer::summaries`]. Digested once a key and compressed once a level, however many objects there are.
+/// [`Sealer::summaries`]. Digested once and compressed once a level, however many objects there are.
 pub(crate) struct Sealer<'a, F> {
     /// The content, as errors show it.
     shown: String,
@@ -103,16 +103,14 @@ pub(crate) struct Sealer<'a, F> {
     cutter: Cutter,
     frames: FuturesOrdered<Encoded>,
     next_number: u64,
-    /// One for each master key among the objects, and one for all that are plain.
-    content_digests: Vec<DigestChain<ContentDigest>>,
+    /// Until the content has ended.
+    content_digest: Option<DigestChain<ContentDigest>>,
     objects: Vec<Making>,
     stage: Stage,
 }
 
 /// What is known of an object that is being made.
 struct Making {
-    /// Which of the content's digests is its own.
-    digest: usize,
     stored_digest: Option<DigestChain<Sha256>>,
     table: SeekTable,
     /// The table as it is stored, once the trailer is made.
@@ -131,22 +129,13 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
     ) -> Self {
         let mut recipes = Vec::with_capacity(objects.len());
         let mut making = Vec::with_capacity(objects.len());
-        let mut digest_keys = Vec::new();
-        let mut content_digests = Vec::new();
         for Object { path, spec, protection } in objects {
-            let key_id = protection.map(|(master, _)| *master.id());
-            let digest = digest_keys.iter().position(|known| *known == key_id).unwrap_or_else(|| {
-                digest_keys.push(key_id);
-                content_digests.push(DigestChain::new(ContentDigest::under(protection.map(|(master, _)| master))));
-                content_digests.len() - 1
-            });
             let is_plain = protection.is_none();
             let keys = protection.map(|(master, salt)| ObjectKeys::derive(master, &salt, path));
             let sealed = protection.map(|(master, salt)| Sealed { key_id: *master.id(), salt });
             let header = Header { kind: spec.kind, sealed, writer: spec.writer };
             recipes.push((FrameContext { header_payload: header.payload().into(), keys }, spec.level.clamp(1, 19)));
             making.push(Making {
-                digest,
                 stored_digest: Some(DigestChain::new(Sha256::new())),
                 table: SeekTable::new(is_plain),
                 table_frame: Bytes::new(),
@@ -162,7 +151,7 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
             cutter: Cutter::default(),
             frames: FuturesOrdered::new(),
             next_number: 0,
-            content_digests,
+            content_digest: Some(DigestChain::new(ContentDigest::new())),
             objects: making,
             stage: Stage::Header,
         }
@@ -238,17 +227,17 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
     }
 
     async fn next_content_frame(&mut self) -> Result<Option<Vec<Bytes>>, RepoError> {
-        let Self { shown, pool, content, cutter, frames, content_digests, objects, .. } = self;
+        let Self { shown, pool, content, cutter, frames, content_digest, objects, .. } = self;
         let in_work_max = pool.threads() + 1;
         let waiting_max = in_work_max * FRAME_BYTES;
         loop {
-            let has_room = |frames: &FuturesOrdered<Encoded>, digests: &[DigestChain<ContentDigest>]| {
-                frames.len() < in_work_max && digests.iter().all(|digest| digest.waiting_bytes() < waiting_max)
+            let has_room = |frames: &FuturesOrdered<Encoded>, digest: Option<&DigestChain<ContentDigest>>| {
+                frames.len() < in_work_max && digest.is_none_or(|digest| digest.waiting_bytes() < waiting_max)
             };
-            while has_room(frames, content_digests)
+            while has_room(frames, content_digest.as_ref())
                 && let Some((parts, last)) = cutter.next()
             {
-                for digest in &mut *content_digests {
+                if let Some(digest) = content_digest {
                     for part in &parts {
                         digest.push(part.clone());
                     }
@@ -261,7 +250,7 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
             if cutter.done && frames.is_empty() {
                 return Ok(None);
             }
-            let may_read = !cutter.ended && has_room(frames, content_digests);
+            let may_read = !cutter.ended && has_room(frames, content_digest.as_ref());
             let may_emit = objects
                 .iter()
                 .filter_map(|object| object.stored_digest.as_ref())
@@ -274,7 +263,7 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                         .map_err(|error| RepoError::damaged(shown, error))?;
                     return Ok(Some(stored));
                 }
-                turned = turn_any(content_digests.iter_mut(), pool) => {
+                turned = turn_any(content_digest.iter_mut(), pool) => {
                     turned.map_err(|died| RepoError::worker(shown, died))?;
                 }
                 turned = turn_any(objects.iter_mut().filter_map(|object| object.stored_digest.as_mut()), pool) => {
@@ -291,17 +280,16 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
 
     async fn make_trailers(&mut self) -> Result<(), RepoError> {
         let died = |died| RepoError::worker(&self.shown, died);
-        let content = std::mem::take(&mut self.content_digests);
-        let content = try_join_all(content.into_iter().map(|digest| digest.finish(&self.pool)));
+        let content = self.content_digest.take().ok_or(WorkerDied).map_err(died)?.finish(&self.pool);
         let stored = self.objects.iter_mut().filter_map(|object| object.stored_digest.take());
         let stored = try_join_all(stored.map(|digest| digest.finish(&self.pool)));
         let (content, stored) = tokio::try_join!(content, stored).map_err(died)?;
-        let digests: Vec<_> = content.into_iter().map(ContentDigest::finish).collect();
+        let content_digest = content.finish();
         let commit_times = self.commit_times.take().and_then(|ask| ask());
         for (object, stored_digest) in self.objects.iter_mut().zip(stored) {
             object.trailer = Some(Trailer {
                 content_bytes: self.cutter.content_bytes,
-                content_digest: digests.get(object.digest).copied().ok_or(WorkerDied).map_err(died)?,
+                content_digest,
                 stored_digest: stored_digest.finalize().into(),
                 commit_times,
             });

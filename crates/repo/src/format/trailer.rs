@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::context::FrameContext;
-use super::crypto::{check_trailer_seal, trailer_seal};
+use super::crypto::{TAG_BYTES, open_trailer, seal_trailer};
 use super::header::PAYLOAD_MAX as HEADER_MAX;
 use super::skippable::{SKIPPABLE_HEAD, skippable};
 use super::{Fields, FormatError};
@@ -12,7 +12,9 @@ use super::{Fields, FormatError};
 pub(super) const FRAME_MAGIC: u32 = 0x184D_2A59;
 /// Bytes of the payload in front of the header.
 const FIXED_BYTES: usize = 8 + 32 + 32 + 1 + 8 + 8 + 2;
-const SEAL_BYTES: usize = 32;
+const SEAL_BYTES: usize = TAG_BYTES;
+/// Where the content digest stands.
+const DIGEST: std::ops::Range<usize> = 8..8 + 32;
 /// Bytes of the longest frame that is read.
 pub(super) const FRAME_BYTES_MAX: usize = SKIPPABLE_HEAD + FIXED_BYTES + HEADER_MAX + SEAL_BYTES;
 
@@ -38,19 +40,19 @@ impl Trailer {
     /// | offset | bytes | field |
     /// |-------:|------:|-------|
     /// |      0 |     8 | content bytes |
-    /// |      8 |    32 | content digest |
+    /// |      8 |    32 | content digest: BLAKE3 of the content, encrypted in a sealed object |
     /// |     40 |    32 | SHA-256 of all stored bytes before this frame |
     /// |     72 |     1 | 1 when there are commit times, else 0 |
     /// |     73 |     8 | first commit time, microseconds since 1970, else 0 |
     /// |     81 |     8 | last commit time, likewise |
     /// |     89 |     2 | length h of the header's payload |
     /// |     91 |     h | the header's payload |
-    /// |   91+h |    32 | SHA-256, or HMAC when encrypted, of everything before and the seek table |
+    /// |   91+h |    16 | half of SHA-256 of everything before and the seek table; in a sealed object AES-GCM's tag over these |
     pub(super) fn frame(&self, context: &FrameContext, table: &[u8]) -> Bytes {
         let header = &context.header_payload;
         let mut payload = Vec::with_capacity(FIXED_BYTES + header.len() + SEAL_BYTES);
         payload.extend_from_slice(&self.content_bytes.to_le_bytes());
-        payload.extend_from_slice(&self.content_digest);
+        payload.extend_from_slice(&[0; 32]);
         payload.extend_from_slice(&self.stored_digest);
         payload.push(u8::from(self.commit_times.is_some()));
         let (first, last) = self.commit_times.unwrap_or_default();
@@ -59,7 +61,12 @@ impl Trailer {
         // A header has at most `HEADER_MAX` bytes.
         payload.extend_from_slice(&u16::try_from(header.len()).unwrap_or(u16::MAX).to_le_bytes());
         payload.extend_from_slice(header);
-        let seal = trailer_seal(context.keys.as_ref(), &payload, table);
+        let mut digest = self.content_digest;
+        let (before, behind) = around_digest(&payload);
+        let seal = seal_trailer(context.keys.as_ref(), &mut digest, [before, behind, table]);
+        if let Some(place) = payload.get_mut(DIGEST) {
+            place.copy_from_slice(&digest);
+        }
         payload.extend_from_slice(&seal);
         skippable(FRAME_MAGIC, &payload)
     }
@@ -89,7 +96,9 @@ impl Trailer {
         if fields.0 != context.header_payload || usize::from(header_bytes) != fields.0.len() {
             return Err(FormatError::Trailer("it is of another object: it repeats another header"));
         }
-        check_trailer_seal(context.keys.as_ref(), body, &table(content_bytes)?, seal)?;
+        let (before, behind) = around_digest(body);
+        let covered = [before, behind, &table(content_bytes)?];
+        let content_digest = open_trailer(context.keys.as_ref(), content_digest, covered, seal)?;
         let commit_times = match (has_times, times) {
             (0, (0, 0)) => None,
             (1, times) => Some(times),
@@ -97,6 +106,11 @@ impl Trailer {
         };
         Ok(Self { content_bytes, content_digest, stored_digest, commit_times })
     }
+}
+
+/// What the seal covers before and behind the content digest.
+fn around_digest(body: &[u8]) -> (&[u8], &[u8]) {
+    (body.get(..DIGEST.start).unwrap_or_default(), body.get(DIGEST.end..).unwrap_or_default())
 }
 
 /// The payload of the frame, which must be all of `frame`, in front of the seal, and the seal.

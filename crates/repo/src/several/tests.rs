@@ -62,7 +62,7 @@ async fn one_reading_of_the_content_makes_an_object_for_each_repository() {
     // Plain frames are the same memory.
     let shared = all[0].payload.0.iter().zip(&all[1].payload.0).filter(|(one, two)| one.as_ptr() == two.as_ptr());
     assert_eq!(shared.count(), 4, "the content has four frames");
-    assert_ne!(all[2].summary.content_digest, all[3].summary.content_digest, "each under its own key");
+    assert_eq!(all[0].summary.content_digest, all[3].summary.content_digest, "one content, whatever the key");
     for (repository, sealed) in repositories.iter().zip(all) {
         assert!(matches!(repository.put_sealed(sealed).await, Ok(PutNew::Created(_))));
         assert!(read(repository).await.expect("read") == content);
