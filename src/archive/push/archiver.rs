@@ -16,14 +16,12 @@ use tracing::{Instrument, Span, debug, info, warn};
 use super::delivery::{Delivery, Outcome};
 use super::done_list::DoneList;
 use super::error::PushError;
-use super::lead::{End, Refusal};
+use super::lead::Refusal;
 use super::memory::Memory;
-use super::patience::{Waited, hope_for};
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
-use super::pushed::Pushed;
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
-use super::upload::{LEFTOVER_PATIENCE, Listeners, send, why_unwritable};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, send};
 use crate::archive::let_go::limiter::QueueLimit;
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
 use walward_base::{describe, trace};
@@ -133,7 +131,7 @@ impl Archiver {
         &self.0.repositories
     }
 
-    fn path(&self, name: WalFileName) -> PathBuf {
+    pub(super) fn path(&self, name: WalFileName) -> PathBuf {
         self.0.pg_wal.join(name.to_string())
     }
 
@@ -155,122 +153,6 @@ impl Archiver {
     /// What is to be known of the file of this name in pg_wal, for [`Archiver::push`]. Blocking.
     pub fn find(&self, name: WalFileName) -> Found {
         Found::look(&self.0.pg_wal, name)
-    }
-
-    /// Answers when `name`, which was `found`, is durable in as many repositories as must acknowledge it.
-    ///
-    /// # Errors
-    /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
-    pub async fn push(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
-        self.push_counted(name, found).instrument(self.span()).await
-    }
-
-    async fn push_counted(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
-        let begun = Instant::now();
-        let (life, marked) = (found.life, found.marked);
-        if marked {
-            self.state().lead.asked(life, begun);
-        }
-        // Every step within has a deadline but the file system; a hung one must not hold the client for ever.
-        let after = self.0.options.deadline.saturating_mul(3);
-        let result = match tokio::time::timeout(after, self.push_uncounted(name, found)).await {
-            Ok(result) => result,
-            Err(_) => Err(self.late(name, after)),
-        };
-        match &result {
-            Ok(Pushed::LetGo) => self.0.stats.let_go(name),
-            Ok(Pushed::PutOff) => {}
-            Ok(how) => {
-                self.0.stats.acknowledged(name, *how == Pushed::Ahead);
-                debug!(segment = %name, ahead = *how == Pushed::Ahead, milliseconds = begun.elapsed().as_millis(), "acknowledged");
-            }
-            Err(error) => self.0.stats.refused(&describe(error.as_ref()), error.class()),
-        }
-        if marked {
-            let end = if matches!(result, Ok(Pushed::Ahead | Pushed::Now)) { End::Archived } else { End::Not };
-            self.state().lead.answered(life, name, end, Instant::now());
-        }
-        self.wake();
-        result
-    }
-
-    async fn push_uncounted(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
-        let earlier_waits = found.earlier_waits;
-        let stamp = found.file.map_err(|source| Arc::new(PushError::Read { path: self.path(name), source }))?;
-        let is_next = !earlier_waits && !self.is_contradicted();
-        if is_next && self.acknowledge(name, stamp) {
-            return Ok(Pushed::Ahead);
-        }
-        let attempt = async {
-            if !is_next {
-                // Rare, and large: the future of every push would be as large as it.
-                Box::pin(self.stand_alone(name, earlier_waits)).await?;
-            }
-            if self.acknowledge(name, stamp) { Ok(Pushed::Ahead) } else { self.push_now(name, stamp).await }
-        };
-        match self.queue_limit() {
-            Some(limit) => limit.around(name, || self.acknowledge(name, stamp), attempt).await,
-            None => attempt.await,
-        }
-    }
-
-    async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
-        // What is on its way may be an older file of this name. Only what was asked for now may be acknowledged.
-        for _ in 0..2 {
-            match self.within_patience(name, self.start(name, Why::Asked)).await {
-                Ok(archived) if archived == stamp => {
-                    self.acknowledge(name, stamp);
-                    return Ok(Pushed::Now);
-                }
-                Err(error) if !matches!(*error, PushError::Replaced(_)) => return Err(error),
-                _ => {}
-            }
-        }
-        Err(Arc::new(PushError::Replaced(name)))
-    }
-
-    /// What becomes of `running`, which brings `name` to the repositories, as long as there is hope for it.
-    async fn within_patience(&self, name: WalFileName, running: InFlight) -> Outcome {
-        let repositories = &self.0.repositories;
-        let writable = || {
-            let state = self.state();
-            let stored = state.stored.get(&name);
-            let has = |at: usize| stored.is_some_and(|stored| stored.places.contains(&at));
-            let may = |(at, lazy): &(usize, &Arc<LazyRepository>)| has(*at) || why_unwritable(lazy).is_none();
-            repositories.iter().enumerate().filter(may).count()
-        };
-        let after = self.0.options.deadline;
-        match hope_for(running, after, repositories, writable, self.needed()).await {
-            Waited::Done(outcome) => outcome,
-            Waited::Late => {
-                let late = self.late(name, after);
-                // Before it is sealed it is not the repositories that it waits for.
-                if self.state().in_flight.get(&name).is_some_and(|(_, delivery)| delivery.sealed_bytes().is_some()) {
-                    let why = late.to_string();
-                    for lazy in self.waited_for(name) {
-                        lazy.standing().writes().open(&why);
-                    }
-                }
-                Err(late)
-            }
-            Waited::Unanswered => {
-                let failing = repositories.iter().filter_map(|lazy| why_unwritable(lazy)).collect();
-                Err(Arc::new(PushError::Unanswered { name, failing }))
-            }
-        }
-    }
-
-    /// The repositories that have not answered whether they took `name`.
-    fn waited_for(&self, name: WalFileName) -> impl Iterator<Item = &Arc<LazyRepository>> {
-        let state = self.state();
-        let waiting = state.in_flight.get(&name).map(|(_, delivery)| delivery.waiting()).unwrap_or_default();
-        waiting.into_iter().filter_map(|at| self.0.repositories.get(at))
-    }
-
-    /// It took too long, and whom it was waited for.
-    fn late(&self, name: WalFileName, after: Duration) -> Arc<PushError> {
-        let waiting = self.waited_for(name).map(|lazy| lazy.name().to_owned()).collect();
-        Arc::new(PushError::Deadline { name, after, waiting })
     }
 
     /// Archives a file that PostgreSQL no longer asks for.
@@ -526,18 +408,6 @@ impl Archiver {
         }
         drop(state);
         self.wake();
-    }
-
-    /// Whether this very file is known to be archived; if so, it counts as acknowledged from now on.
-    fn acknowledge(&self, name: WalFileName, stamp: FileStamp) -> bool {
-        let needed = self.needed();
-        match self.state().stored.get_mut(&name) {
-            Some(stored) if stored.stamp == stamp && stored.places.len() >= needed => {
-                stored.acknowledged = true;
-                true
-            }
-            _ => false,
-        }
     }
 
     /// How long look-ahead rests after failures; `None` when it does not.

@@ -14,7 +14,7 @@
 //! | `upload` | one file into every repository, in one pass |
 //! | `error`, `pushed` | what a push comes to |
 //! | `delivery`, `state` | one file on its way; what an archiver knows of all of them |
-//! | `archiver` | one cluster's archiver |
+//! | `archiver`, `asked` | one cluster's archiver, and what it does for one file; how it answers PostgreSQL |
 //! | `ahead` | how it uploads ahead |
 //! | `done_list` | the segments that the server believes archived, listed once for many |
 //! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
@@ -23,6 +23,7 @@
 mod ahead;
 mod alone;
 pub(super) mod archiver;
+mod asked;
 mod delivery;
 mod done_list;
 pub(super) mod error;
