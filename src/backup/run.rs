@@ -65,7 +65,7 @@ pub async fn run(
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<BackupReport, BackupError> {
-    take(repositories, options, progress, cancel).instrument(trace::of_backup()).await
+    Box::pin(take(repositories, options, progress, cancel)).instrument(trace::of_backup()).await
 }
 
 async fn take(

@@ -204,7 +204,7 @@ async fn a_cancelled_backup_ends_while_a_file_hangs() {
         cancel.cancel();
     };
     let both = async { tokio::join!(made, later).0 };
-    let error = tokio::time::timeout(Duration::from_mins(1), both).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_mins(1), Box::pin(both)).await.unwrap().unwrap_err();
     assert!(matches!(error, BackupError::Cancelled), "{error:?}");
     drop(release);
 }

@@ -127,7 +127,7 @@ async fn copy(
     if !backups.is_empty() {
         let host = sys::host::name();
         let made = &mut report.backups;
-        with_lease(std::slice::from_ref(to), &host, cancel, async || {
+        Box::pin(with_lease(std::slice::from_ref(to), &host, cancel, async || {
             for (label, bytes) in &backups {
                 let done = progress.bytes_done;
                 let message = format!("copying backup {label}");
@@ -141,7 +141,7 @@ async fn copy(
                 progress.backups_done += 1;
             }
             Ok::<_, BackupError>(())
-        })
+        }))
         .await?;
     }
     meter.finish();
