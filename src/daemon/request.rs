@@ -268,10 +268,8 @@ async fn may_use(peer: Peer, service: &Service, limit: Duration) -> Result<bool,
 
 /// The file for the client. An agent that runs as root gives it to the client's user, who will own it.
 fn hand_over(place: &Place, peer: Peer) -> Reply {
-    if rustix::process::geteuid().is_root()
-        && peer.uid != 0
-        && let Err(error) = place.give(peer.uid)
-    {
+    let new_owner = Some(peer.uid).filter(|uid| rustix::process::geteuid().is_root() && *uid != 0);
+    if let Err(error) = place.give(new_owner) {
         let text = format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid);
         return Reply::Done { code: Exit::FetchFailed.code(), text };
     }

@@ -45,6 +45,7 @@ mod setup;
 mod setup_apply;
 mod setup_safety;
 mod support;
+mod taken_spool;
 mod targets;
 mod two_repositories;
 mod without_walward;

@@ -5,7 +5,8 @@
 //! paths, and others are told those.
 //!
 //! A lock on the folder says that an agent uses it: another one that shares the place clears it only when nobody does. A folder that
-//! somebody removed is made anew when it is needed. It goes with the last file in it.
+//! somebody removed is made anew when it is needed. One that another user made in its place is not used: then there is no spool, and files go
+//! beside their destination, until that folder is gone. It goes with the last file in it.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ struct Folder {
     /// Of these, bytes of files that are not written to their end.
     unfinished: AtomicU64,
     next: AtomicU64,
-    /// The folder, locked.
+    /// The folder, locked. None: it is lost, and cannot be made anew.
     lock: Mutex<Option<folder::Folder>>,
 }
 
@@ -100,7 +101,9 @@ impl Spool {
 
     /// A place for a file of at most `bytes` that nobody waits for yet, or `None` when there is no room for it.
     pub fn place_ahead(&self, name: &str, bytes: u64) -> Option<Place> {
-        self.renew();
+        if !self.renew() {
+            return None;
+        }
         let (free, unfinished) =
             (disk::space(&self.0.path).ok().map(|space| space.free), self.0.unfinished.load(Ordering::Acquire));
         let admitted = self.0.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
@@ -121,13 +124,14 @@ impl Spool {
         }
     }
 
-    /// Makes the folder anew if it is gone. What keeps it from being made is told by who writes there next.
-    fn renew(&self) {
-        if !self.0.is_there()
-            && let Err(error) = self.0.make()
-        {
+    /// Makes the folder anew if it is gone. Whether it is there.
+    fn renew(&self) -> bool {
+        let made = if self.0.is_there() { Ok(()) } else { self.0.make() };
+        if let Err(error) = &made {
+            *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
             tracing::warn!(folder = %self.0.path.display(), %error, "the spool is gone, and cannot be made anew");
         }
+        made.is_ok()
     }
 
     /// Bytes in use.
@@ -147,7 +151,7 @@ impl Folder {
         let path = self.path.join(name);
         match self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             Some(folder) => Spot::own_in(folder.clone(), path),
-            None => Spot::own(path),
+            None => Spot::lost(path),
         }
     }
 
@@ -162,6 +166,14 @@ impl Folder {
             }
             other => other?,
         };
+        let owner = folder.facts()?.uid;
+        if owner != rustix::process::geteuid().as_raw() {
+            let why = format!(
+                "{} is user {owner}'s by now, and not this agent's: nothing is kept there",
+                self.path.display()
+            );
+            return Err(io::Error::new(io::ErrorKind::NotADirectory, why));
+        }
         // Where locks do not work, nobody clears what may be in use either.
         let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
@@ -220,9 +232,9 @@ impl Place {
         self.folder.is_some() || own == Some(self.path())
     }
 
-    /// Whether the file is still there. Blocking.
+    /// Whether the file is still there, and found by its path. Blocking.
     pub fn is_there(&self) -> bool {
-        self.spot.open().is_ok()
+        self.spot.open().is_ok() && self.spot.is_found_by_its_path()
     }
 
     /// What is in the file, of which no more than `bytes_max` bytes are read. Blocking.
@@ -232,17 +244,21 @@ impl Place {
         Ok(content)
     }
 
-    /// Gives the file to a user, who has it already where it does not lie in the spool: nobody else can put anything there. Blocking.
+    /// Gives the file to a user, if one is named. Who asked for one beside its destination has it already: nobody else can put anything there.
+    /// Blocking.
     ///
     /// # Errors
     /// Also when something else has the name of the spool's folder: the user looks for the file by its path.
-    pub fn give(&self, uid: u32) -> io::Result<()> {
+    pub fn give(&self, uid: Option<u32>) -> io::Result<()> {
         let Some(folder) = &self.folder else { return Ok(()) };
-        if !folder.is_there() {
+        if !self.spot.is_found_by_its_path() {
             let why = format!("{} is not the spool that was made any more", folder.path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, why));
         }
-        std::os::unix::fs::fchown(self.spot.open()?, Some(uid), None)
+        match uid {
+            Some(uid) => std::os::unix::fs::fchown(self.spot.open()?, Some(uid), None),
+            None => Ok(()),
+        }
     }
 
     /// The file is written to its end: the file system knows now what it takes.
@@ -323,12 +339,52 @@ mod tests {
         std::fs::create_dir(&strangers).expect("a folder");
         durable::create(&strangers.join("a.0"), b"forged", 0o600).expect("a file");
         std::os::unix::fs::symlink(&strangers, &path).expect("a link");
-        assert!(before.give(0).is_err() && before.read(9).is_err() && !before.is_there());
+        for to in [Some(0), None] {
+            assert!(before.give(to).is_err());
+        }
+        assert!(before.read(9).is_err() && !before.is_there());
         // Whatever the spool is by now, a place of the old one leads nowhere.
         let old = Place { spot: before.spot().clone(), reserved: 0, finished: AtomicBool::new(true), folder: None };
         assert!(old.spot().create().is_err(), "nothing is made in what is gone");
         drop((before, old));
         assert_eq!(std::fs::read(strangers.join("a.0")).expect("there"), b"forged");
+    }
+
+    #[test]
+    fn a_file_whose_folder_was_moved_is_not_handed_over_by_its_path() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cluster/7");
+        let spool = Spool::open(&path, 30).expect("a spool");
+        let place = spool.place("a", 1);
+        place.spot().create().expect("made");
+        place.give(None).expect("it is where it says");
+        durable::rename(&path, &folder.path().join("moved")).expect("moved");
+        std::fs::create_dir(&path).expect("a folder");
+        durable::create(place.path(), b"forged", 0o600).expect("a file");
+        assert!(place.give(None).is_err() && !place.is_there());
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn as_root_what_another_user_made_in_a_spools_place_is_no_spool_until_it_is_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("cluster/7");
+        let of_a_stranger = |path: &Path| {
+            std::fs::create_dir(path).expect("a folder");
+            std::os::unix::fs::chown(path, Some(54_321), None).expect("a stranger's");
+        };
+        let spool = Spool::open(&path, 30).expect("a spool");
+        std::fs::remove_dir_all(&path).expect("removed");
+        of_a_stranger(&path);
+        let place = spool.place("a", 1);
+        assert!(place.spot().create().is_err() && place.give(None).is_err());
+        assert!(spool.place_ahead("b", 1).is_none());
+        assert_eq!(std::fs::read_dir(&path).expect("listed").count(), 0);
+        std::fs::remove_dir(&path).expect("removed");
+        spool.place("a", 1).spot().create().expect("made anew");
+        assert!(Spool::open(&folder.path().join("cluster/8"), 30).is_ok());
+        of_a_stranger(&folder.path().join("cluster/9"));
+        Spool::open(&folder.path().join("cluster/9"), 30).expect_err("a stranger's");
     }
 
     #[test]

@@ -36,8 +36,16 @@ pub struct Spot {
     path: PathBuf,
     /// Where another spot may have its name.
     shared: Option<Name>,
-    /// None: the path is looked up at each use, as this process.
-    held: Option<Held>,
+    way: Way,
+}
+
+#[derive(Debug, Clone)]
+enum Way {
+    /// The path is looked up at each use, as this process.
+    Path,
+    Held(Held),
+    /// The folder was lost: nothing is made or read there, whatever has its name.
+    Lost,
 }
 
 #[derive(Debug, Clone)]
@@ -50,12 +58,17 @@ struct Held {
 impl Spot {
     /// At `path`, as this process.
     pub fn own(path: PathBuf) -> Self {
-        Self { path, shared: None, held: None }
+        Self { path, shared: None, way: Way::Path }
     }
 
     /// In `folder`, which is this process's: `path` gives the name there, and is for messages and for who asked.
     pub fn own_in(folder: Folder, path: PathBuf) -> Self {
-        Self { path, shared: None, held: Some(Held { folder, owner: None }) }
+        Self { path, shared: None, way: Way::Held(Held { folder, owner: None }) }
+    }
+
+    /// In a folder that is lost.
+    pub fn lost(path: PathBuf) -> Self {
+        Self { path, shared: None, way: Way::Lost }
     }
 
     /// Beside `destination`, where this process may write for the user `peer` who asks: see [`may_write`]. Else none. Blocking.
@@ -68,7 +81,7 @@ impl Spot {
         let path = destination.with_file_name(unverified);
         let files = NAMES.get(path.display().to_string(), || Mutex::new(0));
         let shared = Some(Name { files, own: Arc::default() });
-        may_write(me, peer, facts.uid).then_some(Self { path, shared, held: Some(Held { folder, owner }) })
+        may_write(me, peer, facts.uid).then_some(Self { path, shared, way: Way::Held(Held { folder, owner }) })
     }
 
     /// Where it is. For messages, and for who asked: what lies there now may be something else.
@@ -140,6 +153,19 @@ impl Spot {
         self.at(|folder, name| folder.open(name))
     }
 
+    /// Whether the path still leads to the folder that is held open: who is told the path looks there. Blocking.
+    pub fn is_found_by_its_path(&self) -> bool {
+        let id = |folder: &Folder| folder.facts().ok().map(|facts| facts.id);
+        match &self.way {
+            Way::Path => true,
+            Way::Held(held) => {
+                let found = Folder::of(&self.path).ok().and_then(|(folder, _)| id(&folder));
+                found.is_some() && found == id(&held.folder)
+            }
+            Way::Lost => false,
+        }
+    }
+
     /// Removes the file. Blocking.
     pub fn remove(&self) -> io::Result<()> {
         self.at(|folder, name| folder.remove_file(name))
@@ -150,9 +176,15 @@ impl Spot {
         &self,
         work: impl FnOnce(&Folder, &Path) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let Some(Held { folder, owner }) = &self.held else {
-            let (folder, name) = Folder::of(&self.path)?;
-            return work(&folder, Path::new(name));
+        let Held { folder, owner } = match &self.way {
+            Way::Held(held) => held,
+            Way::Path => {
+                let (folder, name) = Folder::of(&self.path)?;
+                return work(&folder, Path::new(name));
+            }
+            Way::Lost => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "its folder is gone, and was not made anew"));
+            }
         };
         let name = PathBuf::from(self.path.file_name().unwrap_or_default());
         match owner {
