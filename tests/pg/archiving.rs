@@ -1,6 +1,7 @@
 //! What gets into an archive, what does not, and what a dying agent leaves behind.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -111,6 +112,51 @@ fn what_the_archive_holds_under_the_name_of_what_the_server_still_has_is_compare
         site.walward(&["status"]).says("DIFFERENT");
         assert!(site.agent.as_ref().unwrap().log().contains("holds something else under the name of this segment"));
     }
+}
+
+/// One look that fails is no proof that the difference is gone.
+#[test]
+fn a_difference_that_was_found_stays_reported_until_a_look_finds_the_same_content() {
+    let settings = vec![("wal_keep_size".to_owned(), "1GB".to_owned())];
+    let cluster = ClusterOptions { settings, ..ClusterOptions::default() };
+    let (mut site, segment) = site_with_segment(SiteOptions { cluster, ..SiteOptions::default() });
+    let file = site.cluster.wal(&segment);
+    let own = fs::read(&file).unwrap();
+    let mut other = own.clone();
+    other[100_000] ^= 1;
+    fs::write(&file, other).unwrap();
+    // The agent looks at a segment once.
+    site.stop_agent();
+    site.start_agent();
+    let belief = || site.walward(&["--json", "status"]).expect(0).json()["clusters"][0]["belief"].clone();
+    let looked = |wanted: u64| {
+        eventually(&format!("{wanted} different"), Duration::from_mins(3), || {
+            (belief()["different_files"] == wanted).then_some(())
+        });
+    };
+    looked(1);
+    let object = site.stored_segments().into_iter().find(|path| path.ends_with(&segment)).unwrap();
+    let close = |mode| fs::set_permissions(&object, fs::Permissions::from_mode(mode)).unwrap();
+    let agent = site.agent.as_ref().unwrap();
+    for _ in 0..2 {
+        close(0);
+        let from = agent.log().len();
+        eventually("a look fails", Duration::from_mins(3), || {
+            agent.log().get(from..).is_some_and(|log| log.contains("cannot be compared")).then_some(())
+        });
+        // Later than that look told what it found.
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(
+            (belief()["different_files"].clone(), belief()["oldest_different"].clone()),
+            (1.into(), segment.clone().into())
+        );
+        site.walward(&["status"]).expect(0).says("DIFFERENT");
+        site.walward(&["check"]).expect(1).says(&segment);
+        close(0o600);
+    }
+    fs::write(&file, own).unwrap();
+    looked(0);
+    site.walward(&["check"]).says("of them by content");
 }
 
 /// The client asks the default where nothing names a socket, and the check asks the same.

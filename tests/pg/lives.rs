@@ -111,7 +111,7 @@ fn a_volume_that_is_rolled_back_does_not_mix_its_lives() {
 }
 
 /// A volume was rolled back, and its second life is refused: the file that both have, and the backup that its first life took.
-fn two_lives(site: &mut Site) -> (String, String) {
+pub fn two_lives(site: &mut Site) -> (String, String) {
     site.cluster.sql(&site.room, "create table t (id int); create table life (number int)");
     backup(site);
     write(site, 2);

@@ -11,9 +11,11 @@ use rand::rngs::StdRng;
 
 use crate::support::{Agent, Cluster, ClusterOptions, Outcome, Site, SiteOptions, StoreKind, eventually};
 
+mod alone;
 mod bad_store;
 mod failed_sync;
 mod full_disk;
+mod kept_line;
 mod killed_agent;
 mod lines;
 mod outage;

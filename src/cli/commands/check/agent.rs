@@ -28,6 +28,7 @@ pub(super) fn check(context: &Context, findings: &mut Findings) -> bool {
                 }
                 for cluster in &snapshot.clusters {
                     unrecorded(cluster, findings);
+                    check_contents(cluster, findings);
                     check_debts(cluster, findings);
                 }
             }
@@ -67,6 +68,22 @@ fn check_configuration(cluster: &ClusterConfig, snapshot: &Snapshot, findings: &
             findings.failed("configuration", about, text, advice);
         }
     }
+}
+
+/// Whether the agent knows of a segment that a repository has otherwise: this check reads the newest ones only, and those that can be read now.
+fn check_contents(cluster: &ClusterSnapshot, findings: &mut Findings) {
+    let belief = &cluster.belief;
+    if belief.different_files == 0 {
+        return;
+    }
+    let text = format!(
+        "the agent found something else than the server has under the names of {} segment(s) in the archive, the first {}, and has not seen it \
+         set right",
+        belief.different_files,
+        belief.oldest_different.as_deref().unwrap_or("?")
+    );
+    let advice = "another server wrote it, or this one was set back: \"When two servers wrote the same WAL\" in the documentation";
+    findings.failed("archived", Some(&cluster.name), text, Some(advice));
 }
 
 /// Whether every repository has what the others have: one is enough to lose the other to.

@@ -246,6 +246,12 @@ pub(super) async fn check_belief(
         );
         let advice = "another server wrote it, or this one was set back: \"When two servers wrote the same WAL\" in the documentation";
         findings.failed("archived", about, text, Some(advice));
+    } else if let Some(segment) = contents.unanswered.first() {
+        let text = format!(
+            "{segment} cannot be read in every repository, so that it is not known whether it is what the server wrote"
+        );
+        let advice = "the agent's log says why at level debug; `walward wal fetch` tries it by hand";
+        findings.warning("archived", about, text, Some(advice));
     } else if compared.lost.is_empty() {
         let text = format!(
             "{} of {count} segment(s) that the server believes archived were looked for and found, {} of them by content",
