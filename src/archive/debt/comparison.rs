@@ -173,7 +173,6 @@ impl Archiver {
         let open = |at: usize| with.get(at).is_some_and(|open| *open);
         let mut state = self.state();
         let before = std::mem::take(&mut state.parted);
-        state.looked |= with.iter().all(|open| *open);
         state.parted = before.iter().filter(|((a, b), ..)| !(open(*a) && open(*b))).cloned().collect();
         for found in partings {
             let (pair, lineage, parting) = found;

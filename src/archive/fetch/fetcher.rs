@@ -117,6 +117,8 @@ struct State {
     end: Option<(Wanted, Instant)>,
     /// When the spool had no room for what was asked for.
     no_room: Option<Instant>,
+    /// How often what is known of the archive was let go of. What was begun before that says nothing of the archive as it is.
+    forgotten: u64,
 }
 
 impl Fetcher {
@@ -149,13 +151,14 @@ impl Fetcher {
                 served: None,
                 end: None,
                 no_room: None,
+                forgotten: 0,
             }),
         })))
     }
 
     /// Provides what is wanted. `beside`: a place on the server's own disk that may be written when the spool has no room.
     pub async fn fetch(&self, want: Want, asker: Asker, beside: Option<Spot>) -> Result<Fetched, FetchError> {
-        self.asked();
+        let forgotten = self.asked();
         let name = want.name;
         let work = async {
             let at_hole = match asker {
@@ -176,10 +179,8 @@ impl Fetcher {
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
-                if matches!(name, WalFileName::Segment(_)) {
-                    self.state().served = Some(want.clone());
-                }
-                self.learn(name, place).await;
+                self.served(&want, forgotten);
+                self.learn(name, place, forgotten).await;
             }
             Ok(Fetched::Absent) => self.0.stats.absent(),
             Err(error) => self.0.stats.failed(&describe(error), error.class()),
@@ -352,11 +353,12 @@ impl Fetcher {
         self.state().prefetched.retain(|_, download| download.since.elapsed() < IDLE_MAX);
     }
 
-    /// Lets go of what was given and what was brought ahead: the archive was changed by hand, and they may be another life's.
+    /// Lets go of what was given, learnt and brought ahead: the archive was changed by hand, and they may be another life's.
     pub fn forget(&self) {
         let ahead: Vec<Download> = {
             let mut state = self.state();
-            state.served = None;
+            state.forgotten += 1;
+            (state.served, state.history, state.end) = (None, None, None);
             state.prefetched.drain().map(|(_, download)| download).collect()
         };
         // What is waited for goes on, for that request alone.
@@ -370,10 +372,20 @@ impl Fetcher {
         (self.state().prefetched.len(), self.0.spool.bytes(), self.0.spool.bytes_max())
     }
 
-    fn asked(&self) {
+    /// How often the archive was forgotten until now.
+    fn asked(&self) -> u64 {
         let mut state = self.state();
         if let Some(replay) = state.last_answer.map(|last| last.elapsed()).filter(|time| *time < REPLAY_MAX) {
             state.pace.replayed(replay);
+        }
+        state.forgotten
+    }
+
+    /// Remembers what was given last, unless the archive was `forgotten` since it was asked for.
+    fn served(&self, want: &Want, forgotten: u64) {
+        let mut state = self.state();
+        if matches!(want.name, WalFileName::Segment(_)) && state.forgotten == forgotten {
+            state.served = Some(want.clone());
         }
     }
 
@@ -441,6 +453,7 @@ impl Fetcher {
     async fn download(self, want: Want, place: Place, beside: Option<Spot>, progress: Arc<Progress>) -> Brought {
         let inner = &self.0;
         let wanted = (want.lineage, want.name);
+        let forgotten = self.state().forgotten;
         let _permit = if progress.is_urgent() { None } else { inner.downloads.acquire().await.ok() };
         if inner.stop.is_cancelled() {
             return Brought::Failed(Arc::new(FetchError::Stopping(want.name)));
@@ -476,7 +489,9 @@ impl Fetcher {
         }
         match error {
             None => {
-                state.end = Some((wanted, Instant::now()));
+                if state.forgotten == forgotten {
+                    state.end = Some((wanted, Instant::now()));
+                }
                 Brought::Absent
             }
             Some(error) => Brought::Failed(Arc::new(error)),
@@ -484,13 +499,14 @@ impl Fetcher {
     }
 
     /// Remembers the newest timeline history that went to the server: it says where recovery will change timelines.
-    async fn learn(&self, name: WalFileName, place: &Arc<Place>) {
+    async fn learn(&self, name: WalFileName, place: &Arc<Place>, forgotten: u64) {
         let WalFileName::History(timeline) = name else { return };
         let place = Arc::clone(place);
         let Ok(Ok(text)) = tokio::task::spawn_blocking(move || place.read(SMALL_FILE_BYTES_MAX)).await else { return };
         if let Ok(history) = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text)) {
             let mut state = self.state();
-            if state.history.as_ref().is_none_or(|known| known.timeline < timeline) {
+            let is_newer = state.history.as_ref().is_none_or(|known| known.timeline < timeline);
+            if is_newer && state.forgotten == forgotten {
                 state.history = Some(history);
             }
         }

@@ -243,7 +243,7 @@ impl Archiver {
             return Err(PushError::Replaced(name));
         }
         delivery.of(found.life, found.marked);
-        Box::pin(self.first_look(name)).await?;
+        Box::pin(self.first_look(name, found.life)).await?;
         Box::pin(self.last_look(name)).await?;
         let answers = policy::begin(&self.places(name, stamp), self.needed());
         let chosen: Vec<usize> =

@@ -1,7 +1,8 @@
-//! Before an agent's first file: do the repositories hold what comes before it?
+//! Before an agent's first file, and the first of each life of its server: do the repositories hold what comes before it?
 //!
 //! Where fewer repositories than there are have to acknowledge, one may have missed files, and another server may have written to it
-//! meanwhile. An agent that has just started remembers nothing of that. So the file before its first one is looked for in each: one
+//! meanwhile. An agent that has just started remembers nothing of that, and one whose server was down was told nothing: another may have been
+//! the primary. So the file before the first one is looked for in each: one
 //! that lacks it where another has it, or does not say so in time, gets new files when it was compared with the others; and
 //! where two hold different ones, nothing is archived after it.
 
@@ -14,20 +15,26 @@ use tokio::time::Instant;
 use super::archiver::Archiver;
 use super::error::PushError;
 use super::in_order::Way;
+use super::state::Looked;
 use crate::archive::agree::{Parting, parting};
-use walward_pg::{SegmentName, WalFileName};
+use walward_pg::{SegmentName, ServerLife, WalFileName};
 use walward_repo::{LazyRepository, RepoError, Repository, layout};
 
 /// How long one repository may take to say whether it has the file, and two to be compared.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
 
 impl Archiver {
-    /// Looks once in the life of the agent.
+    /// Looks once in each `life` of the server, as long as the agent lives.
     ///
     /// # Errors
     /// Two repositories hold different files before `name`.
-    pub(in crate::archive) async fn first_look(&self, name: WalFileName) -> Result<(), PushError> {
-        if self.needed() == self.repositories().len() || self.state().looked {
+    pub(in crate::archive) async fn first_look(
+        &self,
+        name: WalFileName,
+        life: Option<ServerLife>,
+    ) -> Result<(), PushError> {
+        let looked = Looked::For(life);
+        if self.needed() == self.repositories().len() || self.state().looked == looked {
             return Ok(());
         }
         let way = Way::read(self.pg_wal(), name).await?;
@@ -55,7 +62,7 @@ impl Archiver {
         }
         let nobody = holders.is_empty();
         let mut state = self.state();
-        state.looked = true;
+        state.looked = looked;
         let lacking = answers.iter().enumerate().filter(|(_, answer)| match answer {
             Ok(found) => found.is_none() && !nobody,
             Err(NoAnswer) => true,

@@ -31,6 +31,15 @@ pub enum Why {
 /// A file on its way; everybody who wants it waits for the same one.
 pub type InFlight = Shared<BoxFuture<'static, Outcome>>;
 
+/// Whose first file it was that the repositories were looked at for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Looked {
+    #[default]
+    ForNobody,
+    /// Of this life of the server; of none, when a person pushed.
+    For(Option<ServerLife>),
+}
+
 /// What is known.
 #[derive(Default)]
 pub struct State {
@@ -47,8 +56,8 @@ pub struct State {
     pub uncompared: BTreeSet<usize>,
     /// Repositories that are held against what the server still has, before they get a file (`alone.rs`).
     pub unproven: BTreeSet<usize>,
-    /// It was looked whether they hold what comes before the first file of this agent (`first_look.rs`).
-    pub looked: bool,
+    /// For whom it was looked whether they hold what comes before the first file (`first_look.rs`).
+    pub looked: Looked,
     /// Where repositories contradict each other, as far as is known.
     pub parted: Vec<((usize, usize), Lineage, Parting)>,
     /// Files of this life of the server that every repository has.
@@ -97,11 +106,15 @@ impl State {
         }
     }
 
-    /// The archive was changed by a person: what is remembered of it, and what was refused because of it, means nothing any more.
+    /// The archive was changed by a person: what is remembered of it, and what was refused because of it, means nothing any more. It is looked
+    /// at as by an agent that has just started.
     pub fn forget(&mut self) {
         self.stored.clear();
         self.queue.clear();
         self.lead.forgive();
+        self.uncompared.clear();
+        self.unproven.clear();
+        self.looked = Looked::ForNobody;
         (self.there, self.parted, self.everywhere) = (There::default(), Vec::new(), (None, BTreeSet::new()));
         (self.failures, self.paused_until) = (0, None);
         self.forgotten += 1;

@@ -131,7 +131,7 @@ async fn an_agent_that_has_just_started_sends_nothing_where_it_could_not_look_fo
     // Looked for, and not sent: nothing else says that the second repository missed anything.
     let file = numbered(2);
     room.write(file, &segment(file, room.lineage.system_identifier, 1));
-    archiver.first_look(file).await.expect("one of them says that it has it");
+    archiver.first_look(file, archiver.find(file).life).await.expect("one of them says that it has it");
     away.back(&two);
     push(2).await.expect("one is enough");
     archiver.drain().await;
@@ -365,4 +365,58 @@ async fn an_agent_that_has_just_started_takes_no_name_for_the_content_of_the_onl
         assert_eq!((is_refused, pushed.is_ok()), (of_a_clone, !of_a_clone), "{pushed:?}");
         assert_eq!(held(&room, "two", 1..=9), if of_a_clone { vec![1, 2] } else { vec![1, 2, 3] });
     }
+}
+
+#[tokio::test]
+async fn the_repositories_are_looked_at_anew_for_each_life_of_the_server_and_when_a_person_changed_the_archive() {
+    for of_a_later_life in [true, false] {
+        let room = Room::new();
+        let both = vec![room.repository("one").await, room.repository("two").await];
+        archived(&room, &both, &[1], 1).await;
+        let archiver = archiver(&room, both.clone(), ONE);
+        let push = async |number: u32| {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            archiver.push(file, archiver.find(file)).await.map(drop)
+        };
+        room.server_starts(1);
+        push(2).await.expect("archived");
+        archiver.drain().await;
+        assert_eq!(held(&room, "two", 1..=9), [1, 2]);
+        // Another server was the primary meanwhile, and one of the repositories was away from it.
+        archived(&room, &both[..1], &[3], 1).await;
+        archived(&room, &both[1..], &[3], 2).await;
+        if of_a_later_life {
+            room.server_starts(2);
+        } else {
+            archiver.forget();
+        }
+        let error = push(4).await.expect_err("what comes before it has two contents");
+        assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(3)), "{error}");
+        archiver.drain().await;
+        assert_eq!(held(&room, "two", 1..=9), [1, 2, 3]);
+    }
+}
+
+#[tokio::test]
+async fn that_a_repository_missed_files_is_forgotten_when_a_person_changed_the_archive() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let archiver = archiver(&room, vec![Arc::clone(&one), Arc::clone(&two)], ONE);
+    let push = async |number: u32| {
+        let file = numbered(number);
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        archiver.push(file, archiver.find(file)).await.expect("one is enough");
+        archiver.drain().await;
+    };
+    push(1).await;
+    let away = Away::take(&room, "two");
+    push(2).await;
+    away.back(&two);
+    push(3).await;
+    assert_eq!(held(&room, "two", 1..=9), [1], "it was not compared since it was away");
+    archived(&room, std::slice::from_ref(&two), &[2, 3], 1).await;
+    archiver.forget();
+    push(4).await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4]);
 }

@@ -294,3 +294,41 @@ async fn what_a_standby_waits_for_while_a_life_is_set_aside_still_comes() {
     let ((answer, _), ()) = tokio::join!(ask(&room, &fetcher, file, Asker::Standby), forgets);
     assert!(matches!(answer, Ok(Fetched::File(_))), "{answer:?}");
 }
+
+#[tokio::test]
+async fn what_was_learnt_of_an_archive_that_a_person_changed_leads_no_prefetch() {
+    let room = Room::new();
+    let one = vec![room.repository("one").await];
+    let files = waiting(&room, 3);
+    archive_file(&one, &room.pg_wal(), files[0], "host").await.expect("archived");
+    let fetcher = fetcher(&room, one.clone());
+    let spool = room.folder.path().join("spool");
+    let brought = |file: WalFileName| {
+        let mut there = std::fs::read_dir(&spool).expect("a spool").filter_map(Result::ok);
+        there.any(|entry| entry.file_name().to_string_lossy().starts_with(&file.to_string()))
+    };
+    // The archive's end is met, and a history says that another timeline goes on there.
+    let given = ask(&room, &fetcher, files[0], Asker::OneShot).await.0;
+    assert!(matches!(given, Ok(Fetched::File(_))), "{given:?}");
+    while fetcher.counts().0 > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let history = name("00000002.history");
+    room.write(history, b"1\t0/200028\tx\n");
+    archive_file(&one, &room.pg_wal(), history, "host").await.expect("archived");
+    let given = ask(&room, &fetcher, history, Asker::OneShot).await.0;
+    assert!(matches!(given, Ok(Fetched::File(_))), "{given:?}");
+    // A person sets that timeline aside, and the first one goes on.
+    std::fs::remove_file(room.object("one", history)).expect("set aside");
+    for file in &files[1..] {
+        archive_file(&one, &room.pg_wal(), *file, "host").await.expect("archived");
+    }
+    fetcher.forget();
+    let given = ask(&room, &fetcher, files[0], Asker::OneShot).await.0;
+    assert!(matches!(given, Ok(Fetched::File(_))), "{given:?}");
+    let until = Instant::now() + Duration::from_secs(30);
+    while !brought(files[1]) {
+        assert!(Instant::now() < until, "the next segment is not brought ahead");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
