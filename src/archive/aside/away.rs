@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
 use super::carry::{compare, copy_over, present, remove};
-use super::{AsideError, AsidePlan, failed};
+use super::{AsideError, AsidePlan, Rest, failed};
 use walward_repo::aside::{self, Aside, Begun, Kept, Stage};
 use walward_repo::{RepoError, Repository, layout};
 use walward_storage::{ObjectInfo, ObjectKey};
@@ -23,6 +23,8 @@ enum Standing {
     Copied(ObjectInfo),
     /// It is set aside. What has its name is another life's.
     Moved,
+    /// It is not moved: it is the kept life's.
+    Spared,
     /// Something else removed it, or put another object in its place, before it was copied.
     Gone,
 }
@@ -36,6 +38,8 @@ pub struct Away<'a> {
     standings: Vec<Standing>,
     /// Nothing can have been copied before.
     is_new: bool,
+    /// Those of `objects` that stay.
+    spared: BTreeSet<ObjectKey>,
 }
 
 impl<'a> Away<'a> {
@@ -52,14 +56,15 @@ impl<'a> Away<'a> {
         };
         aside::begin(repository, &begun, &kept).await.map_err(&failed)?;
         let objects = aside::objects(repository, &begun).await.map_err(failed)?;
-        Ok(Self { repository, begun, objects, standings: Vec::new(), is_new: true })
+        Ok(Self { repository, begun, objects, standings: Vec::new(), is_new: true, spared: BTreeSet::new() })
     }
 
-    /// Takes up a move that was cut.
-    pub async fn resume(repository: &'a Repository, cut: &Aside) -> Result<Self, AsideError> {
+    /// Takes up a move that was cut, of which `rest` is left.
+    pub async fn resume(repository: &'a Repository, cut: &Aside, rest: Rest) -> Result<Self, AsideError> {
         let objects = aside::objects(repository, &cut.begun).await;
         let objects = objects.map_err(failed(repository, "read what is set aside"))?;
-        Ok(Self { repository, begun: cut.begun.clone(), objects, standings: Vec::new(), is_new: false })
+        let (begun, spared) = (cut.begun.clone(), rest.spared);
+        Ok(Self { repository, begun, objects, standings: Vec::new(), is_new: false, spared })
     }
 
     /// What is moved.
@@ -104,6 +109,9 @@ impl<'a> Away<'a> {
         let store = &**self.repository.store();
         let failed = failed(self.repository, "set an object aside");
         let failed = |error| failed(RepoError::from(error));
+        if self.spared.contains(key) {
+            return Ok(Standing::Spared);
+        }
         match (is_there, is_copied) {
             (false, true) => return Ok(Standing::Moved),
             (false, false) => return Ok(Standing::Gone),

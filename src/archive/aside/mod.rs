@@ -17,7 +17,9 @@
 //!
 //! | file | what it does |
 //! |---|---|
+//! | `jobs` | what there is to do in each repository, when it is refused, and what is to be known before |
 //! | `plan` | which objects belong to the life (pure), and the reader of what it needs to know |
+//! | `rest` | which objects of a move that was cut are still to be moved (pure) |
 //! | `kept` | what the kept server still has in its pg_wal: that stays |
 //! | `carry` | one object from one name to another; two objects compared |
 //! | `away`, `back` | the moves |
@@ -25,8 +27,10 @@
 mod away;
 mod back;
 mod carry;
+mod jobs;
 mod kept;
 mod plan;
+mod rest;
 #[cfg(test)]
 mod tests;
 
@@ -39,8 +43,10 @@ use walward_repo::RepoError;
 
 pub use away::Away;
 pub use back::Back;
+pub use jobs::{Job, Jobs, Refusal, TwoLives, cut, may_go, two_lives};
 pub use kept::{KeptServer, is_archived};
 pub use plan::{AsidePlan, Facts, TimelineCount, plan};
+pub use rest::{Rest, rest};
 
 /// Why a life was not moved.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,7 @@
 //! The moves over stores in memory, cut at every call.
 
+mod resume;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -218,7 +220,7 @@ async fn set_aside(repository: &Repository) -> Result<(), AsideError> {
         return Ok(());
     }
     let mut away = if let Some(cut) = known.iter().find(|aside| aside.stage == Stage::Cut) {
-        Away::resume(repository, cut).await?
+        Away::resume(repository, cut, Rest::default()).await?
     } else {
         let facts = Facts::read(repository, name(FROM), None).await?.expect("a lineage");
         Away::begin(repository, begun(&AsideId::new(Timestamp::now())), &plan(&facts, name(FROM))).await?

@@ -1,13 +1,11 @@
 //! `wal set-aside`: plan, question, and the move, in all repositories step by step.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::{as_json, ask_agent, holder, known, sentence, tell_agent};
-use crate::archive::aside::{AsidePlan, Away, Facts, KeptServer, is_archived, plan};
+use crate::archive::aside::{Away, Job, Jobs, KeptServer, Refusal, cut, is_archived, may_go, two_lives};
 use crate::backup::with_lease;
 use crate::cli::arguments::SetAsideArguments;
 use crate::cli::ask::confirm;
@@ -24,26 +22,7 @@ use walward_base::sys;
 use walward_pg::WalFileName;
 use walward_pg::archive_status::done_path;
 use walward_repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
-use walward_repo::transfer::{Compared, compare};
 use walward_repo::{Repository, layout};
-
-/// What is to be done in one repository.
-enum Job {
-    /// A move that was cut is taken up.
-    TakeUp(Aside),
-    /// It is done here already, by the command that was cut elsewhere.
-    Done,
-    /// A new move; without objects there is nothing to do.
-    New(AsidePlan),
-}
-
-/// What is to be done, in the order of the repositories.
-struct Jobs {
-    id: AsideId,
-    of_each: Vec<Job>,
-    /// The server whose life is kept, where its data directory is on this host.
-    kept: Option<KeptServer>,
-}
 
 pub(in crate::cli) async fn run(
     context: &Context,
@@ -55,15 +34,15 @@ pub(in crate::cli) async fn run(
     let repositories = context.open_all(cluster).await?;
     let jobs = jobs(cluster, &repositories, from, printer).await?;
     if jobs.is_new() {
-        may_go(context, cluster, &repositories, from).await?;
-        jobs.is_not_own(&repositories, from)?;
+        ask_whose(context, cluster, &repositories, from).await?;
     }
+    jobs.begins_elsewhere(repositories.iter().map(Repository::name), from).map_err(refused)?;
     if jobs.is_empty() {
         let names: Vec<&str> = repositories.iter().map(Repository::name).collect();
         let text = format!("neither {from} nor anything that follows it is in {}", names.join(", "));
         return Err(Failure::new(Exit::NotFound, text).hint("`walward wal list` shows what is there"));
     }
-    jobs.doubts(cluster, from).iter().for_each(|doubt| printer.warning(doubt));
+    jobs.doubts(&cluster.data_directory, from).iter().for_each(|doubt| printer.warning(doubt));
     if arguments.dry_run || !printer.is_json() {
         show(&repositories, &jobs, (&cluster.name, from), arguments.dry_run, printer)?;
     }
@@ -94,7 +73,7 @@ pub(in crate::cli) async fn run(
     Ok(printer.done(&format!("what follows {from} is set aside"), told))
 }
 
-/// Decides what there is to do: what was cut goes first, under its own name and with its own lists.
+/// Reads what there is to do, and says what could not be read for it.
 async fn jobs(
     cluster: &ClusterConfig,
     repositories: &[Repository],
@@ -102,143 +81,31 @@ async fn jobs(
     printer: &Printer,
 ) -> Result<Jobs, Failure> {
     let known = known(repositories, printer).await?;
-    let mut cut = None;
-    for (repository, asides) in &known {
-        for aside in asides.iter().filter(|aside| matches!(aside.stage, Stage::Cut | Stage::Returning)) {
-            let (id, other) = (&aside.begun.id, aside.begun.from);
-            if aside.stage == Stage::Returning || other != from {
-                let text = format!("{id} in repository \"{}\" was cut and is not finished", repository.name());
-                let hint = match aside.stage {
-                    Stage::Returning => format!("`walward wal restore-aside {id}` goes on with it"),
-                    _ => format!("`walward wal set-aside --from {other}` goes on with it"),
-                };
-                return Err(Failure::new(Exit::Refused, text).hint(hint));
-            }
-            cut = Some(id.clone());
-        }
-    }
-    let id = cut.unwrap_or_else(|| AsideId::new(Timestamp::now()));
+    let asides = known.iter().map(|(repository, asides)| (repository.name(), &asides[..]));
+    let id = cut(asides, from).map_err(refused)?.unwrap_or_else(|| AsideId::new(Timestamp::now()));
     let kept = KeptServer::look(&cluster.data_directory, cluster.backup.read_deadline).await?;
-    let mut jobs = Vec::new();
-    for (repository, asides) in &known {
-        let ours = asides.iter().find(|aside| aside.begun.id == id);
-        jobs.push(match ours {
-            Some(aside) if aside.stage == Stage::Cut => Job::TakeUp(aside.clone()),
-            Some(_) => Job::Done,
-            None => {
-                let facts = Facts::read(repository, from, kept.as_ref()).await?;
-                let warnings = facts.iter().flat_map(|facts| &facts.warnings);
-                warnings.for_each(|warning| printer.warning(warning));
-                Job::New(facts.map(|facts| plan(&facts, from)).unwrap_or_default())
-            }
-        });
-    }
-    Ok(Jobs { id, of_each: jobs, kept })
+    let (jobs, warnings) = Jobs::read(&known, id, from, kept).await?;
+    warnings.iter().for_each(|warning| printer.warning(warning));
+    Ok(jobs)
 }
 
-impl Jobs {
-    /// Whether nothing of it was begun anywhere.
-    fn is_new(&self) -> bool {
-        self.of_each.iter().all(|job| matches!(job, Job::New(_)))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.of_each.iter().all(|job| matches!(job, Job::New(plan) if plan.is_empty()))
-    }
-
-    fn plans(&self) -> impl Iterator<Item = Option<&AsidePlan>> {
-        self.of_each.iter().map(|job| match job {
-            Job::New(plan) => Some(plan),
-            Job::TakeUp(_) | Job::Done => None,
-        })
-    }
-
-    /// Refuses where a repository has this server's own content under the name.
-    fn is_not_own(&self, repositories: &[Repository], from: WalFileName) -> Result<(), Failure> {
-        let plans = repositories.iter().zip(self.plans());
-        let mut own = plans.filter(|(_, plan)| plan.is_some_and(|plan| plan.stays.contains(&from)));
-        let Some((repository, _)) = own.next() else { return Ok(()) };
-        let name = repository.name();
-        let text = format!("repository \"{name}\" has {from} with the content that this server has in pg_wal");
-        let hint = "name the first file that the server was refused; say with --repository where it is another life's";
-        Err(Failure::new(Exit::Refused, text).hint(hint))
-    }
-
-    /// What is to be known before anything is moved: what may be the kept server's own and goes all the same.
-    fn doubts(&self, cluster: &ClusterConfig, from: WalFileName) -> Vec<String> {
-        let is_new = self.plans().flatten().next().is_some();
-        let directory = cluster.data_directory.display();
-        let mut doubts = match &self.kept {
-            _ if !is_new => Vec::new(),
-            None => vec![format!("no server's data directory is at {directory}: whatever follows {from} goes")],
-            Some(kept) if kept.is_in_recovery() => vec![format!(
-                "the server in {directory} is in recovery, so that what it has may be another's: whatever follows {from} goes"
-            )],
-            Some(_) => Vec::new(),
-        };
-        let doubtful: BTreeSet<_> = self.plans().flatten().flat_map(|plan| &plan.doubtful).collect();
-        if let (Some(first), Some(last)) = (doubtful.first(), doubtful.last()) {
-            let count = doubtful.len();
-            let range = if count == 1 { first.to_string() } else { format!("{first} to {last}, {count} files") };
-            doubts.push(format!(
-                "this server has written {range}, too, and has it in pg_wal no more, so that nothing tells whose the archive's is: it goes; \
-                 before {from} is archived anew `walward wal restore-aside {}` puts everything back, later in a copy of the repository",
-                self.id
-            ));
-        }
-        doubts
-    }
+fn refused(refusal: Refusal) -> Failure {
+    let hint = refusal.hint();
+    Failure::new(Exit::Refused, refusal).hint(hint)
 }
 
 /// Refuses to set aside what this cluster's own server has archived, and to mix lives.
-async fn may_go(
+async fn ask_whose(
     context: &Context,
     cluster: &ClusterConfig,
     repositories: &[Repository],
     from: WalFileName,
 ) -> Result<(), Failure> {
-    if let Some(contest) = ask_agent(context, cluster, from, false)?
-        && contest.is_archived
-        && !contest.is_contested
-    {
-        let text = format!(
-            "this cluster's agent archives timeline {} for the running server, and {from} is not a file that it refused",
-            from.timeline()
-        );
-        let names: Vec<String> = contest.contested.iter().map(ToString::to_string).collect();
-        let hint = match &names[..] {
-            [] => "it refuses no file now; `walward check` and the server's log say when it does".to_owned(),
-            names => format!("it refused {}", names.join(", ")),
-        };
-        return Err(Failure::new(Exit::Refused, text).hint(hint));
-    }
-    if is_archived(&cluster.data_directory, from, cluster.backup.read_deadline).await? {
-        let mark = done_path(&cluster.data_directory.join("pg_wal"), from);
-        let text = format!("this cluster's server has archived {from} itself ({} is there)", mark.display());
-        let hint = "name the first file that the server was refused; if its mark was made by hand, rename it to .ready";
-        return Err(Failure::new(Exit::Refused, text).hint(hint));
-    }
-    let Some(lineage) = repositories.first().and_then(|first| first.identity().current()).map(|entry| entry.lineage)
-    else {
-        return Ok(());
-    };
-    let key = layout::wal_file(lineage, from);
-    for (at, here) in repositories.iter().enumerate() {
-        for there in repositories.iter().skip(at + 1) {
-            if let Compared::Different { here: first, there: second } = compare(here, there, &key).await? {
-                let text = format!(
-                    "the repositories hold two lives: {from} was written by {} in \"{}\", by {} in \"{}\"",
-                    first.0,
-                    here.name(),
-                    second.0,
-                    there.name()
-                );
-                let hint = "say with --repository in which of them it is the life that goes";
-                return Err(Failure::new(Exit::Refused, text).hint(hint));
-            }
-        }
-    }
-    Ok(())
+    let contest = ask_agent(context, cluster, from, false)?;
+    let archived = is_archived(&cluster.data_directory, from, cluster.backup.read_deadline).await?;
+    let mark = archived.then(|| done_path(&cluster.data_directory.join("pg_wal"), from));
+    let lives = two_lives(repositories, from).await?;
+    may_go(from, contest, mark, lives).map_err(refused)
 }
 
 /// What was moved in one repository.
@@ -257,7 +124,7 @@ async fn carry_out<'a>(
 ) -> Result<Vec<Moved<'a>>, Failure> {
     // Somebody may have been at work before the lease was held.
     let jobs = jobs(cluster, repositories, from, printer).await?;
-    if !jobs.plans().eq(confirmed.plans()) {
+    if jobs.of_each != confirmed.of_each {
         let text = "what the repositories hold, or the server, has changed since the plan was made; nothing was moved";
         return Err(Failure::new(Exit::Refused, text).hint("see that no other server archives, and run it again"));
     }
@@ -268,7 +135,7 @@ async fn carry_out<'a>(
     for (repository, job) in repositories.iter().zip(jobs.of_each) {
         match job {
             Job::Done => {}
-            Job::TakeUp(aside) => moves.push((repository, Away::resume(repository, &aside).await?)),
+            Job::TakeUp(aside, rest) => moves.push((repository, Away::resume(repository, &aside, rest).await?)),
             Job::New(plan) if plan.is_empty() => {}
             Job::New(plan) => {
                 let Some(lineage) = repository.identity().current().map(|entry| entry.lineage) else { continue };
@@ -333,7 +200,7 @@ fn show(
         printer.line(&format!("{} {}", printer.tone(repository.name(), Tone::Strong), repository.url()))?;
         match job {
             Job::Done => printer.line("  done already")?,
-            Job::TakeUp(aside) => printer.line(&format!("  goes on with {}", sentence(&aside.begun)))?,
+            Job::TakeUp(aside, _) => printer.line(&format!("  goes on with {}", sentence(&aside.begun)))?,
             Job::New(plan) if plan.is_empty() => printer.line("  nothing to move")?,
             Job::New(plan) => {
                 let rows = plan.timelines().into_iter().map(|count| {
@@ -350,18 +217,16 @@ fn show(
                     let bytes = objects.iter().map(|object| object.size).sum();
                     printer.line(&format!("  backup {label}, which needs some of it ({})", format_bytes(bytes)))?;
                 }
-                if !plan.stays.is_empty() {
-                    let count = plan.stays.len();
-                    printer.line(&format!(
-                        "  {count} file(s) stay: this server has them in pg_wal, with the same content"
-                    ))?;
-                }
                 let (objects, bytes) = (plan.objects().len(), format_bytes(plan.bytes()));
                 printer.line(&format!(
                     "  {objects} object(s), {bytes}, to {}; so much room is needed until it is done",
                     layout::aside_root(&jobs.id)
                 ))?;
             }
+        }
+        let stay = job.stays().len();
+        if stay > 0 {
+            printer.line(&format!("  {stay} file(s) stay: this server has them in pg_wal, with the same content"))?;
         }
     }
     Ok(())
@@ -370,23 +235,22 @@ fn show(
 fn planned(repository: &Repository, job: &Job) -> Value {
     let (objects, bytes, backups) = match job {
         Job::Done => (0, 0, Vec::new()),
-        Job::TakeUp(Aside { begun, .. }) => (begun.objects, begun.bytes, begun.backups.clone()),
+        Job::TakeUp(Aside { begun, .. }, _) => (begun.objects, begun.bytes, begun.backups.clone()),
         Job::New(plan) => {
             let backups = plan.backups.iter().map(|(label, _)| label.clone()).collect();
             (plan.objects().len() as u64, plan.bytes(), backups)
         }
     };
-    let empty = AsidePlan::default();
-    let plan = if let Job::New(plan) = job { plan } else { &empty };
+    let timelines = if let Job::New(plan) = job { plan.timelines() } else { Vec::new() };
     json!({
         "repository": repository.name(),
-        "resumes": matches!(job, Job::TakeUp(_)),
+        "resumes": matches!(job, Job::TakeUp(..)),
         "objects": objects,
         "stored_bytes": bytes,
-        "timelines": plan.timelines(),
+        "timelines": timelines,
         "backups": backups,
-        "stays": plan.stays,
-        "doubtful": plan.doubtful,
+        "stays": job.stays(),
+        "doubtful": job.doubtful().collect::<Vec<_>>(),
     })
 }
 
