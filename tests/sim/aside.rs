@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use walward::archive::aside::{Away, Facts, KeptServer, plan};
+use walward::archive::aside::{Away, Facts, KeptServer, Rest, plan};
 use walward_base::describe;
 use walward_pg::{Lineage, WalFileName};
 use walward_repo::aside::{self, AsideId, Begun, FORMAT, Stage};
@@ -25,15 +25,20 @@ pub async fn set_aside(
     for site in sites {
         opened.push((site.name, site.open().await.map_err(|error| told(&error))?));
     }
+    let kept = KeptServer::read(data).map_err(|error| told(&error))?;
     let mut cut = Vec::new();
     for (name, repository) in &opened {
         let known = aside::all(repository).await.map_err(|error| told(&error))?.0;
         for aside in known.iter().filter(|aside| aside.stage == Stage::Cut) {
-            cut.push((*name, repository, Away::resume(repository, aside).await.map_err(|error| told(&error))?));
+            let rest = Rest::read(repository, aside, kept.as_ref(), &mut Vec::new()).await;
+            let rest = rest.map_err(|error| told(&error))?;
+            if rest.begins_in_own {
+                return Err(format!("{} in {name} begins with a file of the kept server's", aside.begun.id));
+            }
+            cut.push((*name, repository, Away::resume(repository, aside, rest).await.map_err(|error| told(&error))?));
         }
     }
     carry_out(cut, gone).await?;
-    let kept = KeptServer::read(data).map_err(|error| told(&error))?;
     let id = AsideId::new(Timestamp::now());
     let mut new = Vec::new();
     for (name, repository) in &opened {

@@ -189,7 +189,7 @@ impl Jobs {
         for (repository, asides) in known {
             of_each.push(match asides.iter().find(|aside| aside.begun.id == id) {
                 Some(aside) if aside.stage == Stage::Cut => {
-                    let rest = read_rest(repository, aside, kept.as_ref(), &mut warnings).await?;
+                    let rest = Rest::read(repository, aside, kept.as_ref(), &mut warnings).await?;
                     Job::TakeUp(aside.clone(), rest)
                 }
                 Some(_) => Job::Done,
@@ -279,19 +279,23 @@ impl Job {
     }
 }
 
-/// What is left of a move that was cut, beside what the kept server has.
-async fn read_rest(
-    repository: &Repository,
-    aside: &Aside,
-    kept: Option<&KeptServer>,
-    warnings: &mut Vec<String>,
-) -> Result<Rest, AsideError> {
-    let Some(kept) = kept else { return Ok(Rest::default()) };
-    let listed =
-        aside::objects(repository, &aside.begun).await.map_err(failed(repository, "read what is set aside"))?;
-    let Some(facts) = Facts::read(repository, aside.begun.from, Some(kept)).await? else { return Ok(Rest::default()) };
-    warnings.extend(facts.warnings.clone());
-    Ok(rest(&facts, &aside.begun, &listed))
+impl Rest {
+    /// Reads what is left of the move that `aside` cut, beside what the kept server has.
+    pub async fn read(
+        repository: &Repository,
+        aside: &Aside,
+        kept: Option<&KeptServer>,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, AsideError> {
+        let Some(kept) = kept else { return Ok(Self::default()) };
+        let listed = aside::objects(repository, &aside.begun).await;
+        let listed = listed.map_err(failed(repository, "read what is set aside"))?;
+        let Some(facts) = Facts::read(repository, aside.begun.from, Some(kept)).await? else {
+            return Ok(Self::default());
+        };
+        warnings.extend(facts.warnings.clone());
+        Ok(rest(&facts, &aside.begun, &listed))
+    }
 }
 
 #[cfg(test)]

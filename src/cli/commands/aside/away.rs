@@ -85,7 +85,9 @@ async fn jobs(
     let id = cut(asides, from).map_err(refused)?.unwrap_or_else(|| AsideId::new(Timestamp::now()));
     let kept = KeptServer::look(&cluster.data_directory, cluster.backup.read_deadline).await?;
     let (jobs, warnings) = Jobs::read(&known, id, from, kept).await?;
-    warnings.iter().for_each(|warning| printer.warning(warning));
+    for warning in &warnings {
+        printer.warning(warning);
+    }
     Ok(jobs)
 }
 
@@ -101,11 +103,11 @@ async fn ask_whose(
     repositories: &[Repository],
     from: WalFileName,
 ) -> Result<(), Failure> {
-    let contest = ask_agent(context, cluster, from, false)?;
+    let agents_word = ask_agent(context, cluster, from, false)?;
     let archived = is_archived(&cluster.data_directory, from, cluster.backup.read_deadline).await?;
     let mark = archived.then(|| done_path(&cluster.data_directory.join("pg_wal"), from));
     let lives = two_lives(repositories, from).await?;
-    may_go(from, contest, mark, lives).map_err(refused)
+    may_go(from, agents_word, mark, lives).map_err(refused)
 }
 
 /// What was moved in one repository.
