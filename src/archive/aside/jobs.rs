@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::rest::{Rest, rest};
 use super::{AsideError, AsidePlan, Facts, KeptServer, failed, plan};
-use crate::archive::Contest;
+use crate::archive::push::in_order::Contest;
 use walward_pg::WalFileName;
 use walward_repo::aside::{self, Aside, AsideId, Stage};
 use walward_repo::transfer::{Compared, TransferError, compare};
