@@ -33,6 +33,7 @@ RUSTFLAGS=$flags cargo build --release --target "$host" --bins
 seeds() {
     local fixtures=$here/tests/fixtures
     case $1 in
+        segment_facts) find "$fixtures"/repo-v1/facts -type f ;;
         object) find "$fixtures"/repo-v1/plain -type f ! -name '*.json' ;;
         manifest) find "$fixtures"/repo-v1/plain -name manifest ;;
         repository_files) find "$fixtures"/repo-v1 -name '*.json' ! -path '*/gap/*' ;;

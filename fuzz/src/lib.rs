@@ -2,7 +2,7 @@
 
 mod stored;
 
-pub use stored::{manifest, object, repository_files};
+pub use stored::{manifest, object, repository_files, segment_facts};
 
 use std::io::Write;
 use std::os::fd::AsRawFd;

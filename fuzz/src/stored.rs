@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream;
 use walward_base::sys::cpu::CpuPool;
+use walward_repo::facts::Facts;
 use walward_repo::format::{Kind, Spec};
 use walward_repo::keys::{Found, RootId};
 use walward_repo::lease::{Holder, Lease, Work};
@@ -68,6 +69,16 @@ pub fn object(data: &[u8]) {
             repository.store().delete(&key).await.expect("a deletion in memory");
         });
     });
+}
+
+/// The facts of a segment.
+pub fn segment_facts(data: &[u8]) {
+    if let Ok(facts) = Facts::decode(data) {
+        assert_eq!(Facts::decode(&facts.encode()).as_ref(), Ok(&facts));
+        if let (Some(commits), Some((first, last))) = (&facts.commits, facts.commit_times()) {
+            assert!(first <= last && commits.commits.len() < walward_pg::COMMITS_MAX);
+        }
+    }
 }
 
 /// The content of a manifest, in an object that is right.

@@ -319,7 +319,7 @@ impl<'a> Archive<'a> {
             let key = layout::wal_file(lineage, name);
             for repository in self.repositories {
                 match repository.read_summary(&key).await {
-                    Ok(found) => return Ok(found.summary.commit_times),
+                    Ok(found) => return Ok(found.facts.and_then(|facts| facts.commit_times())),
                     Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
                     Err(source) => {
                         failure.get_or_insert_with(|| {

@@ -18,6 +18,7 @@ use walward_base::hex;
 use walward_base::sys::cpu::CpuPool;
 use walward_base::sys::durable;
 use walward_pg::{SegmentSize, Timeline, WalFileName};
+use walward_repo::facts::Facts;
 use walward_repo::format::{Kind, Spec};
 use walward_repo::manifest::{BackupLabel, Entry, EntryKind, Manifest, Tablespace};
 use walward_repo::{Encryption, Repository, layout};
@@ -120,7 +121,7 @@ async fn fill(repository: &Repository, directory: &std::path::Path) {
         let key = layout::wal_file(manifest.lineage, WalFileName::Segment(name));
         let time = manifest.stopped.as_microsecond() + i64::from(segment) * 60_000_000;
         repository
-            .put_new(&key, spec(Kind::Segment), once(vec![segment; 100]), || Some((time, time)))
+            .put_new(&key, spec(Kind::Segment), once(vec![segment; 100]), || Some(Facts::of_times(time, time)))
             .await
             .expect("put");
     }

@@ -22,7 +22,7 @@ fn rounds_and_seed() -> (usize, u64) {
 type Target = (&'static str, fn(&[u8]), &'static [&'static str]);
 
 /// The targets, each with where files lie that are right for it.
-const TARGETS: [Target; 14] = [
+const TARGETS: [Target; 15] = [
     ("backup_label", targets::backup_label, &[]),
     ("config", targets::config, &["config"]),
     ("gap_record", targets::gap_record, &["tests/fixtures/repo-v1/plain/main/gap"]),
@@ -39,6 +39,7 @@ const TARGETS: [Target; 14] = [
             "tests/fixtures/repo-v1/sealed/main/keys",
         ],
     ),
+    ("segment_facts", targets::segment_facts, &["tests/fixtures/repo-v1/facts"]),
     ("settings", targets::settings, &[]),
     ("timeline_history", targets::timeline_history, &[]),
     ("wal_name", targets::wal_name, &[]),

@@ -101,11 +101,13 @@ impl Server {
         bytes.extend(lineage.system_identifier.to_le_bytes());
         bytes.extend(u32::try_from(SEGMENT_BYTES).unwrap().to_le_bytes());
         bytes.extend(8192u32.to_le_bytes());
-        for record in self.past.iter().filter(|record| record.at.0 / SEGMENT_BYTES == number) {
+        let befores = std::iter::once(0).chain(self.past.iter().map(|record| record.at.0));
+        let mine = self.past.iter().zip(befores).filter(|(record, _)| record.at.0 / SEGMENT_BYTES == number);
+        for (record, before) in mine {
             assert_eq!(bytes.len() as u64, record.at.0 - start, "records follow each other");
             bytes.extend(34u32.to_le_bytes());
             bytes.extend(7u32.to_le_bytes());
-            bytes.extend([0; 8]);
+            bytes.extend(before.to_le_bytes());
             // A commit, or nothing at all (XLOG_NOOP).
             bytes.extend(if record.time.is_some() { [0, 1] } else { [0x20, 0] });
             bytes.extend([0; 6]);

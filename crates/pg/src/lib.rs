@@ -8,7 +8,8 @@
 //! | `wal_name` | names of segments, partial segments, history files |
 //! | `lineage` | what WAL and backups belong to: major version and system identifier |
 //! | `page` | headers of WAL pages; is this file the segment that its name says? |
-//! | `record` | times of transactions and restore points in a segment, while it streams past |
+//! | `walk` | the records of a segment, while it streams past, for who looks on; where and why it is not known any more |
+//! | `record`, `commit_index` | what records say of time: ends of transactions, restore points; the index of them |
 //! | `history` | timeline history files |
 //! | `archive_status` | what waits to be archived |
 //! | `archiving` | who archives: Walward, another tool, both |
@@ -29,6 +30,7 @@ mod backup_label;
 mod backup_manifest;
 mod bytes;
 mod capacity;
+mod commit_index;
 mod control;
 mod exclude;
 mod folders;
@@ -43,11 +45,13 @@ mod relation_file;
 pub mod session;
 pub mod settings;
 mod wal_name;
+mod walk;
 
 pub use archive_status::list_ready;
 pub use backup_label::{BackupHistoryFile, BackupLabelError, BackupLabelFile};
 pub use backup_manifest::{ManifestWriter, WalRange};
 pub use capacity::Capacity;
+pub use commit_index::{COMMITS_MAX, CommitIndex, Commits};
 pub use control::{ClusterState, ControlError, ControlFile, read_major};
 pub use exclude::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
 pub use folders::{ClusterFolders, NearbyFolders, place_inside};
@@ -63,3 +67,4 @@ pub use postmaster::ServerLife;
 pub use record::{CommitTimes, Mark, RestorePoint};
 pub use relation_file::{Fork, RelationFile};
 pub use wal_name::{SegmentName, WalFileName, WalNameError};
+pub use walk::{Observer, Record, Unknown, Walk, Walked};

@@ -22,6 +22,7 @@ pub const LONG_HEADER_BYTES: usize = 40;
 
 const FIRST_IS_CONTINUATION: u16 = 0x0001;
 const LONG_HEADER: u16 = 0x0002;
+const FIRST_IS_OVERWRITE: u16 = 0x0008;
 const ALL_FLAGS: u16 = 0x000F;
 
 /// `XLOG_PAGE_MAGIC` of every supported major version.
@@ -133,6 +134,11 @@ impl PageHeader {
     /// Whether the page goes on with a record that began on an earlier page.
     pub fn is_continuation(&self) -> bool {
         self.info & FIRST_IS_CONTINUATION != 0
+    }
+
+    /// Whether recovery went on at this page behind a record that a crash left unfinished (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
+    pub fn is_overwrite(&self) -> bool {
+        self.info & FIRST_IS_OVERWRITE != 0
     }
 
     /// Whether the header is the long one of a segment's first page.

@@ -39,7 +39,7 @@ impl Repository {
     /// Opens an object for reading by range: one request, for its end. Of the frames that are read at most `cache_bytes_max` bytes
     /// of content are kept.
     pub async fn frames(&self, key: &ObjectKey, cache_bytes_max: usize) -> Result<FrameReader, RepoError> {
-        let (tail, info) = self.tail(key).await?;
+        let (tail, info, _) = self.tail(key).await?;
         Ok(FrameReader {
             repository: self.clone(),
             info,

@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use super::aside::{self, Aside, Begun, Kept, Stage};
+use super::facts::{Facts, Predecessor};
 use super::format::{FRAME_BYTES, Kind, Spec};
 use super::gap::{self, Gap};
 use super::keys::{KeySource, SlotKind};
@@ -17,7 +18,10 @@ use super::lease::{Holder, Lease, LeaseError, Work};
 use super::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest};
 use super::{Encryption, Repository, layout, stored};
 use walward_base::sys::cpu::CpuPool;
-use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName};
+use walward_pg::{
+    CommitIndex, Commits, Lineage, Lsn, Mark, RestorePoint, SegmentName, SegmentSize, Timeline, Unknown, WalFileName,
+    Walked,
+};
 use walward_storage::{Store, StoreOptions};
 
 const KEY: &str = "walward-key-1:000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n";
@@ -45,6 +49,25 @@ fn segment(number: u32) -> WalFileName {
 /// Two frames, the second short.
 fn segment_content() -> Bytes {
     (0..FRAME_BYTES + 100).map(|at| b"walward"[at % 7]).collect::<Vec<u8>>().into()
+}
+
+fn facts() -> Facts {
+    let commits = [(0x200_0100, 1_000_000), (0x200_0200, 2_000_000)];
+    let commits = commits.map(|(lsn, time)| Commits { lsn: Lsn(lsn), first: time, last: time, count: 1 });
+    let point = RestorePoint { name: "before upgrade".to_owned(), time: 1_500_000, lsn: Lsn(0x200_0180) };
+    let mark = Some(Mark { time: 1_500_000, lsn: Lsn(0x200_0180) });
+    Facts {
+        walk: Some(Walked {
+            unknown: Some((Lsn(0x200_0280), Unknown::Zeros)),
+            first: Some((Lsn(0x200_0028), Lsn(0x1FF_FFD8))),
+            last: Some(Lsn(0x200_0200)),
+        }),
+        commits: Some(CommitIndex::stored(commits.to_vec(), vec![point], false, mark, Some(740))),
+        predecessor: Some(Predecessor {
+            name: SegmentName { timeline: Timeline(1), log: 0, segment: 1 },
+            digest: [7; 32],
+        }),
+    }
 }
 
 fn label() -> BackupLabel {
@@ -142,7 +165,8 @@ async fn put(repository: &Repository, name: WalFileName, kind: Kind, content: By
     let spec = Spec { kind, level: 1, writer: "db1".to_owned() };
     let content = stream::iter([Ok(content)]).boxed();
     let key = layout::wal_file(LINEAGE, name);
-    repository.put_new(&key, spec, content, || Some((1_000_000, 2_000_000))).await.expect("put");
+    let facts = (kind == Kind::Segment).then(facts);
+    repository.put_new(&key, spec, content, || facts).await.expect("put");
 }
 
 async fn write(folder: &Path, encryption: &Encryption) {
@@ -185,6 +209,9 @@ async fn write_the_fixtures() {
     write(&fixtures().join("plain"), &Encryption::None).await;
     let (_file, encryption) = key_file();
     write(&fixtures().join("sealed"), &encryption).await;
+    std::fs::create_dir(fixtures().join("facts")).expect("a folder");
+    let mut file = std::fs::File::create(fixtures().join("facts/segment")).expect("a file");
+    file.write_all(&facts().encode()).expect("written");
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -198,6 +225,13 @@ fn copy(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).expect("copied");
         }
     }
+}
+
+#[test]
+fn facts_of_version_1_are_read_and_written_so() {
+    let stored = std::fs::read(fixtures().join("facts/segment")).expect("a fixture");
+    assert_eq!(Facts::decode(&stored), Ok(facts()));
+    assert_eq!(facts().encode(), stored);
 }
 
 #[tokio::test]
@@ -214,7 +248,7 @@ async fn repositories_of_version_1_are_read() {
             let read = repository.read(&key).await.expect("opens").into_bytes(&key, 2 * FRAME_BYTES).await;
             assert!(read.expect("read") == content);
             let found = repository.read_summary(&key).await.expect("a summary");
-            assert_eq!(found.summary.commit_times, Some((1_000_000, 2_000_000)));
+            assert_eq!(found.facts, Some(facts()));
             assert_eq!((found.kind, found.writer.as_str()), (Kind::Segment, "db1"));
         }
         let files = stored::wal(&repository, LINEAGE, Timeline(1), 0, SegmentSize::DEFAULT).await.expect("listed");

@@ -5,6 +5,7 @@ pub mod aside;
 mod aside_id;
 mod checked_json;
 mod error;
+pub mod facts;
 pub mod format;
 mod frame_reader;
 pub mod gap;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::error::RepoError;
+use super::facts::Facts;
 use super::format::{Chunk, ContentDigest, DigestChain, FormatError, Kind, Opener, Summary, TAIL_BYTES, Tail};
 use super::identity::{self, Identity};
 use super::keys::{Found, KeyError, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
@@ -92,6 +93,8 @@ pub struct ObjectSummary {
     pub summary: Summary,
     /// The master key that it is sealed under; none when plain.
     pub key_id: Option<[u8; 16]>,
+    /// What its writer knew of it, when it is a segment; `None`: nothing is known.
+    pub facts: Option<Facts>,
 }
 
 /// One cluster's repository at one store. Clones share everything.
@@ -384,35 +387,50 @@ impl Repository {
         })
     }
 
-    /// Reads what an object's header and trailer say, without its content: one small request. Proves that its end is there and
+    /// Reads what an object's header, facts and trailer say, without its content: one small request. Proves that its end is there and
     /// authentic, not that the content is.
     pub async fn read_summary(&self, key: &ObjectKey) -> Result<ObjectSummary, RepoError> {
-        let (Tail { header, summary, .. }, info) = self.tail(key).await?;
+        let (tail, info, end) = self.tail(key).await?;
+        let tail = Arc::new(tail);
+        let facts = match tail.facts() {
+            None => None,
+            Some(range) => {
+                // What was read is the end of the object, and as a rule the facts lie in it.
+                let read_from = info.size.saturating_sub(end.len() as u64);
+                let place = |at: u64| at.checked_sub(read_from).and_then(|at| usize::try_from(at).ok());
+                let stored = match (place(range.start), place(range.end)) {
+                    (Some(start), Some(to)) if to <= end.len() => end.slice(start..to),
+                    _ => self.range_of(&info, range).await?,
+                };
+                let shared = Arc::clone(&tail);
+                let opened = self.pool.start(move || shared.open_facts(&stored)).await;
+                let opened = opened.map_err(|source| RepoError::Worker { object: self.shown(key), source })?;
+                Some(opened.map_err(|error| RepoError::damaged(&self.shown(key), error))?)
+            }
+        };
         Ok(ObjectSummary {
-            kind: header.kind,
-            writer: header.writer,
+            kind: tail.header.kind,
+            writer: tail.header.writer.clone(),
             modified: info.modified,
-            summary,
-            key_id: header.sealed.map(|sealed| sealed.key_id),
+            summary: tail.summary.clone(),
+            key_id: tail.header.sealed.as_ref().map(|sealed| sealed.key_id),
+            facts,
         })
     }
 
-    /// Reads an object's end, and which object it is of.
-    pub(super) async fn tail(&self, key: &ObjectKey) -> Result<(Tail, ObjectInfo), RepoError> {
+    /// Reads an object's end, and which object it is of; with the bytes at its end that were read.
+    pub(super) async fn tail(&self, key: &ObjectKey) -> Result<(Tail, ObjectInfo, Bytes), RepoError> {
         let damaged = |error| RepoError::damaged(&self.shown(key), error);
         let (info, tail) = self.store.get_tail(key, TAIL_BYTES).await?;
         let needed = Tail::length(&tail).map_err(damaged)?;
         let Some(start) = info.size.checked_sub(needed) else {
             return Err(damaged(FormatError::SeekTable("it is longer than the object")));
         };
-        let tail = if needed > tail.len() as u64 {
-            self.range_of(&info, start..info.size).await?
-        } else {
-            let unneeded = tail.len() - usize::try_from(needed).unwrap_or(tail.len());
-            tail.slice(unneeded..)
-        };
+        let end = if needed > tail.len() as u64 { self.range_of(&info, start..info.size).await? } else { tail };
+        let unneeded = end.len().saturating_sub(usize::try_from(needed).unwrap_or(usize::MAX));
+        let tail = end.slice(unneeded..);
         let tail = Tail::parse(&tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
-        Ok((tail, info))
+        Ok((tail, info, end))
     }
 
     /// Bytes of this very object.

@@ -9,6 +9,7 @@ use futures::stream::BoxStream;
 use tokio::sync::mpsc;
 
 use super::error::RepoError;
+use super::facts::Facts;
 use super::format::{FormatError, Kind, Object, Sealer, Spec, Summary};
 use super::repository::{PutNew, Repository};
 pub use super::sealed::Sealed;
@@ -27,7 +28,7 @@ pub struct SealTarget<'r> {
 }
 
 /// Seals `content` for every one of `targets`, in their order. Memory: the stored bytes, of plain objects once a level.
-/// `commit_times` is asked when `content` has ended.
+/// `facts` is asked when `content` has ended.
 ///
 /// # Errors
 /// What fails here (the content cannot be read, a thread dies) fails for all of them; no store is asked for anything.
@@ -37,9 +38,9 @@ pub async fn seal(
     kind: Kind,
     writer: &str,
     content: BoxStream<'_, std::io::Result<Bytes>>,
-    commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
+    facts: impl FnOnce() -> Option<Facts> + Send,
 ) -> Result<Vec<Sealed>, RepoError> {
-    let Some(mut sealer) = sealer(targets, key, kind, writer, content, commit_times) else { return Ok(Vec::new()) };
+    let Some(mut sealer) = sealer(targets, key, kind, writer, content, facts) else { return Ok(Vec::new()) };
     let mut payloads = vec![Vec::new(); targets.len()];
     while let Some(pieces) = sealer.next().await? {
         for (payload, piece) in payloads.iter_mut().zip(pieces) {
@@ -128,17 +129,17 @@ pub async fn upload(
 impl Repository {
     /// Seals `content` for this repository alone and writes it under a name that must be new, or hold the same content. Memory: the stored bytes. For WAL.
     ///
-    /// `commit_times` is asked once, when `content` has ended: it answers what [`Summary::commit_times`] will hold, for
-    /// whoever parsed the content as it went by. `|| None` otherwise.
+    /// `facts` is asked once, when `content` has ended: it answers what was seen in the content of a segment as it went by. `|| None`
+    /// when nothing is known, and for all that is no segment.
     pub async fn put_new(
         &self,
         key: &ObjectKey,
         spec: Spec,
         content: BoxStream<'_, std::io::Result<Bytes>>,
-        commit_times: impl FnOnce() -> Option<(i64, i64)> + Send,
+        facts: impl FnOnce() -> Option<Facts> + Send,
     ) -> Result<PutNew, RepoError> {
         let target = SealTarget { repository: self, level: spec.level };
-        let sealed = seal(&[target], key, spec.kind, &spec.writer, content, commit_times).await?;
+        let sealed = seal(&[target], key, spec.kind, &spec.writer, content, facts).await?;
         match sealed.into_iter().next() {
             Some(sealed) => self.put_sealed(sealed).await,
             None => Err(self.worker_died(key)),
@@ -198,13 +199,13 @@ async fn consume(
 }
 
 /// `None` when there are no targets.
-fn sealer<'a, F: FnOnce() -> Option<(i64, i64)>>(
+fn sealer<'a, F: FnOnce() -> Option<Facts>>(
     targets: &[SealTarget<'_>],
     key: &ObjectKey,
     kind: Kind,
     writer: &str,
     content: BoxStream<'a, std::io::Result<Bytes>>,
-    commit_times: F,
+    facts: F,
 ) -> Option<Sealer<'a, F>> {
     let first = targets.first()?;
     let objects = targets.iter().map(|target| Object {
@@ -213,7 +214,7 @@ fn sealer<'a, F: FnOnce() -> Option<(i64, i64)>>(
         protection: target.repository.keyring().map(|ring| (ring.active(), rand::random())),
     });
     let (shown, pool) = (first.repository.shown(key), first.repository.pool().clone());
-    Some(Sealer::new(shown, objects.collect(), pool, content, commit_times))
+    Some(Sealer::new(shown, objects.collect(), pool, content, facts))
 }
 
 #[cfg(test)]

@@ -55,8 +55,8 @@ pub async fn copy_new(
     key: &ObjectKey,
 ) -> Result<PutNew, TransferError> {
     let source = Source::open(from, key).await?;
-    let (spec, times) = (source.spec(level), source.summary.summary.commit_times);
-    let put = to.put_new(key, spec, source.content, || times).await;
+    let (spec, facts) = (source.spec(level), source.summary.facts.clone());
+    let put = to.put_new(key, spec, source.content, || facts).await;
     put.map_err(|error| verdict(from, to, &source.failure, error))
 }
 
@@ -176,6 +176,7 @@ mod tests {
 
     use super::*;
     use crate::Encryption;
+    use crate::facts::Facts;
     use crate::format::Kind;
     use crate::keys::KeySource;
     use walward_base::sys::cpu::CpuPool;
@@ -206,7 +207,7 @@ mod tests {
     async fn put(repository: &Repository, content: &[u8]) {
         let spec = Spec { kind: Kind::Segment, level: 1, writer: "db1".to_owned() };
         let content = stream::iter([Ok(Bytes::copy_from_slice(content))]).boxed();
-        repository.put_new(&key(), spec, content, || Some((3, 4))).await.expect("put");
+        repository.put_new(&key(), spec, content, || Some(Facts::of_times(3, 4))).await.expect("put");
     }
 
     #[tokio::test]
@@ -220,7 +221,7 @@ mod tests {
             assert!(matches!(copy_new(&from, &to, 3, &key()).await, Ok(PutNew::Created(_))));
             assert!(matches!(copy_new(&from, &to, 3, &key()).await, Ok(PutNew::Same)));
             let found = to.read_summary(&key()).await.expect("there");
-            assert_eq!((found.writer.as_str(), found.summary.commit_times), ("db1", Some((3, 4))));
+            assert_eq!((found.writer.as_str(), &found.facts), ("db1", &Some(Facts::of_times(3, 4))));
             let read = to.read(&key()).await.expect("read").into_bytes(&key(), usize::MAX).await;
             assert!(read.expect("whole") == content);
             assert_eq!(same_content(&from, &to, &key()).await.expect("asked"), Some(found.summary));

@@ -12,7 +12,8 @@ use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;
-use walward_pg::{CommitTimes, SegmentName, SegmentSize, ServerLife, WalFileName};
+use walward_pg::{CommitIndex, SegmentName, SegmentSize, ServerLife, WalFileName, Walk};
+use walward_repo::facts::Facts as SegmentFacts;
 use walward_repo::format::FRAME_BYTES;
 
 /// Chunks that wait between the reader and the sealer.
@@ -139,16 +140,16 @@ impl WalFile {
         &self.head
     }
 
-    /// The content from the first byte on, in chunks of [`FRAME_BYTES`], and a handle to the transaction times, which is
+    /// The content from the first byte on, in chunks of [`FRAME_BYTES`], and a handle to the facts of a segment, which is
     /// filled when the stream has ended. A file that changes meanwhile ends the stream with an error.
-    pub fn content(&self) -> (BoxStream<'static, io::Result<Bytes>>, TimesHandle) {
+    pub fn content(&self) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
         let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
-        let times = TimesHandle::default();
+        let facts = FactsHandle::default();
         let file = Arc::clone(&self.file);
         let (name, bytes, stamp) = (self.name, self.stamp.bytes, self.stamp);
-        let handle = times.clone();
+        let handle = facts.clone();
         tokio::task::spawn_blocking(move || {
-            let mut walk = commit_times(name, bytes);
+            let mut walk = observed(name, bytes);
             let result = read_chunks(&file, stamp, |chunk| {
                 if let Some(walk) = walk.as_mut() {
                     walk.feed(&chunk);
@@ -156,7 +157,10 @@ impl WalFile {
                 // The receiver is gone when the upload was given up: nothing is left to do.
                 sender.blocking_send(Ok(chunk)).is_ok()
             });
-            handle.set(walk.and_then(CommitTimes::finish));
+            handle.set(walk.map(|walk| {
+                let (walk, commits) = walk.finish();
+                SegmentFacts { walk: Some(walk), commits: Some(commits), predecessor: None }
+            }));
             if let Err(error) = result {
                 let _ = sender.blocking_send(Err(error));
             }
@@ -173,29 +177,30 @@ impl WalFile {
                 None => None,
             }
         });
-        (content.boxed(), times)
+        (content.boxed(), facts)
     }
 }
 
-/// The first and last time at which a transaction ended in a segment, once its content has gone by.
+/// What is known of a segment, once its content has gone by.
 #[derive(Debug, Clone, Default)]
-pub struct TimesHandle(Arc<Mutex<Option<(i64, i64)>>>);
+pub struct FactsHandle(Arc<Mutex<Option<SegmentFacts>>>);
 
-impl TimesHandle {
-    /// Microseconds since the Unix epoch.
-    pub fn get(&self) -> Option<(i64, i64)> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl FactsHandle {
+    /// `None` for files that are no segments, and before the content has ended.
+    pub fn get(&self) -> Option<SegmentFacts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn set(&self, times: Option<(i64, i64)>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = times;
+    fn set(&self, facts: Option<SegmentFacts>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
     }
 }
 
-fn commit_times(name: WalFileName, bytes: u64) -> Option<CommitTimes> {
+/// The walk over a segment's records and who looks on. Another observer is added here.
+fn observed(name: WalFileName, bytes: u64) -> Option<Walk<CommitIndex>> {
     match name {
         WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
-            Some(CommitTimes::new(segment, SegmentSize::try_from(bytes).ok()?))
+            Some(Walk::new(segment, SegmentSize::try_from(bytes).ok()?, CommitIndex::default()))
         }
         WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
     }

@@ -132,11 +132,11 @@ impl Sending<'_> {
 
     /// Reads the file once and writes it to all of `ready`, each at its own pace.
     async fn pass(&self, ready: Vec<(usize, &LazyRepository, Repository)>) -> Result<(), PushError> {
-        let (content, times) = self.file.content();
+        let (content, facts) = self.file.content();
         let targets: Vec<_> =
             ready.iter().map(|(_, lazy, repository)| SealTarget { repository, level: lazy.wal_level() }).collect();
         let key = &layout::wal_file(self.lineage, self.file.name());
-        let sealed = several::seal(&targets, key, self.kind, self.writer, content, || times.get()).await;
+        let sealed = several::seal(&targets, key, self.kind, self.writer, content, || facts.get()).await;
         let sealed = sealed.map_err(|error| match error {
             RepoError::Content { source, .. } => PushError::Read { path: self.file.path().to_path_buf(), source },
             _ => PushError::Died(self.file.name()),
@@ -167,8 +167,8 @@ impl Sending<'_> {
     async fn under_newer_key(&self, lazy: &LazyRepository, key: &ObjectKey) -> Result<PutNew, RepoError> {
         let repository = lazy.reopen().await?;
         let spec = Spec { kind: self.kind, level: lazy.wal_level(), writer: self.writer.to_owned() };
-        let (content, times) = self.file.content();
-        repository.put_new(key, spec, content, || times.get()).await
+        let (content, facts) = self.file.content();
+        repository.put_new(key, spec, content, || facts.get()).await
     }
 }
 

@@ -1,5 +1,7 @@
 use super::*;
+use crate::Unknown;
 use crate::page::magic_of_major;
+use crate::walk::{ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN, Walked};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -62,17 +64,22 @@ struct Writer {
     start: u64,
     segment: u64,
     page: u64,
+    /// Where the last record begins.
+    previous: u64,
+    /// Whether recovery goes on at the next page behind a torn record.
+    overwrites: bool,
 }
 
 impl Writer {
     fn new(start: u64, segment: u64, page: u64) -> Self {
-        Self { wal: Vec::new(), start, segment, page }
+        Self { wal: Vec::new(), start, segment, page, previous: 0, overwrites: false }
     }
 
     fn header(&mut self, remaining: usize) {
         let at = self.start + self.wal.len() as u64;
         let long = at.is_multiple_of(self.segment);
-        let info = u16::from(remaining > 0) | if long { 2 } else { 0 };
+        let overwrites = if std::mem::take(&mut self.overwrites) { 8 } else { 0 };
+        let info = u16::from(remaining > 0) | if long { 2 } else { 0 } | overwrites;
         self.wal.extend(magic_of_major(15).expect("supported").to_le_bytes());
         self.wal.extend(info.to_le_bytes());
         self.wal.extend(1u32.to_le_bytes());
@@ -111,7 +118,10 @@ impl Writer {
     fn record_of(&mut self, xid: u32, manager: u8, info: u8, body: &[u8]) {
         let mut record = u32::try_from(24 + body.len()).expect("small").to_le_bytes().to_vec();
         record.extend(xid.to_le_bytes());
-        record.extend([0; 8]);
+        record.extend(self.previous.to_le_bytes());
+        let at = self.start + self.wal.len() as u64;
+        let header = if at.is_multiple_of(self.segment) { 40 } else { 24 };
+        self.previous = if at.is_multiple_of(self.page) { at + header } else { at };
         record.extend([info, manager, 0, 0, 0, 0, 0, 0]);
         record.extend(body);
         self.bytes(&record);
@@ -196,10 +206,104 @@ fn a_record_that_a_crash_left_unfinished_does_not_hide_what_follows() {
     let mut torn = 20_000u32.to_le_bytes().to_vec();
     torn.extend([0; 12]);
     torn.extend([0, 10, 0, 0, 0, 0, 0, 0]);
+    torn[8..16].copy_from_slice(&writer.previous.to_le_bytes());
     torn.resize(8192 - writer.wal.len(), 0xAB);
     writer.wal.extend(torn);
+    let mut silent = Writer { wal: writer.wal.clone(), ..writer };
+    writer.overwrites = true;
     writer.commit(9, 0);
     assert_eq!(walk(MIB, MIB, &writer.wal, 1000).finish(), Some((1 + POSTGRES_EPOCH, 9 + POSTGRES_EPOCH)));
+    assert_eq!(walked(MIB, &writer.wal).unknown, Some((Lsn(MIB + writer.wal.len() as u64), Unknown::Short)));
+    // Without the page's word that it is so, nothing is known any more.
+    silent.commit(9, 0);
+    assert_eq!(walk(MIB, MIB, &silent.wal, 1000).finish(), Some((1 + POSTGRES_EPOCH, 1 + POSTGRES_EPOCH)));
+    assert_eq!(walked(MIB, &silent.wal).unknown, Some((Lsn(MIB + 8192), Unknown::Continuation)));
+}
+
+/// How far a walk comes that looks for nothing.
+fn walked(start: u64, wal: &[u8]) -> Walked {
+    struct Nothing;
+    impl Observer for Nothing {
+        fn wants(&self, _: u8, _: u8) -> bool {
+            false
+        }
+        fn see(&mut self, _: &Record<'_>) {}
+    }
+    let size = SegmentSize::try_from(MIB).expect("a valid size");
+    let name = SegmentName::from_number(crate::Timeline(1), start / MIB, size).expect("a name");
+    let mut walk = Walk::new(name, size, Nothing);
+    wal.chunks(777).for_each(|chunk| walk.feed(chunk));
+    walk.finish().0
+}
+
+#[test]
+fn a_walk_that_stops_says_where_and_why_and_one_that_does_not_has_seen_the_end() {
+    let mut writer = Writer::new(MIB, MIB, 8192);
+    writer.commit(1, 0);
+    let second = writer.wal.len();
+    writer.record(10, 0, &vec![0xFF; 20_000]);
+    let third = writer.wal.len();
+    writer.commit(2, 0);
+    let end = writer.wal.len();
+    let full = usize::try_from(MIB).expect("small");
+    let unknown =
+        |wal: &[u8]| walked(MIB, wal).unknown.map(|(lsn, why)| (usize::try_from(lsn.0 - MIB).expect("behind"), why));
+    let changed = |at: usize, with: &[u8]| {
+        let mut wal = writer.wal.clone();
+        wal.resize(full, 0);
+        wal[at..at + with.len()].copy_from_slice(with);
+        unknown(&wal)
+    };
+    assert_eq!(unknown(&writer.wal), Some((end, Unknown::Short)));
+    // Zeros, and nothing that ended the segment.
+    assert_eq!(changed(0, &[]), Some((end, Unknown::Zeros)));
+    // Another predecessor.
+    assert_eq!(changed(third + 8, &7u64.to_le_bytes()), Some((third, Unknown::Previous)));
+    // A length, and a resource manager, that no record has.
+    assert_eq!(changed(third, &8u32.to_le_bytes()), Some((third, Unknown::Record)));
+    assert_eq!(changed(third + 17, &[99]), Some((third, Unknown::Record)));
+    // The second page says that less goes on than the record has left; or has another address; or is zero.
+    assert_eq!(changed(8192 + 16, &5u32.to_le_bytes()), Some((8192, Unknown::Continuation)));
+    assert_eq!(changed(8192 + 8, &5u64.to_le_bytes()), Some((8192, Unknown::Page)));
+    assert_eq!(changed(8192, &[0; 24]), Some((8192, Unknown::Zeros)));
+    // A switch ends the segment.
+    writer.record(0, 0x40, &[]);
+    writer.wal.resize(full, 0);
+    let whole = walked(MIB, &writer.wal);
+    assert_eq!(whole.unknown, None);
+    assert_eq!(whole.first, Some((Lsn(MIB + 40), Lsn(0))));
+    assert_eq!(whole.last, Some(Lsn(writer.previous)));
+    assert!(second > 40);
+    // A segment that a record fills, and the next: the chain goes on from one to the other.
+    let mut writer = Writer::new(MIB, MIB, 8192);
+    writer.commit(1, 0);
+    writer.record(10, 0, &vec![0xFF; 1_100_000]);
+    let last = writer.previous;
+    writer.record(10, 0, &vec![0xFF; 950_000]);
+    writer.record(10, 0, &vec![0xFF; 950_000]);
+    let (one, two) = (walked(MIB, &writer.wal[..full]), walked(2 * MIB, &writer.wal[full..2 * full]));
+    assert_eq!((one.unknown, two.unknown), (None, None));
+    assert_eq!((one.last, two.first.map(|(_, previous)| previous)), (Some(Lsn(last)), Some(Lsn(last))));
+}
+
+#[test]
+fn a_commit_that_a_crash_cut_is_void() {
+    let mut writer = Writer::new(MIB, MIB, 8192);
+    writer.commit(1, 0);
+    writer.record(10, 0, &vec![0xFF; 8192 - writer.wal.len() - 24 - 64]);
+    let before = writer.wal.len();
+    writer.commit(5, 9000);
+    writer.wal.truncate(8192);
+    assert!(before < 8192 - 40);
+    writer.overwrites = true;
+    writer.previous = MIB + before as u64;
+    let mut lost = Writer { wal: writer.wal.clone(), ..writer };
+    // The next record names the last whole one.
+    lost.previous = walked(MIB, &writer.wal).last.map(|_| 0).unwrap_or_default();
+    let whole = MIB + 40 + 40;
+    lost.previous = whole;
+    lost.commit(9, 0);
+    assert_eq!(walk(MIB, MIB, &lost.wal, 1000).finish(), Some((1 + POSTGRES_EPOCH, 9 + POSTGRES_EPOCH)));
 }
 
 #[test]

@@ -13,6 +13,7 @@ use super::FormatError;
 use crate::keys::MasterKey;
 
 const OBJECT_KEY_INFO: &[u8] = b"walward object key v1\0";
+const FACTS_KEY_INFO: &[u8] = b"walward facts key v1\0";
 const TRAILER_KEY_INFO: &[u8] = b"walward trailer key v1\0";
 
 /// Bytes that sealing adds to a frame.
@@ -21,6 +22,7 @@ pub(super) const TAG_BYTES: usize = 16;
 /// What one object is sealed with.
 pub(super) struct ObjectKeys {
     frames: Aes256Gcm,
+    facts: Aes256Gcm,
     trailer: Aes256Gcm,
 }
 
@@ -31,12 +33,22 @@ impl ObjectKeys {
             let key = expand(master, salt, &[info, path.as_bytes()]);
             Aes256Gcm::new(aes_gcm::Key::<Aes256Gcm>::from_slice(key.as_slice()))
         };
-        Self { frames: cipher(OBJECT_KEY_INFO), trailer: cipher(TRAILER_KEY_INFO) }
+        Self { frames: cipher(OBJECT_KEY_INFO), facts: cipher(FACTS_KEY_INFO), trailer: cipher(TRAILER_KEY_INFO) }
     }
 
     /// Encrypts a frame in place and returns its tag.
     pub(super) fn seal(&self, number: u64, associated: &[u8], frame: &mut [u8]) -> Option<[u8; TAG_BYTES]> {
         self.frames.encrypt_in_place_detached(&nonce(number), associated, frame).ok().map(Into::into)
+    }
+
+    /// Encrypts the facts in place and returns their tag. Their key is this object's alone and used for nothing else, so that one nonce is enough.
+    pub(super) fn seal_facts(&self, header_payload: &[u8], facts: &mut [u8]) -> Option<[u8; TAG_BYTES]> {
+        self.facts.encrypt_in_place_detached(&nonce(0), header_payload, facts).ok().map(Into::into)
+    }
+
+    /// Authenticates the facts and decrypts them in place.
+    pub(super) fn open_facts(&self, header_payload: &[u8], facts: &mut [u8], tag: &[u8; TAG_BYTES]) -> Option<()> {
+        self.facts.decrypt_in_place_detached(&nonce(0), header_payload, facts, Tag::from_slice(tag)).ok()
     }
 
     /// Authenticates a frame and decrypts it in place.

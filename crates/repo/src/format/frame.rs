@@ -11,11 +11,17 @@ use super::context::FrameContext;
 use super::crypto::TAG_BYTES;
 use super::skippable::{SKIPPABLE_HEAD, begin_skippable};
 use super::{FRAME_BYTES, FormatError};
+use crate::facts::FACTS_BYTES_MAX;
 
 /// Magic number of an ordinary zstd frame.
 pub(super) const ZSTD_MAGIC: u32 = 0xFD2F_B528;
 /// Magic number of the skippable frame around a sealed content frame.
 pub(super) const SEALED_MAGIC: u32 = 0x184D_2A58;
+
+/// Magic number of the skippable frame around the facts of a segment.
+pub(super) const FACTS_MAGIC: u32 = 0x184D_2A5A;
+/// zstd's level for facts.
+const FACTS_LEVEL: i32 = 1;
 
 /// The longest zstd frame that 1 MiB of content can become.
 fn compressed_max() -> usize {
@@ -117,6 +123,76 @@ pub(super) fn encode(recipes: &Recipes, number: u64, last: bool, parts: &[Bytes]
             }
         }
         Ok(stored)
+    })
+}
+
+/// Makes the facts frame of each object: a skippable frame around a zstd frame, which is sealed where the object is.
+pub(super) fn encode_facts(recipes: &Recipes, facts: &[u8]) -> Result<Vec<Bytes>, FormatError> {
+    if facts.len() > FACTS_BYTES_MAX {
+        return Err(FormatError::Facts("they are too long"));
+    }
+    WORKBENCH.with_borrow_mut(|bench| {
+        let Workbench { compressors, output, .. } = bench;
+        output.clear();
+        output.reserve(compressed_max());
+        compressor(compressors, FACTS_LEVEL)
+            .and_then(|compressor| compressor.compress_to_buffer(facts, output))
+            .map_err(|_| FormatError::Facts("they cannot be compressed"))?;
+        let frame = |context: &FrameContext| {
+            let tag_bytes = if context.keys.is_some() { TAG_BYTES } else { 0 };
+            let mut frame = begin_skippable(FACTS_MAGIC, output.len() + tag_bytes);
+            frame.extend_from_slice(output);
+            if let Some(keys) = &context.keys {
+                let sealed = frame.get_mut(SKIPPABLE_HEAD..);
+                let tag = sealed.and_then(|sealed| keys.seal_facts(&context.header_payload, sealed));
+                frame.extend_from_slice(&tag.ok_or(FormatError::Facts("they cannot be encrypted"))?);
+            }
+            Ok(frame.into())
+        };
+        recipes.contexts.iter().map(frame).collect()
+    })
+}
+
+/// Reads a facts frame, as stored. At most [`FACTS_BYTES_MAX`] come out, whatever the frame claims.
+pub(super) fn decode_facts(context: &FrameContext, stored: &[u8]) -> Result<Bytes, FormatError> {
+    let wrong = FormatError::Facts;
+    let (head, payload) = stored.split_at_checked(SKIPPABLE_HEAD).ok_or(wrong("they are too short"))?;
+    if head != begin_skippable(FACTS_MAGIC, payload.len()) || stored.len() > stored_max() {
+        return Err(wrong("they are not in a frame of this format"));
+    }
+    let opened;
+    let compressed = match &context.keys {
+        None => payload,
+        Some(keys) => {
+            let (sealed, tag) = payload.split_last_chunk::<TAG_BYTES>().ok_or(wrong("they are too short"))?;
+            let mut plain = sealed.to_vec();
+            keys.open_facts(&context.header_payload, &mut plain, tag)
+                .ok_or(wrong("they are not authentic: they were changed, or belong elsewhere"))?;
+            opened = plain;
+            &opened
+        }
+    };
+    let mut walk = FrameWalk::default();
+    if walk.advance(&|at| peek(compressed, at)).map_err(wrong)? != Walked::Whole(compressed.len()) {
+        return Err(wrong("they are not one zstd frame"));
+    }
+    let size = match zstd_safe::get_frame_content_size(compressed) {
+        Ok(Some(size)) => usize::try_from(size).unwrap_or(usize::MAX),
+        _ => return Err(wrong("they do not say how long they are")),
+    };
+    if size > FACTS_BYTES_MAX {
+        return Err(wrong("they are too long"));
+    }
+    WORKBENCH.with_borrow_mut(|bench| {
+        let decompressor = match &mut bench.decompressor {
+            Some(decompressor) => decompressor,
+            none => none.insert(Decompressor::new().map_err(|_| wrong("they cannot be decompressed: no memory"))?),
+        };
+        let mut facts = Vec::with_capacity(size);
+        let written = decompressor
+            .decompress_to_buffer(compressed, &mut facts)
+            .map_err(|_| wrong("they cannot be decompressed, or their checksum does not match"))?;
+        if written == size { Ok(facts.into()) } else { Err(wrong("they are not as long as they say")) }
     })
 }
 

@@ -86,8 +86,6 @@ pub struct Summary {
     pub stored_bytes: u64,
     /// SHA-256 of the stored bytes before the trailer: an object can be verified without a key.
     pub stored_digest: [u8; 32],
-    /// Facts of a WAL segment: first and last commit (or abort) time in it, microseconds since the Unix epoch; none if no transaction ended in it.
-    pub commit_times: Option<(i64, i64)>,
 }
 
 /// A piece of content on its way, at most [`FRAME_BYTES`] long when it comes out of an object.
@@ -113,6 +111,9 @@ pub enum FormatError {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// The facts of a segment are not what was written.
+    #[error("its facts are invalid: {0}")]
+    Facts(&'static str),
     /// The trailer contradicts itself, the header or the content.
     #[error("its trailer is invalid: {0}")]
     Trailer(&'static str),
@@ -131,38 +132,38 @@ pub enum FormatError {
 }
 
 /// Reads fixed-size little-endian fields from the front of a slice. `None`: too short.
-struct Fields<'a>(&'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn bytes(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(head)
     }
 
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (head, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*head)
     }
 
-    fn u8(&mut self) -> Option<u8> {
+    pub(crate) fn u8(&mut self) -> Option<u8> {
         self.array().map(u8::from_le_bytes)
     }
 
-    fn u16(&mut self) -> Option<u16> {
+    pub(crate) fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_le_bytes)
     }
 
-    fn u32(&mut self) -> Option<u32> {
+    pub(crate) fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    fn u64(&mut self) -> Option<u64> {
+    pub(crate) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn i64(&mut self) -> Option<i64> {
+    pub(crate) fn i64(&mut self) -> Option<i64> {
         self.array().map(i64::from_le_bytes)
     }
 }

@@ -14,14 +14,15 @@ use sha2::{Digest, Sha256};
 
 use super::context::FrameContext;
 use super::digest::DigestChain;
-use super::frame::{FrameWalk, SEALED_MAGIC, Walked, ZSTD_MAGIC, decode, stored_max};
+use super::frame::{FACTS_MAGIC, FrameWalk, SEALED_MAGIC, Walked, ZSTD_MAGIC, decode, decode_facts, stored_max};
 use super::header::{FRAME_MAGIC as HEADER_MAGIC, Header, PAYLOAD_MAX as HEADER_MAX};
 use super::incoming::Incoming;
 use super::seek_table::SeekTable;
 use super::skippable::SKIPPABLE_HEAD;
 use super::trailer::{FRAME_BYTES_MAX as TRAILER_MAX, FRAME_MAGIC as TRAILER_MAGIC, Trailer};
-use super::{FRAME_BYTES, FormatError};
+use super::{FRAME_BYTES, FormatError, Kind};
 use crate::error::RepoError;
+use crate::facts::Facts;
 use crate::keys::Keyring;
 use walward_base::sys::cpu::{CpuPool, WorkerDied};
 use walward_storage::Body;
@@ -52,6 +53,8 @@ pub(crate) struct Opener {
     stage: Stage,
     /// A frame that may be the last one: known when the next begins.
     held: Option<Bytes>,
+    /// The facts frame has come: only the trailer may follow.
+    has_facts: bool,
     next_number: u64,
     decoding: FuturesOrdered<Decoded>,
     stored_digest: Option<DigestChain<Sha256>>,
@@ -109,6 +112,7 @@ impl Opener {
             context: Arc::new(context),
             stage: Stage::Frames,
             held: None,
+            has_facts: false,
             next_number: 0,
             decoding: FuturesOrdered::new(),
             stored_digest,
@@ -212,11 +216,24 @@ impl Opener {
                         self.decode(last, true);
                         Ok(true)
                     }
-                    (ZSTD_MAGIC, false) => {
+                    (FACTS_MAGIC, _) if !self.has_facts => {
+                        if self.held.is_none() || self.header.kind != Kind::Segment {
+                            return Err(FormatError::Facts("no object like this has such a frame"));
+                        }
+                        let Some(length) = self.incoming.peek(4) else { return Ok(false) };
+                        let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
+                        if length > stored_max() - SKIPPABLE_HEAD {
+                            return Err(FormatError::Facts("they are too long"));
+                        }
+                        let Some(frame) = self.incoming.take(SKIPPABLE_HEAD + length) else { return Ok(false) };
+                        self.take_facts(frame);
+                        Ok(true)
+                    }
+                    (ZSTD_MAGIC, false) if !self.has_facts => {
                         self.stage = Stage::PlainFrame(FrameWalk::default());
                         Ok(true)
                     }
-                    (SEALED_MAGIC, true) => {
+                    (SEALED_MAGIC, true) if !self.has_facts => {
                         let Some(length) = self.incoming.peek(4) else { return Ok(false) };
                         let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);
                         if length > stored_max() - SKIPPABLE_HEAD {
@@ -262,6 +279,21 @@ impl Opener {
         if let Some(before) = self.held.replace(frame) {
             self.decode(before, false);
         }
+    }
+
+    /// The facts frame has arrived. It has no content, and is verified as the content is.
+    fn take_facts(&mut self, frame: Bytes) {
+        self.has_facts = true;
+        self.table.push_facts(&frame);
+        if let Some(digest) = &mut self.stored_digest {
+            digest.push(frame.clone());
+        }
+        let context = Arc::clone(&self.context);
+        let job = move || {
+            Facts::decode(&decode_facts(&context, &frame)?)?;
+            Ok(Bytes::new())
+        };
+        self.decoding.push_back(self.pool.start(job).boxed());
     }
 
     fn decode(&mut self, stored: Bytes, last: bool) {

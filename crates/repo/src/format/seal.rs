@@ -18,6 +18,7 @@ use super::seek_table::SeekTable;
 use super::trailer::Trailer;
 use super::{FRAME_BYTES, FormatError, Spec, Summary, frame};
 use crate::error::RepoError;
+use crate::facts::Facts;
 use crate::keys::MasterKey;
 use walward_base::sys::cpu::{CpuPool, WorkerDied};
 
@@ -74,6 +75,7 @@ impl Cutter {
 enum Stage {
     Header,
     Content,
+    Facts,
     Trailer,
     SeekTable,
     End,
@@ -99,7 +101,7 @@ pub(crate) struct Sealer<'a, F> {
     pool: CpuPool,
     recipes: Arc<Recipes>,
     content: BoxStream<'a, io::Result<Bytes>>,
-    commit_times: Option<F>,
+    facts: Option<F>,
     cutter: Cutter,
     frames: FuturesOrdered<Encoded>,
     next_number: u64,
@@ -118,14 +120,14 @@ struct Making {
     trailer: Option<Trailer>,
 }
 
-impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
+impl<'a, F: FnOnce() -> Option<Facts>> Sealer<'a, F> {
     /// Begins `objects` of one content, shown as `shown` in errors.
     pub(crate) fn new(
         shown: String,
         objects: Vec<Object<'_>>,
         pool: CpuPool,
         content: BoxStream<'a, io::Result<Bytes>>,
-        commit_times: F,
+        facts: F,
     ) -> Self {
         let mut recipes = Vec::with_capacity(objects.len());
         let mut making = Vec::with_capacity(objects.len());
@@ -147,7 +149,7 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
             pool,
             recipes: Arc::new(Recipes::new(recipes)),
             content,
-            commit_times: Some(commit_times),
+            facts: Some(facts),
             cutter: Cutter::default(),
             frames: FuturesOrdered::new(),
             next_number: 0,
@@ -164,24 +166,19 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                 self.stage = Stage::Content;
                 let headers = self.recipes.contexts().iter().map(|context| Header::frame(&context.header_payload));
                 let headers = headers.collect();
-                Ok(Some(self.emit(headers, false)))
+                Ok(Some(self.emit(headers, SeekTable::push_other)))
             }
             Stage::Content => {
                 if let Some(stored) = self.next_content_frame().await? {
-                    return Ok(Some(self.emit(stored, true)));
+                    return Ok(Some(self.emit(stored, SeekTable::push_content)));
                 }
-                self.make_trailers().await?;
-                self.stage = Stage::Trailer;
-                let mut stored = Vec::with_capacity(self.objects.len());
-                for (object, context) in self.objects.iter_mut().zip(self.recipes.contexts()) {
-                    object.table.push(Trailer::frame_bytes(context));
-                    let table = object.table.frame(self.cutter.content_bytes);
-                    object.table_frame = table.map_err(|error| RepoError::damaged(&self.shown, error))?;
-                    let trailer = object.trailer.as_ref();
-                    stored.push(trailer.map(|trailer| trailer.frame(context, &object.table_frame)).unwrap_or_default());
+                self.stage = Stage::Facts;
+                if let Some(stored) = self.facts_frames().await? {
+                    return Ok(Some(self.emit(stored, SeekTable::push_facts)));
                 }
-                Ok(Some(stored))
+                self.trailers().await
             }
+            Stage::Facts => self.trailers().await,
             Stage::Trailer => {
                 self.stage = Stage::SeekTable;
                 Ok(Some(self.objects.iter().map(|object| object.table_frame.clone()).collect()))
@@ -191,6 +188,29 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                 Ok(None)
             }
         }
+    }
+
+    async fn trailers(&mut self) -> Result<Option<Vec<Bytes>>, RepoError> {
+        self.make_trailers().await?;
+        self.stage = Stage::Trailer;
+        let mut stored = Vec::with_capacity(self.objects.len());
+        for (object, context) in self.objects.iter_mut().zip(self.recipes.contexts()) {
+            object.table.push(Trailer::frame_bytes(context));
+            let table = object.table.frame(self.cutter.content_bytes);
+            object.table_frame = table.map_err(|error| RepoError::damaged(&self.shown, error))?;
+            let trailer = object.trailer.as_ref();
+            stored.push(trailer.map(|trailer| trailer.frame(context, &object.table_frame)).unwrap_or_default());
+        }
+        Ok(Some(stored))
+    }
+
+    /// The facts frame of each object; none when nothing is known.
+    async fn facts_frames(&mut self) -> Result<Option<Vec<Bytes>>, RepoError> {
+        let Some(facts) = self.facts.take().and_then(|ask| ask()) else { return Ok(None) };
+        let recipes = Arc::clone(&self.recipes);
+        let made = self.pool.start(move || frame::encode_facts(&recipes, &facts.encode())).await;
+        let made = made.map_err(|died| RepoError::worker(&self.shown, died))?;
+        made.map(Some).map_err(|error| RepoError::damaged(&self.shown, error))
     }
 
     /// What the trailer of each object says. `None` before everything came out of [`Self::next`].
@@ -205,20 +225,15 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
                 content_digest: trailer.content_digest,
                 stored_bytes: object.table.stored_bytes() + object.table_frame.len() as u64,
                 stored_digest: trailer.stored_digest,
-                commit_times: trailer.commit_times,
             })
         };
         self.objects.iter().map(summary).collect()
     }
 
     /// Bytes in front of the trailer pass through here.
-    fn emit(&mut self, stored: Vec<Bytes>, is_content: bool) -> Vec<Bytes> {
+    fn emit(&mut self, stored: Vec<Bytes>, note: fn(&mut SeekTable, &[u8])) -> Vec<Bytes> {
         for (object, stored) in self.objects.iter_mut().zip(&stored) {
-            if is_content {
-                object.table.push_content(stored);
-            } else {
-                object.table.push(stored.len());
-            }
+            note(&mut object.table, stored);
             if let Some(digest) = &mut object.stored_digest {
                 digest.push(stored.clone());
             }
@@ -285,13 +300,11 @@ impl<'a, F: FnOnce() -> Option<(i64, i64)>> Sealer<'a, F> {
         let stored = try_join_all(stored.map(|digest| digest.finish(&self.pool)));
         let (content, stored) = tokio::try_join!(content, stored).map_err(died)?;
         let content_digest = content.finish();
-        let commit_times = self.commit_times.take().and_then(|ask| ask());
         for (object, stored_digest) in self.objects.iter_mut().zip(stored) {
             object.trailer = Some(Trailer {
                 content_bytes: self.cutter.content_bytes,
                 content_digest,
                 stored_digest: stored_digest.finalize().into(),
-                commit_times,
             });
         }
         Ok(())

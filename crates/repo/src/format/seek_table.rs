@@ -28,20 +28,33 @@ pub(super) const FOOTER_BYTES: usize = 4 + 1 + 4;
 pub(super) struct SeekTable {
     /// Whether content frames are plain, so that the table holds their checksums. That of a sealed one would tell of its content.
     checked: bool,
-    /// Where each frame begins, how long it is, its checksum. Header, content frames, trailer.
+    /// Where each frame begins, how long it is, its checksum. Header, content frames, facts, trailer.
     frames: Vec<(u64, u32, u32)>,
+    /// Whether a facts frame stands between the last content frame and the trailer.
+    has_facts: bool,
     stored_bytes: u64,
 }
 
 impl SeekTable {
     /// The table of an object whose content frames are `plain` or sealed.
     pub(super) fn new(plain: bool) -> Self {
-        Self { checked: plain, frames: Vec::new(), stored_bytes: 0 }
+        Self { checked: plain, frames: Vec::new(), has_facts: false, stored_bytes: 0 }
     }
 
     /// One more frame, of `stored` bytes, that has no content.
     pub(super) fn push(&mut self, stored: usize) {
         self.push_checked(stored, CHECKSUM_OF_NOTHING);
+    }
+
+    /// One more frame that has no content.
+    pub(super) fn push_other(&mut self, stored: &[u8]) {
+        self.push(stored.len());
+    }
+
+    /// The facts frame.
+    pub(super) fn push_facts(&mut self, stored: &[u8]) {
+        self.has_facts = true;
+        self.push(stored.len());
     }
 
     /// One more content frame. A plain one ends with its checksum (RFC 8878, 3.1.1).
@@ -62,11 +75,11 @@ impl SeekTable {
         self.stored_bytes
     }
 
-    /// The frame that describes header, content frames and trailer, or an error when content of that length is not that
+    /// The frame that describes header, content frames, facts and trailer, or an error when content of that length is not that
     /// many frames.
     pub(super) fn frame(&self, content_bytes: u64) -> Result<Bytes, FormatError> {
         let count = self.frames.len();
-        let content_frames = count.saturating_sub(2);
+        let content_frames = count.saturating_sub(2 + usize::from(self.has_facts));
         if content_frame_count(content_bytes) != content_frames as u64 {
             return Err(FormatError::Trailer("the content has another length"));
         }
@@ -74,7 +87,11 @@ impl SeekTable {
         let mut payload = Vec::with_capacity(count * entry_bytes + FOOTER_BYTES);
         let mut left = content_bytes;
         for (index, (_, stored, checksum)) in self.frames.iter().enumerate() {
-            let content = if (1..=content_frames).contains(&index) { left.min(FRAME_BYTES as u64) } else { 0 };
+            let (content, checksum) = if (1..=content_frames).contains(&index) {
+                (left.min(FRAME_BYTES as u64), *checksum)
+            } else {
+                (0, CHECKSUM_OF_NOTHING)
+            };
             left -= content;
             payload.extend_from_slice(&stored.to_le_bytes());
             payload.extend_from_slice(&u32::try_from(content).unwrap_or(u32::MAX).to_le_bytes());
@@ -127,9 +144,8 @@ impl SeekTable {
             let checksum = if plain { fields.u32().unwrap_or_default() } else { CHECKSUM_OF_NOTHING };
             table.push_checked(usize::try_from(stored).unwrap_or(usize::MAX), checksum);
         }
-        let ends = table.frames.first().into_iter().chain(table.frames.last());
-        let fits = !plain || ends.into_iter().all(|(_, _, checksum)| *checksum == CHECKSUM_OF_NOTHING);
-        if fits && table.frame(content_bytes)? == frame {
+        table.has_facts = entries as u64 == content_frame_count(content_bytes).saturating_add(3);
+        if table.frame(content_bytes)? == frame {
             Ok(table)
         } else {
             Err(FormatError::SeekTable("it does not fit the content"))
@@ -139,6 +155,12 @@ impl SeekTable {
     /// Where stored frame `index` (0 is the header) begins, and how long it is.
     pub(super) fn place(&self, index: usize) -> Option<(u64, u32)> {
         self.frames.get(index).map(|(start, length, _)| (*start, *length))
+    }
+
+    /// Where the facts frame begins, and how long it is.
+    pub(super) fn facts(&self) -> Option<(u64, u32)> {
+        let index = self.frames.len().checked_sub(2).filter(|_| self.has_facts)?;
+        self.place(index)
     }
 
     /// Whether `stored` is as long as content frame `number` is, and ends with its checksum, where the table has one.
@@ -193,12 +215,16 @@ mod tests {
             stored in proptest::collection::vec((5usize..20_000, any::<u8>()), 3..50),
             last in 1u64..=FRAME_BYTES as u64,
             plain: bool,
+            facts: bool,
         ) {
-            let content_bytes = (stored.len() as u64 - 3) * FRAME_BYTES as u64 + last;
+            let facts = facts && stored.len() > 3;
+            let content_bytes = (stored.len() as u64 - 3 - u64::from(facts)) * FRAME_BYTES as u64 + last;
             let mut table = SeekTable::new(plain);
             for (at, (length, byte)) in stored.iter().enumerate() {
                 if at == 0 || at + 1 == stored.len() {
                     table.push(*length);
+                } else if facts && at + 2 == stored.len() {
+                    table.push_facts(&vec![0; *length]);
                 } else {
                     table.push_content(&vec![*byte; *length]);
                 }
@@ -211,6 +237,8 @@ mod tests {
             let read = SeekTable::parse(&frame, plain, content_bytes).expect("a table");
             prop_assert!(SeekTable::parse(&frame, !plain, content_bytes).is_err());
             prop_assert_eq!(read.stored_bytes(), table.stored_bytes());
+            prop_assert_eq!(read.facts(), table.facts());
+            prop_assert_eq!(read.facts().is_some(), facts);
             let (length, byte) = stored[1];
             prop_assert_eq!(read.place(1), Some((stored[0].0 as u64, u32::try_from(length).expect("short"))));
             prop_assert!(read.is_of(0, &vec![byte; length]) && !read.is_of(0, &vec![byte; length + 1]));

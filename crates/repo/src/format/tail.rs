@@ -1,16 +1,19 @@
 //! What is known of an object from its end alone: trailer, with the header in it, and seek table, without the content.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::context::FrameContext;
+use super::frame::{decode_facts, stored_max};
 use super::header::Header;
 use super::seek_table::{FOOTER_BYTES, SeekTable};
 use super::skippable::SKIPPABLE_HEAD;
 use super::trailer::{FRAME_BYTES_MAX as TRAILER_MAX, Trailer};
-use super::{FormatError, Summary};
+use super::{FormatError, Kind, Summary};
 use crate::error::RepoError;
+use crate::facts::Facts;
 use crate::keys::Keyring;
 
 /// Bytes at the end of an object in which trailer and seek table lie, unless it has more than some 2,600 frames (2.6 GiB).
@@ -63,6 +66,12 @@ impl Tail {
         let fits = first == u32::try_from(header_bytes).ok().map(|length| (0, length))
             && last.is_some_and(|(_, length)| usize::try_from(length) == Ok(trailer_bytes))
             && table.stored_bytes() + table_frame.len() as u64 == stored_bytes;
+        let facts = table.facts();
+        if facts.is_some_and(|(_, length)| {
+            header.kind != Kind::Segment || length > u32::try_from(stored_max()).unwrap_or(u32::MAX)
+        }) {
+            return Err(damaged(FormatError::Facts("no object like this has such a frame")));
+        }
         if !fits {
             return Err(damaged(FormatError::SeekTable("it does not fit the object's length")));
         }
@@ -71,8 +80,17 @@ impl Tail {
             content_digest: trailer.content_digest,
             stored_bytes,
             stored_digest: trailer.stored_digest,
-            commit_times: trailer.commit_times,
         };
         Ok(Self { header, summary, table, context: Arc::new(context) })
+    }
+
+    /// Where the facts frame lies, if there is one.
+    pub(crate) fn facts(&self) -> Option<Range<u64>> {
+        self.table.facts().map(|(start, length)| start..start + u64::from(length))
+    }
+
+    /// The facts in the `stored` bytes of their frame. Computes: not for the runtime's threads.
+    pub(crate) fn open_facts(&self, stored: &[u8]) -> Result<Facts, FormatError> {
+        Facts::decode(&decode_facts(&self.context, stored)?)
     }
 }

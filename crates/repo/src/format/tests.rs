@@ -9,6 +9,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::error::RepoError;
+use crate::facts::Facts;
 use crate::keys::{Keyring, MasterKey};
 use walward_base::sys::cpu::CpuPool;
 use walward_storage::StoreError;
@@ -49,7 +50,8 @@ async fn seal_all(
         Object { path: PATH, spec, protection: master.map(|master| (master, [9; 32])) }
     });
     let content = pieces(content, piece);
-    let mut sealer = Sealer::new(PATH.to_owned(), objects.collect(), pool.clone(), content, || Some((1, 2)));
+    let mut sealer =
+        Sealer::new(PATH.to_owned(), objects.collect(), pool.clone(), content, || Some(Facts::of_times(1, 2)));
     let mut stored = Vec::new();
     while let Some(pieces) = sealer.next().await.expect("sealed") {
         stored.resize(pieces.len(), Vec::new());
@@ -113,8 +115,7 @@ fn sealed_again(frames: &[&Bytes], content_bytes: u64, ring: Option<&Keyring>) -
     }
     table.push(trailer::Trailer::frame_bytes(&context));
     let table = table.frame(content_bytes).expect("as many frames");
-    let trailer =
-        trailer::Trailer { content_bytes, content_digest: [0; 32], stored_digest: [0; 32], commit_times: None };
+    let trailer = trailer::Trailer { content_bytes, content_digest: [0; 32], stored_digest: [0; 32] };
     let trailer = trailer.frame(&context, &table);
     join(&[frames, &[&trailer, &table]].concat())
 }
@@ -127,14 +128,14 @@ fn a_frame_that_lies_in_anothers_place_is_never_read_by_range() {
         for ring in [None, Some(&ring)] {
             let (stored, _) = seal(&content, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
             let all = frames(&stored, ring.is_some());
-            let [header, one, two, three, trailer, table] = all.as_slice() else { panic!("six frames") };
+            let [header, one, two, three, facts, trailer, table] = all.as_slice() else { panic!("seven frames") };
             let whole: Vec<_> = (0..3).map(|at| Ok(content.slice(at * FRAME_BYTES..(at + 1) * FRAME_BYTES))).collect();
             assert_eq!(alone(&stored, ring).expect("whole"), whole);
             assert!(one.len() == two.len() && two.len() == three.len());
             for (forged, good) in [
-                (join(&[header, two, one, three, trailer, table]), [false, false, true]),
-                (join(&[header, one, one, three, trailer, table]), [true, false, true]),
-                (join(&[header, three, two, three, trailer, table]), [false, true, true]),
+                (join(&[header, two, one, three, facts, trailer, table]), [false, false, true]),
+                (join(&[header, one, one, three, facts, trailer, table]), [true, false, true]),
+                (join(&[header, three, two, three, facts, trailer, table]), [false, true, true]),
             ] {
                 let read = alone(&forged, ring).expect("the end is whole");
                 for ((read, whole), good) in read.into_iter().zip(&whole).zip(good) {
@@ -158,6 +159,48 @@ fn a_frame_that_lies_in_anothers_place_is_never_read_by_range() {
 }
 
 #[test]
+fn facts_open_in_their_own_object_only_and_no_flipped_byte_of_them_goes_unseen() {
+    let (pool, ring) = (pool(), keyring(1));
+    runtime().block_on(async {
+        for ring in [None, Some(&ring)] {
+            let (stored, _) = seal(&Bytes::from_static(b"WAL"), 100, ring.map(Keyring::active), &pool).await;
+            let start = stored.len() - usize::try_from(Tail::length(&stored).expect("a length")).expect("short");
+            let ends = |path| Tail::parse(&stored.slice(start..), stored.len() as u64, ring, path, PATH);
+            let ends = ends(PATH).expect("whole");
+            let place = ends.facts().expect("there are facts");
+            let at = |at: u64| usize::try_from(at).expect("small");
+            let facts = stored.slice(at(place.start)..at(place.end));
+            assert_eq!(ends.open_facts(&facts), Ok(Facts::of_times(1, 2)));
+            for byte in 0..facts.len() {
+                let mut flipped = facts.to_vec();
+                flipped[byte] ^= 0x20;
+                assert!(ends.open_facts(&flipped).is_err(), "byte {byte} of {}", facts.len());
+                assert!(ends.open_facts(&facts[..byte]).is_err());
+                // All of the object is read.
+                let mut whole = stored.to_vec();
+                whole[at(place.start) + byte] ^= 0x20;
+                assert!(open(&whole.into(), 4096, ring, &pool).await.is_err(), "byte {byte} of {}", facts.len());
+            }
+            // A content frame is no facts frame, and the other way round.
+            let content = frames(&stored, ring.is_some())[1].clone();
+            assert!(ends.open_facts(&content).is_err());
+            let longer = join(&[&facts, &facts]);
+            assert!(ends.open_facts(&longer).is_err());
+        }
+    });
+}
+
+#[test]
+fn facts_that_claim_more_than_1_mib_are_refused_before_they_are_read() {
+    let mut compressor = zstd::bulk::Compressor::new(1).expect("a compressor");
+    compressor.include_checksum(true).expect("a parameter");
+    let bomb = compressor.compress(&vec![0; FRAME_BYTES + 1]).expect("a frame");
+    let context = context::FrameContext { header_payload: Bytes::new(), keys: None };
+    let frame = skippable::skippable(frame::FACTS_MAGIC, &bomb);
+    assert_eq!(frame::decode_facts(&context, &frame), Err(FormatError::Facts("they are too long")));
+}
+
+#[test]
 fn a_seek_table_that_lies_gives_no_bytes() {
     let (pool, ring) = (pool(), keyring(1));
     let content = three_frames();
@@ -165,7 +208,7 @@ fn a_seek_table_that_lies_gives_no_bytes() {
         for ring in [None, Some(&ring)] {
             let (stored, _) = seal(&content, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
             let all = frames(&stored, ring.is_some());
-            let [header, one, two, three, ..] = all.as_slice() else { panic!("six frames") };
+            let [header, one, two, three, ..] = all.as_slice() else { panic!("seven frames") };
             // A boundary is moved: the first frame is longer, the second shorter, by a byte or by all but a few.
             for moved in [1, two.len() - 8] {
                 let (long, short) = (join(&[one, &two.slice(..moved)]), two.slice(moved..));
@@ -180,7 +223,7 @@ fn a_seek_table_that_lies_gives_no_bytes() {
             // The table alone is another: the trailer vouches for it.
             let end = stored.len() - 9;
             let mut lying = stored.to_vec();
-            let entries = end - if ring.is_none() { 5 * 12 } else { 5 * 8 };
+            let entries = end - if ring.is_none() { 6 * 12 } else { 6 * 8 };
             for at in entries..end {
                 lying[at] ^= 1;
                 assert!(alone(&lying.clone().into(), ring).is_err(), "byte {at} of {}", stored.len());
@@ -212,8 +255,8 @@ fn any_flipped_byte_gives_an_error_or_the_right_bytes_by_range() {
                     assert!(read.is_err() || read == Ok(whole), "byte {at} of {} flipped", stored.len());
                 }
             }
-            // The header is repeated at the end, where it is read.
-            assert!(noticed + 2 + places.len() / 4 >= places.len(), "{noticed} of {}", places.len());
+            // The header is repeated at the end, where it is read; the facts are not asked for.
+            assert!(noticed * 2 > places.len(), "{noticed} of {}", places.len());
         }
     });
 }
@@ -294,21 +337,24 @@ fn frames_are_not_swapped_dropped_repeated_or_cut_off() {
         for ring in [None, Some(&ring)] {
             let (stored, _) = seal(&content, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
             let all = frames(&stored, ring.is_some());
-            let [header, one, two, three, trailer, table] = all.as_slice() else { panic!("six frames") };
+            let [header, one, two, three, facts, trailer, table] = all.as_slice() else { panic!("seven frames") };
             assert_eq!(
-                open(&join(&[header, one, two, three, trailer, table]), 5000, ring, &pool).await.expect("whole"),
+                open(&join(&[header, one, two, three, facts, trailer, table]), 5000, ring, &pool).await.expect("whole"),
                 content
             );
             for forged in [
-                join(&[header, two, one, three, trailer, table]),
-                join(&[header, one, three, trailer, table]),
-                join(&[header, one, two, trailer, table]),
-                join(&[header, one, one, two, three, trailer, table]),
-                join(&[header, trailer, table]),
-                join(&[header, one, two, three, table]),
-                join(&[header, one, two, three, trailer]),
-                join(&[header, one, two, trailer, three, table]),
-                join(&[one, two, three, trailer, table]),
+                join(&[header, two, one, three, facts, trailer, table]),
+                join(&[header, one, three, facts, trailer, table]),
+                join(&[header, one, two, facts, trailer, table]),
+                join(&[header, one, one, two, three, facts, trailer, table]),
+                join(&[header, facts, trailer, table]),
+                join(&[header, one, two, three, facts, table]),
+                join(&[header, one, two, three, facts, trailer]),
+                join(&[header, one, two, facts, trailer, three, table]),
+                join(&[header, one, two, three, trailer, table]),
+                join(&[header, one, two, facts, three, trailer, table]),
+                join(&[header, one, two, three, facts, facts, trailer, table]),
+                join(&[one, two, three, facts, trailer, table]),
             ] {
                 assert!(open(&forged, 5000, ring, &pool).await.is_err());
             }
@@ -324,7 +370,7 @@ fn a_trailer_that_tells_another_length_is_refused_although_it_is_sealed() {
         for ring in [None, Some(&ring)] {
             let (stored, _) = seal(&bytes, FRAME_BYTES, ring.map(Keyring::active), &pool).await;
             let all = frames(&stored, ring.is_some());
-            let [header_frame, one, two, trailer_frame, _] = all.as_slice() else { panic!("five frames") };
+            let [header_frame, one, two, facts, trailer_frame, _] = all.as_slice() else { panic!("six frames") };
             let (header, payload, _) = header::Header::parse_frame(header_frame).expect("a header");
             let context = context::FrameContext::of(&header, payload, ring, PATH, PATH).expect("a context");
             let table = |content_bytes| {
@@ -332,6 +378,7 @@ fn a_trailer_that_tells_another_length_is_refused_although_it_is_sealed() {
                 table.push(header_frame.len());
                 table.push_content(one);
                 table.push_content(two);
+                table.push_facts(facts);
                 table.push(trailer_frame.len());
                 table.frame(content_bytes)
             };
@@ -340,7 +387,7 @@ fn a_trailer_that_tells_another_length_is_refused_although_it_is_sealed() {
                 let content_bytes = told.content_bytes.checked_add_signed(content_bytes).expect("a length");
                 let table = table(content_bytes).expect("as many frames");
                 let trailer = trailer::Trailer { content_bytes, ..told.clone() }.frame(&context, &table);
-                let opened = open(&join(&[header_frame, one, two, &trailer, &table]), 5000, ring, &pool).await;
+                let opened = open(&join(&[header_frame, one, two, facts, &trailer, &table]), 5000, ring, &pool).await;
                 assert_eq!(opened.is_ok(), holds);
                 let error = opened.err().map(|error| walward_base::describe(&error)).unwrap_or_default();
                 assert!(holds || error.contains("the content has another length"), "{error}");

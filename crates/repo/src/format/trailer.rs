@@ -11,7 +11,7 @@ use super::{Fields, FormatError};
 /// Magic number of the trailer's skippable frame.
 pub(super) const FRAME_MAGIC: u32 = 0x184D_2A59;
 /// Bytes of the payload in front of the header.
-const FIXED_BYTES: usize = 8 + 32 + 32 + 1 + 8 + 8 + 2;
+const FIXED_BYTES: usize = 8 + 32 + 32 + 2;
 const SEAL_BYTES: usize = TAG_BYTES;
 /// Where the content digest stands.
 const DIGEST: std::ops::Range<usize> = 8..8 + 32;
@@ -24,7 +24,6 @@ pub(super) struct Trailer {
     pub content_bytes: u64,
     pub content_digest: [u8; 32],
     pub stored_digest: [u8; 32],
-    pub commit_times: Option<(i64, i64)>,
 }
 
 impl Trailer {
@@ -42,22 +41,15 @@ impl Trailer {
     /// |      0 |     8 | content bytes |
     /// |      8 |    32 | content digest: BLAKE3 of the content, encrypted in a sealed object |
     /// |     40 |    32 | SHA-256 of all stored bytes before this frame |
-    /// |     72 |     1 | 1 when there are commit times, else 0 |
-    /// |     73 |     8 | first commit time, microseconds since 1970, else 0 |
-    /// |     81 |     8 | last commit time, likewise |
-    /// |     89 |     2 | length h of the header's payload |
-    /// |     91 |     h | the header's payload |
-    /// |   91+h |    16 | half of SHA-256 of everything before and the seek table; in a sealed object AES-GCM's tag over these |
+    /// |     72 |     2 | length h of the header's payload |
+    /// |     74 |     h | the header's payload |
+    /// |   74+h |    16 | half of SHA-256 of everything before and the seek table; in a sealed object AES-GCM's tag over these |
     pub(super) fn frame(&self, context: &FrameContext, table: &[u8]) -> Bytes {
         let header = &context.header_payload;
         let mut payload = Vec::with_capacity(FIXED_BYTES + header.len() + SEAL_BYTES);
         payload.extend_from_slice(&self.content_bytes.to_le_bytes());
         payload.extend_from_slice(&[0; 32]);
         payload.extend_from_slice(&self.stored_digest);
-        payload.push(u8::from(self.commit_times.is_some()));
-        let (first, last) = self.commit_times.unwrap_or_default();
-        payload.extend_from_slice(&first.to_le_bytes());
-        payload.extend_from_slice(&last.to_le_bytes());
         // A header has at most `HEADER_MAX` bytes.
         payload.extend_from_slice(&u16::try_from(header.len()).unwrap_or(u16::MAX).to_le_bytes());
         payload.extend_from_slice(header);
@@ -90,8 +82,6 @@ impl Trailer {
         let content_bytes = fields.u64().ok_or_else(short)?;
         let content_digest = fields.array().ok_or_else(short)?;
         let stored_digest = fields.array().ok_or_else(short)?;
-        let has_times = fields.u8().ok_or_else(short)?;
-        let times = (fields.i64().ok_or_else(short)?, fields.i64().ok_or_else(short)?);
         let header_bytes = fields.u16().ok_or_else(short)?;
         if fields.0 != context.header_payload || usize::from(header_bytes) != fields.0.len() {
             return Err(FormatError::Trailer("it is of another object: it repeats another header"));
@@ -99,12 +89,7 @@ impl Trailer {
         let (before, behind) = around_digest(body);
         let covered = [before, behind, &table(content_bytes)?];
         let content_digest = open_trailer(context.keys.as_ref(), content_digest, covered, seal)?;
-        let commit_times = match (has_times, times) {
-            (0, (0, 0)) => None,
-            (1, times) => Some(times),
-            _ => return Err(FormatError::Trailer("its commit times contradict each other")),
-        };
-        Ok(Self { content_bytes, content_digest, stored_digest, commit_times })
+        Ok(Self { content_bytes, content_digest, stored_digest })
     }
 }
 
@@ -142,10 +127,9 @@ mod tests {
             content_bytes: u64,
             content_digest: [u8; 32],
             stored_digest: [u8; 32],
-            commit_times: Option<(i64, i64)>,
             table: Vec<u8>,
         ) {
-            let trailer = Trailer { content_bytes, content_digest, stored_digest, commit_times };
+            let trailer = Trailer { content_bytes, content_digest, stored_digest };
             let frame = trailer.frame(&context(), &table);
             prop_assert_eq!(frame.len(), Trailer::frame_bytes(&context()));
             prop_assert_eq!(Trailer::header_of(&frame), Ok(&b"header"[..]));

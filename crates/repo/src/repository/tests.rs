@@ -7,6 +7,7 @@ use crate::format::Spec;
 use crate::gap::{self, Gap};
 use crate::transfer::{self, TransferError};
 use crate::{LazyRepository, place};
+use walward_pg::{CommitIndex, Commits, Lsn};
 use walward_storage::fault::{Call, Fault, Faulty, Plan};
 use walward_storage::{Payload, memory};
 
@@ -66,7 +67,7 @@ fn key(text: &str) -> ObjectKey {
 }
 
 async fn put(repository: &Repository, name: &str, content: &Bytes) -> Result<PutNew, RepoError> {
-    repository.put_new(&key(name), spec(Kind::Segment), stream(content, 100_000), || Some((5, 9))).await
+    repository.put_new(&key(name), spec(Kind::Segment), stream(content, 100_000), || Some(Facts::of_times(5, 9))).await
 }
 
 async fn read(repository: &Repository, name: &str) -> Result<Bytes, RepoError> {
@@ -84,10 +85,10 @@ async fn what_was_put_is_read_and_summed_up() {
                 panic!("not new")
             };
             assert_eq!(summary.content_bytes, length as u64);
-            assert_eq!(summary.commit_times, Some((5, 9)));
             assert_eq!(read(&repository, &name).await.expect("read"), content);
             let found = repository.read_summary(&key(&name)).await.expect("a summary");
             assert_eq!(found.summary, summary);
+            assert_eq!(found.facts, Some(Facts::of_times(5, 9)));
             assert_eq!((found.kind, found.writer.as_str()), (Kind::Segment, "db1"));
         }
     }
@@ -104,6 +105,40 @@ async fn what_was_uploaded_is_read() {
         assert_eq!(repository.store().head(&name).await.expect("there").size, uploaded.stored_bytes);
         assert_eq!(read(&repository, name.as_str()).await.expect("read"), content);
         assert_eq!(repository.read_summary(&name).await.expect("a summary").summary, uploaded);
+    }
+}
+
+#[tokio::test]
+async fn facts_come_with_the_summary_by_one_request_and_only_segments_have_them() {
+    for encrypted in [false, true] {
+        let (repository, store, _file) = repository(encrypted).await;
+        let faulty = Faulty::new(store, Plan::script([]));
+        let mut counted = repository.clone();
+        counted.store = Arc::clone(&faulty) as Arc<dyn Store>;
+        // As many entries as there can be, no two alike: still in what is read at the end.
+        let entry = |at: u32| {
+            let time = i64::from(at.wrapping_mul(2_654_435_761));
+            Commits { lsn: Lsn(u64::from(at) * 40_000), first: time, last: time + 1000, count: 2 }
+        };
+        let commits = CommitIndex::stored((1..512).map(entry).collect(), Vec::new(), false, None, Some(740));
+        let full = Facts { commits: Some(commits), ..Facts::default() };
+        let name = key("wal/x");
+        let put =
+            counted.put_new(&name, spec(Kind::Segment), stream(&content(5_000_000, 3), 100_000), || Some(full.clone()));
+        put.await.expect("put");
+        faulty.plan(Plan::script([None, Some(Fault::Before(ErrorClass::Denied))]));
+        assert_eq!(counted.read_summary(&name).await.expect("one request").facts, Some(full));
+        let name = key("wal/y");
+        let put = repository.put_new(&name, spec(Kind::Segment), stream(&content(10, 3), 100), || None).await;
+        put.expect("put");
+        assert_eq!(repository.read_summary(&name).await.expect("read").facts, None);
+        assert_eq!(read(&repository, "wal/y").await.expect("read"), content(10, 3));
+        let name = key("backup/x/pack/00000");
+        let wrong =
+            repository.put_new(&name, spec(Kind::Pack), stream(&content(10, 3), 100), || Some(Facts::default()));
+        wrong.await.expect("put");
+        assert_eq!(repository.read_summary(&name).await.expect_err("a pack").class(), ErrorClass::Corrupt);
+        assert_eq!(read(&repository, name.as_str()).await.expect_err("a pack").class(), ErrorClass::Corrupt);
     }
 }
 

@@ -58,7 +58,9 @@ async fn one_reading_of_the_content_makes_an_object_for_each_repository() {
     let repositories = [&plain, &other, &sealed, &again];
     let targets = repositories.map(|repository| SealTarget { repository, level: 1 });
     let content = content();
-    let all = seal(&targets, &key(), Kind::Segment, "db1", pieces(&content), || Some((3, 4))).await.expect("sealed");
+    let all = seal(&targets, &key(), Kind::Segment, "db1", pieces(&content), || Some(Facts::of_times(3, 4)))
+        .await
+        .expect("sealed");
     // Plain frames are the same memory.
     let shared = all[0].payload.0.iter().zip(&all[1].payload.0).filter(|(one, two)| one.as_ptr() == two.as_ptr());
     assert_eq!(shared.count(), 4, "the content has four frames");
@@ -66,8 +68,8 @@ async fn one_reading_of_the_content_makes_an_object_for_each_repository() {
     for (repository, sealed) in repositories.iter().zip(all) {
         assert!(matches!(repository.put_sealed(sealed).await, Ok(PutNew::Created(_))));
         assert!(read(repository).await.expect("read") == content);
-        let summary = repository.read_summary(&key()).await.expect("a summary").summary;
-        assert_eq!(summary.commit_times, Some((3, 4)));
+        let found = repository.read_summary(&key()).await.expect("a summary");
+        assert_eq!(found.facts, Some(Facts::of_times(3, 4)));
     }
     // The same content again, by itself.
     let spec = Spec { kind: Kind::Segment, level: 3, writer: "db2".to_owned() };
