@@ -48,7 +48,7 @@ pub use lines::{
 pub use moments::{LastCommit, first_commit, first_passing, last_commit};
 pub use online::goes_on;
 pub use reach::{Reach, WalNeed, count_partial, goes_on_after, reach, segment_before};
-pub use read::{Archive, Copy, chain};
+pub use read::{Archive, Copy};
 pub use target::{Target, TargetTimeline};
 pub use time::{TimeError, format_microseconds, format_time, parse_time};
 pub use way::{Histories, Span, Way};

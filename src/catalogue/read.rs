@@ -14,7 +14,7 @@ use super::error::CatalogueError;
 use super::inventory::Inventory;
 use super::target::TargetTimeline;
 use super::way::{Histories, Way};
-use walward_base::ErrorClass;
+use walward_base::{ErrorClass, describe};
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use walward_repo::gap::{self, Gap};
 use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
@@ -86,7 +86,7 @@ impl<'a> Archive<'a> {
                         warnings.push(format!(
                             "backup {label} in repository {} is left out: {}",
                             repository.name(),
-                            chain(&error)
+                            describe(&error)
                         ));
                         if error.class() != ErrorClass::Corrupt {
                             let doing = format!("read backup {label}");
@@ -193,9 +193,9 @@ impl<'a> Archive<'a> {
                             histories.insert(timeline, history.parents);
                             continue;
                         }
-                        Err(error) => (chain(&error), ErrorClass::Corrupt),
+                        Err(error) => (describe(&error), ErrorClass::Corrupt),
                     },
-                    Err(error) => (chain(&error), error.class()),
+                    Err(error) => (describe(&error), error.class()),
                 };
                 let name = repository.name();
                 let why = format!("cannot read the history of timeline {timeline} in repository {name}: {why}");
@@ -238,7 +238,7 @@ impl<'a> Archive<'a> {
             .map(|(_, found)| found)
         {
             let_go.extend(gaps);
-            warnings.extend(damaged.iter().map(|error| chain(error)));
+            warnings.extend(damaged.iter().map(|error| describe(error)));
         }
         Ok(let_go)
     }
@@ -416,7 +416,7 @@ impl<'a> Archive<'a> {
                 Ok(whole) => whole,
                 Err(error) => {
                     let doing = format!("read the manifest of backup {label}");
-                    warnings.push(format!("cannot {doing} in repository {}: {}", repository.name(), chain(&error)));
+                    warnings.push(format!("cannot {doing} in repository {}: {}", repository.name(), describe(&error)));
                     failure = Some(CatalogueError::of(repository, doing, error));
                     continue;
                 }
@@ -455,22 +455,10 @@ where
         match question(repository).await {
             Ok(answer) => answers.push((index, answer)),
             Err(error) => {
-                warnings.push(format!("cannot {doing} in repository {}: {}", repository.name(), chain(&error)));
+                warnings.push(format!("cannot {doing} in repository {}: {}", repository.name(), describe(&error)));
                 failure.get_or_insert_with(|| CatalogueError::of(repository, doing, error));
             }
         }
     }
     if answers.is_empty() { Err(failure.unwrap_or(CatalogueError::NoRepository)) } else { Ok(answers) }
-}
-
-/// An error with its causes, in one line: for warnings, which have no chain of their own.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

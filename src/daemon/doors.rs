@@ -5,9 +5,10 @@
 //! shown out for the new one; when none is idle, the new one is turned away. Connections of others are not touched.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio_util::sync::CancellationToken;
+use walward_base::Locked;
 
 /// Connections of one user at the same time. PostgreSQL asks for one file at a time, a recovery and a person come on top.
 pub const PLACES_OF_A_USER: usize = 256;
@@ -62,7 +63,7 @@ impl Doors {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Visitor, Taken>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 }
 

@@ -1,7 +1,8 @@
 //! A line of the log that strangers can bring about: written once in a while, however often that happens.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use walward_base::Locked;
 
 /// How often it is written.
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -18,7 +19,7 @@ impl Throttle {
 
     /// Whether it is to be written `now`, and then how often it was not since the last time.
     pub fn admit(&self, now: Instant) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.0.locked();
         let (last, kept_back) = &mut *state;
         if last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
             *kept_back = kept_back.saturating_add(1);

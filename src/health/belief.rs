@@ -1,9 +1,10 @@
 //! What the server believes archived, beside what the repositories hold.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use walward_base::Locked;
 
 /// What was found when the two were compared last.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,12 +29,12 @@ pub struct BeliefStats(Mutex<BeliefFacts>);
 impl BeliefStats {
     /// As they are.
     pub fn facts(&self) -> BeliefFacts {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.locked().clone()
     }
 
     /// A comparison has found this.
     pub fn compared(&self, found: BeliefFacts) {
         let facts = BeliefFacts { compared: Some(Timestamp::now()), ..found };
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+        *self.0.locked() = facts;
     }
 }

@@ -1,11 +1,12 @@
 //! What is known of one repository of a cluster beside the others: what is owed to it, and what contradicts it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::LastError;
+use walward_base::Locked;
 
 /// What one repository is owed, at one moment: files that were archived elsewhere and that it lacks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +107,6 @@ impl RepositoryStats {
     }
 
     fn lock(&self) -> MutexGuard<'_, DebtFacts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 }

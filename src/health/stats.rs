@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use walward_base::ErrorClass;
+use walward_base::Locked;
 
 /// The newest failure of a kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,7 +130,7 @@ impl ArchiveStats {
     }
 
     fn lock(&self) -> MutexGuard<'_, ArchiveFacts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 }
 
@@ -177,6 +178,6 @@ impl FetchStats {
     }
 
     fn lock(&self) -> MutexGuard<'_, FetchFacts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use super::configuration::{Configuration, Source};
 use super::contents::{Contents, PackedFile};
 use super::error::RestoreError;
-use crate::catalogue::{Copy, chain};
+use crate::catalogue::Copy;
+use walward_base::describe;
 use walward_base::sys::folder::open_led;
 use walward_repo::layout;
 use walward_repo::manifest::BackupLabel;
@@ -58,7 +59,7 @@ pub async fn from_pack(copies: &[Copy], label: &BackupLabel, pack: u32, file: &P
         match read.await {
             Ok(content) if crc32c::crc32c(&content) == file.crc32c => return Ok(content.to_vec()),
             Ok(_) => why = format!("repository {} has another content", copy.repository.name()),
-            Err(error) => why = format!("repository {}: {}", copy.repository.name(), chain(&error)),
+            Err(error) => why = format!("repository {}: {}", copy.repository.name(), describe(&error)),
         }
     }
     Err(why)

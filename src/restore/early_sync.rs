@@ -6,11 +6,12 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use super::directory::Owner;
 use super::error::RestoreError;
+use walward_base::Locked;
 use walward_base::sys::{durable, identity};
 
 /// Smaller files are left to the sync at the end: each would cost a commit of the file system's journal.
@@ -67,7 +68,7 @@ impl EarlySync {
         if bytes < FILE_BYTES_MIN {
             return Ok(());
         }
-        let offered = match &*self.running.lock().unwrap_or_else(PoisonError::into_inner) {
+        let offered = match &*self.running.locked() {
             Some(Running { files, .. }) => files.try_send((file, path.to_path_buf())),
             None => Ok(()),
         };
@@ -83,7 +84,7 @@ impl EarlySync {
     /// # Errors
     /// One of them is not on the disk. The kernel tells that once: the sync at the end may hear nothing of it.
     pub fn finish(&self) -> Result<(), RestoreError> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let running = self.running.locked().take();
         running.map_or(Ok(()), |Running { files, thread }| {
             drop(files);
             thread.join().unwrap_or(Err(RestoreError::Died))

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
@@ -25,8 +25,9 @@ use super::places::Places;
 use super::plan::{RestorePlan, Work, blocking};
 use super::proof::Proof;
 use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
-use crate::catalogue::{Copy, chain};
-use walward_base::{ErrorClass, hex};
+use crate::catalogue::Copy;
+use walward_base::Locked;
+use walward_base::{ErrorClass, describe, hex};
 use walward_repo::RepoError;
 use walward_repo::format::{Chunk, Kind};
 use walward_repo::layout;
@@ -206,7 +207,7 @@ pub async fn run(
     let (early_sync, proof) = (Arc::clone(&restorer.early_sync), Arc::clone(&restorer.proof));
     let left_to_say = blocking_as(owner, move || {
         early_sync.finish()?;
-        let mut proof = proof.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut proof = proof.locked();
         install::finish(&work.places, ending, None, &mut proof)
     })
     .await?;
@@ -229,7 +230,7 @@ impl Proving {
     fn start(&mut self, proof: &Arc<Mutex<Proof>>, owner: Option<Owner>) {
         if self.running.is_none() && !self.finished.is_empty() {
             let (proof, packs) = (Arc::clone(proof), std::mem::take(&mut self.finished));
-            let prove = move || proof.lock().unwrap_or_else(PoisonError::into_inner).packs(&packs);
+            let prove = move || proof.locked().packs(&packs);
             self.running = Some(tokio::task::spawn_blocking(move || act_as(owner, prove)));
         }
     }
@@ -331,8 +332,7 @@ impl Restorer {
             }
             // From now on its files are not what was proven.
             let proof = Arc::clone(&self.proof);
-            blocking_as(self.owner, move || proof.lock().unwrap_or_else(PoisonError::into_inner).withdraw(number))
-                .await?;
+            blocking_as(self.owner, move || proof.locked().withdraw(number)).await?;
         }
         let mut attempts = Vec::new();
         let mut class = ErrorClass::Permanent;
@@ -429,7 +429,7 @@ impl Restorer {
             () = self.cancel.cancelled() => Err(Failure::Fatal(RestoreError::Cancelled)),
             answer = tokio::time::timeout(CHUNK_DEADLINE, call) => match answer {
                 Ok(Ok(value)) => Ok(value),
-                Ok(Err(error)) => Err(Failure::Elsewhere(error.class(), chain(&error))),
+                Ok(Err(error)) => Err(Failure::Elsewhere(error.class(), describe(&error))),
                 Err(_) => {
                     let what = format!("nothing came for {} s", CHUNK_DEADLINE.as_secs());
                     Err(Failure::Elsewhere(ErrorClass::Transient, what))

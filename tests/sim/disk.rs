@@ -15,10 +15,11 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, Weak};
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
+use walward_base::Locked;
 use walward_base::sys::steps::{self, Step, Watcher};
 
 use crate::faults::mix;
@@ -132,7 +133,7 @@ impl Watcher for Switchboard {
     fn step(&self, step: Step<'_>, act: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         let path = path_of(&step);
         let disk = {
-            let mut disks = DISKS.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut disks = DISKS.locked();
             disks.retain(|disk| disk.strong_count() > 0);
             disks.iter().filter_map(Weak::upgrade).find(|disk| path.starts_with(&disk.root))
         };
@@ -186,7 +187,7 @@ impl Disk {
             trace: None,
         };
         let disk = Arc::new(Self { root: root.to_owned(), state: Mutex::new(state) });
-        DISKS.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&disk));
+        DISKS.locked().push(Arc::downgrade(&disk));
         disk
     }
 
@@ -234,7 +235,7 @@ impl Disk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.locked()
     }
 
     fn shown(&self, step: &Step<'_>) -> String {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use walward::archive::{Acknowledge, ArchiveOptions, Archiver, FetchOptions, Fetcher};
 use walward::health::{ArchiveStats, FetchStats};
 use walward_base::ErrorClass;
+use walward_base::Locked;
 use walward_base::sys::cpu::CpuPool;
 use walward_pg::{Lineage, WalFileName};
 use walward_repo::{Encryption, LazyRepository, RepoError, Repository, layout, stored};
@@ -43,7 +44,7 @@ pub const SPOOL_SEGMENTS: u64 = 4;
 pub type Trace = Arc<Mutex<Vec<String>>>;
 
 pub fn note(trace: &Trace, line: String) {
-    trace.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    trace.locked().push(line);
 }
 
 /// Where a repository lies.

@@ -3,13 +3,14 @@
 use std::env::var;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use crate::disk::Loss;
 use crate::machine::Trace;
 use crate::shape::Shape;
 use crate::world::{Tally, World};
+use walward_base::Locked;
 
 /// No seed computes for so long: one that does hangs.
 const REAL_TIME_MAX: Duration = Duration::from_mins(3);
@@ -77,7 +78,7 @@ pub fn watched<T: Send + 'static>(
         Err(RecvTimeoutError::Timeout) => Err(format!("it hangs: no end within {REAL_TIME_MAX:?}")),
         Err(RecvTimeoutError::Disconnected) => Err("its thread died".to_owned()),
     };
-    let steps = std::mem::take(&mut *trace.lock().unwrap_or_else(PoisonError::into_inner));
+    let steps = std::mem::take(&mut *trace.locked());
     if asked() == Some(seed) {
         eprintln!("{}", steps.join("\n"));
     }

@@ -45,6 +45,15 @@ impl ErrorClass {
         }
     }
 
+    /// The class where what is missing is not an object that a store was asked for: a vanished file must not look like an absent object.
+    #[must_use]
+    pub fn never_absent(self) -> Self {
+        match self {
+            Self::NotFound => Self::Permanent,
+            Self::Transient | Self::Permanent | Self::Corrupt | Self::Denied | Self::Cancelled | Self::NoSpace => self,
+        }
+    }
+
     /// The class of an I/O error of the local machine.
     pub fn of_io(error: &std::io::Error) -> Self {
         use std::io::ErrorKind;

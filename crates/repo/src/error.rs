@@ -192,11 +192,7 @@ impl RepoError {
                 class => class,
             },
             Self::KeyNeeded { .. } | Self::UnknownMasterKey { .. } => ErrorClass::Denied,
-            // Local and not about the repository; a vanished file must not look like an absent object.
-            Self::Content { source, .. } => match ErrorClass::of_io(source) {
-                ErrorClass::NotFound => ErrorClass::Permanent,
-                class => class,
-            },
+            Self::Content { source, .. } => ErrorClass::of_io(source).never_absent(),
             Self::Contended { .. } => ErrorClass::Transient,
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::try_join_all;
@@ -11,6 +11,7 @@ use futures::future::try_join_all;
 use super::error::RepoError;
 use super::format::{FRAME_BYTES, Run, Summary, Tail};
 use super::repository::Repository;
+use walward_base::Locked;
 use walward_storage::{ObjectInfo, ObjectKey};
 
 /// How many frames are fetched and opened at once.
@@ -84,14 +85,14 @@ impl FrameReader {
     async fn some(&self, numbers: Range<u64>) -> Result<Vec<Bytes>, RepoError> {
         let damaged = |error| RepoError::damaged(&self.shown, error);
         let mut found: Vec<Option<Bytes>> = {
-            let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cache = self.cache.locked();
             numbers.clone().map(|number| cache.get(number)).collect()
         };
         let missing = numbers.clone().zip(&found).filter(|(_, found)| found.is_none()).map(|(number, _)| number);
         let runs = self.tail.runs(missing).map_err(damaged)?;
         let fetched = try_join_all(runs.iter().map(|run| self.fetch(run))).await?;
         for (number, content) in fetched.into_iter().flatten() {
-            self.cache.lock().unwrap_or_else(PoisonError::into_inner).put(number, &content);
+            self.cache.locked().put(number, &content);
             let slot = usize::try_from(number - numbers.start).ok().and_then(|at| found.get_mut(at));
             if let Some(slot) = slot {
                 *slot = Some(content);

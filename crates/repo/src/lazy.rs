@@ -1,6 +1,6 @@
 //! A repository that is opened when it is first needed and stays open: an agent must start, and answer, while a store is away.
 
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::place::Neighbours;
 use super::{Encryption, RepoError, Repository, Standing};
+use walward_base::Locked;
 use walward_base::sys::cpu::CpuPool;
 use walward_base::{ErrorClass, describe, format_duration};
 use walward_pg::Lineage;
@@ -178,7 +179,7 @@ impl Opening {
         let opened = Repository::open(&self.name, store, &self.encryption, self.pool.clone()).await;
         if is_first && opened.as_ref().is_err_and(|error| !error.class().is_worth_retrying()) {
             // The next one reads certificates and credentials again.
-            *self.store.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.store.locked() = None;
         }
         if let (Ok(repository), Some(neighbours)) = (&opened, self.neighbours.get()) {
             neighbours.admit(repository).await?;
@@ -187,7 +188,7 @@ impl Opening {
     }
 
     fn store(&self) -> Result<Arc<dyn Store>, RepoError> {
-        let mut known = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.store.locked();
         if let Some(store) = &*known {
             return Ok(Arc::clone(store));
         }

@@ -13,6 +13,7 @@ use super::facts::Facts;
 use super::format::{FormatError, Kind, Object, Sealer, Spec, Summary};
 use super::repository::{PutNew, Repository};
 pub use super::sealed::Sealed;
+use walward_base::Locked;
 use walward_storage::{ObjectKey, Payload, Upload};
 
 /// Pieces of about a frame that wait for each upload; plain ones of one level share their memory.
@@ -75,7 +76,7 @@ pub async fn upload(
     // What failed first is the cause; what fails after it only follows.
     let failure = Mutex::new(None);
     let fail = &|at: usize, error: RepoError| {
-        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((at, error));
+        failure.locked().get_or_insert((at, error));
     };
     let (senders, receivers): (Vec<_>, Vec<_>) = targets.iter().map(|_| mpsc::channel(PIECES_WAITING_MAX)).unzip();
     let produce = async move {

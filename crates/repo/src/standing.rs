@@ -3,12 +3,13 @@
 //! And two circuit breakers, one for reading and one for writing: a store may still do one of them. While one is open, nobody
 //! waits for the repository whose own waiting would do harm: a server that is to stop or to fail over.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use walward_base::ErrorClass;
+use walward_base::Locked;
 
 /// How long a repository rests after its first failure; doubled with each further one up to [`REST_MAX`].
 const REST_FIRST: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ impl Breaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<String>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 }
 
@@ -87,7 +88,7 @@ impl Standing {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.locked()
     }
 }
 

@@ -1,7 +1,7 @@
 //! One object from one repository to another: read and verified, and sealed anew, because its frames are bound to the
 //! repository that they were made for.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -12,6 +12,7 @@ use super::error::RepoError;
 use super::format::{Spec, Summary};
 use super::repository::{ObjectSummary, PutNew, Repository};
 use walward_base::ErrorClass;
+use walward_base::Locked;
 use walward_storage::ObjectKey;
 
 /// Which side a transfer failed at.
@@ -149,7 +150,7 @@ impl Source {
         let noted = Arc::clone(&failure);
         let content = opened.content.map(move |chunk| {
             chunk.map_err(|error| {
-                noted.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                noted.locked().get_or_insert(error);
                 std::io::Error::other("the object that is copied cannot be read")
             })
         });
@@ -162,7 +163,7 @@ impl Source {
 }
 
 fn verdict(from: &Repository, to: &Repository, failure: &Mutex<Option<RepoError>>, error: RepoError) -> TransferError {
-    match failure.lock().unwrap_or_else(PoisonError::into_inner).take() {
+    match failure.locked().take() {
         Some(source) => TransferError::From { repository: from.name().to_owned(), source },
         None => TransferError::To { repository: to.name().to_owned(), source: error },
     }

@@ -5,7 +5,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -15,6 +15,7 @@ use object_store::azure::{AzureAccessKey, AzureCredential};
 
 use super::error::Cause;
 use super::options::{KeyFiles, KeySource};
+use walward_base::Locked;
 
 /// A file that changed so recently can change again without a new time: it is read each time.
 const SETTLED: Duration = Duration::from_secs(2);
@@ -101,7 +102,7 @@ fn text(source: &KeySource) -> Result<String, String> {
 /// The keys of this moment. Blocking.
 fn current<K>(inner: &Inner<K>) -> Result<Arc<K>, String> {
     let Inner { files, read, last } = inner;
-    let known = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let known = last.locked().clone();
     let look = || {
         let mut stamps = Vec::new();
         let mut settled = true;
@@ -120,7 +121,7 @@ fn current<K>(inner: &Inner<K>) -> Result<Arc<K>, String> {
     };
     match look() {
         Ok((stamps, keys)) => {
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamps, Arc::clone(&keys)));
+            *last.locked() = Some((stamps, Arc::clone(&keys)));
             Ok(keys)
         }
         Err(cause) => match known {

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +18,7 @@ use super::heir::Heir;
 use super::store::{REPLACED, length_within};
 use super::{Listing, ObjectInfo, ObjectKey, Payload, Put, Unfinished, empty_folders};
 use walward_base::ErrorClass;
+use walward_base::Locked;
 use walward_base::sys::durable::{self, NewFile};
 use walward_base::sys::folder::{self, Facts, Folder, Kind};
 use walward_base::sys::piece;
@@ -105,7 +106,7 @@ impl Disk {
                 self.ensure_folder(&root, folder, heir).map(|folder| NewFile::begin_in(&folder, name, FILE_MODE));
             match begun? {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    self.folders.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+                    self.folders.locked().remove(folder);
                 }
                 result => {
                     let file = result?;
@@ -121,7 +122,7 @@ impl Disk {
 
     /// Makes `folder`, which lies below `root`, and those above it, and all of them durable.
     fn ensure_folder(&self, root: &Folder, folder: &Path, heir: Option<Heir>) -> Result<Folder, Failure> {
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folders = self.folders.locked();
         if folders.contains(folder) {
             match root.folder(folder) {
                 // Removed with its last object, by another process.
@@ -247,7 +248,7 @@ impl Disk {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         }
-        let mut folders = self.folders.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut folders = self.folders.locked();
         for folder in folder.ancestors().take_while(|folder| !folder.as_os_str().is_empty()) {
             // Fails while anything is in it. Need not be durable: an empty folder is not an object.
             if root.remove_folder(folder).is_err() {

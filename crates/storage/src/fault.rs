@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,6 +16,7 @@ use super::{
     Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
 };
 use walward_base::ErrorClass;
+use walward_base::Locked;
 
 /// What goes wrong with one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,19 +116,19 @@ impl Faulty {
 
     /// Another plan from now on.
     pub fn plan(&self, plan: Plan) {
-        *self.plan.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+        *self.plan.locked() = plan;
     }
 
     /// How many calls of a script are still to come.
     pub fn left(&self) -> usize {
-        match &*self.plan.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.plan.locked() {
             Plan::Script(faults) => faults.len(),
             Plan::Chance { .. } | Plan::By(_) => usize::MAX,
         }
     }
 
     fn next(&self, verb: &'static str, key: &str) -> Option<Fault> {
-        self.plan.lock().unwrap_or_else(PoisonError::into_inner).next(Call { verb, key })
+        self.plan.locked().next(Call { verb, key })
     }
 
     async fn call<T>(
@@ -244,7 +245,7 @@ impl Store for Faulty {
         let name = folder.map_or("", ObjectKey::as_str);
         let fault = self.next("list", name);
         let now = self.call(fault, self.inner.list(folder)).await?;
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists = self.lists.locked();
         if fault == Some(Fault::Stale)
             && let Some(before) = lists.get(name)
         {

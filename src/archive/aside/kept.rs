@@ -43,8 +43,8 @@ pub struct KeptServer {
     names: BTreeSet<WalFileName>,
     /// It replays what others wrote: what it has may come from the archive.
     is_in_recovery: bool,
-    /// How long one look at its files may take.
-    limit: Duration,
+    /// How long one look at its files may take; none: as long as it takes.
+    limit: Option<Duration>,
 }
 
 impl KeptServer {
@@ -54,8 +54,8 @@ impl KeptServer {
     /// [`AsideError::Server`] when it cannot be read, and [`AsideError::Hangs`]: what is not seen may be the server's own.
     pub async fn look(data_directory: &Path, limit: Duration) -> Result<Option<Self>, AsideError> {
         let directory = data_directory.to_owned();
-        let kept = answered(data_directory, data_directory, limit, move || Self::read(&directory)).await??;
-        Ok(kept.map(|kept| Self { limit, ..kept }))
+        let kept = answered(data_directory, data_directory, Some(limit), move || Self::read(&directory)).await??;
+        Ok(kept.map(|kept| Self { limit: Some(limit), ..kept }))
     }
 
     /// As [`KeptServer::look`], for as long as it takes. Blocking.
@@ -91,7 +91,7 @@ impl KeptServer {
             redo: control.redo.segment_number(control.segment_size),
             names: names.iter().filter_map(|name| name.to_str()?.parse().ok()).collect(),
             is_in_recovery: matches!(control.state, ClusterState::InArchiveRecovery | ClusterState::ShutDownInRecovery),
-            limit: Duration::MAX,
+            limit: None,
         }))
     }
 
@@ -139,7 +139,7 @@ impl KeptServer {
             opened => opened.map_err(failed)?,
         };
         let key = layout::wal_file(self.lineage, name);
-        let content = in_time(file.content().0, self.limit);
+        let content = in_time(file.content().0, self.limit.unwrap_or(Duration::MAX));
         match repository.has_content(&key, file.bytes(), content).await {
             Ok(is_same) => Ok(Ok(is_same)),
             Err(error) if error.class() == ErrorClass::NotFound => Ok(Ok(false)),
@@ -192,7 +192,7 @@ impl KeptServer {
         names: BTreeSet<WalFileName>,
     ) -> Self {
         let pg_wal = pg_wal.to_path_buf();
-        Self { pg_wal, lineage, size, history, redo, names, is_in_recovery: false, limit: Duration::MAX }
+        Self { pg_wal, lineage, size, history, redo, names, is_in_recovery: false, limit: None }
     }
 }
 
@@ -203,25 +203,29 @@ impl KeptServer {
 pub async fn is_archived(data_directory: &Path, name: WalFileName, limit: Duration) -> Result<bool, AsideError> {
     let pg_wal = data_directory.join("pg_wal");
     let mark = done_path(&pg_wal, name);
-    answered(data_directory, &mark, limit, move || is_done(&pg_wal, name)).await
+    answered(data_directory, &mark, Some(limit), move || is_done(&pg_wal, name)).await
 }
 
 /// What `look` says about `path`, on a thread of the data directory's ground and within `limit`.
 async fn answered<T: Send + 'static>(
     data_directory: &Path,
     path: &Path,
-    limit: Duration,
+    limit: Option<Duration>,
     look: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, AsideError> {
+    let died = || {
+        let source = io::Error::other("there is no thread for it, or it died");
+        AsideError::Server { path: path.to_owned(), source }
+    };
+    let Some(limit) = limit else {
+        return Ground::of(data_directory).look(look).await.ok_or_else(died);
+    };
     let at = path.to_owned();
     let never = CancellationToken::new();
     let looked = Ground::of(data_directory).work(limit, &never, move |steps| steps.at(&at, look)).await;
     looked.map_err(|why| match why {
         NotDone::Hangs(step) => AsideError::Hangs { path: step.path, limit },
-        NotDone::NoThread | NotDone::Cancelled | NotDone::Died => {
-            let source = io::Error::other("there is no thread for it, or it died");
-            AsideError::Server { path: path.to_owned(), source }
-        }
+        NotDone::NoThread | NotDone::Cancelled | NotDone::Died => died(),
     })
 }
 
@@ -248,9 +252,9 @@ mod tests {
     #[tokio::test]
     async fn a_look_or_a_piece_of_a_file_that_hangs_is_told_and_not_waited_for() {
         let (data, file) = (Path::new("/aside/hung"), Path::new("/aside/hung/pg_wal/file"));
-        assert_eq!(answered(data, file, LIMIT, || 7).await.expect("answered"), 7);
+        assert_eq!(answered(data, file, Some(LIMIT), || 7).await.expect("answered"), 7);
         let (release, held) = sync_channel::<()>(1);
-        match answered(data, file, LIMIT, move || held.recv().is_ok()).await {
+        match answered(data, file, Some(LIMIT), move || held.recv().is_ok()).await {
             Err(AsideError::Hangs { path, limit }) => assert_eq!((path.as_path(), limit), (file, LIMIT)),
             other => panic!("{other:?}"),
         }

@@ -116,11 +116,7 @@ impl AsideError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Repository { source, .. } => source.class(),
-            // A vanished file must not look like an absent object.
-            Self::Server { source, .. } => match ErrorClass::of_io(source) {
-                ErrorClass::NotFound => ErrorClass::Permanent,
-                class => class,
-            },
+            Self::Server { source, .. } => ErrorClass::of_io(source).never_absent(),
             Self::BadCopy { .. } | Self::Gone { .. } => ErrorClass::Corrupt,
             Self::Hangs { .. } => ErrorClass::Transient,
             Self::Taken { .. } => ErrorClass::Permanent,

@@ -188,8 +188,9 @@ impl Archiver {
         for (at, stats) in self.stats().iter().enumerate() {
             let own = state.parted.iter().find(|((a, b), ..)| *a == at || *b == at);
             stats.differs(own.map(|(.., parting)| parting.first.to_string()));
-            // One that was away is trusted with new files again.
-            if open(at) {
+            // One that was away is trusted with new files again. One that is away now may be the only one with this server's files: what
+            // the others agree on may be another life's.
+            if with.iter().all(|open| *open) {
                 state.uncompared.remove(&at);
                 state.unproven.remove(&at);
             }

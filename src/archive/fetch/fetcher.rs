@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -23,6 +23,7 @@ use super::spot::Spot;
 use super::window::Pace;
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use crate::health::FetchStats;
+use walward_base::Locked;
 use walward_base::{ErrorClass, describe, format_duration, trace};
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use walward_repo::LazyRepository;
@@ -523,7 +524,7 @@ impl Fetcher {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.locked()
     }
 }
 

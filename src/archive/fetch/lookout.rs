@@ -1,13 +1,14 @@
 //! Looks after repositories that cannot be read from, as long as a standby asks for files: the moment one answers again it is asked.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info};
 
+use walward_base::Locked;
 use walward_repo::LazyRepository;
 
 /// How long a repository may take to answer a probe.
@@ -34,7 +35,7 @@ impl Lookout {
 
     /// A standby asks.
     pub fn a_standby_asks(&self) {
-        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.asked.locked() = Some(Instant::now());
     }
 
     /// Why none of `repositories` can be read from; `None` when one can, as far as is known.
@@ -63,7 +64,7 @@ impl Lookout {
         let (probing, asked, stop) = (Arc::clone(probing), Arc::clone(&self.asked), self.stop.clone());
         let repository = Arc::clone(repository);
         let is_wanted = move || {
-            let asked = *asked.lock().unwrap_or_else(PoisonError::into_inner);
+            let asked = *asked.locked();
             asked.is_some_and(|asked| asked.elapsed() < ASKED_MAX)
         };
         let look = async move {

@@ -175,10 +175,7 @@ impl FetchError {
     /// What metrics are taken on. Never [`ErrorClass::NotFound`].
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Repository { source, .. } => match source.class() {
-                ErrorClass::NotFound => ErrorClass::Permanent,
-                class => class,
-            },
+            Self::Repository { source, .. } => source.class().never_absent(),
             Self::Rejected { .. } => ErrorClass::Corrupt,
             Self::UnknownLineage { .. }
             | Self::NoLineage { .. }
@@ -188,10 +185,7 @@ impl FetchError {
             | Self::ServedIsGone { .. }
             | Self::NoRepository => ErrorClass::Permanent,
             Self::TooSlow { .. } | Self::NotNow { .. } => ErrorClass::Transient,
-            Self::Write { source, .. } => match ErrorClass::of_io(source) {
-                ErrorClass::NotFound => ErrorClass::Permanent,
-                class => class,
-            },
+            Self::Write { source, .. } => ErrorClass::of_io(source).never_absent(),
             Self::Stopping(_) => ErrorClass::Cancelled,
         }
     }

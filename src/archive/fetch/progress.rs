@@ -1,9 +1,10 @@
 //! How far one file is on its way to a server: told by who brings it, read by who waits for it.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
+use walward_base::Locked;
 
 /// How far a retrieval is, for who waits for it.
 #[derive(Debug, Default)]
@@ -28,12 +29,12 @@ impl Progress {
 
     /// Bytes of the file have come.
     pub fn moved(&self) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        *self.moved.locked() = Some(Instant::now());
     }
 
     /// When bytes of it came last.
     pub fn last(&self) -> Option<Instant> {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.moved.locked()
     }
 
     /// The file has at most so many bytes.
@@ -53,7 +54,7 @@ impl Progress {
 
     /// Repository `number` is asked now.
     pub fn turn_of(&self, number: usize) {
-        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.moved.locked() = None;
         self.turn.store(number.saturating_add(1), Ordering::Relaxed);
     }
 }

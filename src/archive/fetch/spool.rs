@@ -11,11 +11,12 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use rustix::fs::FlockOperation;
 
 use super::spot::Spot;
+use walward_base::Locked;
 use walward_base::sys::shared::Shared;
 use walward_base::sys::{disk, durable, folder};
 
@@ -128,7 +129,7 @@ impl Spool {
     fn renew(&self) -> bool {
         let made = if self.0.is_there() { Ok(()) } else { self.0.make() };
         if let Err(error) = &made {
-            *self.0.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.0.lock.locked() = None;
             tracing::warn!(folder = %self.0.path.display(), %error, "the spool is gone, and cannot be made anew");
         }
         made.is_ok()
@@ -149,7 +150,7 @@ impl Folder {
     /// A spot in the folder that was made. Where that is gone, nothing can be made in it, whatever has its name by now.
     fn spot(&self, name: &str) -> Spot {
         let path = self.path.join(name);
-        match self.lock.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+        match self.lock.locked().as_ref() {
             Some(folder) => Spot::own_in(folder.clone(), path),
             None => Spot::lost(path),
         }
@@ -176,13 +177,13 @@ impl Folder {
         }
         // Where locks do not work, nobody clears what may be in use either.
         let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(folder);
+        *self.lock.locked() = Some(folder);
         Ok(())
     }
 
     /// Removes the files of an earlier process.
     fn clear(&self) -> io::Result<()> {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock.locked();
         let Some(folder) = lock.as_ref() else { return Ok(()) };
         let mut names = Vec::new();
         folder.each_name(|name| names.push(name.to_owned()))?;
@@ -196,7 +197,7 @@ impl Folder {
 
     /// Whether the folder is the one that was made.
     fn is_there(&self) -> bool {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = self.lock.locked();
         let id = |folder: &folder::Folder| folder.facts().ok().map(|facts| facts.id);
         let Some(held) = lock.as_ref().and_then(id) else { return false };
         folder::Folder::enter(&self.path).ok().and_then(|found| id(&found)) == Some(held)

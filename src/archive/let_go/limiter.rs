@@ -8,7 +8,7 @@
 //! file that is asked for again. `settle.rs` brings the notes to the repositories.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use jiff::Timestamp;
@@ -19,6 +19,7 @@ use super::decision::{Facts, Verdict, is_wal, judge};
 use super::notes::Notes;
 use crate::archive::push::error::PushError;
 use crate::archive::push::pushed::Pushed;
+use walward_base::Locked;
 use walward_base::{ErrorClass, describe, format_bytes};
 use walward_pg::{ControlFile, Lineage, SegmentSize, WalFileName, list_ready};
 use walward_repo::gap::Gap;
@@ -148,7 +149,7 @@ impl QueueLimit {
     }
 
     fn failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failed.locked()
     }
 }
 

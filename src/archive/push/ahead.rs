@@ -81,7 +81,7 @@ impl Archiver {
                 Some(true) => Standing::There,
                 Some(false) => Standing::New,
             };
-            let unsettled = state.in_flight.keys().any(|name| state.there.has(*name, now) != Some(false));
+            let unsettled = state.is_unsettled(now);
             choose(&mut state.queue, judge, unsettled, places)
         };
         for name in chosen.start {

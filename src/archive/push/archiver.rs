@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -22,8 +22,10 @@ use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, send};
+use crate::archive::agree::Parting;
 use crate::archive::let_go::limiter::QueueLimit;
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
+use walward_base::Locked;
 use walward_base::{describe, trace};
 use walward_pg::WalFileName;
 use walward_repo::LazyRepository;
@@ -219,6 +221,7 @@ impl Archiver {
             } else {
                 this.decided(name, &delivery, Err(Arc::new(error)));
             }
+            this.state().lagging.retain(|(_, lagging)| !Arc::ptr_eq(lagging, &delivery));
         };
         self.0.tasks.spawn(deliver.in_current_span());
         let running = decision
@@ -289,7 +292,7 @@ impl Archiver {
         let place = |(at, lazy): (usize, &Arc<LazyRepository>)| Place {
             durable: stored.is_some_and(|stored| stored.places.contains(&at)),
             resting: lazy.standing().is_resting(now),
-            uncompared: state.uncompared.contains(&at),
+            uncompared: state.uncompared.contains(&at) || state.may_differ(at, name, now),
         };
         self.0.repositories.iter().enumerate().map(place).collect()
     }
@@ -340,6 +343,7 @@ impl Archiver {
                 }
                 // The decision is logged by itself; what comes after it would be heard by nobody.
                 if delivery.is_decided() {
+                    self.differs_late(name, at, error);
                     let (repository, class) = (error.repository(), error.class());
                     warn!(segment = %name, repository, error_class = %class, error = text, "cannot archive");
                 }
@@ -367,6 +371,16 @@ impl Archiver {
         delivery.decide(outcome);
     }
 
+    /// Repository `at`, which was not waited for, has other content under the name of an archived file: those that have the file and this one
+    /// contradict each other, as a comparison would find.
+    fn differs_late(&self, name: WalFileName, at: usize, error: &PushError) {
+        let PushError::Different { lineage, .. } = error else { return };
+        let mut state = self.state();
+        let has = state.stored.get(&name).and_then(|stored| stored.places.first().copied()).unwrap_or(at);
+        let parting = Parting { first: name, why: describe(error) };
+        state.parted.push(((has.min(at), has.max(at)), *lineage, parting));
+    }
+
     /// An archived file is not sent any further: whoever lacks it is owed it.
     fn leave(&self, name: WalFileName, delivery: &Delivery) {
         for at in delivery.owed() {
@@ -387,7 +401,10 @@ impl Archiver {
 
     fn finished(&self, name: WalFileName, outcome: &Outcome) {
         let mut state = self.state();
-        state.in_flight.remove(&name);
+        let delivery = state.in_flight.remove(&name).map(|(_, delivery)| delivery);
+        if let Some(delivery) = delivery.filter(|delivery| outcome.is_ok() && !delivery.waiting().is_empty()) {
+            state.lagging.push((name, delivery));
+        }
         match outcome {
             Ok(_) => {
                 state.lead.settled(name);
@@ -417,6 +434,6 @@ impl Archiver {
     }
 
     pub(in crate::archive) fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.locked()
     }
 }

@@ -1,7 +1,7 @@
 //! One file on its way from an archiver: what every repository has answered, and when that decides.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -10,6 +10,7 @@ use super::error::PushError;
 use super::policy::{Answer, Verdict, judge};
 use super::source::FileStamp;
 use super::upload::answer_of;
+use walward_base::Locked;
 use walward_pg::ServerLife;
 
 /// What became of a file: archived, or why not.
@@ -160,6 +161,6 @@ impl Delivery {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.locked()
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::archive::accept::Rejection;
 use walward_base::ErrorClass;
-use walward_pg::{ControlError, WalFileName};
+use walward_pg::{ControlError, Lineage, WalFileName};
 use walward_repo::RepoError;
 
 /// Why a file was not archived.
@@ -56,6 +56,8 @@ pub enum PushError {
     Different {
         /// The file.
         name: WalFileName,
+        /// Of the server.
+        lineage: Lineage,
         /// The repository's name.
         repository: String,
         /// Who wrote the first.
@@ -139,11 +141,7 @@ impl PushError {
     /// What decisions and metrics are taken on.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Read { source, .. } => match ErrorClass::of_io(source) {
-                // A file that is not there is not an object that is not there.
-                ErrorClass::NotFound => ErrorClass::Permanent,
-                class => class,
-            },
+            Self::Read { source, .. } => ErrorClass::of_io(source).never_absent(),
             Self::Control { .. }
             | Self::Rejected { .. }
             | Self::Different { .. }

@@ -20,6 +20,7 @@ use super::upload::{Listeners, send};
 use crate::archive::agree::Parting;
 use crate::archive::follows::follows;
 use crate::health::RepositoryStats;
+use walward_base::Locked;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Ground;
@@ -172,7 +173,7 @@ async fn compare(
 ) -> Result<(), PushError> {
     let failure = Mutex::new(None);
     let answered = |_, _, result: Result<(), PushError>| {
-        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failure = failure.locked();
         let is_worse = |known: &Option<PushError>| !matches!(known, Some(PushError::Different { .. }));
         if let (Err(error), true) = (result, is_worse(&failure)) {
             *failure = Some(error);

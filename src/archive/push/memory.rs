@@ -1,8 +1,9 @@
 //! The memory that one file on its way may take: as much as it could need, and less as soon as less is known to be enough.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::OwnedSemaphorePermit;
+use walward_base::Locked;
 
 /// Places in a semaphore that counts MiB.
 pub struct Memory(Mutex<State>);
@@ -43,7 +44,7 @@ impl Memory {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.locked()
     }
 }
 

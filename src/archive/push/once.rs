@@ -12,6 +12,7 @@ use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::FileStamp;
 use super::upload::{LEFTOVER_PATIENCE, Listeners, answer_of, send, why_unwritable};
+use walward_base::Locked;
 use walward_pg::WalFileName;
 use walward_repo::LazyRepository;
 
@@ -45,7 +46,7 @@ pub async fn archive_now(
     let collected = Mutex::new((vec![Answer::Waiting; repositories.len()], Vec::new(), None));
     let enough = CancellationToken::new();
     let report = |stamp: FileStamp, at: usize, result: Result<(), PushError>| {
-        let mut collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut collected = collected.locked();
         let (answers, failures, file) = &mut *collected;
         *file = Some(stamp);
         if let Some(answer) = answers.get_mut(at) {
@@ -58,7 +59,7 @@ pub async fn archive_now(
     };
     // One that still may take it has its time, whatever became of the others: what it takes now is not sent a second time.
     let hopeful = || {
-        let collected = collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let collected = collected.locked();
         let waiting = collected.0.iter().zip(repositories).filter(|(answer, _)| **answer == Answer::Waiting);
         waiting.filter(|(_, lazy)| why_unwritable(lazy).is_none()).count()
     };

@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
+use walward_base::Locked;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;
@@ -188,11 +189,11 @@ pub struct FactsHandle(Arc<Mutex<Option<SegmentFacts>>>);
 impl FactsHandle {
     /// `None` for files that are no segments, and before the content has ended.
     pub fn get(&self) -> Option<SegmentFacts> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.locked().clone()
     }
 
     fn set(&self, facts: Option<SegmentFacts>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = facts;
+        *self.0.locked() = facts;
     }
 }
 

@@ -46,6 +46,8 @@ pub struct State {
     /// What is durable somewhere, and was still marked ready when archive_status was read last.
     pub stored: HashMap<WalFileName, Stored>,
     pub in_flight: HashMap<WalFileName, (InFlight, Arc<Delivery>)>,
+    /// Archived files that some repositories have not answered for yet.
+    pub lagging: Vec<(WalFileName, Arc<Delivery>)>,
     /// Ready files of the last listing that were not looked at yet.
     pub queue: VecDeque<WalFileName>,
     /// What may be taken from it.
@@ -93,6 +95,20 @@ impl State {
             }
         }
         under_way
+    }
+
+    /// Whether repository `at` has still to answer for an archived file other than `name` that a repository had before: what comes after it would
+    /// lie after another life's where that file has other content.
+    pub fn may_differ(&self, at: usize, name: WalFileName, now: Instant) -> bool {
+        self.lagging.iter().any(|(lagging, delivery)| {
+            *lagging != name && self.there.has(*lagging, now) == Some(true) && delivery.waiting().contains(&at)
+        })
+    }
+
+    /// Whether a file is on its way whose name may be in the archive already, with other content perhaps.
+    pub fn is_unsettled(&self, now: Instant) -> bool {
+        let lagging = self.lagging.iter().map(|(name, _)| name);
+        self.in_flight.keys().chain(lagging).any(|name| self.there.has(*name, now) != Some(false))
     }
 
     pub fn is_everywhere(&mut self, life: Option<ServerLife>, name: WalFileName) {

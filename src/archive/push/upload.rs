@@ -151,7 +151,8 @@ impl Sending<'_> {
             let result = match put {
                 Ok(PutNew::Created(_) | PutNew::Same) => Ok(()),
                 Ok(PutNew::Different { writer, modified }) => {
-                    Err(PushError::Different { name, repository: lazy.name().to_owned(), writer, modified })
+                    let (lineage, repository) = (self.lineage, lazy.name().to_owned());
+                    Err(PushError::Different { name, lineage, repository, writer, modified })
                 }
                 Err(source) => Err(PushError::Repository { name, repository: lazy.name().to_owned(), source }),
             };

@@ -1,5 +1,7 @@
 //! Several repositories: one fails, hangs, contradicts, lags behind, comes back.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 #[tokio::test]
@@ -181,6 +183,41 @@ async fn other_content_in_one_repository_refuses_the_file_and_is_an_alarm_not_a_
     assert!(facts[0].last_contradiction.as_ref().is_some_and(|last| last.text.contains("other content")));
     let error = archive_file(&[room.repository("three").await], &room.pg_wal(), file, "host").await;
     assert!(error.is_ok(), "another repository is not concerned");
+}
+
+#[tokio::test]
+async fn a_repository_that_says_late_that_it_has_other_content_gets_nothing_that_comes_after_it() {
+    let room = Room::new();
+    let files = waiting(&room, 4);
+    let is_late = Arc::new(AtomicBool::new(false));
+    let plan = Plan::By(Box::new({
+        let is_late = Arc::clone(&is_late);
+        move |call| {
+            let of_second = call.verb == "put" && call.key.ends_with('2') && is_late.load(Ordering::Relaxed);
+            of_second.then_some(Fault::Delay(Duration::from_secs(3)))
+        }
+    }));
+    let two = over(&room, "two", walward_storage::memory(), plan).await;
+    room.write(files[1], &segment(files[1], room.lineage.system_identifier, 2));
+    archive_file(std::slice::from_ref(&two), &room.pg_wal(), files[1], "clone").await.expect("archived");
+    is_late.store(true, Ordering::Relaxed);
+    room.write(files[1], &segment(files[1], room.lineage.system_identifier, 1));
+
+    let archiver = archiver(&room, vec![room.repository("one").await, Arc::clone(&two)], ONE);
+    for file in &files[..2] {
+        archiver.push(*file, archiver.find(*file)).await.expect("one is enough");
+        room.done(*file);
+    }
+    archiver.drain().await;
+    for file in &files[2..] {
+        let error = archiver.push(*file, archiver.find(*file)).await.expect_err("it is known by now");
+        assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == files[1]), "{error}");
+    }
+    let repository = two.get().await.expect("open");
+    for (file, is_there) in files.iter().zip([true, true, false, false]) {
+        let key = layout::wal_file(room.lineage, *file);
+        assert_eq!(repository.exists(&key).await.expect("answered"), is_there, "{file}");
+    }
 }
 
 #[tokio::test]

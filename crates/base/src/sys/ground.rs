@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
+use crate::Locked;
 use crate::format_duration;
 
 /// Threads for such work in this process. Work waits for a place while they are taken.
@@ -101,7 +102,7 @@ impl Steps {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<(PathBuf, Instant)>> {
-        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+        self.now.locked()
     }
 }
 
@@ -212,7 +213,7 @@ impl Ground {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Steps>>> {
-        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+        self.at_work.locked()
     }
 }
 
@@ -384,7 +385,7 @@ mod tests {
         for _ in 0..5 {
             let held = Arc::clone(&held);
             let work = move |steps: &Steps| {
-                let answer = || held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok();
+                let answer = || held.locked().recv().is_ok();
                 steps.at(Path::new("/hung"), answer)
             };
             ends.push(grounds[0].work(LIMIT, &never(), work).await);
@@ -411,7 +412,7 @@ mod tests {
             let ground = Ground::of(path);
             let look = ground.look(move || {
                 begun.fetch_add(1, Ordering::Relaxed);
-                held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok()
+                held.locked().recv().is_ok()
             });
             // Nobody waits any more, and nobody else has the ground.
             assert!(tokio::time::timeout(Duration::from_millis(50), look).await.is_err());

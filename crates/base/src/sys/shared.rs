@@ -1,8 +1,9 @@
 //! Bounds that belong to the process and not to the object that is made last: what has one name is one thing, for as long as
 //! anybody holds it. A configuration that is read again makes new objects while the old ones end; both are bound together.
 
+use crate::Locked;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 /// Things by name.
 #[derive(Debug)]
@@ -22,7 +23,7 @@ impl<T> Shared<T> {
 
     /// The thing of this name, made when there is none.
     pub fn get(&self, name: String, make: impl FnOnce() -> T) -> Arc<T> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.locked();
         if let Some(found) = known.get(&name).and_then(Weak::upgrade) {
             return found;
         }

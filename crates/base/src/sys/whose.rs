@@ -58,11 +58,12 @@ pub async fn whose<T: Copy>(wanted: &Path, folders: &[(T, &Path)], limit: Durati
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::sync::Mutex;
     use std::sync::mpsc::sync_channel;
-    use std::sync::{Mutex, PoisonError};
 
     use super::super::ground::LOOKS_MAX;
     use super::*;
+    use crate::Locked;
 
     const LONG: Duration = Duration::from_mins(10);
 
@@ -81,7 +82,7 @@ mod tests {
         for _ in 0..LOOKS_MAX {
             let held = std::sync::Arc::clone(&held);
             let look = Ground::of(&hung);
-            let look = look.look(move || held.lock().unwrap_or_else(PoisonError::into_inner).recv().is_ok());
+            let look = look.look(move || held.locked().recv().is_ok());
             assert!(tokio::time::timeout(Duration::from_millis(20), look).await.is_err());
         }
         let one = at("one");
