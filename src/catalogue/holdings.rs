@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use super::backups::BackupFacts;
 use super::error::CatalogueError;
-use super::holes::{Stretch, explains, holes};
+use super::holes::{Stretch, explains, holes, without_history};
 use super::inventory::Inventory;
 use super::lines::{Overview, overview};
 use super::read::Archive;
@@ -34,6 +34,8 @@ pub struct Holdings {
     pub inventory: Inventory,
     /// Where each timeline comes from.
     pub histories: Histories,
+    /// Timelines whose history is there and damaged.
+    pub damaged_histories: BTreeSet<Timeline>,
     /// The timeline that the cluster is on, by `restore`'s own rule; none when that is not known.
     pub line: Option<Timeline>,
     /// What that rule says of other lines.
@@ -64,6 +66,7 @@ impl Holdings {
         if let Some(unread) = unread.iter().find(|unread| unread.class != ErrorClass::Corrupt) {
             return Err(CatalogueError::Timelines { why: unread.why.clone(), class: unread.class });
         }
+        let damaged_histories = unread.iter().map(|unread| unread.timeline).collect();
         warnings.extend(unread.into_iter().map(|unread| unread.why));
         let inventory = archive.whole_inventory(lineage, segment_size, &mut warnings).await?;
         let asides = aside::all(repository).await;
@@ -86,6 +89,7 @@ impl Holdings {
             backups,
             inventory,
             histories,
+            damaged_histories,
             line: overview.current,
             other_lines: overview.remarks,
             remains,
@@ -126,6 +130,14 @@ impl Holdings {
     /// What is missing.
     pub fn holes(&self) -> Vec<Stretch> {
         holes(&self.inventory, &self.histories, self.segment_size)
+    }
+
+    /// The timelines that are known of, by their WAL or a damaged history, and whose beginning is not: holes before them are not seen.
+    pub fn without_history(&self) -> BTreeSet<Timeline> {
+        without_history(&self.inventory, &self.histories)
+            .into_iter()
+            .chain(self.damaged_histories.iter().copied())
+            .collect()
     }
 
     /// The records that tell why `hole` is one.
@@ -226,6 +238,7 @@ mod tests {
         let holdings = Holdings::read(&repository).await.unwrap().unwrap();
         assert_eq!(holdings.inventory.timelines[&Timeline(1)].segments.len(), 1);
         assert!(holdings.histories.is_empty());
+        assert_eq!(holdings.without_history(), BTreeSet::from([Timeline(2)]), "nothing before it is called whole");
         assert!(holdings.warnings.iter().any(|warning| warning.contains("timeline 2")), "{:?}", holdings.warnings);
     }
 }

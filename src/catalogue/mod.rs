@@ -39,7 +39,7 @@ mod windows;
 pub use backups::{BackupFacts, along, known, way_to, ways, ways_without_backup};
 pub use error::CatalogueError;
 pub use holdings::Holdings;
-pub use holes::{Stretch, holes, stretches, without_history};
+pub use holes::{Stretch, holes, stretches};
 pub use inventory::{Inventory, TimelineWal};
 pub use lines::{
     BackupMoment, Decision, Evidence, Life, LineSeen, Lives, SeveralLines, Sought, current, decide, that_differ,

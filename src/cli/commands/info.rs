@@ -61,6 +61,7 @@ fn headline(holdings: Option<&Holdings>, windows: &[Window], gaps: &[Stretch]) -
         };
     }
     let tail = match gaps {
+        [] if !holdings.without_history().is_empty() => "gaps unknown: a history is missing or damaged".to_owned(),
         [] => "no gaps".to_owned(),
         [_] => "1 gap".to_owned(),
         many => format!("{} gaps", many.len()),
@@ -212,6 +213,7 @@ fn as_json(cluster: &str, repository: &Repository, holdings: Option<&Holdings>, 
         "backups": backups,
         "wal": holdings.map(|c| stretches(&c.inventory, c.segment_size)).unwrap_or_default(),
         "gaps": holes,
+        "without_history": holdings.map(Holdings::without_history).unwrap_or_default(),
         "remains": remains,
         "aside": asides,
         "unfinished": { "files": unfinished.files, "bytes": unfinished.bytes },

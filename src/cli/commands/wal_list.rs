@@ -55,17 +55,34 @@ pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result
 pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
     let mut answers = Vec::new();
-    let mut found = false;
+    let (mut found, mut unknown) = (false, false);
     for configured in context.repositories_of(cluster)? {
         let repository = context.open_one_of(cluster, configured).await?;
         let holdings = Holdings::read(&repository).await?;
         let gaps = holdings.as_ref().map(Holdings::holes).unwrap_or_default();
+        let unseen = holdings.as_ref().map(Holdings::without_history).unwrap_or_default();
+        for warning in holdings.iter().flat_map(|holdings| &holdings.warnings) {
+            printer.warning(warning);
+        }
         let let_go: Vec<&Gap> = holdings.iter().flat_map(|c| gaps.iter().flat_map(|gap| c.let_go_in(gap))).collect();
         found |= !gaps.is_empty();
+        unknown |= !unseen.is_empty();
         if printer.is_json() {
-            answers.push(json!({ "repository": repository.name(), "gaps": gaps, "let_go": let_go }));
-        } else if gaps.is_empty() {
-            printer.line(&format!("{}: no gaps", repository.name()))?;
+            answers.push(
+                json!({ "repository": repository.name(), "gaps": gaps, "let_go": let_go, "without_history": unseen }),
+            );
+            continue;
+        }
+        for timeline in &unseen {
+            printer.line(&format!(
+                "{}: the history of timeline {timeline} is missing or damaged, so that gaps before it are not seen",
+                printer.tone(repository.name(), Tone::Warning)
+            ))?;
+        }
+        if gaps.is_empty() {
+            if unseen.is_empty() {
+                printer.line(&format!("{}: no gaps", repository.name()))?;
+            }
         } else {
             printer.line(&format!("{}: {} gap(s)", printer.tone(repository.name(), Tone::Bad), gaps.len()))?;
             printer.raw(rows(&gaps).as_bytes())?;
@@ -89,7 +106,7 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
     if found {
         printer.note("what is missing may still lie in pg_wal of a server: `walward wal push` archives it by hand");
     }
-    Ok(if found { Exit::Warnings } else { Exit::Done })
+    Ok(if found || unknown { Exit::Warnings } else { Exit::Done })
 }
 
 fn rows(ranges: &[Stretch]) -> String {

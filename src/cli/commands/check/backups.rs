@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::finding::Findings;
-use crate::catalogue::{Holdings, without_history};
+use crate::catalogue::Holdings;
 use crate::cli::commands::text::moment;
 use crate::cli::failure::Failure;
 use crate::config::{ClusterConfig, RepositoryConfig};
@@ -189,9 +189,10 @@ fn judge_last(last: Option<&Last<'_>>, age_max: Duration, about: Option<&str>, f
 }
 
 fn judge_wal(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) {
-    let unknown = without_history(&holdings.inventory, &holdings.histories);
+    let unknown = holdings.without_history();
     for timeline in &unknown {
-        let text = format!("the history of timeline {timeline} is not there, so that gaps before it are not seen");
+        let text =
+            format!("the history of timeline {timeline} is missing or damaged, so that gaps before it are not seen");
         let advice = "push the .history file of that timeline from pg_wal, or take a new backup";
         findings.warning("wal", about, text, Some(advice));
     }
