@@ -71,7 +71,7 @@ pub fn along<'a>(own: &[&'a BackupFacts], way: &Way) -> Vec<(&'a BackupFacts, Wa
 }
 
 /// The way to `timeline`. One that a backup ran on is known even without its history, which is not in the archive when the
-/// server was promoted before it archived: the backup and the WAL behind it are all on that timeline.
+/// server was promoted before it archived: the backup and the WAL after it are all on that timeline.
 pub fn way_to(timeline: Timeline, own: &[&BackupFacts], histories: &Histories) -> Option<Way> {
     Way::to(timeline, histories)
         .or_else(|| own.iter().any(|backup| backup.timeline == timeline).then(|| Way::root(timeline, histories)))

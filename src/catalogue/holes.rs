@@ -192,12 +192,12 @@ mod tests {
         let histories = history(3, &[(1, 5), (2, 9)]);
         let all = |wal: &Inventory| numbers(&holes(wal, &histories, SIZE));
         assert_eq!(all(&wal(&[(1, &[3, 4]), (3, &[9, 10])])), [(2, 5, 8)]);
-        // An ancestor's end, and a hole behind the switch of one that went on.
+        // An ancestor's end, and a hole after the switch of one that went on.
         assert_eq!(all(&wal(&[(1, &[3]), (2, &[5, 6, 7, 8]), (3, &[9])])), [(1, 4, 4)]);
         assert_eq!(all(&wal(&[(1, &[3, 7]), (2, &[5, 6, 7, 8]), (3, &[9])])), [(1, 4, 6)]);
         // Archiving began here.
         assert_eq!(all(&wal(&[(2, &[7, 8]), (3, &[9, 10])])), []);
-        // Whose switch lies behind all of its own WAL.
+        // Whose switch comes after all of its own WAL.
         assert_eq!(all(&wal(&[(3, &[2])])), []);
     }
 

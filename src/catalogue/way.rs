@@ -109,7 +109,7 @@ impl Way {
         self.spans.iter().find(on).map(|span| span.timeline)
     }
 
-    /// Whether a backup that ran on `timeline` from `start` to `stop` lies on this way. One that stopped behind the fork
+    /// Whether a backup that ran on `timeline` from `start` to `stop` lies on this way. One that stopped after the fork
     /// holds pages of a future that this way does not lead to.
     pub fn carries(&self, timeline: Timeline, start: Lsn, stop: Lsn) -> bool {
         self.spans
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backup_behind_the_fork_is_not_on_the_way() {
+    fn a_backup_after_the_fork_is_not_on_the_way() {
         let way = way();
         assert!(way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0580_0000)));
         assert!(!way.carries(Timeline(1), Lsn(0x0200_0028), Lsn(0x0580_0001)));

@@ -2,7 +2,7 @@
 //!
 //! Strict: a page must be the next of this segment, what goes on from an earlier page must be as long as the record said, and every record must name
 //! the one before it as its predecessor. Where that does not hold the walk stops and says where and why ([`Walked`]): what
-//! lies behind is unknown, never "nothing". Records' own checksums are not computed. Memory is bounded by [`HEAD_BYTES`],
+//! comes after is unknown, never "nothing". Records' own checksums are not computed. Memory is bounded by [`HEAD_BYTES`],
 //! whatever the size of records and chunks.
 //!
 //! A record (`XLogRecord`, src/include/access/xlogrecord.h) starts at a multiple of eight, may go on over any number of
@@ -313,7 +313,7 @@ impl<O: Observer> Walk<O> {
         if !is_overwrite || remaining != 0 {
             return Err(Unknown::Continuation);
         }
-        // A crash left the record unfinished, and recovery went on behind it: the record is void for everyone, and no predecessor.
+        // A crash left the record unfinished, and recovery went on after it: the record is void for everyone, and no predecessor.
         self.partial.head_filled = 0;
         self.partial.shown = None;
         self.record = next_record();
@@ -325,7 +325,7 @@ impl<O: Observer> Walk<O> {
         u32_at(&self.partial.head, 0).map_or(0, u64::from)
     }
 
-    /// Takes bytes of a page behind its header.
+    /// Takes bytes of a page after its header.
     fn content(&mut self, content: &[u8]) {
         let mut rest = content;
         while !rest.is_empty() {
@@ -417,7 +417,7 @@ impl<O: Observer> Walk<O> {
         if is_next { Ok(()) } else { Err(Unknown::Previous) }
     }
 
-    /// All bytes of the record in hand were seen, and when `is_aligned`, the padding behind it.
+    /// All bytes of the record in hand were seen, and when `is_aligned`, the padding after it.
     fn whole(&mut self, is_aligned: bool) {
         if self.partial.shown.is_some() {
             self.previous = Some(self.position());

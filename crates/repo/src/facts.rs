@@ -141,7 +141,7 @@ fn decode_walk(fields: &mut Fields<'_>) -> Result<Walked, FormatError> {
         None if why == 0 && from == Lsn(0) => None,
         None => return Err(FormatError::Facts("the walk ended for no known reason")),
     };
-    // The first record of all begins behind a page header.
+    // The first record of all begins after a page header.
     let first = (first != Lsn(0)).then_some((first, previous));
     let last = (last != Lsn(0)).then_some(last);
     if first.is_some() != last.is_some() || first.is_none() && previous != Lsn(0) {

@@ -405,7 +405,7 @@ impl Repository {
                 let shared = Arc::clone(&tail);
                 let opened = self.pool.start(move || shared.open_facts(&stored)).await;
                 let opened = opened.map_err(|source| RepoError::Worker { object: self.shown(key), source })?;
-                Some(opened.map_err(|error| RepoError::damaged(&self.shown(key), error))?)
+                opened.map_err(|error| RepoError::damaged(&self.shown(key), error))?
             }
         };
         Ok(ObjectSummary {

@@ -11,8 +11,8 @@ use futures::future::join_all;
 use tracing::{error, warn};
 
 use super::owed::{Holding, owed};
-use super::round::{Duties, Folder, Found, Round};
-use crate::archive::agree::{AGREED_MAX, Parting, Seams, parting};
+use super::round::{Duties, Folder, Found, Parted, Round};
+use crate::archive::agree::{AGREED_MAX, Seams, parting};
 use crate::archive::push::archiver::Archiver;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, WalFileName};
@@ -168,14 +168,19 @@ impl Round<'_> {
 }
 
 impl Archiver {
-    /// Takes the outcome of a comparison with those of the repositories that `with` says.
-    pub(super) fn compared(&self, with: &[bool], partings: &[((usize, usize), Lineage, Parting)]) {
+    /// Takes the outcome of a comparison with those of the repositories that `with` says, which began when `known` was known of them: what was
+    /// found meanwhile stays, because it may have listed the repositories before.
+    pub(in crate::archive) fn compared(&self, with: &[bool], known: &[Parted], partings: &[Parted]) {
         let open = |at: usize| with.get(at).is_some_and(|open| *open);
         let mut state = self.state();
         let before = std::mem::take(&mut state.parted);
-        state.parted = before.iter().filter(|((a, b), ..)| !(open(*a) && open(*b))).cloned().collect();
+        let is_settled = |parted: &Parted| open(parted.0.0) && open(parted.0.1) && known.contains(parted);
+        state.parted = before.iter().filter(|parted| !is_settled(parted)).cloned().collect();
         for found in partings {
             let (pair, lineage, parting) = found;
+            if state.parted.contains(found) {
+                continue;
+            }
             let known = before.iter().any(|(p, l, known)| (p, l, known.first) == (pair, lineage, parting.first));
             if !known {
                 error!(segment = %parting.first, error_class = %ErrorClass::Permanent, "repositories contradict each other: {}", parting.why);

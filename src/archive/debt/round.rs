@@ -56,7 +56,12 @@ pub struct Round<'a> {
     pub(super) open: Vec<Option<Repository>>,
     /// What each is owed.
     pub(super) duties: Vec<Duties>,
+    /// The partings that were known when it began: it tells whether these still hold.
+    pub(super) known: Vec<Parted>,
 }
+
+/// Two repositories that contradict each other, of which lineage, and where.
+pub type Parted = ((usize, usize), Lineage, Parting);
 
 /// What a repository is owed of each lineage.
 #[derive(Debug, Clone, Default)]
@@ -74,7 +79,7 @@ pub struct Found {
     /// For each repository: how many files it is owed, and the oldest.
     pub(super) counts: BTreeMap<usize, (u64, Option<(String, Timestamp)>)>,
     /// Where two repositories part.
-    pub(super) partings: Vec<((usize, usize), Lineage, Parting)>,
+    pub(super) partings: Vec<Parted>,
     /// What could not be compared, because it is damaged: no debt brings what comes after it. New files go on.
     pub(super) unproven: Vec<(Lineage, WalFileName)>,
 }
@@ -100,6 +105,7 @@ impl<'a> Round<'a> {
     /// Opens every repository that does not rest anew: identity and keys as they are now, and a proof that it answers.
     pub(super) async fn open(archiver: &'a Archiver) -> Self {
         let now = Instant::now();
+        let known = archiver.state().parted.clone();
         let open = join_all(archiver.repositories().iter().zip(archiver.stats()).map(async |(lazy, stats)| {
             if lazy.standing().is_resting(now) {
                 return None;
@@ -128,7 +134,7 @@ impl<'a> Round<'a> {
         let (open, told): (Vec<_>, Vec<_>) = open.await.into_iter().map(Option::unzip).unzip();
         let duties =
             |told: Option<Vec<_>>| Duties { told: told.into_iter().flatten().collect(), first: BTreeMap::new() };
-        Self { archiver, open, duties: told.into_iter().map(duties).collect() }
+        Self { archiver, open, duties: told.into_iter().map(duties).collect(), known }
     }
 
     /// Which of them are open.

@@ -119,7 +119,7 @@ impl Round<'_> {
         let at = Instant::now();
         let found = self.compare(agreed).await;
         let with = self.with();
-        self.archiver.compared(&with, &found.partings);
+        self.archiver.compared(&with, &self.known, &found.partings);
         // One that was left out, or failed on the way, may hold what the others lack.
         let all = with.iter().all(|open| *open);
         for (at, stats) in self.archiver.stats().iter().enumerate() {
@@ -166,6 +166,9 @@ impl Round<'_> {
             // What the server was refused: all repositories may have the other life, which one of them lacks a part of.
             firsts.extend(self.archiver.state().lead.contradicted().map(|(refused, _)| refused));
         }
+        // What was found since this comparison began, or of one that takes no part in it.
+        let parted = self.archiver.state().parted.clone();
+        firsts.extend(parted.iter().filter(|(_, of, _)| *of == lineage).map(|(.., parting)| parting.first));
         if firsts.is_empty() {
             return false;
         }

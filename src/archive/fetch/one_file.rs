@@ -249,7 +249,14 @@ pub(super) async fn one(
         match read(lazy, &repository, &layout::wal_file(entry.lineage, name)).await {
             Ok(opened) => Ok(Ok((opened, entry))),
             Err(error) if error.class() == ErrorClass::NotFound => {
-                absent(&repository, lazy.name(), &entry, want).await.map(Err).map_err(failed)
+                let answer = match absent(&repository, lazy.name(), &entry, want).await {
+                    // A history that another server wrote under a master key that came after the repository was opened.
+                    Err(RepoError::UnknownMasterKey { .. }) => {
+                        absent(&lazy.reopen().await.map_err(failed)?, lazy.name(), &entry, want).await
+                    }
+                    other => other,
+                };
+                answer.map(Err).map_err(failed)
             }
             Err(error) => Err(failed(error)),
         }

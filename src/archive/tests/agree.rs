@@ -1,6 +1,7 @@
 //! Repositories that hold two contents under one name.
 
 use super::*;
+use crate::archive::agree::Parting;
 use walward_base::describe;
 use walward_base::sys::ground::{Ground, LOOKS_MAX};
 use walward_repo::gap;
@@ -419,4 +420,22 @@ async fn that_a_repository_missed_files_is_forgotten_when_a_person_changed_the_a
     archiver.forget();
     push(4).await;
     assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn a_contradiction_that_is_found_while_a_comparison_runs_outlives_it() {
+    let room = Room::new();
+    let repositories = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    let archiver = archiver(&room, repositories, ONE);
+    let parted = |pair| (pair, room.lineage, Parting { first: numbered(3), why: "other content".to_owned() });
+    let (of_two, of_three) = (parted((0, 1)), parted((0, 2)));
+    archiver.state().parted = vec![of_two.clone(), of_three.clone()];
+    // It began before: what it listed may lack the file.
+    archiver.compared(&[true, true, true], std::slice::from_ref(&of_two), &[]);
+    assert_eq!(archiver.state().parted, std::slice::from_ref(&of_three));
+    // Of one that takes no part it says nothing.
+    archiver.compared(&[true, true, false], std::slice::from_ref(&of_three), &[]);
+    assert_eq!(archiver.state().parted, std::slice::from_ref(&of_three));
+    archiver.compared(&[true, true, true], std::slice::from_ref(&of_three), &[]);
+    assert_eq!(archiver.state().parted, []);
 }

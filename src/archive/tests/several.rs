@@ -312,7 +312,7 @@ async fn a_debt_is_not_forgotten_because_the_repositories_that_lack_the_file_agr
 }
 
 #[tokio::test]
-async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
+async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file_and_tells_where_the_archive_ends() {
     let room = Room::new();
     let key_file = room.folder.path().join("key");
     walward_base::sys::durable::create(&key_file, walward_repo::keys::key_file_text().as_bytes(), 0o600)
@@ -328,8 +328,9 @@ async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
     made.add_lineage(room.lineage, size, now).await.expect("a lineage");
     let server = || LazyRepository::new("sealed", "main", options.clone(), encryption.clone(), 1, pool.clone());
     // Opened before the rotation, and not since.
-    let primary = server();
+    let (primary, recovering) = (server(), server());
     primary.get().await.expect("opened");
+    recovering.get().await.expect("opened");
     let mut keys = made.open_keys(&key).await.expect("opened");
     keys.rotate(now);
     keys.store(&**made.store()).await.expect("stored");
@@ -337,6 +338,13 @@ async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file() {
     room.write(file, &segment(file, room.lineage.system_identifier, 1));
     archive_file(&[server()], &room.pg_wal(), file, "standby").await.expect("archived");
     archive_file(&[Arc::clone(&primary)], &room.pg_wal(), file, "primary").await.expect("the same content");
+    // A recovery finds the end of the archive, too, although the history that tells of it is under the newer key.
+    let history = name("00000002.history");
+    room.write(history, b"1\t0/00300028\tno recovery target specified\n");
+    archive_file(&[server()], &room.pg_wal(), history, "standby").await.expect("archived");
+    let end = Want::new(Some(room.lineage), name("000000010000000000000004"));
+    let fetched = retrieve(&[recovering], &end, &room.destination(), DEADLINE, AtHole::Tell).await;
+    assert!(matches!(fetched, Ok(Retrieved::Absent)), "{fetched:?}");
     // Other content is refused all the same.
     room.write(file, &segment(file, room.lineage.system_identifier, 2));
     let error = archive_file(&[server()], &room.pg_wal(), file, "primary").await.expect_err("other content");

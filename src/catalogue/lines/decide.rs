@@ -39,8 +39,8 @@ pub struct Decision {
     pub remarks: Vec<String>,
 }
 
-/// The lines without those that another one goes on from: whose last timeline was left with nothing of its own behind the fork.
-/// `has_more` answers whether a timeline has a segment or a backup behind a position.
+/// The lines without those that another one goes on from: whose last timeline was left with nothing of its own after the fork.
+/// `has_more` answers whether a timeline has a segment or a backup after a position.
 pub fn that_differ(ways: Vec<Way>, has_more: impl Fn(Timeline, Lsn) -> bool) -> Vec<Way> {
     let goes_on = |way: &Way, other: &Way| {
         let left = other.spans().iter().find(|span| span.timeline == way.target()).and_then(|span| span.end);
@@ -50,7 +50,7 @@ pub fn that_differ(ways: Vec<Way>, has_more: impl Fn(Timeline, Lsn) -> bool) -> 
     ways.into_iter().zip(kept).filter_map(|(way, kept)| kept.then_some(way)).collect()
 }
 
-/// The lives that [`decide`] compares: of each line, behind each position where it parts from another.
+/// The lives that [`decide`] compares: of each line, after each position where it parts from another.
 pub fn to_compare(lines: &[Way]) -> Vec<(&Way, Lsn)> {
     let mut wanted: Vec<(&Way, Lsn)> = Vec::new();
     for way in lines {
@@ -198,8 +198,8 @@ impl<'a> Survey<'a> {
                 began(&theirs) && (goes_on || !began(&own) || unsettled) || may_be_there
             }
             Target::Lsn(lsn) => {
-                let behind = way.parts_from(other).is_some_and(|at| *lsn > at);
-                behind && theirs.moments().is_some() && theirs.end > *lsn
+                let is_after = way.parts_from(other).is_some_and(|at| *lsn > at);
+                is_after && theirs.moments().is_some() && theirs.end > *lsn
             }
             Target::Xid(_) | Target::Name(_) => {
                 let found = self.sought.is_some_and(|sought| {

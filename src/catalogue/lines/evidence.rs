@@ -65,13 +65,14 @@ impl Evidence<'_> {
                 *first = number.min(*first);
             }
         }
-        let mut behind = Files::new();
+        let mut after_forks = Files::new();
         for (timeline, from) in left {
-            behind.insert(timeline, self.archive.arrivals(self.lineage, timeline, from, self.size, warnings).await?);
+            after_forks
+                .insert(timeline, self.archive.arrivals(self.lineage, timeline, from, self.size, warnings).await?);
         }
         let lines = super::decide::that_differ(ways, |timeline, at| {
             let number = at.segment_number(self.size);
-            let files = behind.get(&timeline);
+            let files = after_forks.get(&timeline);
             files.is_some_and(|files| files.range(number..).next().is_some())
                 || self.backups.iter().any(|backup| backup.timeline == timeline && backup.stop_lsn > at)
         });
@@ -106,7 +107,7 @@ impl Evidence<'_> {
         Ok(files)
     }
 
-    /// What `way` has of its own behind `at`.
+    /// What `way` has of its own after `at`.
     async fn life(&self, way: &Way, at: Lsn, files: &Files) -> Result<Life, CatalogueError> {
         let fork = at.segment_number(self.size);
         let own: BTreeMap<u64, (SegmentName, Timestamp)> = files
@@ -150,7 +151,7 @@ impl Evidence<'_> {
         })
     }
 
-    /// When the first and the last transaction ended on `way` behind `at`, in segments up to number `last`.
+    /// When the first and the last transaction ended on `way` after `at`, in segments up to number `last`.
     async fn commits(&self, way: &Way, at: Lsn, last: Option<u64>) -> Result<Option<(i64, i64)>, CatalogueError> {
         let Some(last) = last else { return Ok(None) };
         let fork = at.segment_number(self.size);
@@ -179,8 +180,8 @@ impl Evidence<'_> {
         Ok(first.zip(last.or(first)))
     }
 
-    /// Looks for `target` on `lines`: behind their newest backups and where they differ, then behind older and older backups, as
-    /// far as that many bytes of WAL go. What is found behind a newer backup ends the search.
+    /// Looks for `target` on `lines`: after their newest backups and where they differ, then after older and older backups, as
+    /// far as that many bytes of WAL go. What is found after a newer backup ends the search.
     pub async fn search(
         &self,
         lines: &[Way],

@@ -28,7 +28,7 @@ pub struct Life {
     pub born: Option<Timestamp>,
     /// When the last of its segments did.
     pub arrived: Option<Timestamp>,
-    /// The position behind its last segment.
+    /// The position after its last segment.
     pub end: Lsn,
     /// The host that archived the first of its files.
     pub writer: Option<String>,

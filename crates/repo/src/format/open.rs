@@ -22,7 +22,6 @@ use super::skippable::SKIPPABLE_HEAD;
 use super::trailer::{FRAME_BYTES_MAX as TRAILER_MAX, FRAME_MAGIC as TRAILER_MAGIC, Trailer};
 use super::{FRAME_BYTES, FormatError, Kind};
 use crate::error::RepoError;
-use crate::facts::Facts;
 use crate::keys::Keyring;
 use walward_base::sys::cpu::{CpuPool, WorkerDied};
 use walward_storage::Body;
@@ -281,7 +280,8 @@ impl Opener {
         }
     }
 
-    /// The facts frame has arrived. It has no content, and is verified as the content is.
+    /// The facts frame has arrived. It has no content, and is verified as the content is; what it says is not read here: the WAL is whole
+    /// whatever a later version wrote about it.
     fn take_facts(&mut self, frame: Bytes) {
         self.has_facts = true;
         self.table.push_facts(&frame);
@@ -290,7 +290,7 @@ impl Opener {
         }
         let context = Arc::clone(&self.context);
         let job = move || {
-            Facts::decode(&decode_facts(&context, &frame)?)?;
+            decode_facts(&context, &frame)?;
             Ok(Bytes::new())
         };
         self.decoding.push_back(self.pool.start(job).boxed());

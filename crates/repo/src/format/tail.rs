@@ -89,8 +89,9 @@ impl Tail {
         self.table.facts().map(|(start, length)| start..start + u64::from(length))
     }
 
-    /// The facts in the `stored` bytes of their frame. Computes: not for the runtime's threads.
-    pub(crate) fn open_facts(&self, stored: &[u8]) -> Result<Facts, FormatError> {
-        Facts::decode(&decode_facts(&self.context, stored)?)
+    /// The facts in the `stored` bytes of their frame; `None` when they are what was written and cannot be understood, as a later version
+    /// may write them. Computes: not for the runtime's threads.
+    pub(crate) fn open_facts(&self, stored: &[u8]) -> Result<Option<Facts>, FormatError> {
+        decode_facts(&self.context, stored).map(|facts| Facts::decode(&facts).ok())
     }
 }

@@ -170,7 +170,7 @@ fn facts_open_in_their_own_object_only_and_no_flipped_byte_of_them_goes_unseen()
             let place = ends.facts().expect("there are facts");
             let at = |at: u64| usize::try_from(at).expect("small");
             let facts = stored.slice(at(place.start)..at(place.end));
-            assert_eq!(ends.open_facts(&facts), Ok(Facts::of_times(1, 2)));
+            assert_eq!(ends.open_facts(&facts), Ok(Some(Facts::of_times(1, 2))));
             for byte in 0..facts.len() {
                 let mut flipped = facts.to_vec();
                 flipped[byte] ^= 0x20;

@@ -94,6 +94,23 @@ async fn what_was_put_is_read_and_summed_up() {
     }
 }
 
+/// A later version may write what this one does not understand.
+#[tokio::test]
+async fn a_segment_whose_facts_cannot_be_understood_is_whole_and_nothing_is_known_of_it() {
+    for encrypted in [false, true] {
+        let (repository, _, _file) = repository(encrypted).await;
+        let (name, content) = (key("wal/x/y"), content(3_000_000, 3));
+        let odd = vec![Commits { lsn: Lsn(1), first: 9, last: 5, count: 0 }];
+        let odd = Facts { commits: Some(CommitIndex::stored(odd, Vec::new(), false, None, None)), ..Facts::default() };
+        assert!(Facts::decode(&odd.encode()).is_err());
+        let put = repository.put_new(&name, spec(Kind::Segment), stream(&content, 100_000), || Some(odd)).await;
+        let PutNew::Created(summary) = put.expect("put") else { panic!("not new") };
+        assert_eq!(read(&repository, "wal/x/y").await.expect("read"), content);
+        let found = repository.read_summary(&name).await.expect("a summary");
+        assert_eq!((found.facts, found.summary), (None, summary));
+    }
+}
+
 #[tokio::test]
 async fn what_was_uploaded_is_read() {
     for encrypted in [false, true] {
