@@ -7,8 +7,8 @@ use walward_base::ErrorClass;
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory};
 use walward_repo::{RepoError, Repository, stored};
 
-/// As [`goes_on_after`], for a server that asks for `segment` and whose way is its own to know: by later segments of the timeline, and
-/// by the histories of later timelines. These are read only where no later segment is there.
+/// As [`goes_on_after`], for a server that asks for `segment` and whose way is its own to know: by later segments of the timeline, by
+/// the `histories` that it has itself, and by those of later timelines that are archived. These are read only where nothing else tells.
 ///
 /// # Errors
 /// What cannot be read. A history that is damaged may say that the timeline was left later.
@@ -17,12 +17,12 @@ pub async fn goes_on(
     lineage: Lineage,
     segment: SegmentName,
     size: SegmentSize,
+    mut histories: Histories,
 ) -> Result<Option<SegmentName>, RepoError> {
     let (timeline, Some(number)) = (segment.timeline, segment.number(size)) else { return Ok(None) };
     let mut inventory = Inventory::default();
     inventory.add(stored::wal(repository, lineage, timeline, number, size).await?, size);
     let next = |histories: &Histories| goes_on_after(&Way::root(timeline, histories), number, size, &inventory);
-    let mut histories = Histories::new();
     if let Some(found) = next(&histories) {
         return Ok(Some(found));
     }

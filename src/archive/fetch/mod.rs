@@ -7,6 +7,7 @@
 //! |---|---|
 //! | `window` | how many segments to hold ready (pure) |
 //! | `progress` | how far one file is on its way |
+//! | `known` | what a server in recovery knows of timelines by itself |
 //! | `spot` | where a file is written, and as whom |
 //! | `one_file` | one file from the first repository that can give it |
 //! | `retrieve` | the same in rounds, and how long they may take |
@@ -17,6 +18,7 @@
 
 mod early_end;
 pub(super) mod fetcher;
+mod known;
 mod lookout;
 pub(super) mod one_file;
 mod progress;

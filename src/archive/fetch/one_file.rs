@@ -1,20 +1,20 @@
 //! One WAL file out of the repositories: from the first that can give it, whole and verified; or a clear "absent".
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
+use super::known::Known;
 use super::progress::Progress;
 use super::spot::Spot;
 use crate::archive::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use crate::catalogue;
 use walward_base::ErrorClass;
-use walward_base::sys::folder::Folder;
-use walward_pg::{ControlFile, Lineage, SegmentName, Timeline, WalFileName};
+use walward_pg::{Lineage, SegmentName, Timeline, WalFileName};
 use walward_repo::identity::LineageEntry;
 use walward_repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use walward_storage::ObjectKey;
@@ -92,12 +92,12 @@ pub enum FetchError {
     },
     /// It is nowhere, and the archive goes on behind it.
     #[error(
-        "{name} is missing in the archive, and WAL goes on with {next} by what lies in repository {repository:?}: a recovery that ended here would lose what lies behind the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
+        "{name} is missing in the archive, and WAL goes on with {next} by what lies in repository {repository:?} or by a history in the server's pg_wal: a recovery that ended here would lose what lies behind the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
     )]
     Hole {
         /// The file.
         name: WalFileName,
-        /// The first one behind it: one that is there, or where a later timeline's history says that it began.
+        /// The first one after it: one that is there, or where a later timeline's history says that it began.
         next: SegmentName,
         /// Which knows of it.
         repository: String,
@@ -325,14 +325,15 @@ async fn absent(
     }
     let hole = match name {
         WalFileName::Segment(segment) => {
-            let next = catalogue::goes_on(repository, lineage, segment, size).await?;
+            let known = Known::of(want.pg_wal.as_deref()).await;
+            let next = catalogue::goes_on(repository, lineage, segment, size, known.histories).await?;
             next.map(|next| FetchError::Hole { name, next, repository: in_repository() })
         }
         // There is none of the first timeline.
         WalFileName::History(timeline) if timeline > Timeline(1) => {
             // A server that is on that timeline or knows a later one does not look for its way by it: it only wants to keep it
             // (`restoreTimeLineHistoryFiles` and `writeTimeLineHistory`, timeline.c, 13 to 18).
-            let next = if timeline <= newest_known(want.pg_wal.as_deref()).await {
+            let next = if timeline <= Known::of(want.pg_wal.as_deref()).await.newest {
                 None
             } else {
                 stored::unexplained(repository, lineage, timeline, |_| false).await?
@@ -342,23 +343,4 @@ async fn absent(
         WalFileName::History(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => None,
     };
     Ok(hole.map_or(Answer::Absent, Answer::Hole))
-}
-
-/// The newest timeline that a server knows of: it is on it, or has its history in pg_wal.
-async fn newest_known(pg_wal: Option<&Path>) -> Timeline {
-    let unknown = Timeline(0);
-    let Some(folder) = pg_wal.map(Path::to_path_buf) else { return unknown };
-    let looked = tokio::task::spawn_blocking(move || {
-        let control = folder.parent().and_then(|data_directory| ControlFile::read(data_directory).ok());
-        let own = control.map_or(unknown, |control| control.timeline.max(control.min_recovery_timeline));
-        let names = Folder::enter(&folder).and_then(|folder| folder.names()).unwrap_or_default();
-        let names = names.into_iter().filter_map(|name| name.to_str()?.parse().ok());
-        let histories = names.filter_map(|name| match name {
-            WalFileName::History(timeline) => Some(timeline),
-            WalFileName::Segment(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => None,
-        });
-        histories.max().unwrap_or(unknown).max(own)
-    });
-    // Unknown is "knows none", the safe side.
-    looked.await.unwrap_or(unknown)
 }

@@ -179,6 +179,27 @@ async fn behind_a_history_that_cannot_be_read_no_segment_is_absent() {
 }
 
 #[tokio::test]
+async fn a_segment_before_a_timeline_that_only_the_server_knows_of_is_not_absent() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let file = waiting(&room, 1)[0];
+    archive_file(&[Arc::clone(&one)], &room.pg_wal(), file, "host").await.expect("archived");
+    // Timeline 2 left it at 0/5000000, and its history was not archived.
+    room.write(name("00000002.history"), b"1\t0/5000000\tpromoted\n");
+    let find = async |wanted: &str, pg_wal: Option<PathBuf>| {
+        let want = Want { pg_wal, ..Want::new(Some(room.lineage), name(wanted)) };
+        retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, AtHole::Tell).await
+    };
+    let missing = "000000010000000000000002";
+    let told = find(missing, Some(room.pg_wal())).await;
+    let Err(FetchError::Hole { next, .. }) = told else { panic!("timeline 2 left it later: {told:?}") };
+    assert_eq!(next.timeline, Timeline(2));
+    assert_eq!(find(missing, None).await.expect("no server asks"), Retrieved::Absent);
+    let behind = find("000000010000000000000051", Some(room.pg_wal())).await;
+    assert_eq!(behind.expect("after the switch it is the end"), Retrieved::Absent);
+}
+
+#[tokio::test]
 async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no_repositorys_fault() {
     let room = Room::new();
     let (one, two) = (room.repository("one").await, room.repository("two").await);
