@@ -54,7 +54,7 @@ pub async fn compare(
         for repository in repositories.iter().flatten() {
             let key = layout::wal_file(lineage, name);
             let of_repository = (*segment, repository.name().to_owned());
-            match repository.has_content(&key, file.bytes(), file.content().0).await {
+            match repository.has_content(&key, file.bytes(), file.content()).await {
                 Ok(true) => drop(contents.compared.insert(of_repository)),
                 Ok(false) if still_there(pg_wal, &file, *segment).await => {
                     contents.compared.insert(of_repository.clone());

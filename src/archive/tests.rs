@@ -2,6 +2,7 @@
 
 mod agree;
 mod ahead;
+mod chain;
 mod fetching;
 mod patience;
 mod queue_limit;

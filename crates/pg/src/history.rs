@@ -5,6 +5,7 @@
 //! `#` on is a comment.
 
 use super::lsn::{Lsn, SegmentSize, Timeline};
+use super::wal_name::SegmentName;
 
 /// The most parents that are read; PostgreSQL has no limit, but each is a promotion.
 const PARENTS_MAX: usize = 100_000;
@@ -121,6 +122,18 @@ impl TimelineHistory {
     pub fn switch_of(&self, timeline: Timeline) -> Option<Lsn> {
         self.parents.iter().find(|(parent, _)| *parent == timeline).map(|(_, switch)| *switch)
     }
+}
+
+/// The segment that replay reads before `segment`, by the history of its timeline: that of a parent where the timeline began in `segment`.
+/// Where the history is not known, one of the same timeline. `None` before the first of all.
+pub fn segment_before(
+    segment: SegmentName,
+    size: SegmentSize,
+    history: Option<&TimelineHistory>,
+) -> Option<SegmentName> {
+    let number = segment.number(size)?.checked_sub(1)?;
+    let timeline = history.map_or(segment.timeline, |history| history.required_timeline_for_segment(number, size));
+    SegmentName::from_number(timeline, number, size)
 }
 
 #[cfg(test)]

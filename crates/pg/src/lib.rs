@@ -55,7 +55,7 @@ pub use commit_index::{COMMITS_MAX, CommitIndex, Commits};
 pub use control::{ClusterState, ControlError, ControlFile, read_major};
 pub use exclude::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
 pub use folders::{ClusterFolders, NearbyFolders, place_inside};
-pub use history::{HistoryError, TimelineHistory};
+pub use history::{HistoryError, TimelineHistory, segment_before};
 pub use lineage::{Lineage, LineageError};
 pub use lsn::{Lsn, LsnError, SegmentSize, SegmentSizeError, Timeline};
 pub use page::{

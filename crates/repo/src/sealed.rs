@@ -13,6 +13,11 @@ pub struct Sealed {
 }
 
 impl Sealed {
+    /// The digest of its content (see [`Summary`]).
+    pub fn content_digest(&self) -> [u8; 32] {
+        self.summary.content_digest
+    }
+
     /// Its length as stored, bytes.
     pub fn stored_bytes(&self) -> u64 {
         self.summary.stored_bytes

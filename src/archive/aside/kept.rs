@@ -139,7 +139,7 @@ impl KeptServer {
             opened => opened.map_err(failed)?,
         };
         let key = layout::wal_file(self.lineage, name);
-        let content = in_time(file.content().0, self.limit.unwrap_or(Duration::MAX));
+        let content = in_time(file.content(), self.limit.unwrap_or(Duration::MAX));
         match repository.has_content(&key, file.bytes(), content).await {
             Ok(is_same) => Ok(Ok(is_same)),
             Err(error) if error.class() == ErrorClass::NotFound => Ok(Ok(false)),

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, debug, info, warn};
 
+use super::chain::Chain;
 use super::delivery::{Delivery, Outcome};
 use super::done_list::DoneList;
 use super::error::PushError;
@@ -21,7 +22,7 @@ use super::memory::Memory;
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::source::{FileStamp, Found};
 use super::state::{InFlight, State, Stored, Why};
-use super::upload::{LEFTOVER_PATIENCE, Listeners, send};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, send};
 use crate::archive::agree::Parting;
 use crate::archive::let_go::limiter::QueueLimit;
 use crate::health::{ArchiveStats, DebtFacts, RepositoryStats};
@@ -74,6 +75,7 @@ pub(super) struct Inner {
     state: Mutex<State>,
     queue_limit: OnceLock<QueueLimit>,
     pub(super) done: DoneList,
+    chain: Chain,
 }
 
 impl Archiver {
@@ -104,6 +106,7 @@ impl Archiver {
             state: Mutex::default(),
             queue_limit: OnceLock::new(),
             done: DoneList::default(),
+            chain: Chain::default(),
         }))
     }
 
@@ -268,7 +271,8 @@ impl Archiver {
                 self.wake();
             };
             let listeners = Listeners { sealed: &sealed, answered: &report };
-            let file = (&*inner.pg_wal, name, Some(stamp));
+            let chain = inner.chain.of(found.life);
+            let file = Origin { pg_wal: &inner.pg_wal, name, stamp: Some(stamp), chain };
             let sending = send(&inner.repositories, &chosen, file, &inner.options.writer, listeners);
             tokio::select! {
                 outcome = sending => outcome.map(|_| ()),

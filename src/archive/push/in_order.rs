@@ -16,7 +16,7 @@ use super::error::PushError;
 use super::policy::Acknowledge;
 use super::source::Found;
 use super::there::{self, Log};
-use super::upload::{Listeners, send};
+use super::upload::{Listeners, Origin, send};
 use crate::archive::agree::Parting;
 use crate::archive::follows::follows;
 use crate::health::RepositoryStats;
@@ -25,7 +25,9 @@ use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::archiver_order;
-use walward_pg::{ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready};
+use walward_pg::{
+    ControlFile, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, list_ready, segment_before,
+};
 use walward_repo::{LazyRepository, layout};
 
 /// Folders of the archive that are listed for one file, at most.
@@ -180,7 +182,7 @@ async fn compare(
         }
     };
     let listeners = Listeners { sealed: &|_, _| {}, answered: &answered };
-    send(repositories, holders, (pg_wal, earlier, None), writer, listeners).await?;
+    send(repositories, holders, Origin::alone(pg_wal, earlier), writer, listeners).await?;
     match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
         None => Ok(()),
         Some(error @ PushError::Different { .. }) => Err(PushError::Follows { name, earlier, why: describe(&error) }),
@@ -235,11 +237,7 @@ impl Way {
     /// The segment before the file, on the timeline that replay reads it from.
     pub(super) fn segment_before(&self) -> Option<SegmentName> {
         let (WalFileName::Segment(segment) | WalFileName::Partial(segment)) = self.name else { return None };
-        let number = segment.number(self.size)?.checked_sub(1)?;
-        let history = self.history.as_ref();
-        let timeline =
-            history.map_or(segment.timeline, |history| history.required_timeline_for_segment(number, self.size));
-        SegmentName::from_number(timeline, number, self.size)
+        segment_before(segment, self.size, self.history.as_ref())
     }
 
     /// The timelines that lead to the file's own, and this one.
@@ -262,7 +260,8 @@ impl Way {
     }
 }
 
-fn history(pg_wal: &Path, timeline: Timeline) -> Option<TimelineHistory> {
+/// The history of a timeline, as it lies in pg_wal; none where it cannot be read. Blocking.
+pub(super) fn history(pg_wal: &Path, timeline: Timeline) -> Option<TimelineHistory> {
     let mut text = String::new();
     let file = Folder::enter(pg_wal).and_then(|folder| folder.open(WalFileName::History(timeline).to_string())).ok()?;
     file.take(HISTORY_BYTES_MAX).read_to_string(&mut text).ok()?;

@@ -9,6 +9,7 @@
 //! | `policy` | when a file counts as archived, and who is asked to take it (pure) |
 //! | `lead`, `look_ahead` | what may be uploaded before PostgreSQL asks, and which of it (pure) |
 //! | `source` | a file of pg_wal as a stream of chunks |
+//! | `chain` | what comes right before a segment, so that it says so where it is stored |
 //! | `there` | which names the archive has already |
 //! | `patience`, `memory` | how long a push waits; the memory that a file on its way takes |
 //! | `upload` | one file into every repository, in one pass |
@@ -24,6 +25,7 @@ mod ahead;
 mod alone;
 pub(super) mod archiver;
 mod asked;
+mod chain;
 mod delivery;
 mod done_list;
 pub(super) mod error;

@@ -11,7 +11,7 @@ use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
 use super::policy::{Acknowledge, Answer, Verdict, judge};
 use super::source::FileStamp;
-use super::upload::{LEFTOVER_PATIENCE, Listeners, answer_of, send, why_unwritable};
+use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, answer_of, send, why_unwritable};
 use walward_base::Locked;
 use walward_pg::WalFileName;
 use walward_repo::LazyRepository;
@@ -68,7 +68,7 @@ pub async fn archive_now(
         tokio::time::sleep(LEFTOVER_PATIENCE).await;
     };
     tokio::select! {
-        sent = send(repositories, &everybody, (pg_wal, name, None), writer, Listeners { sealed: &|_, _| {}, answered: &report }) => {
+        sent = send(repositories, &everybody, Origin::alone(pg_wal, name), writer, Listeners { sealed: &|_, _| {}, answered: &report }) => {
             sent?;
         }
         () = patience => {}

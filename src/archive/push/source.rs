@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
+use super::chain::ChainOfLife;
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use walward_base::Locked;
 use walward_base::sys::folder::{Facts, Folder, Kind};
@@ -141,27 +142,60 @@ impl WalFile {
         &self.head
     }
 
-    /// The content from the first byte on, in chunks of [`FRAME_BYTES`], and a handle to the facts of a segment, which is
-    /// filled when the stream has ended. A file that changes meanwhile ends the stream with an error.
-    pub fn content(&self) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
-        let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
+    /// The content from the first byte on, in chunks of [`FRAME_BYTES`]. A file that changes meanwhile ends the stream with an error.
+    pub fn content(&self) -> BoxStream<'static, io::Result<Bytes>> {
+        self.stream(|_| {})
+    }
+
+    /// As [`WalFile::content`], and a handle to the facts of a segment, which is filled when the stream has ended. `chain` says what comes
+    /// before it.
+    pub fn observed(&self, chain: ChainOfLife) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
         let facts = FactsHandle::default();
+        let (segment, size) = match (self.name, SegmentSize::try_from(self.stamp.bytes)) {
+            (WalFileName::Segment(segment) | WalFileName::Partial(segment), Ok(size)) => (segment, size),
+            _ => return (self.content(), facts),
+        };
+        // The walk over the records and who looks on. Another observer is added here.
+        let mut walk = Some(Walk::new(segment, size, CommitIndex::default()));
+        let (handle, path) = (facts.clone(), self.path.clone());
+        let observe = move |chunk: Option<&Bytes>| match (chunk, walk.as_mut()) {
+            (Some(chunk), Some(walk)) => walk.feed(chunk),
+            (Some(_), None) => {}
+            (None, _) => {
+                let predecessor = path.parent().and_then(|pg_wal| chain.before(pg_wal, segment, size));
+                let (walk, commits) = walk.take().map(Walk::finish).unzip();
+                handle.set(SegmentFacts { walk, commits, predecessor });
+            }
+        };
+        (self.stream(observe), facts)
+    }
+
+    /// Reads it whole, on this thread. Blocking.
+    ///
+    /// # Errors
+    /// Also when it changes meanwhile.
+    pub fn read_through(&self, mut take: impl FnMut(Bytes)) -> io::Result<()> {
+        read_chunks(&self.file, self.stamp, |chunk| {
+            take(chunk);
+            true
+        })
+    }
+
+    /// Reads it on a blocking thread, which shows each chunk to `observe`, and then that there is none any more.
+    fn stream(
+        &self,
+        mut observe: impl FnMut(Option<&Bytes>) + Send + 'static,
+    ) -> BoxStream<'static, io::Result<Bytes>> {
+        let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let file = Arc::clone(&self.file);
-        let (name, bytes, stamp) = (self.name, self.stamp.bytes, self.stamp);
-        let handle = facts.clone();
+        let (bytes, stamp) = (self.stamp.bytes, self.stamp);
         tokio::task::spawn_blocking(move || {
-            let mut walk = observed(name, bytes);
             let result = read_chunks(&file, stamp, |chunk| {
-                if let Some(walk) = walk.as_mut() {
-                    walk.feed(&chunk);
-                }
+                observe(Some(&chunk));
                 // The receiver is gone when the upload was given up: nothing is left to do.
                 sender.blocking_send(Ok(chunk)).is_ok()
             });
-            handle.set(walk.map(|walk| {
-                let (walk, commits) = walk.finish();
-                SegmentFacts { walk: Some(walk), commits: Some(commits), predecessor: None }
-            }));
+            observe(None);
             if let Err(error) = result {
                 let _ = sender.blocking_send(Err(error));
             }
@@ -178,7 +212,7 @@ impl WalFile {
                 None => None,
             }
         });
-        (content.boxed(), facts)
+        content.boxed()
     }
 }
 
@@ -192,18 +226,8 @@ impl FactsHandle {
         self.0.locked().clone()
     }
 
-    fn set(&self, facts: Option<SegmentFacts>) {
-        *self.0.locked() = facts;
-    }
-}
-
-/// The walk over a segment's records and who looks on. Another observer is added here.
-fn observed(name: WalFileName, bytes: u64) -> Option<Walk<CommitIndex>> {
-    match name {
-        WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
-            Some(Walk::new(segment, SegmentSize::try_from(bytes).ok()?, CommitIndex::default()))
-        }
-        WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
+    fn set(&self, facts: SegmentFacts) {
+        *self.0.locked() = Some(facts);
     }
 }
 

@@ -9,6 +9,7 @@ use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 
+use super::chain::ChainOfLife;
 use super::error::PushError;
 use super::policy::Answer;
 use super::source::{FileStamp, WalFile};
@@ -48,6 +49,26 @@ pub struct Listeners<'f> {
     pub answered: &'f (dyn Fn(FileStamp, usize, Result<(), PushError>) + Sync),
 }
 
+/// The file that is sent.
+#[derive(Debug)]
+pub struct Origin<'f> {
+    /// Where it lies; the parent is the data directory.
+    pub pg_wal: &'f Path,
+    /// Its name.
+    pub name: WalFileName,
+    /// Which file it is, where that is known.
+    pub stamp: Option<FileStamp>,
+    /// What is known of the server's files before it.
+    pub chain: ChainOfLife,
+}
+
+impl<'f> Origin<'f> {
+    /// A file for a process of its own, which remembers nothing.
+    pub fn alone(pg_wal: &'f Path, name: WalFileName) -> Self {
+        Self { pg_wal, name, stamp: None, chain: ChainOfLife::default() }
+    }
+}
+
 /// Sends one file to those of `repositories` that `chosen` numbers: read, digested and compressed once for all that are open.
 /// Returns when all have answered. Where the file that is to be sent is known, another one under its name is not.
 ///
@@ -58,7 +79,7 @@ pub struct Listeners<'f> {
 pub async fn send(
     repositories: &[Arc<LazyRepository>],
     chosen: &[usize],
-    (pg_wal, name, known): (&Path, WalFileName, Option<FileStamp>),
+    Origin { pg_wal, name, stamp: known, chain }: Origin<'_>,
     writer: &str,
     listeners: Listeners<'_>,
 ) -> Result<FileStamp, PushError> {
@@ -68,7 +89,7 @@ pub async fn send(
     }
     let kind =
         accept(name, file.head(), file.bytes(), lineage).map_err(|reason| PushError::Rejected { name, reason })?;
-    let sending = Sending { file: &file, lineage, kind, writer, listeners };
+    let sending = Sending { file: &file, chain, lineage, kind, writer, listeners };
     let mut opening: FuturesUnordered<_> = chosen
         .iter()
         .filter_map(|at| Some((*at, repositories.get(*at)?)))
@@ -104,6 +125,7 @@ pub async fn send(
 /// One file on its way.
 struct Sending<'f> {
     file: &'f WalFile,
+    chain: ChainOfLife,
     lineage: Lineage,
     kind: Kind,
     writer: &'f str,
@@ -132,7 +154,8 @@ impl Sending<'_> {
 
     /// Reads the file once and writes it to all of `ready`, each at its own pace.
     async fn pass(&self, ready: Vec<(usize, &LazyRepository, Repository)>) -> Result<(), PushError> {
-        let (content, facts) = self.file.content();
+        let reading = self.chain.reading(self.file.name());
+        let (content, facts) = self.file.observed(self.chain.clone());
         let targets: Vec<_> =
             ready.iter().map(|(_, lazy, repository)| SealTarget { repository, level: lazy.wal_level() }).collect();
         let key = &layout::wal_file(self.lineage, self.file.name());
@@ -141,6 +164,10 @@ impl Sending<'_> {
             RepoError::Content { source, .. } => PushError::Read { path: self.file.path().to_path_buf(), source },
             _ => PushError::Died(self.file.name()),
         })?;
+        if let Some(sealed) = sealed.first() {
+            reading.done(sealed.content_digest());
+        }
+        drop(reading);
         (self.listeners.sealed)(ready.len(), sealed.iter().map(Sealed::stored_bytes).sum());
         let name = self.file.name();
         join_all(ready.iter().zip(sealed).map(|((at, lazy, repository), sealed)| async move {
@@ -168,7 +195,7 @@ impl Sending<'_> {
     async fn under_newer_key(&self, lazy: &LazyRepository, key: &ObjectKey) -> Result<PutNew, RepoError> {
         let repository = lazy.reopen().await?;
         let spec = Spec { kind: self.kind, level: lazy.wal_level(), writer: self.writer.to_owned() };
-        let (content, facts) = self.file.content();
+        let (content, facts) = self.file.observed(self.chain.clone());
         repository.put_new(key, spec, content, || facts.get()).await
     }
 }

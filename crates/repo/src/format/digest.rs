@@ -10,15 +10,22 @@ use hmac::digest::Update;
 use walward_base::sys::cpu::{CpuPool, WorkerDied};
 
 /// The digest of an object's content: the same whatever the object is sealed under, and in every repository.
-pub(crate) struct ContentDigest(blake3::Hasher);
+#[derive(Default)]
+pub struct ContentDigest(blake3::Hasher);
 
 impl ContentDigest {
-    pub(crate) fn new() -> Self {
-        Self(blake3::Hasher::new())
+    /// Of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes the next bytes of the content.
+    pub fn take(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 
     /// The value over everything so far.
-    pub(crate) fn finish(self) -> [u8; 32] {
+    pub fn finish(self) -> [u8; 32] {
         self.0.finalize().into()
     }
 }

@@ -24,7 +24,8 @@ mod tests;
 
 use bytes::Bytes;
 
-pub(super) use digest::{ContentDigest, DigestChain};
+pub use digest::ContentDigest;
+pub(super) use digest::DigestChain;
 pub(super) use open::Opener;
 pub(super) use range::Run;
 pub(super) use seal::{Object, Sealer};
