@@ -41,6 +41,7 @@ pub use accept::{Rejection, accept};
 pub use debt::copy::{CopiedWal, Missing, MissingFile, copy_gaps, copy_wal, missing_wal};
 pub use debt::owed::{Holding, Owed, may_be_owed, owed};
 pub use fetch::fetcher::{Asker, FetchOptions, Fetched, Fetcher};
+pub use fetch::known::seam;
 pub use fetch::one_file::{AtHole, FetchError, Retrieved, Want};
 pub use fetch::retrieve::retrieve;
 pub use fetch::spool::{Place, is_in_use};

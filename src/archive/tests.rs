@@ -155,7 +155,7 @@ async fn the_same_again_is_a_success_and_other_content_is_refused() {
     let found =
         retrieve(&repositories, &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait)
             .await;
-    assert!(matches!(found, Ok(Retrieved::File { bytes: SEGMENT_BYTES })));
+    assert!(matches!(found, Ok(Retrieved::File { bytes: SEGMENT_BYTES, .. })));
     let fetched = std::fs::read(room.destination()).expect("the file");
     assert!(fetched == segment(file, room.lineage.system_identifier, 1));
 }

@@ -10,6 +10,7 @@ use super::holes::{Stretch, explains, holes, without_history};
 use super::inventory::Inventory;
 use super::lines::{Overview, overview};
 use super::read::Archive;
+use super::seams::{Seams, newest, seams};
 use super::way::{Histories, Way};
 use super::windows::{Carried, Window, carried, windows};
 use walward_base::{ErrorClass, describe, format_bytes};
@@ -138,6 +139,15 @@ impl Holdings {
             .into_iter()
             .chain(self.damaged_histories.iter().copied())
             .collect()
+    }
+
+    /// Where the newest segments, `most` of them, do not continue one another in `repository`, whose holdings these are.
+    ///
+    /// # Errors
+    /// One cannot be read now.
+    pub async fn seams(&self, repository: &Repository, most: usize) -> Result<Seams, CatalogueError> {
+        let newest = newest(&self.inventory, self.segment_size, most);
+        seams(std::slice::from_ref(repository), self.lineage, newest).await
     }
 
     /// The records that tell why `hole` is one.

@@ -10,6 +10,7 @@
 //! | `inventory` | which segments are there |
 //! | `reach` | how far recovery on a way is carried, what is missing, and whether that is a hole or the end |
 //! | `holes` | every stretch of WAL that is there and every one that is missing |
+//! | `seams` | where a segment does not continue the one that lies before it |
 //! | `windows` | the stretches of time to which one can recover |
 //! | `online` | the same question about one file, while a server waits |
 //! | `moments` | the first and last commit of a stretch, with a bounded number of reads |
@@ -29,6 +30,7 @@ mod moments;
 mod online;
 mod reach;
 mod read;
+mod seams;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -49,6 +51,7 @@ pub use moments::{LastCommit, first_commit, first_passing, last_commit};
 pub use online::goes_on;
 pub use reach::{Reach, WalNeed, count_partial, goes_on_after, reach, segment_before};
 pub use read::{Archive, Copy};
+pub use seams::{SEAMS_LOOKED_FOR, Seam, Seams, newest, seams};
 pub use target::{Target, TargetTimeline};
 pub use time::{TimeError, format_microseconds, format_time, parse_time};
 pub use way::{Histories, Span, Way};

@@ -315,8 +315,8 @@ pub(super) enum WalCommand {
     Recovered(RecoveredArguments),
     /// List the ranges of WAL in the repositories; each file with -v
     List,
-    /// List what is missing between the first and the last segment; exit 3 when something is
-    Gaps,
+    /// List what is missing between the first and the last segment, and what does not continue what lies before it; exit 3 when something is
+    Gaps(GapsArguments),
     /// Move a life of the cluster out of the archive: a file, all WAL that follows it, and the backups that need any of it
     ///
     /// For two servers that wrote the same WAL: the agent names the file that it refuses. Nothing is deleted: everything stays in the repository,
@@ -327,6 +327,13 @@ pub(super) enum WalCommand {
     ListAside,
     /// Put back what was set aside; refused where another life's files have its names by now
     RestoreAside(RestoreAsideArguments),
+}
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct GapsArguments {
+    /// Compare every segment with the one before it, not only the newest 1024: one small request each
+    #[arg(long)]
+    pub(super) all: bool,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -151,7 +151,9 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         Command::Lease { command } => commands::work_leases::run(&context, command, printer).await,
         Command::Keys { command } => commands::keys::run(&context, &command, printer).await,
         Command::Wal { command: WalCommand::List } => commands::wal_list::list(&context, printer).await,
-        Command::Wal { command: WalCommand::Gaps } => commands::wal_list::list_gaps(&context, printer).await,
+        Command::Wal { command: WalCommand::Gaps(arguments) } => {
+            commands::wal_list::list_gaps(&context, &arguments, printer).await
+        }
         Command::Wal { command: WalCommand::SetAside(arguments) } => {
             Box::pin(commands::aside::set_aside(&context, &arguments, printer)).await
         }

@@ -370,6 +370,12 @@ const CLUSTER: &[Key] = &[
         Default::Is("\"1GiB\""),
         "How much of the spool this cluster's recovery may fill ahead.",
     ),
+    key(
+        "fetch.refuse_seams",
+        Kind::Boolean,
+        Default::Is("true"),
+        "Whether a segment that does not continue the one before it, because another life of the cluster wrote it, stops a recovery, and `restore` before it begins. `false` only warns: for the day when a person knows better.",
+    ),
     key("fetch.workers", Kind::Number(1, 64), Default::Is("4"), "How many segments are downloaded at once."),
     key("backup.workers", Kind::Number(1, 64), Default::Cores(4), "How many files are read at once."),
     key(

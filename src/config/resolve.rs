@@ -456,6 +456,7 @@ fn cluster(
             deadline: scope.duration("fetch.deadline"),
             prefetch_bytes_max: scope.size("fetch.prefetch_bytes_max"),
             workers: scope.number("fetch.workers"),
+            refuse_seams: scope.boolean("fetch.refuse_seams"),
         },
         backup: BackupConfig {
             workers: scope.number("backup.workers"),

@@ -179,6 +179,8 @@ pub struct FetchConfig {
     pub prefetch_bytes_max: u64,
     /// Segments at once.
     pub workers: usize,
+    /// Whether a segment that does not continue the one before it stops a recovery.
+    pub refuse_seams: bool,
 }
 
 /// Base backups.

@@ -120,7 +120,11 @@ impl Services {
             let fetcher = Fetcher::new(
                 name,
                 repositories.clone(),
-                FetchOptions { deadline: cluster.fetch.deadline, workers: cluster.fetch.workers },
+                FetchOptions {
+                    deadline: cluster.fetch.deadline,
+                    refuse_seams: cluster.fetch.refuse_seams,
+                    workers: cluster.fetch.workers,
+                },
                 (&spool, cluster.fetch.prefetch_bytes_max),
                 Arc::clone(&fetch_stats),
                 stop.clone(),

@@ -20,8 +20,8 @@ use super::request::{Archiving, RestoreRequest};
 use super::settings::{self, Lending, Setting};
 use super::sizes;
 use crate::catalogue::{
-    Archive, BackupFacts, CatalogueError, Copy, Evidence, Histories, Lives, Sought, Target, TargetTimeline, WalNeed,
-    Way, count_partial, decide, format_microseconds, ways, ways_without_backup,
+    Archive, BackupFacts, CatalogueError, Copy, Evidence, Histories, Lives, Seam, Sought, Target, TargetTimeline,
+    WalNeed, Way, count_partial, decide, format_microseconds, seams, ways, ways_without_backup,
 };
 use walward_base::sys::disk;
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
@@ -174,6 +174,16 @@ pub async fn plan(
     let route = route(&choice, request, &inventory, commits, marks).await;
     let route = route.map_err(|error| with_later_backups(error, &backups, lineage))?;
     warnings.extend(route.warnings);
+    let wal = route.wal.as_ref().and_then(|wal| Some(wal.first.number(size)?..=wal.last.number(size)?));
+    let segments = wal.into_iter().flatten().filter_map(|number| choice.way.segment(number, size));
+    let seams = seams(repositories, lineage, segments).await?;
+    if let Some(Seam { segment, before }) = seams.found.first().copied() {
+        let refusal = Refusal::Seam { segment, before };
+        if request.refuse_seams {
+            return Err(refusal.into());
+        }
+        warnings.push(refusal.to_string());
+    }
 
     let (manifest, entries, copies) = archive.contents(&choice.backup.label, &mut warnings).await?;
     let places = Places::new(

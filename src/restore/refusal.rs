@@ -234,6 +234,18 @@ pub enum Refusal {
         /// How far recovery can go, for people.
         until: String,
     },
+    /// Two lives of the cluster lie in the way.
+    #[error(
+        "segment {segment} does not continue {before}, which lies before it in the archive: another life of the cluster wrote it, and replaying both \
+         would make a state that never was; restore to a target before {segment}, or choose which life to keep (`walward wal set-aside`); \
+         fetch.refuse_seams = false replays it all the same"
+    )]
+    Seam {
+        /// The segment of the other life.
+        segment: SegmentName,
+        /// What lies before it.
+        before: SegmentName,
+    },
     /// The target timeline has no WAL yet.
     #[error(
         "timeline {timeline} begins at {begin}, but its first segment {missing} is not in the archive; wait until it is archived, \

@@ -65,6 +65,8 @@ pub struct RestoreRequest {
     pub action: Action,
     /// Make a standby (`standby.signal`) instead of a server that ends recovery.
     pub standby: bool,
+    /// Whether WAL of two lives in the way is a reason not to begin; else only a warning.
+    pub refuse_seams: bool,
     /// This backup and no other.
     pub backup: Option<BackupLabel>,
     /// New places for tablespaces; the others go where they were.

@@ -110,6 +110,64 @@ fn a_volume_that_is_rolled_back_does_not_mix_its_lives() {
     site.walward(&["status"]).expect(0).says("failing");
 }
 
+/// The segment after `name`, of 1 MiB.
+fn next(name: &str) -> String {
+    let number =
+        u64::from_str_radix(&name[8..16], 16).unwrap() * 4096 + u64::from_str_radix(&name[16..], 16).unwrap() + 1;
+    format!("{}{:08X}{:08X}", &name[..8], number / 4096, number % 4096)
+}
+
+#[test]
+fn no_restore_crosses_from_one_life_of_a_cluster_into_another() {
+    let mut site = site();
+    backup(&site);
+    write(&site, 2);
+    nothing_waits(&site);
+    site.walward(&["wal", "gaps"]).expect(0).says("no gaps");
+    site.walward(&["check"]).says("continues the one before");
+    site.cluster.stop(Stop::Fast);
+    let (data, copy) = (site.cluster.data.clone(), site.room.join("volume"));
+    site.room.run(site.room.command("cp").arg("-a").arg(&data).arg(&copy));
+    site.cluster.start(&site.room);
+    let last = write(&site, 2);
+    site.cluster.wait_archived(&site.room, &last);
+    site.cluster.stop(Stop::Fast);
+    site.stop_agent();
+    let last = stored(&site).last().unwrap().clone();
+    // The volume is rolled back, and somebody makes the server forget what the archive refuses.
+    std::fs::rename(&data, site.room.join("first-life")).unwrap();
+    std::fs::rename(&copy, &data).unwrap();
+    site.cluster.set("archive_command", "/bin/true");
+    site.cluster.set("wal_keep_size", "100MB");
+    site.cluster.start(&site.room);
+    let seam = next(&last);
+    while write(&site, 1) <= seam {}
+    nothing_waits(&site);
+    site.walward(&["wal", "push", site.cluster.wal(&seam).to_str().unwrap()]).expect(0);
+    let words = format!("{seam} does not continue {last}");
+    site.walward(&["wal", "gaps"]).expect(3).says(&words);
+    let gaps = site.walward(&["wal", "gaps", "--all", "--json"]).expect(3).json();
+    assert_eq!(gaps["repositories"][0]["seams"][0]["segment"], seam.as_str(), "{gaps}");
+    assert!(gaps["repositories"][0]["compared"].as_u64() > Some(3), "{gaps}");
+    site.walward(&["check"]).expect(1).says(&words);
+    site.walward(&["info"]).expect(0).says("WAL of two lives");
+    let target = site.room.join("crossed");
+    let target = target.to_str().unwrap();
+    site.walward(&["restore", "--target-directory", target, "--yes"]).expect(16).says(&words);
+    assert!(!site.room.join("crossed").exists());
+    // By hand, and without an agent.
+    let folder = site.room.make_folder("fetched");
+    let fetch = |name: &str| site.walward(&["wal", "fetch", name, folder.join(name).to_str().unwrap()]);
+    fetch(&last).expect(0);
+    fetch(&seam).expect(255).says(&words);
+    assert!(!folder.join(&seam).exists());
+    // Before it, and for who knows better.
+    site.restore("before", &["--target-immediate"]);
+    site.write_config(&format!("{}\nfetch = {{ refuse_seams = false }}\n", site.config_text()));
+    site.walward(&["restore", "--target-directory", target, "--dry-run"]).expect(0).says(&words);
+    fetch(&seam).expect(0).says(&words);
+}
+
 /// A volume was rolled back, and its second life is refused: the file that both have, and the backup that its first life took.
 pub fn two_lives(site: &mut Site) -> (String, String) {
     site.cluster.sql(&site.room, "create table t (id int); create table life (number int)");

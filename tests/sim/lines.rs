@@ -451,7 +451,7 @@ impl World {
         let fetcher = Fetcher::new(
             CLUSTER,
             self.lazies.clone(),
-            FetchOptions { deadline: FETCH_DEADLINE, workers: 3 },
+            FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: true, workers: 3 },
             (&spool, SPOOL_SEGMENTS * SEGMENT_BYTES),
             Arc::new(FetchStats::default()),
             CancellationToken::new(),
@@ -538,7 +538,7 @@ impl World {
         self.back_up(&mut primary).await?;
         self.is_primary(primary);
         for _ in 0..self.random.random_range(6..20) {
-            self.act().await?;
+            Box::pin(self.act()).await?;
             if self.random.random_ratio(1, 3) {
                 self.judged(&Target::Latest).await?;
             }

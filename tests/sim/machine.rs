@@ -295,7 +295,7 @@ impl Agent {
         let fetcher = Fetcher::new(
             CLUSTER,
             repositories("recovery", None),
-            FetchOptions { deadline: FETCH_DEADLINE, workers: 3 },
+            FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: true, workers: 3 },
             (spool, spool_bytes),
             Arc::new(FetchStats::default()),
             CancellationToken::new(),

@@ -158,6 +158,7 @@ pub fn request() -> RestoreRequest {
         timeline: TargetTimeline::Latest,
         action: Action::Promote,
         standby: false,
+        refuse_seams: true,
         backup: None,
         tablespace_map: Vec::new(),
         wal_directory: None,

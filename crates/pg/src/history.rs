@@ -4,9 +4,14 @@
 //! One line a parent, oldest first: its timeline in decimal, the position of the switch, a reason for people. Everything from
 //! `#` on is a comment.
 
-use super::lsn::{Lsn, SegmentSize, Timeline};
-use super::wal_name::SegmentName;
+use std::path::Path;
 
+use super::lsn::{Lsn, SegmentSize, Timeline};
+use super::wal_name::{SegmentName, WalFileName};
+use walward_base::sys::folder::Folder;
+
+/// A history has a line of some 60 bytes for each promotion.
+const BYTES_MAX: u64 = 1 << 20;
 /// The most parents that are read; PostgreSQL has no limit, but each is a promotion.
 const PARENTS_MAX: usize = 100_000;
 
@@ -83,6 +88,13 @@ impl TimelineHistory {
             parents.push((parent, switch));
         }
         if parents.is_empty() { Err(HistoryError::Empty(timeline)) } else { Ok(Self { timeline, parents }) }
+    }
+
+    /// That of `timeline` as it lies in `pg_wal`; `None` where it cannot be read. Links are not followed. Blocking.
+    pub fn in_pg_wal(pg_wal: &Path, timeline: Timeline) -> Option<Self> {
+        let folder = Folder::enter(pg_wal).ok()?;
+        let text = folder.read(WalFileName::History(timeline).to_string(), BYTES_MAX).ok()?;
+        Self::parse(timeline, &String::from_utf8_lossy(&text)).ok()
     }
 
     /// The timeline that the WAL byte at `lsn` belongs to (`tliOfPointInHistory`).

@@ -27,6 +27,23 @@ pub struct Predecessor {
     pub digest: [u8; 32],
 }
 
+/// What a segment is, and what it continues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// The digest of its content.
+    pub digest: [u8; 32],
+    /// The segment that it follows; none where its writer did not know.
+    pub predecessor: Option<Predecessor>,
+}
+
+impl Link {
+    /// Whether it continues the segment `before`, whose content has `digest`; none where it does not speak of that segment.
+    pub fn continues(&self, before: SegmentName, digest: &[u8; 32]) -> Option<bool> {
+        let predecessor = self.predecessor.filter(|predecessor| predecessor.name == before)?;
+        Some(predecessor.digest == *digest)
+    }
+}
+
 /// What is known of a segment. What is absent is unknown, never "nothing".
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Facts {

@@ -1,6 +1,6 @@
 //! One cluster's repository at one store, opened: identity known, keys unwrapped.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use super::error::RepoError;
-use super::facts::Facts;
+use super::facts::{Facts, Link};
 use super::format::{Chunk, ContentDigest, DigestChain, FormatError, Kind, Opener, Summary, TAIL_BYTES, Tail};
 use super::identity::{self, Identity};
 use super::keys::{Found, KeyError, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
@@ -61,6 +61,8 @@ pub struct OpenedObject {
     pub stored_bytes: u64,
     /// When it was written, by the store's clock.
     pub modified: Timestamp,
+    /// What it is and what it continues: known when the content has ended.
+    pub link: Arc<OnceLock<Link>>,
     /// Chunks of at most [`super::format::FRAME_BYTES`].
     pub content: BoxStream<'static, Result<Chunk, RepoError>>,
 }
@@ -375,13 +377,20 @@ impl Repository {
         let opener =
             Opener::new(self.shown(key), key.as_str(), self.keyring.as_ref(), self.pool.clone(), object.body).await?;
         let header = opener.header();
+        let link = Arc::new(OnceLock::new());
+        let known = Arc::clone(&link);
         Ok(OpenedObject {
+            link,
             kind: header.kind,
             writer: header.writer.clone(),
             stored_bytes: object.info.size,
             modified: object.info.modified,
-            content: stream::try_unfold(opener, |mut opener| async move {
-                Ok(opener.next().await?.map(|chunk| (chunk, opener)))
+            content: stream::try_unfold((opener, known), |(mut opener, known)| async move {
+                let chunk = opener.next().await?;
+                if let (None, Some(link)) = (&chunk, opener.link()) {
+                    let _ = known.set(link);
+                }
+                Ok(chunk.map(|chunk| (chunk, (opener, known))))
             })
             .boxed(),
         })

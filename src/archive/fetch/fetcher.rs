@@ -27,6 +27,7 @@ use walward_base::Locked;
 use walward_base::{ErrorClass, describe, format_duration, trace};
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use walward_repo::LazyRepository;
+use walward_repo::facts::Link;
 
 /// What waits in the spool for nobody is removed after this time.
 const IDLE_MAX: Duration = Duration::from_mins(10);
@@ -48,6 +49,8 @@ const ROOM_PAUSE: Duration = Duration::from_secs(1);
 pub struct FetchOptions {
     /// How long a request tries before it fails.
     pub deadline: Duration,
+    /// Whether a segment that does not continue what the same recovery was given before it is refused; else that is only logged.
+    pub refuse_seams: bool,
     /// Prefetched segments that are downloaded at the same time.
     pub workers: usize,
 }
@@ -113,8 +116,8 @@ struct State {
     pace: Pace,
     last_answer: Option<Instant>,
     history: Option<TimelineHistory>,
-    /// The last segment that was given to anybody.
-    served: Option<Want>,
+    /// The last segment that was given to anybody, and the digest of its content.
+    served: Option<(Want, Option<[u8; 32]>)>,
     end: Option<(Wanted, Instant)>,
     /// When the spool had no room for what was asked for.
     no_room: Option<Instant>,
@@ -177,10 +180,11 @@ impl Fetcher {
             outcome = work.instrument(self.0.span.clone()) => outcome,
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
+        let outcome = outcome.and_then(|fetched| self.without_seam(&want, fetched));
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
-                self.served(&want, forgotten);
+                self.served(&want, place.link(), forgotten);
                 self.learn(name, place, forgotten).await;
             }
             Ok(Fetched::Absent) => self.0.stats.absent(),
@@ -222,9 +226,28 @@ impl Fetcher {
     /// That what this recovery was given last is still there, when it is remembered: else the archive's end is not believed.
     async fn served_is_there(&self, want: &Want) -> Result<(), FetchError> {
         let is_of_it = |served: &Want| (&served.lineage, &served.pg_wal) == (&want.lineage, &want.pg_wal);
-        let Some(served) = self.state().served.clone().filter(is_of_it) else { return Ok(()) };
+        let served = self.state().served.clone().map(|(served, _)| served);
+        let Some(served) = served.filter(is_of_it) else { return Ok(()) };
         let until = Instant::now() + self.0.options.deadline;
         walward_storage::patient_until(until, still_holds(&self.0.repositories, &served, want)).await
+    }
+
+    /// What was fetched, unless the same recovery was given something before it that it does not continue.
+    fn without_seam(&self, want: &Want, fetched: Fetched) -> Result<Fetched, FetchError> {
+        let (Fetched::File(place), Some((served, Some(digest)))) = (&fetched, self.state().served.clone()) else {
+            return Ok(fetched);
+        };
+        let is_of_it = (&served.lineage, &served.pg_wal) == (&want.lineage, &want.pg_wal);
+        let (WalFileName::Segment(before), true) = (served.name, is_of_it) else { return Ok(fetched) };
+        if place.link().and_then(|link| link.continues(before, &digest)) != Some(false) {
+            return Ok(fetched);
+        }
+        let seam = FetchError::Seam { name: want.name, before };
+        if self.0.options.refuse_seams {
+            return Err(seam);
+        }
+        warn!(segment = %want.name, error = describe(&seam), "it is given all the same (fetch.refuse_seams = false)");
+        Ok(fetched)
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
@@ -303,8 +326,8 @@ impl Fetcher {
         let mut tries = 0u32;
         loop {
             let error = match self.retrieve(want, place.spot(), (patience, at_hole), progress).await {
-                Ok(Retrieved::File { .. }) => {
-                    place.finished();
+                Ok(Retrieved::File { link, .. }) => {
+                    place.brought(link);
                     self.state().pace.downloaded(begun.elapsed());
                     return Ok(Some(place));
                 }
@@ -383,10 +406,10 @@ impl Fetcher {
     }
 
     /// Remembers what was given last, unless the archive was `forgotten` since it was asked for.
-    fn served(&self, want: &Want, forgotten: u64) {
+    fn served(&self, want: &Want, link: Option<Link>, forgotten: u64) {
         let mut state = self.state();
         if matches!(want.name, WalFileName::Segment(_)) && state.forgotten == forgotten {
-            state.served = Some(want.clone());
+            state.served = Some((want.clone(), link.map(|link| link.digest)));
         }
     }
 
@@ -467,8 +490,8 @@ impl Fetcher {
             let begun = Instant::now();
             let patience = (Patience::OneRound, AtHole::Tell);
             self.retrieve(&want, place.spot(), patience, &progress).await.map(|retrieved| match retrieved {
-                Retrieved::File { .. } => {
-                    place.finished();
+                Retrieved::File { link, .. } => {
+                    place.brought(link);
                     self.state().pace.downloaded(begun.elapsed());
                     Some(place)
                 }

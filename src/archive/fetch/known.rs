@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
+use crate::archive::push::chain;
 use crate::catalogue::Histories;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Ground;
-use walward_pg::{ControlFile, Timeline, TimelineHistory, WalFileName};
+use walward_pg::{ControlFile, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::facts::Link;
 
 /// Of one server.
 #[derive(Debug)]
@@ -46,4 +48,12 @@ impl Known {
         }
         Self { newest, histories }
     }
+}
+
+/// The segment in `pg_wal` that a fetched one, `bytes` long, should continue and does not: the server has another life's. For who does not
+/// know what the recovery was given before. Blocking; reads a segment.
+pub fn seam(pg_wal: &Path, bytes: u64, link: &Link) -> Option<SegmentName> {
+    let before = link.predecessor?.name;
+    let digest = chain::digest(pg_wal, before, SegmentSize::try_from(bytes).ok()?).ok()?;
+    (link.continues(before, &digest) == Some(false)).then_some(before)
 }

@@ -18,7 +18,7 @@
 
 mod early_end;
 pub(super) mod fetcher;
-mod known;
+pub(super) mod known;
 mod lookout;
 pub(super) mod one_file;
 mod progress;

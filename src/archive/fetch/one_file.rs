@@ -15,6 +15,7 @@ use crate::archive::accept::{Rejection, SMALL_FILE_BYTES_MAX, accept};
 use crate::catalogue;
 use walward_base::ErrorClass;
 use walward_pg::{Lineage, SegmentName, Timeline, WalFileName};
+use walward_repo::facts::Link;
 use walward_repo::identity::LineageEntry;
 use walward_repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use walward_storage::ObjectKey;
@@ -44,6 +45,8 @@ pub enum Retrieved {
     File {
         /// Its length.
         bytes: u64,
+        /// What it is, and what it continues.
+        link: Option<Link>,
     },
     /// Every repository said that it has no such file, and proved to be the repository that it should be; and no segment
     /// behind it is there.
@@ -126,6 +129,18 @@ pub enum FetchError {
         /// What was served last.
         served: WalFileName,
     },
+    /// It does not continue what the same recovery was given before it.
+    #[error(
+        "{name} does not continue {before}, which this recovery was given before: another life of the cluster wrote it, \
+         and replaying both would make a state that never was; recover to a target before it, or choose which life to keep \
+         (`walward wal set-aside`); fetch.refuse_seams = false replays it all the same"
+    )]
+    Seam {
+        /// The file.
+        name: WalFileName,
+        /// The one before it.
+        before: SegmentName,
+    },
     /// For a standby: it was not to be had within the time that a standby is held up.
     #[error("{name} cannot be had now ({why}); a standby goes on without it and asks again")]
     NotNow {
@@ -183,6 +198,7 @@ impl FetchError {
             | Self::HistoryLost { .. }
             | Self::LetGo { .. }
             | Self::ServedIsGone { .. }
+            | Self::Seam { .. }
             | Self::NoRepository => ErrorClass::Permanent,
             Self::TooSlow { .. } | Self::NotNow { .. } => ErrorClass::Transient,
             Self::Write { source, .. } => ErrorClass::of_io(source).never_absent(),
@@ -207,7 +223,7 @@ pub enum AtHole {
 
 /// What one repository answered.
 pub(super) enum Answer {
-    File(u64),
+    File(u64, Option<Link>),
     /// It has no such file.
     Absent,
     /// It has no such file, and the archive goes on: see [`FetchError::is_hole`].
@@ -275,7 +291,7 @@ pub(super) async fn one(
         WalFileName::Segment(_) | WalFileName::Partial(_) => entry.segment_bytes.bytes(),
         WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,
     };
-    let mut content = opened.content;
+    let (mut content, link) = (opened.content, opened.link);
     let mut head = Vec::new();
     let mut bytes = 0u64;
     while let Some(chunk) = content.next().await {
@@ -294,7 +310,7 @@ pub(super) async fn one(
     file.flush().await.map_err(written)?;
     let kind = accept(name, &head, bytes, entry.lineage);
     kind.map_err(|reason| FetchError::Rejected { name, repository: lazy.name().to_owned(), reason })?;
-    Ok(Answer::File(bytes))
+    Ok(Answer::File(bytes, link.get().copied()))
 }
 
 /// The lineage that is wanted, as the repository knows it.

@@ -109,7 +109,7 @@ pub async fn retrieve_noting(
             let answer = in_time(repository, want, spot, until, progress).await;
             note(repository, &answer);
             match answer {
-                Ok(Answer::File(bytes)) => return Ok(Retrieved::File { bytes }),
+                Ok(Answer::File(bytes, link)) => return Ok(Retrieved::File { bytes, link }),
                 Ok(Answer::Absent) => {}
                 // Not the end of the archive. It may be on its way: several are uploaded at once.
                 Ok(Answer::Hole(error @ FetchError::LetGo { .. })) => hole = Some(error),

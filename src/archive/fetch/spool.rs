@@ -11,7 +11,7 @@
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::fs::FlockOperation;
 
@@ -19,6 +19,7 @@ use super::spot::Spot;
 use walward_base::Locked;
 use walward_base::sys::shared::Shared;
 use walward_base::sys::{disk, durable, folder};
+use walward_repo::facts::Link;
 
 /// One cluster's spool.
 #[derive(Debug)]
@@ -43,6 +44,7 @@ pub struct Place {
     spot: Spot,
     reserved: u64,
     finished: AtomicBool,
+    link: OnceLock<Link>,
     /// None: it lies elsewhere.
     folder: Option<Arc<Folder>>,
 }
@@ -121,6 +123,7 @@ impl Spool {
             spot: self.0.spot(&format!("{name}.{number}")),
             reserved: bytes,
             finished: AtomicBool::new(false),
+            link: OnceLock::new(),
             folder: Some(Arc::clone(&self.0)),
         }
     }
@@ -214,7 +217,7 @@ impl Drop for Folder {
 impl Place {
     /// A place outside the spool: the file goes with it all the same, unless it was moved.
     pub fn beside(spot: Spot) -> Self {
-        Self { spot, reserved: 0, finished: AtomicBool::new(false), folder: None }
+        Self { spot, reserved: 0, finished: AtomicBool::new(false), link: OnceLock::new(), folder: None }
     }
 
     /// Where the file is.
@@ -262,8 +265,21 @@ impl Place {
         }
     }
 
+    /// What the file is, and what it continues; none where that is not known.
+    pub fn link(&self) -> Option<Link> {
+        self.link.get().copied()
+    }
+
+    /// The file is written to its end, and is what `link` says.
+    pub fn brought(&self, link: Option<Link>) {
+        if let Some(link) = link {
+            let _ = self.link.set(link);
+        }
+        self.finished();
+    }
+
     /// The file is written to its end: the file system knows now what it takes.
-    pub fn finished(&self) {
+    fn finished(&self) {
         if !self.finished.swap(true, Ordering::AcqRel)
             && let Some(folder) = &self.folder
         {
@@ -345,7 +361,7 @@ mod tests {
         }
         assert!(before.read(9).is_err() && !before.is_there());
         // Whatever the spool is by now, a place of the old one leads nowhere.
-        let old = Place { spot: before.spot().clone(), reserved: 0, finished: AtomicBool::new(true), folder: None };
+        let old = Place::beside(before.spot().clone());
         assert!(old.spot().create().is_err(), "nothing is made in what is gone");
         drop((before, old));
         assert_eq!(std::fs::read(strangers.join("a.0")).expect("there"), b"forged");

@@ -10,10 +10,9 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use super::in_order::history;
 use super::source::WalFile;
 use walward_base::Locked;
-use walward_pg::{SegmentName, SegmentSize, ServerLife, WalFileName, segment_before};
+use walward_pg::{SegmentName, SegmentSize, ServerLife, TimelineHistory, WalFileName, segment_before};
 use walward_repo::facts::Predecessor;
 use walward_repo::format::ContentDigest;
 
@@ -79,8 +78,8 @@ impl ChainOfLife {
 
     /// What comes right before `segment` in this server's WAL. Blocking; takes the reading of a segment at worst.
     pub fn before(&self, pg_wal: &Path, segment: SegmentName, size: SegmentSize) -> Option<Predecessor> {
-        let name = segment_before(segment, size, history(pg_wal, segment.timeline).as_ref())?;
-        let digest = self.remembered(name).or_else(|| read(pg_wal, name, size).ok())?;
+        let name = segment_before(segment, size, TimelineHistory::in_pg_wal(pg_wal, segment.timeline).as_ref())?;
+        let digest = self.remembered(name).or_else(|| digest(pg_wal, name, size).ok())?;
         Some(Predecessor { name, digest })
     }
 
@@ -135,7 +134,10 @@ impl Drop for Reading {
 }
 
 /// The digest of a whole segment in pg_wal. Blocking.
-fn read(pg_wal: &Path, segment: SegmentName, size: SegmentSize) -> io::Result<[u8; 32]> {
+///
+/// # Errors
+/// It is not there, not a whole one, or changes meanwhile.
+pub fn digest(pg_wal: &Path, segment: SegmentName, size: SegmentSize) -> io::Result<[u8; 32]> {
     let file = WalFile::open(pg_wal, WalFileName::Segment(segment))?;
     if file.bytes() != size.bytes() {
         return Err(io::ErrorKind::InvalidData.into());

@@ -3,7 +3,6 @@
 //! PostgreSQL asks in order, and stops at a file that is refused. A person who pushes by hand does not, and may take a mark away.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io::Read;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -22,7 +21,6 @@ use crate::archive::follows::follows;
 use crate::health::RepositoryStats;
 use walward_base::Locked;
 use walward_base::describe;
-use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::archiver_order;
 use walward_pg::{
@@ -32,8 +30,6 @@ use walward_repo::{LazyRepository, layout};
 
 /// Folders of the archive that are listed for one file, at most.
 const FOLDERS_MAX: usize = 16;
-/// A history has a line of some 60 bytes for each promotion.
-const HISTORY_BYTES_MAX: u64 = 1 << 20;
 /// How long pg_wal may take to be looked at. One that needs longer has the file refused: without what the server has nothing is known of what leads
 /// to it, and PostgreSQL asks again.
 pub(super) const PG_WAL_TIME_MAX: Duration = Duration::from_secs(10);
@@ -217,7 +213,7 @@ impl Way {
             let mut waiting = list_ready(&pg_wal)
                 .map_err(|source| PushError::Read { path: pg_wal.join("archive_status"), source })?;
             waiting.retain(|file| archiver_order(file) < archiver_order(&name));
-            let history = history(&pg_wal, name.timeline());
+            let history = TimelineHistory::in_pg_wal(&pg_wal, name.timeline());
             Ok(Self { name, lineage: control.lineage(), size: control.segment_size, history, waiting })
         };
         match tokio::time::timeout(PG_WAL_TIME_MAX, ground.look(read)).await {
@@ -258,12 +254,4 @@ impl Way {
     pub(super) fn leads_over(&self, earlier: WalFileName) -> bool {
         follows(earlier, self.name, self.history.as_ref(), self.size)
     }
-}
-
-/// The history of a timeline, as it lies in pg_wal; none where it cannot be read. Blocking.
-pub(super) fn history(pg_wal: &Path, timeline: Timeline) -> Option<TimelineHistory> {
-    let mut text = String::new();
-    let file = Folder::enter(pg_wal).and_then(|folder| folder.open(WalFileName::History(timeline).to_string())).ok()?;
-    file.take(HISTORY_BYTES_MAX).read_to_string(&mut text).ok()?;
-    TimelineHistory::parse(timeline, &text).ok()
 }

@@ -25,7 +25,7 @@ mod ahead;
 mod alone;
 pub(super) mod archiver;
 mod asked;
-mod chain;
+pub(super) mod chain;
 mod delivery;
 mod done_list;
 pub(super) mod error;

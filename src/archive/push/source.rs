@@ -8,14 +8,13 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 
-use super::chain::ChainOfLife;
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use walward_base::Locked;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;
 use walward_pg::{CommitIndex, SegmentName, SegmentSize, ServerLife, WalFileName, Walk};
-use walward_repo::facts::Facts as SegmentFacts;
+use walward_repo::facts::{Facts as SegmentFacts, Predecessor};
 use walward_repo::format::FRAME_BYTES;
 
 /// Chunks that wait between the reader and the sealer.
@@ -147,13 +146,16 @@ impl WalFile {
         self.stream(|_| {})
     }
 
-    /// As [`WalFile::content`], and a handle to the facts of a segment, which is filled when the stream has ended. `chain` says what comes
-    /// before it.
-    pub fn observed(&self, chain: ChainOfLife) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
+    /// As [`WalFile::content`], and a handle to the facts of a segment, which is filled when the stream has ended. `before` says what
+    /// comes before a segment; it may block.
+    pub fn observed(
+        &self,
+        before: impl Fn(&Path, SegmentName, SegmentSize) -> Option<Predecessor> + Send + 'static,
+    ) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
         let facts = FactsHandle::default();
-        let (segment, size) = match (self.name, SegmentSize::try_from(self.stamp.bytes)) {
-            (WalFileName::Segment(segment) | WalFileName::Partial(segment), Ok(size)) => (segment, size),
-            _ => return (self.content(), facts),
+        let size = SegmentSize::try_from(self.stamp.bytes);
+        let (WalFileName::Segment(segment) | WalFileName::Partial(segment), Ok(size)) = (self.name, size) else {
+            return (self.content(), facts);
         };
         // The walk over the records and who looks on. Another observer is added here.
         let mut walk = Some(Walk::new(segment, size, CommitIndex::default()));
@@ -162,7 +164,7 @@ impl WalFile {
             (Some(chunk), Some(walk)) => walk.feed(chunk),
             (Some(_), None) => {}
             (None, _) => {
-                let predecessor = path.parent().and_then(|pg_wal| chain.before(pg_wal, segment, size));
+                let predecessor = path.parent().and_then(|pg_wal| before(pg_wal, segment, size));
                 let (walk, commits) = walk.take().map(Walk::finish).unzip();
                 handle.set(SegmentFacts { walk, commits, predecessor });
             }

@@ -1,18 +1,20 @@
 //! One file of pg_wal into every repository, in one pass.
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
-use futures::stream::FuturesUnordered;
+use futures::stream::{BoxStream, FuturesUnordered};
 use tokio::time::Instant;
 
 use super::chain::ChainOfLife;
 use super::error::PushError;
 use super::policy::Answer;
-use super::source::{FileStamp, WalFile};
+use super::source::{FactsHandle, FileStamp, WalFile};
 use crate::archive::accept::{Rejection, accept};
 use walward_base::{ErrorClass, describe};
 use walward_pg::{ControlFile, Lineage, WalFileName};
@@ -152,10 +154,16 @@ impl Sending<'_> {
         (self.listeners.answered)(self.file.stamp(), at, result);
     }
 
+    /// The file's content, and what there is to be known of it.
+    fn observed(&self) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
+        let chain = self.chain.clone();
+        self.file.observed(move |pg_wal, segment, size| chain.before(pg_wal, segment, size))
+    }
+
     /// Reads the file once and writes it to all of `ready`, each at its own pace.
     async fn pass(&self, ready: Vec<(usize, &LazyRepository, Repository)>) -> Result<(), PushError> {
         let reading = self.chain.reading(self.file.name());
-        let (content, facts) = self.file.observed(self.chain.clone());
+        let (content, facts) = self.observed();
         let targets: Vec<_> =
             ready.iter().map(|(_, lazy, repository)| SealTarget { repository, level: lazy.wal_level() }).collect();
         let key = &layout::wal_file(self.lineage, self.file.name());
@@ -195,7 +203,7 @@ impl Sending<'_> {
     async fn under_newer_key(&self, lazy: &LazyRepository, key: &ObjectKey) -> Result<PutNew, RepoError> {
         let repository = lazy.reopen().await?;
         let spec = Spec { kind: self.kind, level: lazy.wal_level(), writer: self.writer.to_owned() };
-        let (content, facts) = self.file.observed(self.chain.clone());
+        let (content, facts) = self.observed();
         repository.put_new(key, spec, content, || facts.get()).await
     }
 }

@@ -13,7 +13,7 @@ const TOLD: Duration = Duration::from_secs(2);
 
 fn fetcher(room: &Room, repositories: Vec<Arc<LazyRepository>>) -> Fetcher {
     let (stats, stop) = (Arc::default(), tokio_util::sync::CancellationToken::new());
-    let options = FetchOptions { deadline: FETCH_DEADLINE, workers: 2 };
+    let options = FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: true, workers: 2 };
     let spool = room.folder.path().join("spool");
     Fetcher::new("main", repositories, options, (&spool, 1 << 24), stats, stop).expect("a spool")
 }
@@ -200,6 +200,40 @@ async fn a_segment_before_a_timeline_that_only_the_server_knows_of_is_not_absent
 }
 
 #[tokio::test]
+async fn a_recovery_is_not_given_what_does_not_continue_what_it_was_given_before() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let files = waiting(&room, 3);
+    let push = async |file| archive_file(&[Arc::clone(&one)], &room.pg_wal(), file, "host").await.expect("archived");
+    push(files[0]).await;
+    room.done(files[0]);
+    // Another life wrote the first one, too, and its second one was pushed by hand.
+    room.write(files[0], &segment(files[0], room.lineage.system_identifier, 2));
+    push(files[1]).await;
+    room.done(files[1]);
+    push(files[2]).await;
+    let given = async |fetcher: &Fetcher, file, asker| ask(&room, fetcher, file, asker).await.0;
+    let careful = fetcher(&room, vec![Arc::clone(&one)]);
+    for asker in [Asker::OneShot, Asker::Target, Asker::Standby] {
+        assert!(matches!(given(&careful, files[0], asker).await, Ok(Fetched::File(_))));
+        let seam = given(&careful, files[1], asker).await.expect_err("of another life");
+        assert!(matches!(seam, FetchError::Seam { .. }) && !seam.is_hole(), "{seam:?}");
+        assert_eq!(seam.class(), ErrorClass::Permanent);
+    }
+    // One that begins after it has nothing to do with it.
+    let other = fetcher(&room, vec![Arc::clone(&one)]);
+    for file in [files[1], files[2]] {
+        assert!(matches!(given(&other, file, Asker::OneShot).await, Ok(Fetched::File(_))), "{file}");
+    }
+    let options = FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: false, workers: 2 };
+    let (spool, stop) = (room.folder.path().join("spool"), tokio_util::sync::CancellationToken::new());
+    let careless = Fetcher::new("main", vec![one], options, (&spool, 1 << 24), Arc::default(), stop).expect("a spool");
+    for file in files {
+        assert!(matches!(given(&careless, file, Asker::OneShot).await, Ok(Fetched::File(_))), "{file}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no_repositorys_fault() {
     let room = Room::new();
     let (one, two) = (room.repository("one").await, room.repository("two").await);
@@ -207,7 +241,7 @@ async fn a_file_that_the_spool_cannot_take_goes_beside_its_destination_and_is_no
     archive_file(&[Arc::clone(&one), Arc::clone(&two)], &room.pg_wal(), file, "host").await.expect("archived");
     let spool = room.folder.path().join("spool");
     let stats = Arc::new(crate::health::FetchStats::default());
-    let options = FetchOptions { deadline: Duration::from_secs(5), workers: 2 };
+    let options = FetchOptions { deadline: Duration::from_secs(5), refuse_seams: true, workers: 2 };
     let stop = tokio_util::sync::CancellationToken::new();
     let fetcher =
         Fetcher::new("main", vec![one, two], options, (&spool, 1 << 24), Arc::clone(&stats), stop).expect("a spool");

@@ -362,7 +362,7 @@ async fn what_one_repository_cannot_give_comes_from_the_next_at_once_and_is_coun
     archive_file(&both, &room.pg_wal(), file, "host").await.expect("archived");
     room.damage("one", file);
     let stats = Arc::new(crate::health::FetchStats::default());
-    let options = FetchOptions { deadline: Duration::from_mins(1), workers: 1 };
+    let options = FetchOptions { deadline: Duration::from_mins(1), refuse_seams: true, workers: 1 };
     let spool = room.folder.path().join("spool");
     let stop = tokio_util::sync::CancellationToken::new();
     let fetcher =

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::text::{exact, holds_second, moment, moment_after, table};
-use crate::catalogue::{Holdings, Stretch, Window, stretches};
+use crate::catalogue::{Holdings, SEAMS_LOOKED_FOR, Seam, Stretch, Window, stretches};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
@@ -32,13 +32,17 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
                 Some(holdings) => holdings.windows(&repository).await?,
                 None => Vec::new(),
             };
+            let seams = match &holdings {
+                Some(holdings) => holdings.seams(&repository, SEAMS_LOOKED_FOR).await?.found,
+                None => Vec::new(),
+            };
             for warning in holdings.iter().flat_map(|holdings| holdings.warnings.iter().chain(&holdings.other_lines)) {
                 printer.warning(warning);
             }
             if printer.is_json() {
-                answers.push(as_json(&cluster.name, &repository, holdings.as_ref(), &windows));
+                answers.push(as_json(&cluster.name, &repository, holdings.as_ref(), &windows, &seams));
             } else {
-                print(&cluster.name, &repository, holdings.as_ref(), &windows, printer)?;
+                print(&cluster.name, &repository, holdings.as_ref(), (&windows, &seams), printer)?;
             }
         }
     }
@@ -49,7 +53,7 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
 }
 
 /// The one line that people need.
-fn headline(holdings: Option<&Holdings>, windows: &[Window], gaps: &[Stretch]) -> String {
+fn headline(holdings: Option<&Holdings>, windows: &[Window], gaps: &[Stretch], seams: &[Seam]) -> String {
     let Some(holdings) = holdings else {
         return "nothing yet: no WAL was archived and no backup taken".to_owned();
     };
@@ -61,6 +65,7 @@ fn headline(holdings: Option<&Holdings>, windows: &[Window], gaps: &[Stretch]) -
         };
     }
     let tail = match gaps {
+        _ if !seams.is_empty() => "WAL of two lives of the cluster among it: `walward wal gaps`".to_owned(),
         [] if !holdings.without_history().is_empty() => "gaps unknown: a history is missing or damaged".to_owned(),
         [] => "no gaps".to_owned(),
         [_] => "1 gap".to_owned(),
@@ -84,16 +89,16 @@ fn print(
     cluster: &str,
     repository: &Repository,
     holdings: Option<&Holdings>,
-    windows: &[Window],
+    (windows, seams): (&[Window], &[Seam]),
     printer: &Printer,
 ) -> Result<(), Failure> {
     let holes = holdings.map(Holdings::holes).unwrap_or_default();
-    let tone = match (windows.is_empty(), holes.is_empty()) {
+    let tone = match (windows.is_empty(), holes.is_empty() && seams.is_empty()) {
         (true, _) => Tone::Bad,
         (false, false) => Tone::Warning,
         (false, true) => Tone::Good,
     };
-    printer.line(&printer.tone(&headline(holdings, windows, &holes), tone))?;
+    printer.line(&printer.tone(&headline(holdings, windows, &holes, seams), tone))?;
     let protection = if repository.identity().encrypted { "encrypted" } else { "not encrypted" };
     printer.line(&format!(
         "cluster {cluster}, repository {}: {}, {protection}",
@@ -152,7 +157,13 @@ fn took(backup: &Manifest) -> Duration {
     Duration::try_from(backup.stopped.duration_since(backup.started)).unwrap_or_default()
 }
 
-fn as_json(cluster: &str, repository: &Repository, holdings: Option<&Holdings>, windows: &[Window]) -> Value {
+fn as_json(
+    cluster: &str,
+    repository: &Repository,
+    holdings: Option<&Holdings>,
+    windows: &[Window],
+    seams: &[Seam],
+) -> Value {
     let holes = holdings.map(Holdings::holes).unwrap_or_default();
     let backups: Vec<Value> = holdings
         .iter()
@@ -208,11 +219,12 @@ fn as_json(cluster: &str, repository: &Repository, holdings: Option<&Holdings>, 
         "url": repository.url(),
         "encrypted": repository.identity().encrypted,
         "lineage": holdings.map(|holdings| holdings.lineage),
-        "summary": headline(holdings, windows, &holes),
+        "summary": headline(holdings, windows, &holes, seams),
         "recoverable": windows,
         "backups": backups,
         "wal": holdings.map(|c| stretches(&c.inventory, c.segment_size)).unwrap_or_default(),
         "gaps": holes,
+        "seams": seams,
         "without_history": holdings.map(Holdings::without_history).unwrap_or_default(),
         "remains": remains,
         "aside": asides,

@@ -34,6 +34,7 @@ pub(in crate::cli) async fn run(
     let original =
         Place { directory: cluster.data_directory.clone(), host: sys::host::name(), machine: sys::host::machine() };
     let mut request = request(arguments, original)?;
+    request.refuse_seams = cluster.fetch.refuse_seams;
     request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
     let directory = arguments.target_directory.as_ref().unwrap_or(&cluster.data_directory);
     let (repositories, left_out) = context.open_enough(cluster).await?;
@@ -122,6 +123,7 @@ fn request(arguments: &RestoreArguments, original: Place) -> Result<RestoreReque
             Some(ActionChoice::Promote) | None => Action::Promote,
         },
         standby: arguments.standby,
+        refuse_seams: true,
         backup,
         tablespace_map: arguments.tablespace_map.iter().map(|text| mapping(text)).collect::<Result<_, _>>()?,
         wal_directory: arguments.wal_directory.as_deref().map(absolute).transpose()?,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::archive::{AtHole, Retrieved, Want, archive_now, retrieve};
+use crate::archive::{AtHole, FetchError, Retrieved, Want, archive_now, retrieve, seam};
 use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -108,7 +108,7 @@ async fn fetch_one(
             printer.warning(&format!("{segment} is absent: {partial} is placed instead, and recovery ends with it"));
         }
     }
-    let placed = match retrieved {
+    let placed = match without_seam(retrieved, pg_wal, name, (cluster, printer)) {
         Ok(Retrieved::File { .. }) => given(&folder, &unverified)
             .and_then(|()| folder.rename(&unverified, placed_as))
             .with_context(|| format!("cannot bring {} to {}", want.name, destination.display()))
@@ -124,6 +124,23 @@ async fn fetch_one(
     // Gone when it was placed; worth nothing when it was not.
     let _ = folder.remove_file(&unverified);
     placed
+}
+
+/// What was fetched, unless the server has something before it that it does not continue. Blocking.
+fn without_seam(
+    retrieved: Result<Retrieved, FetchError>,
+    pg_wal: &Path,
+    name: WalFileName,
+    (cluster, printer): (&ClusterConfig, &Printer),
+) -> Result<Retrieved, FetchError> {
+    let Ok(Retrieved::File { bytes, link: Some(link) }) = retrieved else { return retrieved };
+    let Some(before) = seam(pg_wal, bytes, &link) else { return retrieved };
+    let seam = FetchError::Seam { name, before };
+    if cluster.fetch.refuse_seams {
+        return Err(seam);
+    }
+    printer.warning(&seam.to_string());
+    retrieved
 }
 
 /// Run by root, the file is for the server whose folder it is in. PostgreSQL syncs itself what it keeps.

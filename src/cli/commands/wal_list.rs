@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::json;
 
 use super::text::{moment, table};
-use crate::catalogue::{Holdings, Stretch, TimelineWal, stretches};
+use crate::catalogue::{Holdings, Seam, Seams, Stretch, TimelineWal, stretches};
+use crate::cli::arguments::GapsArguments;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
@@ -52,10 +53,18 @@ pub(in crate::cli) async fn list(context: &Context, printer: &Printer) -> Result
     Ok(Exit::Done)
 }
 
-pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
+/// So many of the newest segments are compared with the one before, where not all are.
+const COMPARED_MAX: usize = 1024;
+
+pub(in crate::cli) async fn list_gaps(
+    context: &Context,
+    arguments: &GapsArguments,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
+    let most = if arguments.all { usize::MAX } else { COMPARED_MAX };
     let cluster = context.cluster()?;
     let mut answers = Vec::new();
-    let (mut found, mut unknown) = (false, false);
+    let (mut found, mut other) = (false, false);
     for configured in context.repositories_of(cluster)? {
         let repository = context.open_one_of(cluster, configured).await?;
         let holdings = Holdings::read(&repository).await?;
@@ -64,14 +73,25 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
         for warning in holdings.iter().flat_map(|holdings| &holdings.warnings) {
             printer.warning(warning);
         }
+        let seams = match &holdings {
+            Some(holdings) => holdings.seams(&repository, most).await?,
+            None => Seams::default(),
+        };
         let let_go: Vec<&Gap> = holdings.iter().flat_map(|c| gaps.iter().flat_map(|gap| c.let_go_in(gap))).collect();
         found |= !gaps.is_empty();
-        unknown |= !unseen.is_empty();
+        other |= !unseen.is_empty() || !seams.found.is_empty();
         if printer.is_json() {
-            answers.push(
-                json!({ "repository": repository.name(), "gaps": gaps, "let_go": let_go, "without_history": unseen }),
-            );
+            answers.push(json!({
+                "repository": repository.name(), "gaps": gaps, "let_go": let_go, "without_history": unseen,
+                "seams": seams.found, "compared": seams.compared,
+            }));
             continue;
+        }
+        for Seam { segment, before } in &seams.found {
+            printer.line(&format!(
+                "{}: {segment} does not continue {before}: another life of the cluster wrote it",
+                printer.tone(repository.name(), Tone::Bad)
+            ))?;
         }
         for timeline in &unseen {
             printer.line(&format!(
@@ -106,7 +126,7 @@ pub(in crate::cli) async fn list_gaps(context: &Context, printer: &Printer) -> R
     if found {
         printer.note("what is missing may still lie in pg_wal of a server: `walward wal push` archives it by hand");
     }
-    Ok(if found || unknown { Exit::Warnings } else { Exit::Done })
+    Ok(if found || other { Exit::Warnings } else { Exit::Done })
 }
 
 fn rows(ranges: &[Stretch]) -> String {

@@ -32,6 +32,7 @@ pub fn request(target: Target) -> RestoreRequest {
         timeline: TargetTimeline::Latest,
         action: Action::Pause,
         standby: false,
+        refuse_seams: true,
         backup: None,
         tablespace_map: Vec::new(),
         wal_directory: None,

@@ -4,7 +4,7 @@
 //! A sealed object is authenticated by its frames' tags (header, order, end) and the trailer's. A plain object by the SHA-256
 //! over its stored bytes, besides zstd's checksum of every frame. The digest of the content is not computed again.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -22,6 +22,7 @@ use super::skippable::SKIPPABLE_HEAD;
 use super::trailer::{FRAME_BYTES_MAX as TRAILER_MAX, FRAME_MAGIC as TRAILER_MAGIC, Trailer};
 use super::{FRAME_BYTES, FormatError, Kind};
 use crate::error::RepoError;
+use crate::facts::{Facts, Link, Predecessor};
 use crate::keys::Keyring;
 use walward_base::sys::cpu::{CpuPool, WorkerDied};
 use walward_storage::Body;
@@ -54,6 +55,7 @@ pub(crate) struct Opener {
     held: Option<Bytes>,
     /// The facts frame has come: only the trailer may follow.
     has_facts: bool,
+    predecessor: Arc<OnceLock<Predecessor>>,
     next_number: u64,
     decoding: FuturesOrdered<Decoded>,
     stored_digest: Option<DigestChain<Sha256>>,
@@ -112,6 +114,7 @@ impl Opener {
             stage: Stage::Frames,
             held: None,
             has_facts: false,
+            predecessor: Arc::default(),
             next_number: 0,
             decoding: FuturesOrdered::new(),
             stored_digest,
@@ -124,6 +127,12 @@ impl Opener {
     /// What the header says.
     pub(crate) fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// What the object is and what it continues, once all of it was verified.
+    pub(crate) fn link(&self) -> Option<Link> {
+        let trailer = self.trailer.as_ref()?;
+        Some(Link { digest: trailer.content_digest, predecessor: self.predecessor.get().copied() })
     }
 
     /// The next content, verified as far as a frame can be. `None` when the whole object was verified.
@@ -280,7 +289,7 @@ impl Opener {
         }
     }
 
-    /// The facts frame has arrived. It has no content, and is verified as the content is; what it says is not read here: the WAL is whole
+    /// The facts frame has arrived. It has no content, and is verified as the content is. What it says is no reason to fail: the WAL is whole
     /// whatever a later version wrote about it.
     fn take_facts(&mut self, frame: Bytes) {
         self.has_facts = true;
@@ -288,9 +297,12 @@ impl Opener {
         if let Some(digest) = &mut self.stored_digest {
             digest.push(frame.clone());
         }
-        let context = Arc::clone(&self.context);
+        let (context, before) = (Arc::clone(&self.context), Arc::clone(&self.predecessor));
         let job = move || {
-            decode_facts(&context, &frame)?;
+            let facts = Facts::decode(&decode_facts(&context, &frame)?);
+            if let Some(predecessor) = facts.ok().and_then(|facts| facts.predecessor) {
+                let _ = before.set(predecessor);
+            }
             Ok(Bytes::new())
         };
         self.decoding.push_back(self.pool.start(job).boxed());

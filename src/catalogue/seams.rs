@@ -1,0 +1,148 @@
+//! Where the archive holds a segment that does not continue the one that lies before it: another life of the cluster wrote it.
+//!
+//! A segment says what its server wrote before it (crates/repo/FORMAT.md, "Facts"); that is compared with what is stored under that name. Where
+//! the server did not know, or one of the two is not there, nothing is told.
+
+use std::collections::BTreeMap;
+
+use futures::stream::{self, StreamExt};
+use serde::Serialize;
+
+use super::error::CatalogueError;
+use super::inventory::Inventory;
+use walward_base::ErrorClass;
+use walward_pg::{Lineage, SegmentName, SegmentSize, WalFileName};
+use walward_repo::facts::Link;
+use walward_repo::{Repository, layout};
+
+/// How many are read at once, each by one small request.
+const READS_AT_ONCE: usize = 32;
+
+/// So many of the newest segments are compared with the one before by who only passes by.
+pub const SEAMS_LOOKED_FOR: usize = 64;
+
+/// Two segments of different lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Seam {
+    /// The one that does not continue what lies before it.
+    pub segment: SegmentName,
+    /// What lies before it.
+    pub before: SegmentName,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seams {
+    /// How many segments were compared with the one before.
+    pub compared: usize,
+    /// Those that do not continue it, in order.
+    pub found: Vec<Seam>,
+}
+
+/// Compares each of `segments` with the one before it, where that is among them. Each is read from the first of `repositories` that has it.
+///
+/// # Errors
+/// One cannot be read now. What is damaged is found elsewhere, and left out.
+pub async fn seams(
+    repositories: &[Repository],
+    lineage: Lineage,
+    segments: impl IntoIterator<Item = SegmentName>,
+) -> Result<Seams, CatalogueError> {
+    let read = |segment| async move { Ok::<_, CatalogueError>((segment, link(repositories, lineage, segment).await?)) };
+    let mut reads = stream::iter(segments.into_iter().map(read)).buffer_unordered(READS_AT_ONCE);
+    let mut links = BTreeMap::new();
+    while let Some(read) = reads.next().await {
+        let (segment, link) = read?;
+        links.extend(link.map(|link| (segment, link)));
+    }
+    Ok(judge(&links))
+}
+
+/// The newest `most` of the segments that are there, of the highest timelines first.
+pub fn newest(inventory: &Inventory, size: SegmentSize, most: usize) -> Vec<SegmentName> {
+    let timelines = inventory.timelines.iter().rev();
+    let all = timelines.flat_map(|(timeline, wal)| wal.segments.iter().rev().map(|number| (*timeline, *number)));
+    all.filter_map(|(timeline, number)| SegmentName::from_number(timeline, number, size)).take(most).collect()
+}
+
+async fn link(
+    repositories: &[Repository],
+    lineage: Lineage,
+    segment: SegmentName,
+) -> Result<Option<Link>, CatalogueError> {
+    let key = layout::wal_file(lineage, WalFileName::Segment(segment));
+    let mut failure = None;
+    for repository in repositories {
+        match repository.read_summary(&key).await {
+            Ok(found) => {
+                let predecessor = found.facts.and_then(|facts| facts.predecessor);
+                return Ok(Some(Link { digest: found.summary.content_digest, predecessor }));
+            }
+            Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
+            Err(source) => {
+                failure.get_or_insert_with(|| {
+                    CatalogueError::of(repository, format!("read what segment {segment} continues"), source)
+                });
+            }
+        }
+    }
+    failure.map_or(Ok(None), Err)
+}
+
+fn judge(links: &BTreeMap<SegmentName, Link>) -> Seams {
+    let mut seams = Seams::default();
+    for (segment, link) in links {
+        let Some(before) = link.predecessor.map(|predecessor| predecessor.name) else { continue };
+        let Some(continues) = links.get(&before).and_then(|there| link.continues(before, &there.digest)) else {
+            continue;
+        };
+        seams.compared += 1;
+        if !continues {
+            seams.found.push(Seam { segment: *segment, before });
+        }
+    }
+    seams
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walward_repo::facts::Predecessor;
+
+    fn name(text: &str) -> SegmentName {
+        text.parse().expect("a name")
+    }
+
+    #[test]
+    fn a_seam_is_where_a_segment_names_another_content_than_lies_before_it() {
+        let [one, two, three, four] = [1, 2, 3, 4].map(|n| name(&format!("00000001000000000000000{n}")));
+        let branch = name("000000020000000000000004");
+        let link = |digest, before: Option<(SegmentName, u8)>| Link {
+            digest: [digest; 32],
+            predecessor: before.map(|(name, digest)| Predecessor { name, digest: [digest; 32] }),
+        };
+        let links = BTreeMap::from([
+            (one, link(1, None)),
+            (two, link(2, Some((one, 1)))),
+            // Another life wrote 3 after a 2 of its own.
+            (three, link(3, Some((two, 9)))),
+            // What was not known is no seam.
+            (four, link(4, None)),
+            (branch, link(5, Some((three, 3)))),
+        ]);
+        let seams = judge(&links);
+        assert_eq!((seams.compared, seams.found), (3, vec![Seam { segment: three, before: two }]));
+        // What is not there is a gap, and told as one.
+        let without: BTreeMap<_, _> = links.into_iter().filter(|(name, _)| *name != two).collect();
+        assert_eq!(judge(&without).found, []);
+    }
+
+    #[test]
+    fn the_newest_are_those_of_the_highest_timelines() {
+        let mut inventory = Inventory::default();
+        let names = ["000000010000000000000008", "000000020000000000000003", "000000020000000000000002"].map(name);
+        inventory.add(names.map(WalFileName::Segment), SegmentSize::DEFAULT);
+        assert_eq!(newest(&inventory, SegmentSize::DEFAULT, 2), [names[1], names[2]]);
+        assert_eq!(newest(&inventory, SegmentSize::DEFAULT, 9), [names[1], names[2], names[0]]);
+    }
+}
