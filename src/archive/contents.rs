@@ -13,7 +13,7 @@ use super::push::source::{FileStamp, WalFile};
 use walward_base::sys::ground::Ground;
 use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::is_done;
-use walward_pg::{Lineage, SegmentName, WalFileName};
+use walward_pg::{ControlFile, Lineage, SegmentName, ServerLife, WalFileName};
 use walward_repo::{Repository, layout};
 
 /// How many segments are read, from the newest one back.
@@ -71,6 +71,27 @@ pub async fn compare(
         }
     }
     contents
+}
+
+/// Whether `repository` has under `name` the very content that the server has in `pg_wal`, and in which life of it; none where the server has
+/// no such file, or it cannot be compared now.
+pub async fn of_the_server(
+    pg_wal: &Path,
+    lineage: Lineage,
+    name: WalFileName,
+    repository: &Repository,
+) -> Option<(bool, Option<ServerLife>)> {
+    let folder = pg_wal.to_path_buf();
+    let open = move || {
+        let data_directory = folder.parent()?;
+        let is_ours = ControlFile::read(data_directory).is_ok_and(|control| control.lineage() == lineage);
+        let life = ServerLife::read(data_directory).ok().flatten();
+        is_ours.then(|| WalFile::open(&folder, name).ok()).flatten().map(|file| (file, life))
+    };
+    let (file, life) = ground(pg_wal).look(open).await??;
+    let key = layout::wal_file(lineage, name);
+    let is_same = repository.has_content(&key, file.bytes(), file.content()).await.ok()?;
+    Some((is_same, life))
 }
 
 /// Whether the file is still the one that was opened, and still marked.

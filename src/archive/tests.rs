@@ -4,6 +4,7 @@ mod agree;
 mod ahead;
 mod chain;
 mod fetching;
+mod one_is_away;
 mod patience;
 mod queue_limit;
 mod several;

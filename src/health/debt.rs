@@ -28,6 +28,8 @@ pub struct DebtFacts {
     pub contradictions_total: u64,
     /// The newest of these.
     pub last_contradiction: Option<LastError>,
+    /// Why files that it is owed are not brought to it now, and which.
+    pub waits: Option<String>,
     /// The first file whose content differs from that in another repository, as was found when they were compared last.
     pub differs: Option<String>,
 }
@@ -79,8 +81,14 @@ impl RepositoryStats {
         facts.paid_total += 1;
         facts.files = facts.files.saturating_sub(1);
         if facts.files == 0 {
+            facts.waits = None;
             (facts.oldest_file, facts.oldest_since) = (None, None);
         }
+    }
+
+    /// Why files that it is owed are not brought to it now; none: they are.
+    pub fn waits(&self, why: Option<String>) {
+        self.lock().waits = why;
     }
 
     /// Something failed here.

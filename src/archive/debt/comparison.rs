@@ -55,6 +55,7 @@ impl Round<'_> {
             for (pair, common) in pairs(&self.holdings_of(&listings, lineage)) {
                 self.agree(pair, (lineage, &common, &common), agreed, &mut found).await;
             }
+            self.hold(&self.holdings_of(&listings, lineage), lineage, &mut found);
             let newest = timelines.last().copied();
             for timeline in timelines {
                 let mut all: BTreeMap<(usize, usize), Pair> = BTreeMap::new();
@@ -63,6 +64,7 @@ impl Round<'_> {
                     let folder = Folder::Log(lineage, Timeline(timeline), log);
                     let holdings = self.holdings(folder).await;
                     found.add(folder, &owed(&holdings));
+                    self.hold(&holdings, lineage, &mut found);
                     walk(&holdings, &mut all);
                 }
                 for (pair, Pair { seams, common }) in all {
@@ -77,6 +79,16 @@ impl Round<'_> {
             found.add(histories, &owed(&self.holdings_of(&listings, lineage)));
         }
         found
+    }
+
+    /// Takes down what each of them holds.
+    fn hold(&self, holdings: &[Option<Holding>], lineage: Lineage, found: &mut Found) {
+        for (at, (holding, repository)) in holdings.iter().zip(&self.open).enumerate() {
+            let entry = repository.as_ref().and_then(|repository| repository.identity().find(lineage));
+            if let (Some(holding), Some(entry)) = (holding, entry) {
+                holding.files.keys().for_each(|name| found.held.add(at, lineage, *name, entry.segment_bytes));
+            }
+        }
     }
 
     /// Compares `wanted`, of `common` names in order, at two repositories.
@@ -209,7 +221,7 @@ impl Archiver {
 
     /// Whether this agent wrote the file to every repository, or found it there with the same content.
     fn is_everywhere(&self, name: WalFileName) -> bool {
-        self.state().everywhere.1.contains(&name)
+        self.state().own.1.get(&name).is_some_and(|places| places.len() == self.repositories().len())
     }
 }
 

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::held::Held;
 use super::owed::Owed;
 use crate::archive::agree::Parting;
 use crate::archive::push::archiver::Archiver;
@@ -82,6 +83,8 @@ pub struct Found {
     pub(super) partings: Vec<Parted>,
     /// What could not be compared, because it is damaged: no debt brings what comes after it. New files go on.
     pub(super) unproven: Vec<(Lineage, WalFileName)>,
+    /// What those that take part hold.
+    pub(super) held: Held,
 }
 
 impl Found {

@@ -2,22 +2,24 @@
 //! something was left owing, and now and then; nothing of it is written down anywhere.
 //!
 //! Before anything is brought, what the repositories both have is compared (`comparison.rs`): nothing that comes after a file with two
-//! contents is brought anywhere.
+//! contents is brought anywhere. While one of them is away, only what is known to be this server's is brought (`known.rs`).
 //!
 //! Bounds: one timeline's names at a time, [`COPIES_AT_ONCE`] files, the memory that archiving leaves free. A repository that
 //! fails rests longer and longer, and its debt waits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::comparison::Agreed;
+use super::known::{Known, LastOfAll};
 use super::owed::{Owed, owed};
-use super::round::{Round, note};
+use super::round::{Found, Round, note};
 use crate::archive::follows::follows;
 use crate::archive::push::archiver::Archiver;
 use walward_base::ErrorClass;
@@ -47,12 +49,12 @@ impl Archiver {
             return;
         }
         let mut last = None::<Comparison>;
-        let mut agreed = Agreed::default();
+        let mut memory = Memory::default();
         let (mut pause, mut forgotten) = (DEBT_INTERVAL, 0);
         loop {
             let now = self.state().forgotten;
             if std::mem::replace(&mut forgotten, now) != now {
-                (last, agreed, pause) = (None, Agreed::default(), DEBT_INTERVAL);
+                (last, memory, pause) = (None, Memory::default(), DEBT_INTERVAL);
             }
             let owing = self.is_parted() || self.stats().iter().any(|stats| stats.facts().files > 0);
             let everywhere = self.stats().iter().all(|stats| stats.facts().compared.is_some());
@@ -62,7 +64,7 @@ impl Archiver {
                 let before = paid();
                 let round = async {
                     let round = Round::open(self).await;
-                    if round.is_worth_it(last.as_ref()) { round.run(&mut agreed, &closing).await } else { None }
+                    if round.is_worth_it(last.as_ref()) { round.run(&mut memory, &closing).await } else { None }
                 };
                 tokio::select! {
                     compared = round => last = compared.or(last),
@@ -91,6 +93,16 @@ impl Archiver {
     }
 }
 
+/// What rounds remember, until a person changes the archive.
+#[derive(Default)]
+pub(in crate::archive) struct Memory {
+    agreed: Agreed,
+    last: LastOfAll,
+}
+
+/// For each repository: how many files are not brought to it, and the first.
+type Waiting = BTreeMap<usize, (u64, WalFileName)>;
+
 /// When repositories were compared, and which of them.
 struct Comparison {
     at: Instant,
@@ -115,9 +127,9 @@ impl Round<'_> {
         last.is_none_or(|last| last.is_old() || is_new(last)) || owing() || self.archiver.is_parted()
     }
 
-    async fn run(mut self, agreed: &mut Agreed, closing: &CancellationToken) -> Option<Comparison> {
+    async fn run(mut self, memory: &mut Memory, closing: &CancellationToken) -> Option<Comparison> {
         let at = Instant::now();
-        let found = self.compare(agreed).await;
+        let mut found = self.compare(&mut memory.agreed).await;
         let with = self.with();
         self.archiver.compared(&with, &self.known, &found.partings);
         // One that was left out, or failed on the way, may hold what the others lack.
@@ -128,17 +140,50 @@ impl Round<'_> {
                 if all { stats.compared(count, oldest) } else { stats.compared_with_some(count, oldest) }
             }
         }
-        let comparison = Some(Comparison { at, with });
-        let total: u64 = found.counts.values().map(|(count, _)| count).sum();
-        if total == 0 {
-            return comparison;
+        if all {
+            memory.last = LastOfAll { held: std::mem::take(&mut found.held), unproven: found.unproven.clone() };
+        } else {
+            found.unproven.extend_from_slice(&memory.last.unproven);
         }
-        info!(files = total, "bringing repositories what they are owed");
+        let total: u64 = found.counts.values().map(|(count, _)| count).sum();
+        let mut waiting = Waiting::new();
+        if total > 0 {
+            info!(files = total, "bringing repositories what they are owed");
+            waiting = self.bring(found, &mut memory.last, all, closing).await;
+        }
+        // What came while all were compared is for the next comparison.
+        let away = if all { Vec::new() } else { self.away(&with) };
+        for (at, (stats, lazy)) in self.archiver.stats().iter().zip(self.archiver.repositories()).enumerate() {
+            if with.get(at).is_none_or(|open| !open) {
+                continue;
+            }
+            let why = waiting.get(&at).filter(|_| !away.is_empty()).map(|(count, first)| {
+                let of = away.join(", ");
+                format!("{count} of them, from {first} on, wait: nothing shows that they are this server's while repository {of} cannot be compared")
+            });
+            if let (Some(why), true) = (&why, stats.facts().waits.is_none()) {
+                warn!(repository = lazy.name(), "files that it is owed are not brought to it: {why}");
+            }
+            stats.waits(why);
+        }
+        Some(Comparison { at, with })
+    }
+
+    /// The names of those that take no part.
+    fn away(&self, with: &[bool]) -> Vec<String> {
+        let repositories = self.archiver.repositories().iter().zip(with);
+        repositories.filter(|(_, open)| !**open).map(|(lazy, _)| format!("{:?}", lazy.name())).collect()
+    }
+
+    /// Brings what was found to be owed, where nothing speaks against it; what waits is answered.
+    async fn bring(&mut self, found: Found, last: &mut LastOfAll, all: bool, closing: &CancellationToken) -> Waiting {
+        let mut waiting = Waiting::new();
         let parted = found.partings.iter().map(|(_, lineage, parting)| (*lineage, parting.first));
         let held_back: Vec<_> = parted.chain(found.unproven).collect();
+        let mut known = Known::new(self.archiver, &found.held, last, all);
         for folder in found.folders {
             if closing.is_cancelled() {
-                return comparison;
+                return waiting;
             }
             let lineage = folder.lineage();
             let holdings = self.holdings(folder).await;
@@ -146,15 +191,26 @@ impl Round<'_> {
             for Owed { name, from, to, .. } in owed(&holdings) {
                 if self.comes_after(&held_back, lineage, name).await {
                     debug!(segment = %name, "not brought: it comes after a file with two contents, or after one that cannot be compared");
-                } else {
-                    payments.extend(to.into_iter().map(|to| (name, from.clone(), to)));
+                    continue;
+                }
+                for to in to {
+                    let sources = known.sources(self, lineage, name, &from, to).await;
+                    if sources.is_empty() {
+                        waiting.entry(to).or_insert((0, name)).0 += 1;
+                    } else {
+                        payments.push((name, sources, to));
+                    }
                 }
             }
-            stream::iter(payments)
-                .for_each_concurrent(COPIES_AT_ONCE, |(name, from, to)| self.pay(lineage, name, from, to))
-                .await;
+            let this = &*self;
+            let payments = stream::iter(payments)
+                .map(async |(name, from, to)| this.pay(lineage, name, from, to).await.then_some((name, to)));
+            let paid: Vec<_> = payments.buffer_unordered(COPIES_AT_ONCE).collect().await;
+            for (name, to) in paid.into_iter().flatten() {
+                known.brought(self, lineage, name, to);
+            }
         }
-        comparison
+        waiting
     }
 
     /// Whether `name` is one of `held_back`, or continues one.
@@ -186,9 +242,9 @@ impl Round<'_> {
         firsts.into_iter().any(|first| first == name || follows(first, name, history.as_ref(), size))
     }
 
-    /// Brings one file to one repository, from the first that can give it.
-    async fn pay(&self, lineage: Lineage, name: WalFileName, from: Vec<usize>, to: usize) {
-        let (Some((lazy, stats)), Some(target)) = (self.side(to), self.awake(to)) else { return };
+    /// Brings one file to one repository, from the first that can give it. Whether it is there.
+    async fn pay(&self, lineage: Lineage, name: WalFileName, from: Vec<usize>, to: usize) -> bool {
+        let (Some((lazy, stats)), Some(target)) = (self.side(to), self.awake(to)) else { return false };
         let bytes = target.identity().find(lineage).map_or(0, |entry| entry.segment_bytes.bytes());
         let key = layout::wal_file(lineage, name);
         let _room = self.archiver.room(bytes).await;
@@ -200,7 +256,7 @@ impl Round<'_> {
                     lazy.standing().answered();
                     stats.paid();
                     debug!(segment = %name, from = origin.name(), repository = lazy.name(), "paid");
-                    return;
+                    return true;
                 }
                 Ok(Ok(PutNew::Different { writer, .. })) => {
                     let text = format!(
@@ -210,20 +266,21 @@ impl Round<'_> {
                     );
                     error!(segment = %name, repository = lazy.name(), error_class = %ErrorClass::Permanent, "{text}");
                     stats.contradicted(&text);
-                    return;
+                    return false;
                 }
                 Ok(Err(TransferError::From { source: error, .. })) => note(origin, origin_stats, &error),
                 Ok(Err(TransferError::To { source: error, .. })) => {
                     note(lazy, stats, &error);
-                    return;
+                    return false;
                 }
                 Err(_) => {
                     lazy.standing().failed(ErrorClass::Transient, Instant::now());
                     stats.failed(&format!("{name} was not copied within {} s", COPY_TIME_MAX.as_secs()));
-                    return;
+                    return false;
                 }
             }
         }
+        false
     }
 }
 
@@ -244,6 +301,11 @@ impl Archiver {
 impl Archiver {
     /// One comparison of the repositories that do not rest, and what follows from it.
     pub(in crate::archive) async fn compare_once(&self) {
-        Round::open(self).await.run(&mut Agreed::default(), &CancellationToken::new()).await;
+        self.compare_as(&mut Memory::default()).await;
+    }
+
+    /// The same, by an agent that remembers earlier ones.
+    pub(in crate::archive) async fn compare_as(&self, memory: &mut Memory) {
+        Round::open(self).await.run(memory, &CancellationToken::new()).await;
     }
 }

@@ -330,9 +330,7 @@ impl Archiver {
                     *stored = fresh();
                 }
                 stored.places.insert(at);
-                if stored.places.len() == inner.repositories.len() {
-                    state.is_everywhere(delivery.whose().0, name);
-                }
+                state.holds(delivery.whose().0, name, at);
             }
             Err(error) => {
                 let text = describe(error);

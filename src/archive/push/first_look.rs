@@ -68,9 +68,9 @@ impl Archiver {
             Err(NoAnswer) => true,
         });
         let uncompared: Vec<usize> = lacking.map(|(at, _)| at).chain(unproven).collect();
-        // A name alone proves nothing of a single holder.
-        if let [(only, _)] = holders.as_slice() {
-            state.unproven.insert(*only);
+        // A name alone proves nothing of a single holder; and several that agree may all be another server's while one does not answer.
+        if holders.len() == 1 || answers.iter().any(Result::is_err) {
+            state.unproven.extend(holders.iter().map(|(at, _)| *at));
         }
         state.unproven.extend(&uncompared);
         state.uncompared.extend(uncompared);

@@ -1,6 +1,6 @@
 //! What an archiver knows of its files at one moment. All of it is a shortcut: the repositories and archive_status say it again.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,8 +62,8 @@ pub struct State {
     pub looked: Looked,
     /// Where repositories contradict each other, as far as is known.
     pub parted: Vec<((usize, usize), Lineage, Parting)>,
-    /// Files of this life of the server that every repository has.
-    pub everywhere: (Option<ServerLife>, BTreeSet<WalFileName>),
+    /// Files of this life of the server, and the repositories that are known to have them: this agent wrote them there, or found the same.
+    pub own: (Option<ServerLife>, BTreeMap<WalFileName, BTreeSet<usize>>),
     /// Files that failed since one was archived.
     pub failures: u32,
     /// Nothing is uploaded ahead before this.
@@ -111,12 +111,13 @@ impl State {
         self.in_flight.keys().chain(lagging).any(|name| self.there.has(*name, now) != Some(false))
     }
 
-    pub fn is_everywhere(&mut self, life: Option<ServerLife>, name: WalFileName) {
-        let (known, names) = &mut self.everywhere;
+    /// Repository `at` has the file `name` of this `life` of the server.
+    pub fn holds(&mut self, life: Option<ServerLife>, name: WalFileName, at: usize) {
+        let (known, names) = &mut self.own;
         if *known != life {
-            (*known, *names) = (life, BTreeSet::new());
+            (*known, *names) = (life, BTreeMap::new());
         }
-        names.insert(name);
+        names.entry(name).or_default().insert(at);
         if names.len() > AGREED_MAX {
             names.pop_first();
         }
@@ -131,7 +132,7 @@ impl State {
         self.uncompared.clear();
         self.unproven.clear();
         self.looked = Looked::ForNobody;
-        (self.there, self.parted, self.everywhere) = (There::default(), Vec::new(), (None, BTreeSet::new()));
+        (self.there, self.parted, self.own) = (There::default(), Vec::new(), (None, BTreeMap::new()));
         (self.failures, self.paused_until) = (0, None);
         self.forgotten += 1;
     }
@@ -141,7 +142,9 @@ impl State {
         for stored in self.stored.values_mut() {
             stored.places.remove(&at);
         }
-        self.everywhere.1.clear();
+        for places in self.own.1.values_mut() {
+            places.remove(&at);
+        }
     }
 
     /// After a failure nothing is uploaded ahead for a while; what failed comes first again.

@@ -6,12 +6,12 @@ use walward_base::describe;
 use walward_base::sys::ground::{Ground, LOOKS_MAX};
 use walward_repo::gap;
 
-fn numbered(number: u32) -> WalFileName {
+pub(super) fn numbered(number: u32) -> WalFileName {
     name(&format!("0000000100000000000000{number:02X}"))
 }
 
 /// A server writes these, each filled with `byte`, and they go to `repositories` without the agent.
-async fn archived(room: &Room, repositories: &[Arc<LazyRepository>], numbers: &[u32], byte: u8) {
+pub(super) async fn archived(room: &Room, repositories: &[Arc<LazyRepository>], numbers: &[u32], byte: u8) {
     for number in numbers {
         let file = numbered(*number);
         room.write(file, &segment(file, room.lineage.system_identifier, byte));
@@ -19,12 +19,12 @@ async fn archived(room: &Room, repositories: &[Arc<LazyRepository>], numbers: &[
     }
 }
 
-fn held(room: &Room, repository: &str, numbers: std::ops::RangeInclusive<u32>) -> Vec<u32> {
+pub(super) fn held(room: &Room, repository: &str, numbers: std::ops::RangeInclusive<u32>) -> Vec<u32> {
     numbers.filter(|number| room.object(repository, numbered(*number)).exists()).collect()
 }
 
 /// Moves what a repository has under these names out of it.
-fn set_aside(room: &Room, repository: &str, numbers: &[u32]) {
+pub(super) fn set_aside(room: &Room, repository: &str, numbers: &[u32]) {
     for number in numbers {
         let aside = room.folder.path().join(format!("aside-{repository}-{number}"));
         walward_base::sys::durable::rename(&room.object(repository, numbered(*number)), &aside).expect("moved");

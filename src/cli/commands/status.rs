@@ -66,6 +66,10 @@ fn print_debt(debt: &DebtFacts, printer: &Printer) -> Result<(), Failure> {
         let least = if debt.compared.is_some() { "" } else { "at least " };
         let text = format!("              is owed {least}{} file(s){oldest}", debt.files);
         printer.line(&printer.tone(&text, Tone::Warning))?;
+        if let Some(why) = &debt.waits {
+            let text = format!("              {why}: see walward check");
+            printer.line(&printer.tone(&text, Tone::Warning))?;
+        }
         if let Some(error) = &debt.last_error {
             printer.line(&format!("              failed last: {} ({})", error.text, moment(error.at)))?;
         }

@@ -115,13 +115,19 @@ fn check_debt(name: &str, debt: &DebtFacts, findings: &mut Findings) {
         } else if debt.files > 0 {
             let oldest = debt.oldest_file.as_deref().map(|file| format!(", the oldest {file}")).unwrap_or_default();
             let failed = debt.last_error.as_ref().map(|error| format!("; it failed last: {}", error.text));
+            let waits = debt.waits.as_ref().map(|why| format!("; {why}"));
             let text = format!(
-                "{} file(s) are archived elsewhere and not here{oldest}{}",
+                "{} file(s) are archived elsewhere and not here{oldest}{}{}",
                 debt.files,
+                waits.unwrap_or_default(),
                 failed.unwrap_or_default()
             );
-            let advice =
-                "the agent brings them as soon as the repository takes them; `walward status` shows how many are left";
+            let advice = if debt.waits.is_some() {
+                "bring that repository back: then all are compared, and what is this server's is brought. Where you know that the files are the \
+                 right server's, bring them now: `walward repo copy`"
+            } else {
+                "the agent brings them as soon as the repository takes them; `walward status` shows how many are left"
+            };
             findings.warning("debt", about, text, Some(advice));
         } else {
             judge_comparison(compared, about, findings);
@@ -198,5 +204,16 @@ mod tests {
         check_debt("main, s3", &debt, &mut findings);
         let levels: Vec<_> = findings.0.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Failed]);
+    }
+
+    #[test]
+    fn what_is_not_known_to_be_the_servers_is_told_with_the_way_out() {
+        let mut findings = Findings::default();
+        let waits = Some("3 of them wait while repository \"far\" is away".to_owned());
+        check_debt("main, s3", &DebtFacts { files: 3, waits, ..DebtFacts::default() }, &mut findings);
+        let [finding] = findings.0.as_slice() else { panic!("{} findings", findings.0.len()) };
+        assert_eq!(finding.level, Level::Warning);
+        assert!(finding.text.contains("repository \"far\" is away"), "{}", finding.text);
+        assert!(finding.advice.as_deref().is_some_and(|advice| advice.contains("walward repo copy")));
     }
 }

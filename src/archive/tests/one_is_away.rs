@@ -1,0 +1,211 @@
+//! Three repositories of which one is away: what the others hold may all be another server's.
+
+use super::agree::{archived, held, numbered, set_aside};
+use super::*;
+use crate::archive::debt::work_off::Memory;
+
+/// Three repositories of which the third is the only one with this server's files from 3 on, and is away; a clone wrote 3 to 5 to the first.
+async fn with_a_clones_files(room: &Room) -> (Vec<Arc<LazyRepository>>, Away) {
+    let mut all = Vec::new();
+    for name in ["one", "two", "three"] {
+        all.push(room.repository(name).await);
+    }
+    archived(room, &all, &[1, 2], 1).await;
+    archived(room, &all[2..], &[3, 4], 1).await;
+    archived(room, &all[..1], &[3, 4, 5], 2).await;
+    (all, Away::take(room, "three"))
+}
+
+fn recycle(room: &Room, numbers: std::ops::RangeInclusive<u32>) {
+    numbers.for_each(|number| drop(std::fs::remove_file(room.pg_wal().join(numbered(number).to_string()))));
+}
+
+#[tokio::test]
+async fn no_debt_brings_another_servers_files_while_the_only_repository_with_this_servers_is_away() {
+    for still_there in [true, false] {
+        let room = Room::new();
+        let (all, away) = with_a_clones_files(&room).await;
+        recycle(&room, 1..=5);
+        if still_there {
+            (1..=4).for_each(|number| {
+                let file = numbered(number);
+                room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            });
+        }
+        let archiver = archiver(&room, all.clone(), ONE);
+        archiver.compare_once().await;
+        assert_eq!(held(&room, "two", 1..=9), [1, 2], "they are the clone's");
+        let facts = archiver.repository_facts();
+        let waits = facts[1].waits.as_deref().unwrap_or_default();
+        assert!(waits.contains(&numbered(3).to_string()) && waits.contains("repository \"three\""), "{waits:?}");
+        assert_eq!((facts[1].files, &facts[0].waits), (3, &None));
+
+        // It is back: the two lives are told apart, and a person chooses.
+        away.back(&all[2]);
+        archiver.compare_once().await;
+        assert_eq!(held(&room, "two", 1..=9), [1, 2]);
+        assert_eq!(archiver.repository_facts()[0].differs, Some(numbered(3).to_string()));
+        set_aside(&room, "one", &[3, 4, 5]);
+        archiver.compare_once().await;
+        for repository in ["one", "two", "three"] {
+            assert_eq!(held(&room, repository, 1..=9), [1, 2, 3, 4], "{repository}");
+        }
+        for facts in archiver.repository_facts() {
+            assert_eq!((facts.files, facts.waits, facts.differs), (0, None, None));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_debt_that_waits_for_an_absent_repository_is_brought_when_that_is_back() {
+    let room = Room::new();
+    let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    archived(&room, &all, &[1, 2], 1).await;
+    archived(&room, &all[..1], &[3, 4], 1).await;
+    recycle(&room, 1..=4);
+    let away = Away::take(&room, "three");
+    let archiver = archiver(&room, all.clone(), ONE);
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2], "an agent that has just started knows nothing of them");
+    assert!(archiver.repository_facts()[1].waits.is_some());
+    away.back(&all[2]);
+    archiver.compare_once().await;
+    assert_eq!((held(&room, "two", 1..=9), held(&room, "three", 1..=9)), (vec![1, 2, 3, 4], vec![1, 2, 3, 4]));
+    assert_eq!(archiver.repository_facts()[1].waits, None);
+}
+
+#[tokio::test]
+async fn what_is_known_to_be_this_servers_is_brought_while_a_repository_is_away() {
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Known {
+        Pushed,
+        InPgWal,
+        ComparedBefore,
+    }
+    for how in [Known::Pushed, Known::InPgWal, Known::ComparedBefore] {
+        let room = Room::new();
+        let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+        let archiver = archiver(&room, all.clone(), ONE);
+        let push = async |number: u32| {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            archiver.push(file, archiver.find(file)).await.expect("one is enough");
+        };
+        let mut memory = Memory::default();
+        if how == Known::Pushed {
+            for number in 1..=2 {
+                push(number).await;
+                archiver.drain().await;
+            }
+            let away = Away::take(&room, "two");
+            push(3).await;
+            push(4).await;
+            archiver.drain().await;
+            away.back(&all[1]);
+        } else {
+            archived(&room, &all, &[1, 2, 3, 4], 1).await;
+            archiver.compare_as(&mut memory).await;
+            set_aside(&room, "two", &[3, 4]);
+        }
+        match how {
+            Known::InPgWal => memory = Memory::default(),
+            Known::Pushed | Known::ComparedBefore => recycle(&room, 1..=4),
+        }
+        let _away = Away::take(&room, "three");
+        archiver.compare_as(&mut memory).await;
+        assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4], "{how:?}");
+        assert_eq!(archiver.repository_facts()[1].waits, None, "{how:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_compared_before_is_not_known_of_a_repository_that_missed_files_since() {
+    let room = Room::new();
+    let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    let archiver = archiver(&room, all.clone(), ONE);
+    let mut memory = Memory::default();
+    archived(&room, &all, &[1, 2], 1).await;
+    // A clone is ahead of the server, in one repository.
+    archived(&room, &all[..1], &[3, 4], 2).await;
+    archiver.compare_as(&mut memory).await;
+    set_aside(&room, "two", &[3, 4]);
+    set_aside(&room, "three", &[3, 4]);
+    recycle(&room, 1..=4);
+    let away = [Away::take(&room, "one"), Away::take(&room, "two")];
+    let file = numbered(3);
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    archiver.push(file, archiver.find(file)).await.expect("one is enough");
+    archiver.drain().await;
+    recycle(&room, 1..=4);
+    let [one, two] = away;
+    one.back(&all[0]);
+    two.back(&all[1]);
+    let _away = Away::take(&room, "three");
+    archiver.compare_as(&mut memory).await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2], "the server has written 3 otherwise");
+}
+
+#[tokio::test]
+async fn this_servers_files_are_not_brought_after_another_servers_while_a_repository_is_away() {
+    let room = Room::new();
+    let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    archived(&room, &all, &[1, 2], 1).await;
+    archived(&room, &all[2..], &[3, 4, 5], 1).await;
+    archived(&room, &all[1..2], &[3, 4, 5], 2).await;
+    recycle(&room, 1..=5);
+    let away = Away::take(&room, "three");
+    archived(&room, &all[..1], &[6, 7], 1).await;
+    let archiver = archiver(&room, all.clone(), ONE);
+    archiver.compare_once().await;
+    assert_eq!((held(&room, "one", 1..=9), held(&room, "two", 1..=9)), (vec![1, 2, 6, 7], vec![1, 2, 3, 4, 5]));
+    let waits = archiver.repository_facts()[1].waits.clone().unwrap_or_default();
+    assert!(waits.contains(&numbered(6).to_string()), "{waits:?}");
+    away.back(&all[2]);
+    archiver.compare_once().await;
+    assert_eq!(held(&room, "two", 1..=9), [1, 2, 3, 4, 5], "two contents are found, and it comes after them");
+}
+
+#[tokio::test]
+async fn no_history_of_another_server_is_brought_while_the_only_repository_with_this_servers_is_away() {
+    let room = Room::new();
+    let (all, away) = with_a_clones_files(&room).await;
+    recycle(&room, 1..=5);
+    let (history, first) = (name("00000002.history"), name("000000020000000000000005"));
+    room.write(history, b"1\t0/500028\tof the clone\n");
+    room.write(first, &segment(first, room.lineage.system_identifier, 2));
+    for file in [history, first] {
+        archive_file(&all[..1], &room.pg_wal(), file, "host-2").await.expect("archived");
+        std::fs::remove_file(room.pg_wal().join(file.to_string())).expect("recycled");
+    }
+    let archiver = archiver(&room, all.clone(), ONE);
+    archiver.compare_once().await;
+    for file in [history, first] {
+        assert!(!room.object("two", file).exists(), "{file}");
+    }
+    away.back(&all[2]);
+    archiver.compare_once().await;
+    for file in [history, first] {
+        assert!(!room.object("two", file).exists() && !room.object("three", file).exists(), "{file}");
+    }
+}
+
+#[tokio::test]
+async fn two_repositories_that_agree_are_held_against_the_server_while_a_third_does_not_answer() {
+    let room = Room::new();
+    let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+    archived(&room, &all, &[1], 1).await;
+    archived(&room, &all[2..], &[2], 1).await;
+    let own = std::fs::read(room.pg_wal().join(numbered(2).to_string())).expect("read");
+    archived(&room, &all[..2], &[2], 2).await;
+    room.write(numbered(2), &own);
+    let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(2));
+    walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    let archiver = archiver(&room, all.clone(), ONE);
+    let _away = Away::take(&room, "three");
+    all[2].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+    room.write(numbered(3), &segment(numbered(3), room.lineage.system_identifier, 1));
+    let error = archiver.push(numbered(3), archiver.find(numbered(3))).await.expect_err("it comes after the clone's");
+    assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(2)), "{error}");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 1..=3), held(&room, "two", 1..=3)), (vec![1, 2], vec![1, 2]));
+}
