@@ -104,7 +104,7 @@ impl LazyRepository {
         self.wal_level
     }
 
-    /// The open repository; one that was seen to be gone is opened anew, with the keys of what is there now. Callers that come while it is
+    /// The open repository; one that was seen to be gone, or to hold what its keys do not open, is opened anew, with the keys of what is there now. Callers that come while it is
     /// being opened wait for that. Opening goes on when its caller gives up, so that a store that is slow to open is open for the next one.
     pub async fn get(&self) -> Result<Repository, RepoError> {
         self.opening.once().await
@@ -112,7 +112,7 @@ impl LazyRepository {
 
     /// The repository, if it is open; never waits.
     pub fn get_open(&self) -> Option<Repository> {
-        self.opening.opened.try_lock().ok()?.clone().filter(|repository| !repository.is_gone())
+        self.opening.opened.try_lock().ok()?.clone().filter(|repository| !repository.is_outdated())
     }
 
     /// As [`LazyRepository::get`]; the identity is read again when `lineage` is not in the one that is known, because
@@ -149,7 +149,7 @@ impl Opening {
     /// The repository, opened if it is not, in a task of its own that keeps others from opening it a second time meanwhile.
     async fn once(self: &Arc<Self>) -> Result<Repository, RepoError> {
         let mut opened = Arc::clone(&self.opened).lock_owned().await;
-        if let Some(repository) = opened.as_ref().filter(|repository| !repository.is_gone()) {
+        if let Some(repository) = opened.as_ref().filter(|repository| !repository.is_outdated()) {
             return Ok(repository.clone());
         }
         let is_first = opened.is_none();

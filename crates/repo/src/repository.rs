@@ -1,5 +1,6 @@
 //! One cluster's repository at one store, opened: identity known, keys unwrapped.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -108,6 +109,8 @@ pub struct Repository {
     keyring: Option<Keyring>,
     pool: CpuPool,
     looks: Arc<Looks>,
+    /// An object was met under a master key that came after this repository was opened.
+    has_older_keys: Arc<AtomicBool>,
 }
 
 impl Repository {
@@ -154,7 +157,18 @@ impl Repository {
             return Err(there(other.unwrap_or_default()));
         }
         let keyring = keys.as_ref().map(|keys| keys.keyring().clone());
-        Ok((Self { name: name.to_owned(), store, identity, keyring, pool, looks: Arc::default() }, recovery))
+        Ok((
+            Self {
+                name: name.to_owned(),
+                store,
+                identity,
+                keyring,
+                pool,
+                looks: Arc::default(),
+                has_older_keys: Arc::default(),
+            },
+            recovery,
+        ))
     }
 
     /// Opens what is there. `store` is rooted at the cluster's folder (`<url>/<cluster>`); `name` is the repository's name in the configuration.
@@ -174,7 +188,15 @@ impl Repository {
             (Some(_), Encryption::None) => return Err(RepoError::KeyNeeded { url: url() }),
             (None, Encryption::Key(_)) => return Err(RepoError::NotEncrypted { url: url() }),
         };
-        Ok(Self { name: name.to_owned(), store, identity, keyring, pool, looks: Arc::default() })
+        Ok(Self {
+            name: name.to_owned(),
+            store,
+            identity,
+            keyring,
+            pool,
+            looks: Arc::default(),
+            has_older_keys: Arc::default(),
+        })
     }
 
     async fn open_keys_of(store: &dyn Store, root: RootId, source: &KeySource) -> Result<OpenKeys, RepoError> {
@@ -296,6 +318,18 @@ impl Repository {
         self.looks.found_it_gone()
     }
 
+    /// Whether it must be opened anew: it [is gone](Self::is_gone), or an object was met under a master key that it does not know.
+    pub fn is_outdated(&self) -> bool {
+        self.is_gone() || self.has_older_keys.load(Ordering::Relaxed)
+    }
+
+    fn noting_its_key<T>(&self, opened: Result<T, RepoError>) -> Result<T, RepoError> {
+        if opened.as_ref().is_err_and(RepoError::is_newer_key) {
+            self.has_older_keys.store(true, Ordering::Relaxed);
+        }
+        opened
+    }
+
     /// Writes a small object that says what it is itself, under a name that must be new; `false` when another's is there.
     pub(super) async fn put_small(&self, key: &ObjectKey, bytes: &Bytes) -> Result<bool, RepoError> {
         let is_ours = generations::put(&*self.store, key, bytes).await?;
@@ -375,7 +409,8 @@ impl Repository {
     pub async fn read(&self, key: &ObjectKey) -> Result<OpenedObject, RepoError> {
         let object = self.store.get(key).await?;
         let opener =
-            Opener::new(self.shown(key), key.as_str(), self.keyring.as_ref(), self.pool.clone(), object.body).await?;
+            Opener::new(self.shown(key), key.as_str(), self.keyring.as_ref(), self.pool.clone(), object.body).await;
+        let opener = self.noting_its_key(opener)?;
         let header = opener.header();
         let link = Arc::new(OnceLock::new());
         let known = Arc::clone(&link);
@@ -438,7 +473,8 @@ impl Repository {
         let end = if needed > tail.len() as u64 { self.range_of(&info, start..info.size).await? } else { tail };
         let unneeded = end.len().saturating_sub(usize::try_from(needed).unwrap_or(usize::MAX));
         let tail = end.slice(unneeded..);
-        let tail = Tail::parse(&tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key))?;
+        let tail = Tail::parse(&tail, info.size, self.keyring.as_ref(), key.as_str(), &self.shown(key));
+        let tail = self.noting_its_key(tail)?;
         Ok((tail, info, end))
     }
 

@@ -37,10 +37,10 @@ impl Archiver {
         let way = Way::read(self.pg_wal(), name).await?;
         let (ground, folder) = (Ground::of(self.data_directory()), self.pg_wal().to_path_buf());
         let list = async move { ground.look(move || done_segments(&folder)).await?.ok() };
-        let Some(done) = self.0.done.get(PG_WAL_TIME_MAX, list).await else {
+        // What cannot be listed is not known either.
+        let Some(Some(done)) = self.0.done.get(PG_WAL_TIME_MAX, list).await else {
             return Err(no_answer(self.pg_wal(), name));
         };
-        let Some(done) = done else { return Ok(()) };
         let done: BTreeSet<SegmentName> = done.iter().copied().filter(|done| way.is_on_the_line(*done)).collect();
         let Some(first) = done.iter().filter_map(|segment| segment.number(way.size())).min() else { return Ok(()) };
         for at in unproven {
@@ -49,7 +49,12 @@ impl Archiver {
                 let repository = lazy.with_lineage(way.lineage()).await?;
                 let there = line(&repository, &way, first).await?;
                 let common: BTreeSet<SegmentName> = there.intersection(&done).copied().collect();
-                let found = contents::compare(self.pg_wal(), way.lineage(), &common, &[Some(repository)]).await;
+                let compare = |repository| contents::compare(self.pg_wal(), way.lineage(), &common, repository);
+                let mut found = compare(&[Some(repository)]).await;
+                if !found.unanswered.is_empty() {
+                    // It may be sealed under a master key that came after the repository was opened, which is opened anew for that.
+                    found = compare(&[Some(lazy.get().await?)]).await;
+                }
                 Ok::<_, RepoError>((there, found))
             };
             // What cannot be had now is asked for before the next file.

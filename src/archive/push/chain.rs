@@ -19,7 +19,7 @@ use walward_repo::format::ContentDigest;
 /// So many digests are remembered, of the newest segments.
 const DIGESTS_MAX: usize = 1024;
 /// How long the segment before is waited for while it is being read, before it is read once more.
-const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is remembered of one server, in its newest life. Clones share it.
 #[derive(Debug, Clone, Default)]

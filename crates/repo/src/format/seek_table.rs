@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::frame::stored_max;
 use super::skippable::{SKIPPABLE_HEAD, skippable};
 use super::{FRAME_BYTES, Fields, FormatError};
 
@@ -142,7 +143,11 @@ impl SeekTable {
         for _ in 0..entries {
             let (Some(stored), Some(_)) = (fields.u32(), fields.u32()) else { break };
             let checksum = if plain { fields.u32().unwrap_or_default() } else { CHECKSUM_OF_NOTHING };
-            table.push_checked(usize::try_from(stored).unwrap_or(usize::MAX), checksum);
+            let stored = usize::try_from(stored).unwrap_or(usize::MAX);
+            if stored > stored_max() {
+                return Err(FormatError::SeekTable("a frame in it is longer than any"));
+            }
+            table.push_checked(stored, checksum);
         }
         table.has_facts = entries as u64 == content_frame_count(content_bytes).saturating_add(3);
         if table.frame(content_bytes)? == frame {
@@ -206,6 +211,16 @@ mod tests {
             };
             assert_eq!(footer(3), Ok(table_bytes(3, checked)));
             assert!(footer(8 << 20).is_err() && footer(u32::MAX).is_err());
+        }
+    }
+
+    #[test]
+    fn a_frame_of_gigabytes_is_not_asked_for() {
+        for (longest, is_believed) in [(stored_max(), true), (stored_max() + 1, false), (u32::MAX as usize, false)] {
+            let mut table = SeekTable::new(true);
+            [30, longest, 90].into_iter().for_each(|length| table.push(length));
+            let frame = table.frame(7).expect("a table");
+            assert_eq!(SeekTable::parse(&frame, true, 7).is_ok(), is_believed, "{longest}");
         }
     }
 

@@ -186,11 +186,13 @@ async fn the_same_content_is_known_under_an_older_master_key() {
     let rotated = Repository::open("r", store, &Encryption::Key(source), pool()).await.expect("opens");
     assert_eq!(read(&rotated, "wal/x").await.expect("read"), one);
     assert_eq!(put(&rotated, "wal/x", &one).await.expect("put"), PutNew::Same);
+    assert!(!repository.is_outdated());
     assert!(matches!(put(&rotated, "wal/x", &other).await.expect("put"), PutNew::Different { .. }));
     put(&rotated, "wal/y", &one).await.expect("put");
     let error = read(&repository, "wal/y").await.expect_err("a key that this ring does not hold");
     assert!(matches!(error, RepoError::UnknownMasterKey { .. }), "{error}");
     assert_eq!(error.class(), ErrorClass::Denied);
+    assert!(repository.is_outdated() && !repository.is_gone() && !rotated.is_outdated());
 }
 
 #[tokio::test]
