@@ -5,6 +5,10 @@
 //! through its lists, pipes and groups, with what is known at each point: whether the push has succeeded on every way that leads there.
 //! Constructs that hardly anybody writes here (`if`, `for`, `case`, `eval`, …) are not followed, and said to be so.
 
+mod words;
+
+use words::{Token, tokens};
+
 /// What a command does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pushing {
@@ -79,76 +83,6 @@ fn is_walward(program: &str) -> bool {
 
 fn base_name(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Token {
-    Word(String),
-    /// `;` `&` `&&` `||` `|` `(` `)`; a line's end is a `;`.
-    Operator(&'static str),
-}
-
-/// Splits as the shell does: quotes, escapes, comments, redirections (which go). What `$` and backquotes stand for stays as it is written.
-fn tokens(command: &str) -> Vec<Token> {
-    let mut tokens = Vec::new();
-    let mut word: Option<String> = None;
-    let mut skip_next = false;
-    let mut chars = command.chars().peekable();
-    macro_rules! end_word {
-        () => {
-            if let Some(word) = word.take()
-                && !std::mem::take(&mut skip_next)
-            {
-                tokens.push(Token::Word(word));
-            }
-        };
-    }
-    while let Some(c) = chars.next() {
-        match c {
-            '\'' => {
-                let word = word.get_or_insert_default();
-                word.extend(chars.by_ref().take_while(|c| *c != '\''));
-            }
-            '"' => {
-                let word = word.get_or_insert_default();
-                while let Some(c) = chars.next().filter(|c| *c != '"') {
-                    let escaped = (c == '\\').then(|| chars.next_if(|next| "\"\\$`".contains(*next))).flatten();
-                    word.push(escaped.unwrap_or(c));
-                }
-            }
-            '\\' => match chars.next() {
-                Some('\n') | None => {}
-                Some(next) => word.get_or_insert_default().push(next),
-            },
-            '#' if word.is_none() => while chars.next_if(|c| *c != '\n').is_some() {},
-            '>' | '<' => {
-                // A number before it names a descriptor.
-                if word.as_ref().is_some_and(|word| word.chars().all(|c| c.is_ascii_digit())) {
-                    word = None;
-                }
-                end_word!();
-                while chars.next_if(|c| "<>&|".contains(*c)).is_some() {}
-                skip_next = true;
-            }
-            ';' | '\n' | '&' | '|' | '(' | ')' => {
-                end_word!();
-                let twice = (c == '&' || c == '|') && chars.next_if_eq(&c).is_some();
-                tokens.push(Token::Operator(match (c, twice) {
-                    ('&', true) => "&&",
-                    ('&', false) => "&",
-                    ('|', true) => "||",
-                    ('|', false) => "|",
-                    ('(', _) => "(",
-                    (')', _) => ")",
-                    _ => ";",
-                }));
-            }
-            c if c.is_whitespace() => end_word!(),
-            c => word.get_or_insert_default().push(c),
-        }
-    }
-    end_word!();
-    tokens
 }
 
 /// On which ways a point is reached: after status 0 and after another, and whether the push has succeeded on all of these ways.
