@@ -49,11 +49,13 @@ impl Archiver {
                 let repository = lazy.with_lineage(way.lineage()).await?;
                 let there = line(&repository, &way, first).await?;
                 let common: BTreeSet<SegmentName> = there.intersection(&done).copied().collect();
-                let compare = |repository| contents::compare(self.pg_wal(), way.lineage(), &common, repository);
-                let mut found = compare(&[Some(repository)]).await;
+                let compare = async |repository: Repository| {
+                    contents::compare(self.pg_wal(), way.lineage(), &common, &[Some(repository)]).await
+                };
+                let mut found = compare(repository).await;
                 if !found.unanswered.is_empty() {
                     // It may be sealed under a master key that came after the repository was opened, which is opened anew for that.
-                    found = compare(&[Some(lazy.get().await?)]).await;
+                    found = compare(lazy.get().await?).await;
                 }
                 Ok::<_, RepoError>((there, found))
             };
