@@ -44,7 +44,7 @@ pub use fetch::fetcher::{Asker, FetchOptions, Fetched, Fetcher};
 pub use fetch::known::seam;
 pub use fetch::one_file::{AtHole, FetchError, Retrieved, Want};
 pub use fetch::retrieve::retrieve;
-pub use fetch::spool::{Place, is_in_use};
+pub use fetch::spool::{Place, Spool, is_in_use};
 pub use fetch::spot::Spot;
 pub use push::archiver::{ArchiveOptions, Archiver};
 pub use push::error::PushError;

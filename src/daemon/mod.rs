@@ -11,6 +11,7 @@
 //! | `peer` | who is on the other side, and what they may |
 //! | `request`, `backup`, `throttle` | one request and its answer |
 //! | `services`, `bounds` | one service a cluster; what bounds all of them together |
+//! | `spools` | the spools of all clusters, made within a bounded time |
 //! | `slot`, `standing` | what a service holds: the running backup, what was found out for `status` |
 //! | `watch`, `recovered` | what a service does by itself, beside the archive's own work |
 //! | `status`, `metrics`, `log` | what the agent says of itself |
@@ -28,6 +29,7 @@ mod run;
 mod server;
 mod services;
 mod slot;
+mod spools;
 mod standing;
 mod status;
 mod throttle;

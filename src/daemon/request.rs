@@ -76,14 +76,14 @@ pub async fn handle(
                 OnError::Retry => Asker::Standby,
             };
             let fetched = tokio::select! {
-                fetched = fetch(cluster, &name, destination, asker, peer, services) => fetched,
+                fetched = bring(cluster, &name, destination, asker, peer, services) => fetched,
                 () = gone.cancelled() => return None,
             };
             let (code, text) = match fetched {
-                Ok(Fetched::File(place)) => {
-                    return Some(Answer { reply: hand_over(&place, peer), kept: Some(place) });
+                Ok(Some(place)) => {
+                    return Some(Answer { reply: Reply::File(place.path().to_path_buf()), kept: Some(place) });
                 }
-                Ok(Fetched::Absent) => (Exit::Absent, String::new()),
+                Ok(None) => (Exit::Absent, String::new()),
                 Err(Refused::Stopping) => return None,
                 Err(Refused::Because(text)) => match asker {
                     Asker::OneShot | Asker::Target => (Exit::FetchFailed, text),
@@ -164,8 +164,30 @@ async fn push(cluster: String, path: PathBuf, peer: Peer, services: &Arc<Service
     }
 }
 
-async fn fetch(
+/// As [`fetch`]; the file is the client's by then. When it is gone, or its file system does not answer any more, it is brought once again.
+async fn bring(
     cluster: String,
+    name: &str,
+    destination: PathBuf,
+    asker: Asker,
+    peer: Peer,
+    services: &Arc<Services>,
+) -> Result<Option<Arc<Place>>, Refused> {
+    let mut failed = String::new();
+    for _ in 0..2 {
+        match fetch(&cluster, name, destination.clone(), asker, peer, services).await? {
+            Fetched::Absent => return Ok(None),
+            Fetched::File(place) => match hand_over(&place, peer).await {
+                Ok(()) => return Ok(Some(place)),
+                Err(text) => failed = text,
+            },
+        }
+    }
+    Err(failed.into())
+}
+
+async fn fetch(
+    cluster: &str,
     name: &str,
     destination: PathBuf,
     asker: Asker,
@@ -175,7 +197,7 @@ async fn fetch(
     let name: WalFileName = name.parse().map_err(|error: <WalFileName as std::str::FromStr>::Err| error.to_string())?;
     let pg_wal = destination.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
     let data_directory = pg_wal.parent().unwrap_or_else(|| Path::new("/")).to_path_buf();
-    let service = permitted(&cluster, &data_directory, peer, services).await.map_err(|(_, text)| text)?;
+    let service = permitted(cluster, &data_directory, peer, services).await.map_err(|(_, text)| text)?;
     let looked = in_file_system(&service.looks, FILE_SYSTEM_DEADLINE, move || {
         Ok((lineage_of(&data_directory)?, Spot::beside(&destination, peer.uid)))
     });
@@ -267,13 +289,10 @@ async fn may_use(peer: Peer, service: &Service, limit: Duration) -> Result<bool,
 }
 
 /// The file for the client. An agent that runs as root gives it to the client's user, who will own it.
-fn hand_over(place: &Place, peer: Peer) -> Reply {
+async fn hand_over(place: &Arc<Place>, peer: Peer) -> Result<(), String> {
     let new_owner = Some(peer.uid).filter(|uid| rustix::process::geteuid().is_root() && *uid != 0);
-    if let Err(error) = place.give(new_owner) {
-        let text = format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid);
-        return Reply::Done { code: Exit::FetchFailed.code(), text };
-    }
-    Reply::File(place.path().to_path_buf())
+    let given = place.ask(move |place| place.give(new_owner)).await.flatten();
+    given.map_err(|error| format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid))
 }
 
 async fn admin(

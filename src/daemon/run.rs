@@ -1,5 +1,6 @@
 //! The agent's life: start, reload, watchdog, stop.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +16,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::bounds::Bounds;
-use super::services::{Services, clear_spools};
-use super::{listen, log, metrics, server, status};
-use crate::config::{self, Config, ConfigError, Loaded};
+use super::services::Services;
+use super::{listen, log, metrics, server, spools, status};
+use crate::archive::Spool;
+use crate::config::{self, Config, Loaded};
 use walward_base::describe;
 use walward_base::sys;
 
@@ -89,10 +91,10 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("handle SIGHUP")?;
     // First of all: where another agent listens, its spool is not ours to clear.
     let listening = listen::listen(&config.agent.socket)?;
-    clear_spools(&config);
+    spools::clear(&config).await;
     let mut tasks = JoinSet::new();
     let mut bounds = Bounds::new(&config.agent).context("start worker threads")?;
-    let services = Services::start(&config, rand::random(), &bounds, &mut tasks)?;
+    let services = Services::start(&config, &spools::open(&config).await?, &bounds, &mut tasks)?;
     let mut draining = CancellationToken::new();
     let (publish, current) = watch::channel(services);
     let listener = UnixListener::from_std(listening.listener).context("listen")?;
@@ -153,38 +155,46 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     }
 }
 
+/// A configuration that was read, and its spools.
+type Read = anyhow::Result<(Loaded, BTreeMap<String, Spool>)>;
+
 /// Reads the configuration. Its paths may lead into a file system that does not answer for a while, and the agent goes on.
-fn load(path: &Path) -> JoinHandle<Result<Loaded, ConfigError>> {
+fn load(path: &Path) -> JoinHandle<Read> {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell_systemd(&states);
     let path = path.to_owned();
-    tokio::task::spawn_blocking(move || config::load(&path))
+    tokio::spawn(async move {
+        let loaded = tokio::task::spawn_blocking(move || config::load(&path)).await;
+        let loaded = loaded.context("read the configuration")??;
+        let spools = spools::open(&loaded.config).await?;
+        Ok((loaded, spools))
+    })
 }
 
 /// What was read, once; for as long as nothing is being read this does not end.
-async fn finished(loading: &mut Option<JoinHandle<Result<Loaded, ConfigError>>>) -> anyhow::Result<Loaded> {
+async fn finished(loading: &mut Option<JoinHandle<Read>>) -> Read {
     let loaded = match loading {
         Some(loading) => loading.await,
         None => std::future::pending().await,
     };
     *loading = None;
-    Ok(loaded.context("read the configuration")??)
+    loaded.context("read the configuration")?
 }
 
 /// Takes a new configuration if it is valid; the old services finish what they have under way, for [`DRAIN`] at most and until the
 /// next reload: two configurations are at work at once, and no more. `draining` ends the uploads of the one before.
 fn reload(
-    loaded: anyhow::Result<Loaded>,
+    loaded: Read,
     publish: &watch::Sender<Arc<Services>>,
     (bounds, draining): (&mut Bounds, &mut CancellationToken),
     tasks: &mut JoinSet<()>,
 ) {
     let (_, memory_mib) = bounds.memory();
-    let started = loaded.and_then(|loaded| {
+    let started = loaded.and_then(|(loaded, spools)| {
         let config = said(loaded);
         bounds.change(&config.agent).context("start worker threads")?;
-        Services::start(&config, rand::random(), bounds, tasks)
+        Services::start(&config, &spools, bounds, tasks)
     });
     match started {
         Ok(services) => {

@@ -1,8 +1,7 @@
 //! One service a cluster, made from the configuration, and how to find the one that a request is for.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,19 +9,19 @@ use anyhow::Context;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, warn};
+use tracing::Instrument;
 
 use super::bounds::Bounds;
 use super::peer::{Owner, Peer};
 use super::recovered;
 use super::slot::Slot;
+use super::spools;
 use super::standing::Standing;
 use super::watch::watch;
-use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, is_in_use};
+use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, Spool};
 use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use walward_base::sys;
-use walward_base::sys::folder::Folder;
 use walward_base::sys::shared::Shared;
 use walward_base::sys::whose::{Whose, whose};
 use walward_repo::LazyRepository;
@@ -75,9 +74,13 @@ pub struct Services {
 }
 
 impl Services {
-    /// Makes the services of `config` and starts their tasks in `tasks`. `spool` names this configuration's spools,
-    /// apart from those of any other; `bounds` are the process's. Blocking in the file system, briefly.
-    pub fn start(config: &Config, spool: u64, bounds: &Bounds, tasks: &mut JoinSet<()>) -> anyhow::Result<Arc<Self>> {
+    /// Makes the services of `config` and starts their tasks in `tasks`. `spools` are those of its clusters; `bounds` are the process's.
+    pub fn start(
+        config: &Config,
+        spools: &BTreeMap<String, Spool>,
+        bounds: &Bounds,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<Arc<Self>> {
         let pool = bounds.pool();
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
         let (uploads, backups) = (stop.child_token(), stop.child_token());
@@ -114,9 +117,9 @@ impl Services {
                 uploads.clone(),
             );
             // Beside the spools, which are cleared at every start; this is not.
-            let notes = spool_folder(&config.agent.spool_directory, name).join("let-go");
+            let notes = spools::folder_of(&config.agent.spool_directory, name).join("let-go");
             archiver.limit_queue(cluster.archive.queue_limit, notes);
-            let spool = spool_folder(&config.agent.spool_directory, name).join(spool.to_string());
+            let spool = spools.get(name).with_context(|| format!("find the spool of cluster {name:?}"))?.clone();
             let fetcher = Fetcher::new(
                 name,
                 repositories.clone(),
@@ -125,11 +128,10 @@ impl Services {
                     refuse_seams: cluster.fetch.refuse_seams,
                     workers: cluster.fetch.workers,
                 },
-                (&spool, cluster.fetch.prefetch_bytes_max),
+                spool,
                 Arc::clone(&fetch_stats),
                 stop.clone(),
-            )
-            .with_context(|| format!("make the spool {}", spool.display()))?;
+            );
             let span = archiver.span();
             tasks.spawn(watch(archiver.clone(), closing.clone()).instrument(span.clone()));
             let (look_ahead, until) = (archiver.clone(), closing.clone());
@@ -219,37 +221,6 @@ impl Services {
     }
 }
 
-/// Removes the spools that earlier processes left. Only folders with a number for a name are spools, and only those that no agent
-/// uses are left over.
-pub fn clear_spools(config: &Config) {
-    for name in config.clusters.keys() {
-        let folder = spool_folder(&config.agent.spool_directory, name);
-        let entries = match Folder::enter_own(&folder).and_then(|_| std::fs::read_dir(&folder)) {
-            Ok(entries) => entries,
-            Err(error) => {
-                if error.kind() != ErrorKind::NotFound {
-                    warn!(cluster = name, folder = %folder.display(), %error, "cannot look for old spools");
-                }
-                continue;
-            }
-        };
-        for entry in entries.flatten() {
-            let is_ours = entry.file_name().to_str().is_some_and(|name| name.parse::<u64>().is_ok());
-            // Another agent may share the place.
-            if !is_ours || is_in_use(&entry.path()) {
-                continue;
-            }
-            if let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                warn!(cluster = name, folder = %entry.path().display(), %error, "cannot remove an old spool");
-            }
-        }
-    }
-}
-
 fn looks_at(data_directory: &Path) -> Arc<Semaphore> {
     LOOKS.get(data_directory.display().to_string(), || Semaphore::new(LOOKS_MAX))
-}
-
-fn spool_folder(spool_directory: &Path, cluster: &str) -> PathBuf {
-    spool_directory.join(cluster)
 }

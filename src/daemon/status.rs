@@ -67,6 +67,7 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
         prefetched: prefetched as u64,
         spool_bytes,
         spool_bytes_max,
+        spool_hangs_seconds: service.fetcher.hangs().map(|step| step.waited.as_secs()),
         repositories,
         hanging_reads: Ground::of(&service.config.data_directory).hanging().into_iter().map(hanging).collect(),
         backup: service.backup.progress().and_then(|progress| serde_json::to_value(progress).ok()),

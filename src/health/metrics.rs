@@ -115,6 +115,13 @@ pub fn render(snapshot: &Snapshot) -> String {
     page.each(clusters, "walward_spool_max_bytes", "gauge", "The most bytes of the spool.", |c| {
         Some(c.spool_bytes_max)
     });
+    page.each(
+        clusters,
+        "walward_spool_hangs",
+        "gauge",
+        "Whether the file system of the spool does not answer: nothing is fetched ahead.",
+        |c| Some(u64::from(c.spool_hangs_seconds.is_some())),
+    );
     page.each(clusters, "walward_backup_running", "gauge", "Whether a base backup is running.", |c| {
         Some(u64::from(c.backup.is_some()))
     });

@@ -64,6 +64,9 @@ pub struct ClusterSnapshot {
     pub spool_bytes: u64,
     /// The most bytes of the spool.
     pub spool_bytes_max: u64,
+    /// For how long the file system of the spool has not answered; none while it does.
+    #[serde(default)]
+    pub spool_hangs_seconds: Option<u64>,
     /// In order of preference.
     pub repositories: Vec<RepositorySnapshot>,
     /// Reads of the data directory for a backup that its file system does not answer now, the longest first.

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::support::{Answers, Daemon, Hung, Outcome, Site, SiteOptions, eventually, free_port};
+use crate::support::{
+    Answers, Cluster, ClusterOptions, Daemon, Disk, Hung, Outcome, Site, SiteOptions, Stop, Version, eventually,
+    free_port,
+};
 
 /// More than any of it takes; what hangs takes for ever.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -23,6 +26,8 @@ const RELOADS: usize = 12;
 /// What one such cluster may keep of the agent's threads, however often the configuration is read again: those that look on behalf of
 /// requests, and those that look by themselves.
 const THREADS_OF_A_CLUSTER: usize = 4 + 8;
+/// What the spool of a cluster may keep of them.
+const SPOOL_THREADS_OF_A_CLUSTER: usize = 8;
 /// All other threads of the agent: the runtime's, those that compute, those that wait for sound disks, and those that asked for a path when
 /// the configuration was read.
 const OTHER_THREADS: usize = 80;
@@ -141,6 +146,148 @@ fn as_root_a_data_directory_that_hangs_ends_setting_aside_and_nothing_is_moved()
     site.walward(&["--json", "wal", "list"]).expect(0).says(&segment);
     // What stood in the way was the file system: by now it is seen that the server itself archived the file.
     site.walward(&aside).expect(16).says("has archived");
+}
+
+/// The spool is one file system for all clusters of an agent: nothing but what would lie in it waits for it.
+#[test]
+#[ignore = "mounts a file system that hangs, as root; scripts/test.sh runs it"]
+fn as_root_a_spool_that_hangs_holds_neither_archiving_nor_a_recovery_nor_a_command() {
+    let cluster = ClusterOptions { segment_mib: 1, ..ClusterOptions::default() };
+    let mut site = Site::start(SiteOptions { cluster, ..SiteOptions::default() });
+    let mut second = Cluster::create(&site.room, "second", &Version::main(), &ClusterOptions::default());
+    second.set("archive_mode", "on");
+    second.set("archive_command", &site.archive_command());
+    let (data, connection) = (&second.data, second.connection("postgres"));
+    let more = format!(
+        "\n[cluster.second]\ndata_directory = {data:?}\nconnection = \"{connection}\"\nrepositories = [\"store\"]\n"
+    );
+    site.write_config(&(site.config_text() + &more));
+    site.set_up("second");
+    second.start(&site.room);
+    let reload = |site: &Site| {
+        let agent = site.agent.as_ref().unwrap();
+        let mark = agent.log().len();
+        agent.reload();
+        agent.wait_logged(mark, "configuration reloaded");
+        agent.log()[mark..].to_owned()
+    };
+    reload(&site);
+    let archives = |site: &Site| {
+        for cluster in [&site.cluster, &second] {
+            let segment = cluster.switch_wal(&site.room);
+            cluster.wait_archived(&site.room, &segment);
+        }
+    };
+    archives(&site);
+    site.cluster.sql(&site.room, "create table t (id int)");
+    backup(&site, &[]).expect(0);
+    for _ in 0..12 {
+        site.cluster.sql(&site.room, "insert into t select generate_series(1, 200)");
+        let segment = site.cluster.switch_wal(&site.room);
+        site.cluster.wait_archived(&site.room, &segment);
+    }
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    let recovers = |site: &Site, name: &str| {
+        let mut restored = site.restore(name, &[]);
+        restored.start(&site.room);
+        site.wait_promoted(&restored);
+        assert_eq!(restored.fingerprint(&site.room, &["t"]), expected, "{name}");
+        restored.stop(Stop::Fast);
+    };
+    let spool = site.room.join("spool");
+    let status = |site: &Site| {
+        let asked = Instant::now();
+        let status = site.walward(&["status"]).expect(0);
+        assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+        status
+    };
+    let fetches = |site: &Site| {
+        let segment = second.archive_status("done").into_iter().filter(|name| name.len() == 24).max().unwrap();
+        let place = second.data.join("pg_wal/RECOVERYXLOG");
+        site.client(&["--cluster", "second", "fetch", &segment, place.to_str().unwrap()]).expect(0);
+        assert!(std::fs::read(&place).unwrap() == std::fs::read(second.wal(&segment)).unwrap());
+        std::fs::remove_file(place).unwrap();
+    };
+    // While the agent runs.
+    let hung = Hung::mount(&spool, Answers::Nothing);
+    recovers(&site, "while-it-hangs");
+    status(&site).says("HANGS").says("the file system of the spool");
+    archives(&site);
+    fetches(&site);
+    let (_, _, before) = agent_facts(&site);
+    for _ in 0..RELOADS {
+        let log = reload(&site);
+        assert!(log.contains("the file system of the spool does not answer"), "{log}");
+    }
+    archives(&site);
+    fetches(&site);
+    recovers(&site, "after-reloads");
+    // Those that are idle for ten seconds go by themselves.
+    eventually("the agent keeps few threads", PATIENCE, || {
+        std::thread::sleep(Duration::from_secs(12));
+        let (_, _, after) = agent_facts(&site);
+        println!("{before} threads, {after} after {RELOADS} reloads");
+        (after <= before + SPOOL_THREADS_OF_A_CLUSTER).then_some(())
+    });
+    let told = Instant::now();
+    site.stop_agent();
+    assert!(told.elapsed() < Duration::from_secs(30), "{:?}", told.elapsed());
+    // From before the agent is started.
+    site.start_agent();
+    archives(&site);
+    recovers(&site, "started-with-it");
+    status(&site).says("HANGS").says("the file system of the spool");
+    drop(hung);
+    eventually("the spool is used again", PATIENCE, || (!status(&site).stdout.contains("HANGS")).then_some(()));
+    recovers(&site, "in-the-end");
+    assert!(std::fs::read_dir(spool.join("main")).unwrap().count() > 0, "there is no spool");
+    let told = Instant::now();
+    site.stop_agent();
+    assert!(told.elapsed() < Duration::from_secs(30), "{:?}", told.elapsed());
+}
+
+/// What was made in the spool is there; what is to be written or removed hangs, and what is read does not.
+#[test]
+#[ignore = "mounts a disk, as root; scripts/test.sh runs it"]
+fn as_root_a_spool_whose_writes_begin_to_hang_holds_no_recovery_and_blames_no_repository() {
+    let cluster = ClusterOptions { segment_mib: 1, ..ClusterOptions::default() };
+    let mut site = Site::start(SiteOptions { cluster, ..SiteOptions::default() });
+    site.cluster.sql(&site.room, "create table t (id int)");
+    backup(&site, &[]).expect(0);
+    for _ in 0..12 {
+        site.cluster.sql(&site.room, "insert into t select generate_series(1, 200)");
+        let segment = site.cluster.switch_wal(&site.room);
+        site.cluster.wait_archived(&site.room, &segment);
+    }
+    let expected = site.cluster.fingerprint(&site.room, &["t"]);
+    site.stop_agent();
+    // What it holds up goes on before the agent is waited for.
+    let disk = Disk::mount(&site.room, "spool", 64);
+    site.start_agent();
+    let mut restored = site.restore("restored", &[]);
+    let first = site.cluster.archive_status("done").into_iter().find(|name| name.len() == 24).unwrap();
+    let place = site.cluster.data.join("pg_wal/RECOVERYXLOG");
+    let fetch = |code| site.client(&["fetch", &first, place.to_str().unwrap()]).expect(code);
+    fetch(0);
+    disk.freeze();
+    // By now files that were fetched ahead lie there, and the next one cannot be written.
+    fetch(0);
+    restored.start(&site.room);
+    site.wait_promoted(&restored);
+    assert_eq!(restored.fingerprint(&site.room, &["t"]), expected);
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let status = site.walward(&["status"]).expect(0).says("HANGS").says("the file system of the spool");
+    assert!(!status.stdout.contains("FAILING") && !status.stdout.contains("unreachable"), "{}", status.stdout);
+    let fetch_facts = &site.walward(&["--json", "status"]).expect(0).json()["clusters"][0]["fetch"];
+    assert_eq!(fetch_facts["fallback_total"], 0, "a trouble of this host is charged to a repository: {fetch_facts}");
+    disk.thaw();
+    eventually("the spool is used again", PATIENCE, || {
+        (!site.walward(&["status"]).expect(0).stdout.contains("HANGS")).then_some(())
+    });
+    fetch(0);
+    site.stop_agent();
+    assert!(std::fs::read_dir(site.room.join("spool/main")).unwrap().count() <= 1);
 }
 
 /// Programs that hang, each in a process group of its own. They are killed by id, and nothing waits for them for ever.

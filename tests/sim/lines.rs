@@ -6,7 +6,6 @@
 //! the primary has taken a backup and archived a transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -15,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use walward::archive::{Asker, FetchOptions, Fetched, Fetcher, Want, archive_file};
+use walward::archive::{Asker, FetchOptions, Fetched, Fetcher, Spool, Want, archive_file};
 use walward::catalogue::{Target, TargetTimeline};
 use walward::health::FetchStats;
 use walward::restore::{RestoreError, RestorePlan, RestoreRequest, plan};
@@ -447,16 +446,15 @@ impl World {
         target: &Target,
         settings: &BTreeMap<&str, &str>,
     ) -> Result<Ended, String> {
-        let spool: PathBuf = self.folder.path().join("spool");
+        let spool = Spool::open(&self.folder.path().join("spool"), SPOOL_SEGMENTS * SEGMENT_BYTES);
         let fetcher = Fetcher::new(
             CLUSTER,
             self.lazies.clone(),
             FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: true, workers: 3 },
-            (&spool, SPOOL_SEGMENTS * SEGMENT_BYTES),
+            spool.map_err(|error| format!("the agent does not start: {error}"))?,
             Arc::new(FetchStats::default()),
             CancellationToken::new(),
         );
-        let fetcher = fetcher.map_err(|error| format!("the agent does not start: {error}"))?;
         let fetch = async |name: WalFileName| -> Result<Option<Vec<u8>>, String> {
             match fetcher.fetch(Want::new(Some(self.data.lineage), name), Asker::OneShot, None).await {
                 Ok(Fetched::File(place)) => {

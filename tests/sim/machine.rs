@@ -13,7 +13,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use walward::archive::{Acknowledge, ArchiveOptions, Archiver, FetchOptions, Fetcher};
+use walward::archive::{Acknowledge, ArchiveOptions, Archiver, FetchOptions, Fetcher, Spool};
 use walward::health::{ArchiveStats, FetchStats};
 use walward_base::ErrorClass;
 use walward_base::Locked;
@@ -292,15 +292,15 @@ impl Agent {
             Archiver::new(CLUSTER, server.data(), repositories(who, Some(server)), options, memory, stats, stop)
         };
         let spool_bytes = if shape.mutant == Mutant::UnboundedSpool { 1 << 30 } else { SPOOL_SEGMENTS * SEGMENT_BYTES };
+        let opened = Spool::open(spool, spool_bytes).map_err(|error| format!("the agent does not start: {error}"))?;
         let fetcher = Fetcher::new(
             CLUSTER,
             repositories("recovery", None),
             FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: true, workers: 3 },
-            (spool, spool_bytes),
+            opened,
             Arc::new(FetchStats::default()),
             CancellationToken::new(),
         );
-        let fetcher = fetcher.map_err(|error| format!("the agent does not start: {error}"))?;
         let (primary, twin) = (archiver(primary, "primary"), archiver(primary, "twin"));
         let rival = rival.map(|rival| archiver(rival, "rival"));
         let trial = archiver(trial, TRIAL);

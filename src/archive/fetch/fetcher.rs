@@ -1,7 +1,6 @@
 //! One cluster's WAL for servers in recovery: answered from a spool that is filled ahead of them.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use super::window::Pace;
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use crate::health::FetchStats;
 use walward_base::Locked;
+use walward_base::sys::ground::Unanswered;
 use walward_base::{ErrorClass, describe, format_duration, trace};
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use walward_repo::LazyRepository;
@@ -126,19 +126,18 @@ struct State {
 }
 
 impl Fetcher {
-    /// A fetcher with an empty spool of at most `spool_bytes_max` in `spool_folder`. Blocking.
+    /// A fetcher that fills `spool`.
     pub fn new(
         cluster: &str,
         repositories: Vec<Arc<LazyRepository>>,
         options: FetchOptions,
-        (spool_folder, spool_bytes_max): (&Path, u64),
+        spool: Spool,
         stats: Arc<FetchStats>,
         stop: CancellationToken,
-    ) -> std::io::Result<Self> {
-        let spool = Spool::open(spool_folder, spool_bytes_max)?;
+    ) -> Self {
         let downloads = Arc::new(Semaphore::new(options.workers.max(1)));
         let lookout = Lookout::new(repositories.len(), stop.clone());
-        Ok(Self(Arc::new(Inner {
+        Self(Arc::new(Inner {
             span: trace::of_cluster(cluster),
             repositories,
             options,
@@ -157,7 +156,7 @@ impl Fetcher {
                 no_room: None,
                 forgotten: 0,
             }),
-        })))
+        }))
     }
 
     /// Provides what is wanted. `beside`: a place on the server's own disk that may be written when the spool has no room.
@@ -201,7 +200,7 @@ impl Fetcher {
         // It has its place before anything else takes it.
         let place = under_way.is_none().then(|| self.place(want));
         // What comes next is on its way while this one is being waited for.
-        let known = self.prefetch(want);
+        let known = self.prefetch(want).await;
         if let Some(download) = under_way {
             let brought = wait_for(&download, until, STANDBY_PATIENCE).await;
             if let Some(Brought::File(place)) = brought
@@ -218,7 +217,7 @@ impl Fetcher {
         let retrieved = self.bring(want, place, beside, (Patience::Until(until), at_hole), &progress).await;
         if !known {
             // The repository is open only now.
-            self.prefetch(want);
+            self.prefetch(want).await;
         }
         Ok(retrieved?.map_or(Fetched::Absent, |place| Fetched::File(Arc::new(place))))
     }
@@ -269,9 +268,12 @@ impl Fetcher {
             (None, Some(why)) => return not_now(why.clone()),
             (None, None) => self.start(want.clone(), self.place(&want), beside, true),
         };
-        self.prefetch(&want);
+        self.prefetch(&want).await;
         let patience = if away.is_some() { Duration::ZERO } else { STANDBY_PATIENCE };
         let Some(brought) = wait_for(&download, begun + patience, STANDBY_PATIENCE).await else {
+            if download.progress.is_here() {
+                return not_now("the file system that it is written to does not answer".to_owned());
+            }
             let silent = download.progress.turn().and_then(|number| Some((number, self.0.repositories.get(number)?)));
             let Some((number, repository)) = silent else { return not_now("its turn did not come".to_owned()) };
             let why = format!(
@@ -294,7 +296,7 @@ impl Fetcher {
                 if was_under_way {
                     self.0.stats.prefetched();
                 } else {
-                    self.prefetch(&want);
+                    self.prefetch(&want).await;
                 }
                 Ok(Fetched::File(place))
             }
@@ -325,6 +327,13 @@ impl Fetcher {
         let begun = Instant::now();
         let mut tries = 0u32;
         loop {
+            progress.here(place.enter()).await;
+            // A file system that hangs takes no file, and none of those that were prefetched has to give way.
+            if self.0.spool.hangs().is_some()
+                && let Some(spot) = beside.take_if(|_| place.is_in_spool())
+            {
+                place = Place::beside(spot);
+            }
             let error = match self.retrieve(want, place.spot(), (patience, at_hole), progress).await {
                 Ok(Retrieved::File { link, .. }) => {
                     place.brought(link);
@@ -341,13 +350,13 @@ impl Fetcher {
                 (1, kept, _) => {
                     beside = kept;
                     warn!(segment = %want.name, error = describe(&error), "the spool cannot take the file that is asked for; what was prefetched gives way");
-                    self.give_way();
+                    self.give_way().await;
                     place = self.place(want);
                 }
                 (_, Some(spot), _) => place = Place::beside(spot),
                 (_, None, Patience::Until(until)) if Instant::now() + ROOM_PAUSE < until => {
                     tokio::time::sleep(ROOM_PAUSE).await;
-                    self.give_way();
+                    self.give_way().await;
                     place = self.place(want);
                 }
                 _ => return Err(error),
@@ -391,6 +400,11 @@ impl Fetcher {
         }
     }
 
+    /// What of the spool does not answer: see [`Spool::hangs`].
+    pub fn hangs(&self) -> Option<Unanswered> {
+        self.0.spool.hangs()
+    }
+
     /// Segments prefetched or on their way, bytes of the spool in use, and its bound.
     pub fn counts(&self) -> (usize, u64, u64) {
         (self.state().prefetched.len(), self.0.spool.bytes(), self.0.spool.bytes_max())
@@ -414,7 +428,7 @@ impl Fetcher {
     }
 
     /// Everything that is not asked for yet leaves the spool, and nothing more is brought ahead for a while.
-    fn give_way(&self) {
+    async fn give_way(&self) {
         let gone: Vec<Download> = {
             let mut state = self.state();
             state.no_room = Some(Instant::now());
@@ -423,10 +437,11 @@ impl Fetcher {
         for download in gone {
             download.task.abort();
         }
+        self.0.spool.settled().await;
     }
 
     /// Starts what PostgreSQL will want after what is wanted. Answers whether the size of segments is known, which it takes.
-    fn prefetch(&self, want: &Want) -> bool {
+    async fn prefetch(&self, want: &Want) -> bool {
         let Some(size) = self.segment_size(want.lineage) else { return false };
         let WalFileName::Segment(segment) = want.name else { return true };
         if self.0.lookout.all_away(&self.0.repositories).is_some() {
@@ -451,7 +466,7 @@ impl Fetcher {
                     continue;
                 }
             }
-            let Some(place) = self.0.spool.place_ahead(&name.to_string(), size.bytes()) else { break };
+            let Some(place) = self.0.spool.place_ahead(&name.to_string(), size.bytes()).await else { break };
             self.start(Want { name: wanted.1, ..want.clone() }, place, None, false);
         }
         true
@@ -525,8 +540,7 @@ impl Fetcher {
     /// Remembers the newest timeline history that went to the server: it says where recovery will change timelines.
     async fn learn(&self, name: WalFileName, place: &Arc<Place>, forgotten: u64) {
         let WalFileName::History(timeline) = name else { return };
-        let place = Arc::clone(place);
-        let Ok(Ok(text)) = tokio::task::spawn_blocking(move || place.read(SMALL_FILE_BYTES_MAX)).await else { return };
+        let Ok(Ok(text)) = place.ask(|place| place.read(SMALL_FILE_BYTES_MAX)).await else { return };
         if let Ok(history) = TimelineHistory::parse(timeline, &String::from_utf8_lossy(&text)) {
             let mut state = self.state();
             let is_newer = state.history.as_ref().is_none_or(|known| known.timeline < timeline);
@@ -553,8 +567,7 @@ impl Fetcher {
 
 /// Whether a file of the spool is still there.
 async fn is_there(place: &Arc<Place>) -> bool {
-    let place = Arc::clone(place);
-    tokio::task::spawn_blocking(move || place.is_there()).await.unwrap_or(false)
+    place.ask(Place::is_there).await.unwrap_or(false)
 }
 
 /// The outcome of a download: as soon as it is there, at `until`, or, while its bytes come, as soon as none came for `silence`.

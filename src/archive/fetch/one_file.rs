@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::StreamExt;
-use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::known::Known;
@@ -19,6 +18,10 @@ use walward_repo::facts::Link;
 use walward_repo::identity::LineageEntry;
 use walward_repo::{LazyRepository, OpenedObject, RepoError, Repository, gap, layout, stored};
 use walward_storage::ObjectKey;
+
+/// How long the file system that a file is written to may take for one step of it. More than a disk takes that is sound and busy.
+const STEP_MAX: Duration = Duration::from_secs(10);
+const STEP_MIN: Duration = Duration::from_millis(500);
 
 /// What is wanted, and by whom.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -238,9 +241,11 @@ async fn read(lazy: &LazyRepository, repository: &Repository, key: &ObjectKey) -
     }
 }
 
-/// A new file there, to be written.
-async fn create(spot: &Spot) -> io::Result<tokio::fs::File> {
-    Ok(spot.make().await?.into())
+/// How long the file system of `spot` may take for one step, when all may take until `until`: what hangs there is told before the repository
+/// is taken for what hangs.
+fn step_limit(until: Option<Instant>) -> Duration {
+    let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+    left.map_or(STEP_MAX, |left| (left / 2).clamp(STEP_MIN, STEP_MAX))
 }
 
 /// Asks one repository. Nothing that is small is tried again after `until`.
@@ -286,7 +291,7 @@ pub(super) async fn one(
         Err(answer) => return Ok(answer),
     };
     let written = |source| FetchError::Write { path: spot.path().to_path_buf(), source };
-    let mut file = create(spot).await.map_err(written)?;
+    let mut file = progress.here(spot.make(step_limit(until))).await.map_err(written)?;
     let bytes_max = match name {
         WalFileName::Segment(_) | WalFileName::Partial(_) => entry.segment_bytes.bytes(),
         WalFileName::History(_) | WalFileName::BackupHistory(..) => SMALL_FILE_BYTES_MAX,
@@ -305,9 +310,9 @@ pub(super) async fn one(
             let reason = Rejection::Length(bytes);
             return Err(FetchError::Rejected { name, repository: lazy.name().to_owned(), reason });
         }
-        file.write_all(&chunk).await.map_err(written)?;
+        progress.here(file.write(chunk, step_limit(until))).await.map_err(written)?;
     }
-    file.flush().await.map_err(written)?;
+    progress.here(file.end(step_limit(until))).await.map_err(written)?;
     let kind = accept(name, &head, bytes, entry.lineage);
     kind.map_err(|reason| FetchError::Rejected { name, repository: lazy.name().to_owned(), reason })?;
     Ok(Answer::File(bytes, link.get().copied()))

@@ -1,7 +1,7 @@
 //! How far one file is on its way to a server: told by who brings it, read by who waits for it.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tokio::time::Instant;
 use walward_base::Locked;
@@ -13,6 +13,8 @@ pub struct Progress {
     segment_bytes: AtomicU64,
     /// The number of the repository that is being asked, plus one; 0 before that.
     turn: AtomicUsize,
+    /// Not the repository is waited for now, but the file system that the file is written to.
+    is_here: AtomicBool,
     is_urgent: bool,
 }
 
@@ -25,6 +27,19 @@ impl Progress {
     /// Whether PostgreSQL waits for it.
     pub fn is_urgent(&self) -> bool {
         self.is_urgent
+    }
+
+    /// Does `step` of the file system that the file is written to.
+    pub async fn here<T>(&self, step: impl Future<Output = T>) -> T {
+        self.is_here.store(true, Ordering::Relaxed);
+        let done = step.await;
+        self.is_here.store(false, Ordering::Relaxed);
+        done
+    }
+
+    /// Whether it waits for the file system that it is written to: no repository is to blame.
+    pub fn is_here(&self) -> bool {
+        self.is_here.load(Ordering::Relaxed)
     }
 
     /// Bytes of the file have come.
@@ -55,6 +70,7 @@ impl Progress {
     /// Repository `number` is asked now.
     pub fn turn_of(&self, number: usize) {
         *self.moved.locked() = None;
+        self.is_here.store(false, Ordering::Relaxed);
         self.turn.store(number.saturating_add(1), Ordering::Relaxed);
     }
 }

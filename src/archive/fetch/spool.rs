@@ -7,22 +7,33 @@
 //! A lock on the folder says that an agent uses it: another one that shares the place clears it only when nobody does. A folder that
 //! somebody removed is made anew when it is needed. One that another user made in its place is not used: then there is no spool, and files go
 //! beside their destination, until that folder is gone. It goes with the last file in it.
+//!
+//! Nor is one that hangs: what is asked of it has a limit ([`ANSWERS_WITHIN`]), on threads of the cluster's spools that are bounded ([`Ground`]),
+//! and as long as something that was given up has not been answered nothing more is asked. Nothing here waits for a file system but what says
+//! that it is blocking.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use tracing::warn;
 
 use super::spot::Spot;
 use walward_base::Locked;
+use walward_base::sys::ground::{Ground, NotDone, Unanswered};
 use walward_base::sys::shared::Shared;
 use walward_base::sys::{disk, durable, folder};
 use walward_repo::facts::Link;
 
-/// One cluster's spool.
-#[derive(Debug)]
+/// How long the spool's file system may take to answer while somebody waits. A standby is told within two seconds.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+const DOES_NOT_ANSWER: &str = "the file system of the spool does not answer";
+
+/// One cluster's spool. Clones share it.
+#[derive(Debug, Clone)]
 pub struct Spool(Arc<Folder>);
 
 #[derive(Debug)]
@@ -34,8 +45,12 @@ struct Folder {
     /// Of these, bytes of files that are not written to their end.
     unfinished: AtomicU64,
     next: AtomicU64,
-    /// The folder, locked. None: it is lost, and cannot be made anew.
+    /// The folder, locked. None: it is not made yet, or lost, and cannot be made anew. Not held over anything that asks the file system.
     lock: Mutex<Option<folder::Folder>>,
+    /// Held while the folder is looked at and made, by a thread that may hang in that.
+    making: Mutex<()>,
+    /// Whose threads ask the file system.
+    ground: Arc<Ground>,
 }
 
 /// A place for one file: a spot of its own, and bytes that are counted until it is dropped. The file goes with it.
@@ -79,48 +94,77 @@ pub fn is_in_use(folder: &Path) -> bool {
 static BYTES: Shared<AtomicU64> = Shared::new();
 
 impl Spool {
-    /// An empty spool in `folder`, which is made, or emptied of what an earlier process left. Blocking.
-    pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
-        let of_the_cluster = folder.parent().unwrap_or(folder).display().to_string();
-        let spool = Self(Arc::new(Folder {
+    /// A spool in `folder`, which is made when the first file comes.
+    pub fn at(folder: &Path, bytes_max: u64) -> Self {
+        let of_the_cluster = folder.parent().unwrap_or(folder);
+        Self(Arc::new(Folder {
             path: folder.to_path_buf(),
             bytes_max,
-            bytes: BYTES.get(of_the_cluster, || AtomicU64::new(0)),
+            bytes: BYTES.get(of_the_cluster.display().to_string(), || AtomicU64::new(0)),
             unfinished: AtomicU64::new(0),
             next: AtomicU64::new(0),
             lock: Mutex::default(),
-        }));
-        spool.0.make()?;
+            making: Mutex::default(),
+            ground: Ground::of(of_the_cluster),
+        }))
+    }
+
+    /// An empty spool in `folder`, which is made, or emptied of what an earlier process left. Blocking.
+    pub fn open(folder: &Path, bytes_max: u64) -> io::Result<Self> {
+        let spool = Self::at(folder, bytes_max);
+        spool.0.entered()?;
         spool.0.clear()?;
         Ok(spool)
     }
 
-    /// A place for a file of at most `bytes` that PostgreSQL waits for: that is never refused.
+    /// Makes the folder, within `limit`.
+    ///
+    /// # Errors
+    /// `Err` when its file system does not answer: it is made when that does.
+    pub async fn make(&self, limit: Duration) -> Result<io::Result<()>, NotDone> {
+        let folder = Arc::clone(&self.0);
+        self.0.ground.look_at(&self.0.path, limit, move |_| folder.entered().map(drop)).await
+    }
+
+    /// What was asked of the file system and was given up, or was not answered for long: as long as there is that, nothing more is asked.
+    pub fn hangs(&self) -> Option<Unanswered> {
+        self.0.ground.hangs()
+    }
+
+    /// A place for a file of at most `bytes` that PostgreSQL waits for: that is never refused. It is to be [`entered`](Place::enter).
     pub fn place(&self, name: &str, bytes: u64) -> Place {
-        self.renew();
         self.0.bytes.fetch_add(bytes, Ordering::AcqRel);
         self.reserved(name, bytes)
     }
 
-    /// A place for a file of at most `bytes` that nobody waits for yet, or `None` when there is no room for it.
-    pub fn place_ahead(&self, name: &str, bytes: u64) -> Option<Place> {
-        if !self.renew() {
+    /// A place for a file of at most `bytes` that nobody waits for yet, entered, or `None` when there is no room for it.
+    pub async fn place_ahead(&self, name: &str, bytes: u64) -> Option<Place> {
+        if self.hangs().is_some() {
             return None;
         }
-        let (free, unfinished) =
-            (disk::space(&self.0.path).ok().map(|space| space.free), self.0.unfinished.load(Ordering::Acquire));
+        let folder = Arc::clone(&self.0);
+        let look = move |_: &_| {
+            folder
+                .entered_or_told()
+                .ok()
+                .map(|entered| (disk::space_of(&entered).ok().map(|space| space.free), entered))
+        };
+        let (free, entered) = self.0.ground.look_at(&self.0.path, ANSWERS_WITHIN, look).await.ok()??;
+        let unfinished = self.0.unfinished.load(Ordering::Acquire);
         let admitted = self.0.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| {
             let room = Room { bytes_max: self.0.bytes_max, bytes: now, unfinished, free };
             has_room_ahead(&room, bytes).then_some(now.saturating_add(bytes))
         });
-        admitted.ok().map(|_| self.reserved(name, bytes))
+        let mut place = admitted.ok().map(|_| self.reserved(name, bytes))?;
+        place.spot = self.0.spot(Ok(entered), place.path().to_path_buf());
+        Some(place)
     }
 
     fn reserved(&self, name: &str, bytes: u64) -> Place {
         self.0.unfinished.fetch_add(bytes, Ordering::AcqRel);
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         Place {
-            spot: self.0.spot(&format!("{name}.{number}")),
+            spot: self.0.spot(Err("the folder was not entered"), self.0.path.join(format!("{name}.{number}"))),
             reserved: bytes,
             finished: AtomicBool::new(false),
             link: OnceLock::new(),
@@ -128,14 +172,11 @@ impl Spool {
         }
     }
 
-    /// Makes the folder anew if it is gone. Whether it is there.
-    fn renew(&self) -> bool {
-        let made = if self.0.is_there() { Ok(()) } else { self.0.make() };
-        if let Err(error) = &made {
-            *self.0.lock.locked() = None;
-            tracing::warn!(folder = %self.0.path.display(), %error, "the spool is gone, and cannot be made anew");
+    /// Waits until what was let go of is removed, for a while at most.
+    pub async fn settled(&self) {
+        if self.hangs().is_none() {
+            self.0.ground.settled(ANSWERS_WITHIN).await;
         }
-        made.is_ok()
     }
 
     /// Bytes in use.
@@ -150,17 +191,34 @@ impl Spool {
 }
 
 impl Folder {
-    /// A spot in the folder that was made. Where that is gone, nothing can be made in it, whatever has its name by now.
-    fn spot(&self, name: &str) -> Spot {
-        let path = self.path.join(name);
-        match self.lock.locked().as_ref() {
-            Some(folder) => Spot::own_in(folder.clone(), path),
-            None => Spot::lost(path),
-        }
+    /// A spot in the folder that was entered. Where that was lost, nothing can be made in it, whatever has its name by now.
+    fn spot(&self, entered: Result<folder::Folder, &'static str>, path: PathBuf) -> Spot {
+        Spot::own_in(entered, path, Arc::clone(&self.ground))
     }
 
-    /// Makes the folder, and locks it.
-    fn make(&self) -> io::Result<()> {
+    /// The folder, made anew if it is gone. Blocking.
+    fn entered(&self) -> io::Result<folder::Folder> {
+        let _making = self.making.locked();
+        let held = self.lock.locked().clone();
+        if let Some(folder) = held
+            && self.is_there(&folder)
+        {
+            return Ok(folder);
+        }
+        let made = self.make();
+        *self.lock.locked() = made.as_ref().ok().cloned();
+        made
+    }
+
+    /// As [`Folder::entered`]; what stands in the way is told to the log. Blocking.
+    fn entered_or_told(&self) -> io::Result<folder::Folder> {
+        self.entered().inspect_err(|error| {
+            warn!(folder = %self.path.display(), %error, "the spool is gone, and cannot be made anew");
+        })
+    }
+
+    /// Makes the folder, and locks it. Blocking.
+    fn make(&self) -> io::Result<folder::Folder> {
         // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
         let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
         let folder = match folder::Folder::enter_own(&self.path) {
@@ -180,14 +238,12 @@ impl Folder {
         }
         // Where locks do not work, nobody clears what may be in use either.
         let _ = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive);
-        *self.lock.locked() = Some(folder);
-        Ok(())
+        Ok(folder)
     }
 
-    /// Removes the files of an earlier process.
+    /// Removes the files of an earlier process. Blocking.
     fn clear(&self) -> io::Result<()> {
-        let lock = self.lock.locked();
-        let Some(folder) = lock.as_ref() else { return Ok(()) };
+        let Some(folder) = self.lock.locked().clone() else { return Ok(()) };
         let mut names = Vec::new();
         folder.each_name(|name| names.push(name.to_owned()))?;
         for name in names {
@@ -198,19 +254,24 @@ impl Folder {
         Ok(())
     }
 
-    /// Whether the folder is the one that was made.
-    fn is_there(&self) -> bool {
-        let lock = self.lock.locked();
+    /// Whether the folder is the one that was made. Blocking.
+    fn is_there(&self, made: &folder::Folder) -> bool {
         let id = |folder: &folder::Folder| folder.facts().ok().map(|facts| facts.id);
-        let Some(held) = lock.as_ref().and_then(id) else { return false };
+        let Some(held) = id(made) else { return false };
         folder::Folder::enter(&self.path).ok().and_then(|found| id(&found)) == Some(held)
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // Empty by now: every place holds on to it.
-        let _ = std::fs::remove_dir(&self.path);
+        // Empty by now: every place holds on to it until its file is removed.
+        let (path, held) = (self.path.clone(), self.lock.locked().take());
+        if held.is_some() {
+            self.ground.later(&self.path, move || {
+                drop(held);
+                let _ = std::fs::remove_dir(path);
+            });
+        }
     }
 }
 
@@ -218,6 +279,38 @@ impl Place {
     /// A place outside the spool: the file goes with it all the same, unless it was moved.
     pub fn beside(spot: Spot) -> Self {
         Self { spot, reserved: 0, finished: AtomicBool::new(false), link: OnceLock::new(), folder: None }
+    }
+
+    /// Enters the spool, where it is in one and that answers: else nothing can be made there.
+    pub async fn enter(&mut self) {
+        let Some(folder) = self.folder.clone().filter(|_| !self.spot.is_held()) else { return };
+        let entered = if folder.ground.hangs().is_some() {
+            Err(DOES_NOT_ANSWER)
+        } else {
+            let of = Arc::clone(&folder);
+            let entered = folder.ground.look_at(&folder.path, ANSWERS_WITHIN, move |_| of.entered_or_told()).await;
+            if entered.is_err() {
+                warn!(folder = %folder.path.display(), "the file system of the spool does not answer: until it does nothing is fetched ahead, and what is asked for goes beside its destination");
+            }
+            entered.map_or(Err(DOES_NOT_ANSWER), |entered| {
+                entered.map_err(|_| "its folder is gone, and was not made anew")
+            })
+        };
+        self.spot = folder.spot(entered, self.path().to_path_buf());
+    }
+
+    /// What `look` says, which is blocking, if the file system answers.
+    pub async fn ask<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let place = Arc::clone(self);
+        self.spot.within(ANSWERS_WITHIN, move |_| look(&place)).await
+    }
+
+    /// Whether it is in the spool.
+    pub fn is_in_spool(&self) -> bool {
+        self.folder.is_some()
     }
 
     /// Where the file is.
@@ -290,156 +383,17 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let (folder, reserved, finished) = (self.folder.take(), self.reserved, self.finished.load(Ordering::Acquire));
         // Gone already when the client moved it.
-        self.spot.leave();
-        self.finished();
-        if let Some(folder) = &self.folder {
-            folder.bytes.fetch_sub(self.reserved, Ordering::AcqRel);
-        }
+        self.spot.leave(move || {
+            let Some(folder) = folder else { return };
+            folder.bytes.fetch_sub(reserved, Ordering::AcqRel);
+            if !finished {
+                folder.unfinished.fetch_sub(reserved, Ordering::AcqRel);
+            }
+        });
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn it_stays_within_its_bound_and_gives_back_what_was_dropped() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::open(&folder.path().join("main/1"), 30).expect("a spool");
-        let first = spool.place_ahead("a", 16).expect("room");
-        assert!(spool.place_ahead("b", 16).is_none());
-        let urgent = spool.place("b", 16);
-        assert_eq!(spool.bytes(), 32);
-        std::fs::File::create(first.path()).expect("a file");
-        let path = first.path().to_path_buf();
-        drop((first, urgent));
-        assert_eq!(spool.bytes(), 0);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn a_spool_that_is_replaced_counts_until_it_is_empty_and_its_folder_goes_with_it() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let of = |name: &str| folder.path().join("main").join(name);
-        let old = Spool::open(&of("1"), 30).expect("a spool");
-        let place = old.place("a", 16);
-        std::fs::File::create(place.path()).expect("a file");
-        let new = Spool::open(&of("2"), 30).expect("a spool");
-        assert!(new.place_ahead("b", 16).is_none());
-        drop(old);
-        assert!(place.path().exists());
-        drop(place);
-        assert!(new.place_ahead("b", 16).is_some() && !of("1").exists());
-        drop(new);
-        assert!(!of("2").exists());
-    }
-
-    #[test]
-    fn what_an_earlier_process_left_is_not_trusted() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let left = folder.path().join("000000010000000000000001.0");
-        std::fs::File::create(&left).expect("a file");
-        let _spool = Spool::open(folder.path(), 30).expect("a spool");
-        assert!(!left.exists());
-    }
-
-    /// As when a cleaner removes it, and another user makes a folder of its name.
-    #[test]
-    fn what_has_the_name_of_a_spool_that_was_removed_is_not_written_to_and_nothing_in_it_is_handed_over() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (path, strangers) = (folder.path().join("cluster/7"), folder.path().join("strangers"));
-        let spool = Spool::open(&path, 30).expect("a spool");
-        let before = spool.place("a", 1);
-        before.spot().create().expect("made");
-        std::fs::remove_dir_all(&path).expect("removed");
-        std::fs::create_dir(&strangers).expect("a folder");
-        durable::create(&strangers.join("a.0"), b"forged", 0o600).expect("a file");
-        std::os::unix::fs::symlink(&strangers, &path).expect("a link");
-        for to in [Some(0), None] {
-            assert!(before.give(to).is_err());
-        }
-        assert!(before.read(9).is_err() && !before.is_there());
-        // Whatever the spool is by now, a place of the old one leads nowhere.
-        let old = Place::beside(before.spot().clone());
-        assert!(old.spot().create().is_err(), "nothing is made in what is gone");
-        drop((before, old));
-        assert_eq!(std::fs::read(strangers.join("a.0")).expect("there"), b"forged");
-    }
-
-    #[test]
-    fn a_file_whose_folder_was_moved_is_not_handed_over_by_its_path() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("cluster/7");
-        let spool = Spool::open(&path, 30).expect("a spool");
-        let place = spool.place("a", 1);
-        place.spot().create().expect("made");
-        place.give(None).expect("it is where it says");
-        durable::rename(&path, &folder.path().join("moved")).expect("moved");
-        std::fs::create_dir(&path).expect("a folder");
-        durable::create(place.path(), b"forged", 0o600).expect("a file");
-        assert!(place.give(None).is_err() && !place.is_there());
-    }
-
-    #[test]
-    #[ignore = "needs root"]
-    fn as_root_what_another_user_made_in_a_spools_place_is_no_spool_until_it_is_gone() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("cluster/7");
-        let of_a_stranger = |path: &Path| {
-            std::fs::create_dir(path).expect("a folder");
-            std::os::unix::fs::chown(path, Some(54_321), None).expect("a stranger's");
-        };
-        let spool = Spool::open(&path, 30).expect("a spool");
-        std::fs::remove_dir_all(&path).expect("removed");
-        of_a_stranger(&path);
-        let place = spool.place("a", 1);
-        assert!(place.spot().create().is_err() && place.give(None).is_err());
-        assert!(spool.place_ahead("b", 1).is_none());
-        assert_eq!(std::fs::read_dir(&path).expect("listed").count(), 0);
-        std::fs::remove_dir(&path).expect("removed");
-        spool.place("a", 1).spot().create().expect("made anew");
-        assert!(Spool::open(&folder.path().join("cluster/8"), 30).is_ok());
-        of_a_stranger(&folder.path().join("cluster/9"));
-        Spool::open(&folder.path().join("cluster/9"), 30).expect_err("a stranger's");
-    }
-
-    #[test]
-    fn what_nobody_waits_for_leaves_room_for_what_somebody_does() {
-        const MIB: u64 = 1 << 20;
-        let room = |unfinished, free| Room { bytes_max: 1 << 30, bytes: 0, unfinished, free: Some(free) };
-        // A file system of 40 MiB, and segments of 16: the one that is asked for, and none ahead of it before it is whole.
-        assert!(!has_room_ahead(&room(16 * MIB, 40 * MIB), 16 * MIB));
-        assert!(!has_room_ahead(&room(0, 24 * MIB), 16 * MIB));
-        assert!(has_room_ahead(&room(0, 40 * MIB), 16 * MIB));
-        assert!(has_room_ahead(&Room { free: None, ..room(0, 0) }, 16 * MIB));
-    }
-
-    #[test]
-    fn what_lies_outside_the_spool_is_given_to_nobody_but_who_asked_for_it_there() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = |name: &str| folder.path().join(name);
-        let spool = Spool::open(&path("spool"), 30).expect("a spool");
-        assert!(spool.place("a", 1).is_for(None) && spool.place("a", 1).is_for(Some(&path("one"))));
-        let beside = Place::beside(Spot::own(path("one")));
-        assert!(beside.is_for(Some(&path("one"))));
-        assert!(!beside.is_for(Some(&path("two"))) && !beside.is_for(None));
-    }
-
-    #[test]
-    fn a_spool_that_is_in_use_is_known_and_one_that_was_removed_is_made_anew() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("cluster/7");
-        let spool = Spool::open(&path, 30).expect("a spool");
-        assert!(is_in_use(&path));
-        std::fs::remove_dir_all(folder.path().join("cluster")).expect("removed");
-        let place = spool.place("a", 1);
-        std::fs::File::create(place.path()).expect("a file");
-        assert!(is_in_use(&path));
-        // A connection may hold on to a file for longer than the configuration lasts.
-        drop(spool);
-        assert!(is_in_use(&path) && place.path().exists());
-        drop(place);
-        assert!(!path.exists(), "nothing is left of it");
-    }
-}
+mod tests;

@@ -3,17 +3,23 @@
 //! Beside a destination the folder is somebody else's, for an agent that runs as root. It is entered once, and what was entered is looked at and
 //! held open: afterwards the path may lead elsewhere. Names in it are made, read and removed with the rights of the user whose folder it is, in a
 //! thread that has no other, so that root does nothing there that this user could not do.
+//!
+//! The file system of either may hang: files are made and written within a limit, and closed and removed while nobody waits, all of it on the
+//! threads of a ground ([`Ground`]) and not on the runtime's.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use tokio::runtime::Handle;
+use bytes::Bytes;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
 use walward_base::sys::folder::Folder;
+use walward_base::sys::ground::{Ground, NotDone, Steps};
 use walward_base::sys::identity;
 use walward_base::sys::shared::Shared;
 
@@ -37,6 +43,16 @@ pub struct Spot {
     /// Where another spot may have its name.
     shared: Option<Name>,
     way: Way,
+    /// Whose threads work there.
+    ground: Arc<Ground>,
+}
+
+/// A file that is being written.
+#[derive(Debug)]
+pub struct Writing {
+    spot: Spot,
+    /// None while a thread has it, which keeps it when it was not waited for.
+    file: Option<File>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,8 +60,8 @@ enum Way {
     /// The path is looked up at each use, as this process.
     Path,
     Held(Held),
-    /// The folder was lost: nothing is made or read there, whatever has its name.
-    Lost,
+    /// The folder was lost, or does not answer: nothing is made or read there, whatever has its name.
+    Lost(&'static str),
 }
 
 #[derive(Debug, Clone)]
@@ -58,17 +74,14 @@ struct Held {
 impl Spot {
     /// At `path`, as this process.
     pub fn own(path: PathBuf) -> Self {
-        Self { path, shared: None, way: Way::Path }
+        let ground = Ground::of(path.parent().unwrap_or(&path));
+        Self { path, shared: None, way: Way::Path, ground }
     }
 
-    /// In `folder`, which is this process's: `path` gives the name there, and is for messages and for who asked.
-    pub fn own_in(folder: Folder, path: PathBuf) -> Self {
-        Self { path, shared: None, way: Way::Held(Held { folder, owner: None }) }
-    }
-
-    /// In a folder that is lost.
-    pub fn lost(path: PathBuf) -> Self {
-        Self { path, shared: None, way: Way::Lost }
+    /// In `folder`, which is this process's, or, `Err`, in none, and why: `path` gives the name there, and is for messages and for who asked.
+    pub fn own_in(folder: Result<Folder, &'static str>, path: PathBuf, ground: Arc<Ground>) -> Self {
+        let way = folder.map_or_else(Way::Lost, |folder| Way::Held(Held { folder, owner: None }));
+        Self { path, shared: None, way, ground }
     }
 
     /// Beside `destination`, where this process may write for the user `peer` who asks: see [`may_write`]. Else none. Blocking.
@@ -79,14 +92,22 @@ impl Spot {
         let (me, facts) = (rustix::process::geteuid().as_raw(), folder.facts().ok()?);
         let owner = (facts.uid != me).then_some((facts.uid, facts.gid));
         let path = destination.with_file_name(unverified);
+        // As all that looks at a data directory.
+        let ground = folder.path();
+        let ground = Ground::of(ground.parent().unwrap_or(ground));
         let files = NAMES.get(path.display().to_string(), || Mutex::new(0));
         let shared = Some(Name { files, own: Arc::default() });
-        may_write(me, peer, facts.uid).then_some(Self { path, shared, way: Way::Held(Held { folder, owner }) })
+        may_write(me, peer, facts.uid).then_some(Self { path, shared, way: Way::Held(Held { folder, owner }), ground })
     }
 
     /// Where it is. For messages, and for who asked: what lies there now may be something else.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is in a folder that is held open.
+    pub fn is_held(&self) -> bool {
+        matches!(self.way, Way::Held(_))
     }
 
     /// A new file that only its owner can read. What an earlier try left under the name is removed, not written into. Blocking.
@@ -100,17 +121,36 @@ impl Spot {
         })
     }
 
-    /// As [`Spot::create`], when an earlier file of the name is removed.
-    pub async fn make(&self) -> io::Result<File> {
-        let (spot, mut files) = (self.clone(), self.lock().await);
-        let make = move || {
+    /// As [`Spot::create`], when an earlier file of the name is removed; all of it within `limit`.
+    pub async fn make(&self, limit: Duration) -> io::Result<Writing> {
+        let (spot, files) = (self.clone(), timeout(limit, self.lock()).await);
+        let mut files = files.map_err(|_| no_answer(&self.path))?;
+        let make = move |steps: &Steps| {
             if let (Some(files), Some(name)) = (&mut files, &spot.shared) {
                 **files += 1;
                 name.own.store(**files, Ordering::Relaxed);
             }
-            (spot.create(), files)
+            let made = spot.create();
+            // It may have been removed already, by who did not wait.
+            if made.is_ok() && steps.are_given_up() {
+                let _ = spot.remove();
+            }
+            (made, files)
         };
-        tokio::task::spawn_blocking(make).await.map_err(io::Error::other)?.0
+        let file = self.within(limit, make).await?.0?;
+        Ok(Writing { spot: self.clone(), file: Some(file) })
+    }
+
+    /// What `look` says, which blocks, within `limit`.
+    pub async fn within<T: Send + 'static>(
+        &self,
+        limit: Duration,
+        look: impl FnOnce(&Steps) -> T + Send + 'static,
+    ) -> io::Result<T> {
+        self.ground.look_at(&self.path, limit, look).await.map_err(|error| match error {
+            NotDone::Died => io::Error::other("the thread that looked died"),
+            NotDone::Hangs(_) | NotDone::NoThread | NotDone::Cancelled => no_answer(&self.path),
+        })
     }
 
     /// Waits until nothing is being made or removed here.
@@ -125,27 +165,26 @@ impl Spot {
         }
     }
 
-    /// Removes the file, if it is still there, and waits for that only where no other spot may have its name. The file system beside a
-    /// destination is another's and may hang, and must not take a thread of the runtime with it. What has the name next is made later.
-    pub fn leave(&self) {
-        let Some(name) = &self.shared else {
-            let _ = self.remove();
-            return;
+    /// Removes the file, if it is still there, and then does what comes `after`: nobody waits for either where there is a runtime. What has the
+    /// name next is made later.
+    pub fn leave(&self, after: impl FnOnce() + Send + 'static) {
+        let files = match &self.shared {
+            None => None,
+            Some(name) => match Arc::clone(&name.files).try_lock_owned() {
+                Ok(files) if *files == name.own.load(Ordering::Relaxed) => Some(files),
+                // Another's by now; or held by who makes the next one, who removes this before.
+                _ => return after(),
+            },
         };
-        // Held by who makes the next one, who removes this before.
-        let Ok(files) = Arc::clone(&name.files).try_lock_owned() else { return };
-        if *files != name.own.load(Ordering::Relaxed) {
-            return;
+        if matches!(self.way, Way::Lost(_)) {
+            return after();
         }
         let spot = self.clone();
-        let remove = move || {
+        self.ground.later(&self.path, move || {
             let _ = spot.remove();
             drop(files);
-        };
-        match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
-            Err(_) => remove(),
-        }
+            after();
+        });
     }
 
     /// The file, to be read. Blocking.
@@ -162,7 +201,7 @@ impl Spot {
                 let found = Folder::of(&self.path).ok().and_then(|(folder, _)| id(&folder));
                 found.is_some() && found == id(&held.folder)
             }
-            Way::Lost => false,
+            Way::Lost(_) => false,
         }
     }
 
@@ -182,9 +221,7 @@ impl Spot {
                 let (folder, name) = Folder::of(&self.path)?;
                 return work(&folder, Path::new(name));
             }
-            Way::Lost => {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "its folder is gone, and was not made anew"));
-            }
+            Way::Lost(why) => return Err(io::Error::new(io::ErrorKind::NotFound, *why)),
         };
         let name = PathBuf::from(self.path.file_name().unwrap_or_default());
         match owner {
@@ -195,6 +232,35 @@ impl Spot {
             None => work(folder, &name),
         }
     }
+}
+
+impl Writing {
+    /// Writes what comes next, within `limit`. After an error nothing more is written.
+    pub async fn write(&mut self, chunk: Bytes, limit: Duration) -> io::Result<()> {
+        let mut file = self.file.take().ok_or_else(|| no_answer(&self.spot.path))?;
+        let write = move |_: &Steps| file.write_all(&chunk).map(|()| file);
+        self.file = Some(self.spot.within(limit, write).await??);
+        Ok(())
+    }
+
+    /// Closes the file, within `limit`: a file system may write only then.
+    pub async fn end(mut self, limit: Duration) -> io::Result<()> {
+        let file = self.file.take();
+        let spot = self.spot.clone();
+        spot.within(limit, move |_| drop(file)).await
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if let Some(file) = self.file.take() {
+            self.spot.ground.later(&self.spot.path, move || drop(file));
+        }
+    }
+}
+
+fn no_answer(path: &Path) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("the file system of {} does not answer", path.display()))
 }
 
 /// Whether a process of `me` may write in a folder of `owner` because `peer` asks: `me` is that user or becomes it, and `peer` is that user or
@@ -210,6 +276,7 @@ mod tests {
     use super::*;
 
     const USER: u32 = 54_321;
+    const LONG: Duration = Duration::from_mins(10);
 
     #[test]
     fn beside_a_destination_is_written_for_the_owner_of_the_folder_and_as_nobody_else() {
@@ -259,25 +326,25 @@ mod tests {
         let destination = folder.path().join("RECOVERYXLOG");
         let spot = || Spot::beside(&destination, owner).expect("allowed");
         let (first, second) = (spot(), spot());
-        first.make().await.expect("made");
+        first.make(LONG).await.expect("made");
         // As a removal that hangs: neither who leaves nor who makes the next one does anything meanwhile.
         let hung = first.lock().await;
-        first.leave();
-        let mut made = Box::pin(second.make());
+        first.leave(|| ());
+        let mut made = Box::pin(second.make(LONG));
         assert!(tokio::time::timeout(std::time::Duration::from_millis(50), &mut made).await.is_err());
         assert!(first.path().exists());
         drop(hung);
         made.await.expect("made");
-        second.leave();
+        second.leave(|| ());
         second.settled().await;
         assert!(!second.path().exists());
         for _ in 0..100 {
             let earlier = spot();
-            earlier.make().await.expect("made");
-            earlier.leave();
-            second.make().await.expect("made");
+            earlier.make(LONG).await.expect("made");
+            earlier.leave(|| ());
+            second.make(LONG).await.expect("made");
             assert!(second.path().exists(), "it was made after the removal");
-            earlier.leave();
+            earlier.leave(|| ());
             second.settled().await;
             assert!(second.path().exists(), "it is another one's");
         }

@@ -365,8 +365,8 @@ async fn what_one_repository_cannot_give_comes_from_the_next_at_once_and_is_coun
     let options = FetchOptions { deadline: Duration::from_mins(1), refuse_seams: true, workers: 1 };
     let spool = room.folder.path().join("spool");
     let stop = tokio_util::sync::CancellationToken::new();
-    let fetcher =
-        Fetcher::new("main", both.clone(), options, (&spool, 1 << 24), Arc::clone(&stats), stop).expect("a spool");
+    let spool = Spool::open(&spool, 1 << 24).expect("a spool");
+    let fetcher = Fetcher::new("main", both.clone(), options, spool, Arc::clone(&stats), stop);
     let begun = std::time::Instant::now();
     let Ok(Fetched::File(place)) = fetcher.fetch(Want::new(Some(room.lineage), file), Asker::OneShot, None).await
     else {

@@ -155,6 +155,13 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         );
         printer.line(&printer.tone(&text, Tone::Bad))?;
     }
+    if let Some(seconds) = cluster.spool_hangs_seconds {
+        let age = format_duration(std::time::Duration::from_secs(seconds));
+        let text = format!(
+            "  HANGS       the file system of the spool has not answered for {age}: nothing is fetched ahead, and what a recovery asks for goes beside its destination"
+        );
+        printer.line(&printer.tone(&text, Tone::Bad))?;
+    }
     let fetch = &cluster.fetch;
     if fetch.served_total > 0 || fetch.absent_total > 0 || fetch.last_error.is_some() {
         printer.line(&format!(

@@ -31,8 +31,7 @@ const STD_ONLY: &str =
     "the small client has the standard library only; root is refused where another user has a say on the way";
 
 /// Calls by path that stay there: the file, the calls (none: all of them), and why no link does harm.
-const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 29] = [
-    ("archive/fetch/one_file.rs", &["tokio::fs::"], "the type of a file that was opened by its folder"),
+const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 28] = [
     ("archive/let_go/notes.rs", &["std::fs::read", "std::fs::read_dir"], OWN_SPOOL),
     (
         "archive/fetch/spool.rs",
@@ -56,7 +55,7 @@ const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 29] = [
     ("cli/whose.rs", &["std::fs::canonicalize"], COMPARED),
     ("daemon/log.rs", &["std::fs::metadata"], SYSTEMS),
     ("daemon/request.rs", &["std::fs::canonicalize"], COMPARED),
-    ("daemon/services.rs", &["std::fs::read_dir", "std::fs::remove_dir_all"], OWN_SPOOL),
+    ("daemon/spools.rs", &["std::fs::read_dir", "std::fs::remove_dir_all"], OWN_SPOOL),
     ("daemon/status.rs", &["std::fs::read_to_string"], SYSTEMS),
     ("pg/folders.rs", &[".canonicalize()"], COMPARED),
     ("restore/directory.rs", &["std::fs::metadata", "std::fs::read_to_string"], SYSTEMS),

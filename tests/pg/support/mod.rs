@@ -18,6 +18,7 @@ pub use agent::Agent;
 pub use cluster::{Cluster, ClusterOptions, Ended, Stop};
 pub use fault_proxy::Mode;
 pub use hung::{Answers, Hung};
+pub use mount::Disk;
 pub use room::{Daemon, Room, eventually};
 pub use s3::{S3, free_port};
 pub use site::{Site, SiteOptions, StoreKind};

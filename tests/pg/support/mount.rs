@@ -55,6 +55,43 @@ impl Tmpfs {
     }
 }
 
+/// A disk (ext4 in a file) whose writes can be held up in the kernel, where even a killed process waits for them. Needs root.
+#[derive(Debug)]
+pub struct Disk {
+    folder: PathBuf,
+    image: PathBuf,
+}
+
+impl Disk {
+    /// Mounts one of `mib` MiB on the folder `name`, which belongs to the unprivileged user.
+    pub fn mount(room: &Room, name: &str, mib: u64) -> Self {
+        let (folder, image) = (room.make_folder(name), room.join(format!("{name}.image")));
+        fs::File::create(&image).and_then(|file| file.set_len(mib << 20)).expect("an image");
+        run(&["mkfs.ext4", "-q"], &[&image]);
+        run(&["mount", "-o", "loop"], &[&image, &folder]);
+        room.make_folder(name);
+        Self { folder, image }
+    }
+
+    /// From now on nothing is written.
+    pub fn freeze(&self) {
+        run(&["fsfreeze", "--freeze"], &[&self.folder]);
+    }
+
+    /// What was held up goes on.
+    pub fn thaw(&self) {
+        run(&["fsfreeze", "--unfreeze"], &[&self.folder]);
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = command(&["fsfreeze", "--unfreeze"], &[&self.folder]).output();
+        let _ = command(&["umount", "--lazy"], &[&self.folder]).output();
+        let _ = fs::remove_file(&self.image);
+    }
+}
+
 impl Drop for Tmpfs {
     fn drop(&mut self) {
         for place in [&self.folder, &self.shelf] {

@@ -6,7 +6,8 @@
 //! the deadline is over, and goes on; the step stays listed until it is answered, so that nobody begins the same again.
 //!
 //! What looks at a folder by itself, again and again, needs no deadline: nobody waits for it. It is bounded as well ([`Ground::look`]), for each
-//! folder, because a configuration that is read again begins every look anew while those of the one before still hang.
+//! folder, because a configuration that is read again begins every look anew while those of the one before still hang. Who waits for such a look
+//! and does without it when it hangs gives it a deadline ([`Ground::look_at`]): such as a spool, which files can bypass.
 //!
 //! Only steps are timed. Work that waits for something else between two of them, such as a slow upload, may do so for as long as it likes.
 
@@ -17,7 +18,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::shared::Shared;
@@ -34,6 +37,10 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 const GRACE: Duration = Duration::from_secs(3);
 /// A step that takes longer is said to hang, by [`Ground::hanging`].
 const SLOW: Duration = Duration::from_secs(30);
+
+/// A step that takes longer is said to hang, by [`Ground::hangs`]: where it was given up, and where it was not.
+const MOMENT: Duration = Duration::from_secs(1);
+const BUSY_MAX: Duration = Duration::from_secs(5);
 
 /// By the path: however many handles there are, one place is one ground.
 static GROUNDS: Shared<Ground> = Shared::new();
@@ -126,6 +133,15 @@ impl Ground {
         self.unanswered(|steps, _| steps.are_given_up()).into_iter().next()
     }
 
+    /// The longest step that takes longer than a sound disk, or was given up and takes longer than a moment: who can do without this ground does
+    /// not ask anything more of it before that is answered.
+    pub fn hangs(&self) -> Option<Unanswered> {
+        let is_long = |steps: &Steps, step: &Unanswered| {
+            step.waited >= BUSY_MAX || (steps.are_given_up() && step.waited >= MOMENT)
+        };
+        self.unanswered(is_long).into_iter().next()
+    }
+
     fn unanswered(&self, which: impl Fn(&Steps, &Unanswered) -> bool) -> Vec<Unanswered> {
         let mut found: Vec<_> =
             self.lock().values().filter_map(|steps| steps.unanswered().filter(|step| which(steps, step))).collect();
@@ -175,6 +191,56 @@ impl Ground {
         let ground = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || (look(), place, ground)).await;
         looked.ok().map(|(found, ..)| found)
+    }
+
+    /// As [`Ground::look`], at `path` and within `limit`, the wait for a place counted. What is not answered then stays listed until it is, and what
+    /// had not begun is not done. `look` asks [`Steps::are_given_up`] where it must undo what came too late.
+    ///
+    /// # Errors
+    /// See [`NotDone`]; it is not cancelled.
+    pub async fn look_at<T: Send + 'static>(
+        self: &Arc<Self>,
+        path: &Path,
+        limit: Duration,
+        look: impl FnOnce(&Steps) -> T + Send + 'static,
+    ) -> Result<T, NotDone> {
+        let until = tokio::time::Instant::now() + limit;
+        let place = timeout_at(until, Arc::clone(&self.looks).acquire_owned()).await;
+        let place = place.map_err(|_| NotDone::NoThread)?.map_err(|_| NotDone::Died)?;
+        let mut waiting = Waiting { steps: Arc::default(), answered: false };
+        let at_work = self.begin(Arc::clone(&waiting.steps), place);
+        let path = path.to_owned();
+        let look = move || {
+            let steps = &at_work.steps;
+            (!steps.are_given_up()).then(|| steps.at(&path, || look(steps)))
+        };
+        let Ok(looked) = timeout_at(until, tokio::task::spawn_blocking(look)).await else {
+            return Err(waiting.steps.unanswered().map_or(NotDone::NoThread, NotDone::Hangs));
+        };
+        waiting.answered = true;
+        looked.ok().flatten().ok_or(NotDone::Died)
+    }
+
+    /// Does `job` at `path`, which nobody waits for, as [`Ground::look`] does; here and now where there is no runtime.
+    pub fn later(self: &Arc<Self>, path: &Path, job: impl FnOnce() + Send + 'static) {
+        let Ok(runtime) = Handle::try_current() else { return job() };
+        let (ground, path, handle) = (Arc::clone(self), path.to_owned(), runtime.clone());
+        let begin = move |place| {
+            let at_work = ground.begin(Arc::default(), place);
+            drop(handle.spawn_blocking(move || at_work.steps.at(&path, job)));
+        };
+        if let Ok(place) = Arc::clone(&self.looks).try_acquire_owned() {
+            begin(place);
+        } else {
+            let place = Arc::clone(&self.looks).acquire_owned();
+            drop(runtime.spawn(async move { place.await.map(begin) }));
+        }
+    }
+
+    /// Waits until all looks that were begun, and all that was left for later, are done; for `limit` at most.
+    pub async fn settled(&self, limit: Duration) {
+        let places = u32::try_from(LOOKS_MAX).unwrap_or(u32::MAX);
+        drop(tokio::time::timeout(limit, self.looks.acquire_many(places)).await);
     }
 
     /// What `look` says about `path`, on a thread of its own within `limit`, for who has no runtime that waits. Blocking. What is not answered then
@@ -423,6 +489,60 @@ mod tests {
         drop(release);
         assert_eq!(Ground::of(path).look(|| 7).await, Some(7));
         assert_eq!(Ground::of(path).look(|| -> u32 { std::panic::resume_unwind(Box::new("a panic")) }).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_look_that_hangs_is_given_up_in_time_and_listed_and_what_comes_too_late_can_be_undone() {
+        let path = Path::new("/ground/bounded");
+        let ground = Ground::of(path);
+        assert_eq!(ground.look_at(path, LONG, |_| 7).await, Ok(7));
+        let (release, held) = hung();
+        let (told, tell) = hung();
+        let look = move |steps: &Steps| {
+            let _ = held.recv();
+            if steps.are_given_up() {
+                let _ = told.send(());
+            }
+        };
+        let hangs = ground.look_at(path, LIMIT, look).await;
+        assert!(matches!(&hangs, Err(NotDone::Hangs(step)) if step.path == path), "{hangs:?}");
+        assert!(ground.given_up().is_some_and(|step| step.waited >= LIMIT));
+        // The places are bounded, and so is the wait for one.
+        let held: Vec<_> = (1..LOOKS_MAX).map(|_| ground.looks.try_acquire().unwrap()).collect();
+        assert_eq!(ground.look_at(path, LIMIT, |_| 7).await, Err(NotDone::NoThread));
+        drop(held);
+        ground.settled(LIMIT).await;
+        assert!(ground.given_up().is_some(), "nobody waits for it for ever");
+        drop(release);
+        ground.settled(LONG).await;
+        assert!(ground.given_up().is_none() && tell.try_recv().is_ok());
+        let panicked = ground.look_at::<u32>(path, LONG, |_| std::panic::resume_unwind(Box::new("a panic"))).await;
+        assert_eq!((panicked, ground.lock().len()), (Err(NotDone::Died), 0));
+    }
+
+    #[tokio::test]
+    async fn what_is_left_for_later_holds_nobody_and_is_done_in_the_end() {
+        let ground = Ground::of(Path::new("/ground/later"));
+        let (release, held) = hung();
+        let held = Arc::new(Mutex::new(held));
+        let done = Arc::new(AtomicU64::new(0));
+        for _ in 0..LOOKS_MAX * 2 {
+            let (held, done) = (Arc::clone(&held), Arc::clone(&done));
+            ground.later(Path::new("/ground/later/file"), move || {
+                let _ = held.locked().recv();
+                done.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        assert_eq!((done.load(Ordering::Relaxed), ground.looks.available_permits()), (0, 0));
+        while ground.hangs().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(ground.given_up().is_none(), "nobody ever waited for it");
+        drop(release);
+        while done.load(Ordering::Relaxed) < LOOKS_MAX as u64 * 2 {
+            ground.settled(LONG).await;
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
