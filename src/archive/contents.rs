@@ -28,6 +28,8 @@ pub struct Contents {
     pub different: BTreeSet<(SegmentName, String)>,
     /// Segments that some repository did not let compare.
     pub unanswered: BTreeSet<SegmentName>,
+    /// Why, where that may be another time: it is not damaged there.
+    pub failure: Option<String>,
 }
 
 impl Contents {
@@ -65,6 +67,9 @@ pub async fn compare(
                 Err(error) if error.class() == ErrorClass::NotFound => {}
                 Err(error) => {
                     contents.unanswered.insert(*segment);
+                    if error.class() != ErrorClass::Corrupt {
+                        contents.failure = Some(describe(&error));
+                    }
                     debug!(%segment, repository = repository.name(), error = describe(&error), "cannot be compared");
                 }
             }

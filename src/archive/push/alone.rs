@@ -12,12 +12,13 @@ use super::archiver::Archiver;
 use super::error::PushError;
 use super::in_order::{PG_WAL_TIME_MAX, Way, no_answer};
 use crate::archive::contents::{self, Contents};
+use walward_base::describe;
 use walward_base::sys::ground::Ground;
 use walward_pg::archive_status::done_segments;
 use walward_pg::{SegmentName, SegmentSize, WalFileName};
 use walward_repo::{RepoError, Repository, stored};
 
-/// How long a repository may take to be compared. One that needs longer is asked again before the next file.
+/// How long a repository may take to be compared. One that needs longer has the file refused, and PostgreSQL asks again.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Archiver {
@@ -25,7 +26,8 @@ impl Archiver {
     /// this server's.
     ///
     /// # Errors
-    /// One of them holds other content than this server wrote, on the line that leads to `name`; or what the server has is not known in time.
+    /// One of them holds other content than this server wrote, on the line that leads to `name`, or cannot be compared now; or what the server has
+    /// is not known in time.
     pub(super) async fn hold_against_own(&self, name: WalFileName, chosen: &[usize]) -> Result<(), PushError> {
         let unproven: Vec<usize> = {
             let state = self.state();
@@ -59,14 +61,20 @@ impl Archiver {
                 }
                 Ok::<_, RepoError>((there, found))
             };
-            // What cannot be had now is asked for before the next file.
-            let Ok(Ok((there, found))) = tokio::time::timeout(LOOK_TIME_MAX, look).await else { continue };
+            let failed = |why| PushError::NotCompared { name, repository: lazy.name().to_owned(), why };
+            let looked = tokio::time::timeout(LOOK_TIME_MAX, look).await;
+            let looked = looked.map_err(|_| failed(format!("no answer within {} s", LOOK_TIME_MAX.as_secs())))?;
+            let (there, found) = looked.map_err(|error| failed(describe(&error)))?;
             if let Some((segment, repository)) = found.different.first() {
                 let why = format!(
                     "repository {repository:?}, which can be compared with no other now, holds other content under the name \
                      {segment} than this server has in pg_wal"
                 );
                 return Err(PushError::Follows { name, earlier: WalFileName::Segment(*segment), why });
+            }
+            // What is damaged there proves nothing. What cannot be had now is asked for when PostgreSQL asks again.
+            if let Some(why) = found.failure {
+                return Err(failed(why));
             }
             if is_proven(name, &there, &found, way.size()) {
                 self.state().unproven.remove(&at);

@@ -1,6 +1,5 @@
 //! One cluster's archiver: answers `push`, and uploads ready files ahead of it.
 
-use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
@@ -21,7 +20,7 @@ use super::lead::Refusal;
 use super::memory::Memory;
 use super::policy::{self, Acknowledge, Answer, Place, Verdict};
 use super::source::{FileStamp, Found};
-use super::state::{InFlight, State, Stored, Why};
+use super::state::{InFlight, State, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, send};
 use crate::archive::agree::Parting;
 use crate::archive::let_go::limiter::QueueLimit;
@@ -251,10 +250,11 @@ impl Archiver {
         delivery.of(found.life, found.marked);
         Box::pin(self.first_look(name, found.life)).await?;
         Box::pin(self.last_look(name)).await?;
-        let answers = policy::begin(&self.places(name, stamp), self.needed());
+        let mut answers = policy::begin(&self.places(name, stamp), self.needed());
         let chosen: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
         Box::pin(self.hold_against_own(name, &chosen)).await?;
+        self.doubt(name, &mut answers)?;
         if delivery.begin(stamp, answers) == Verdict::Archived {
             self.decided(name, delivery, Ok(stamp));
             return Ok(());
@@ -301,6 +301,23 @@ impl Archiver {
         self.0.repositories.iter().enumerate().map(place).collect()
     }
 
+    /// Those that said before that they have other content under `name` are asked first, however many others have it.
+    ///
+    /// # Errors
+    /// One of them is not asked this time: what it said stands.
+    fn doubt(&self, name: WalFileName, answers: &mut [Answer]) -> Result<(), PushError> {
+        let state = self.state();
+        for (at, (lineage, writer, modified)) in state.stored.get(&name).iter().flat_map(|stored| &stored.different) {
+            let (Some(answer), Some(lazy)) = (answers.get_mut(*at), self.repositories().get(*at)) else { continue };
+            if *answer != Answer::Waiting {
+                let (repository, writer) = (lazy.name().to_owned(), writer.clone());
+                return Err(PushError::Different { name, lineage: *lineage, repository, writer, modified: *modified });
+            }
+            *answer = Answer::Doubted;
+        }
+        Ok(())
+    }
+
     /// Ends when an archived file has had its time to reach the other repositories. `room` holds the memory of `copies`.
     async fn patience(&self, delivery: &Delivery, room: &Memory, copies: usize) {
         delivery.until_decided().await;
@@ -324,12 +341,9 @@ impl Archiver {
         match &result {
             Ok(()) => {
                 let mut state = self.state();
-                let fresh = || Stored { stamp, places: BTreeSet::new(), acknowledged: false };
-                let stored = state.stored.entry(name).or_insert_with(fresh);
-                if stored.stamp != stamp {
-                    *stored = fresh();
-                }
+                let stored = state.stored_as(name, stamp);
                 stored.places.insert(at);
+                stored.different.remove(&at);
                 state.holds(delivery.whose().0, name, at);
             }
             Err(error) => {
@@ -339,7 +353,11 @@ impl Archiver {
                 }
                 if let Some(stats) = inner.repository_stats.get(at) {
                     match error {
-                        PushError::Different { .. } => stats.contradicted(&text),
+                        PushError::Different { lineage, writer, modified, .. } => {
+                            let of_whom = (*lineage, writer.clone(), *modified);
+                            self.state().stored_as(name, stamp).different.insert(at, of_whom);
+                            stats.contradicted(&text);
+                        }
                         _ => stats.failed(&text),
                     }
                 }

@@ -140,7 +140,7 @@ impl Archiver {
     fn acknowledge(&self, name: WalFileName, stamp: FileStamp) -> bool {
         let needed = self.needed();
         match self.state().stored.get_mut(&name) {
-            Some(stored) if stored.stamp == stamp && stored.places.len() >= needed => {
+            Some(stored) if stored.stamp == stamp && stored.places.len() >= needed && stored.different.is_empty() => {
                 stored.acknowledged = true;
                 true
             }

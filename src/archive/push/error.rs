@@ -89,6 +89,18 @@ pub enum PushError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The only repositories that answer missed files, and one of them cannot be held against what the server still has.
+    #[error(
+        "{name} is not archived yet: repository {repository:?}, which can be compared with no other now, could not be compared with what this server has in pg_wal ({why}); PostgreSQL will ask again"
+    )]
+    NotCompared {
+        /// The file.
+        name: WalFileName,
+        /// The repository's name.
+        repository: String,
+        /// What failed.
+        why: String,
+    },
     /// It took too long; it may still go on, and the next try will find out.
     #[error("{name} was not durable after {} s{}; PostgreSQL will ask again", .after.as_secs(), unanswered(.waiting))]
     Deadline {
@@ -133,7 +145,9 @@ impl PushError {
     /// The repository that it is about, when it is about one.
     pub fn repository(&self) -> Option<&str> {
         match self {
-            Self::Repository { repository, .. } | Self::Different { repository, .. } => Some(repository),
+            Self::Repository { repository, .. }
+            | Self::Different { repository, .. }
+            | Self::NotCompared { repository, .. } => Some(repository),
             _ => None,
         }
     }
@@ -148,9 +162,11 @@ impl PushError {
             | Self::Follows { .. }
             | Self::Died(_) => ErrorClass::Permanent,
             Self::Repository { source, .. } => source.class(),
-            Self::Deadline { .. } | Self::Unanswered { .. } | Self::NoAnswer { .. } | Self::Replaced(_) => {
-                ErrorClass::Transient
-            }
+            Self::Deadline { .. }
+            | Self::Unanswered { .. }
+            | Self::NoAnswer { .. }
+            | Self::NotCompared { .. }
+            | Self::Replaced(_) => ErrorClass::Transient,
             Self::Stopping(_) => ErrorClass::Cancelled,
         }
     }
@@ -159,7 +175,7 @@ impl PushError {
     pub(in crate::archive) fn is_the_stores(&self) -> bool {
         match self {
             Self::Repository { source, .. } => source.is_the_stores(),
-            Self::Deadline { .. } | Self::Unanswered { .. } => true,
+            Self::Deadline { .. } | Self::Unanswered { .. } | Self::NotCompared { .. } => true,
             Self::Read { .. }
             | Self::Control { .. }
             | Self::Rejected { .. }

@@ -60,11 +60,12 @@ impl Archiver {
                 }
             }
         }
-        let nobody = holders.is_empty();
+        // Where nobody has it and all say so, nothing was archived yet.
+        let is_first = holders.is_empty() && answers.iter().all(Result::is_ok);
         let mut state = self.state();
         state.looked = looked;
         let lacking = answers.iter().enumerate().filter(|(_, answer)| match answer {
-            Ok(found) => found.is_none() && !nobody,
+            Ok(found) => found.is_none() && !is_first,
             Err(NoAnswer) => true,
         });
         let uncompared: Vec<usize> = lacking.map(|(at, _)| at).chain(unproven).collect();

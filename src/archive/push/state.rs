@@ -78,6 +78,8 @@ pub struct Stored {
     pub stamp: FileStamp,
     /// The repositories that have it.
     pub places: BTreeSet<usize>,
+    /// The repositories that said that they have other content under its name: whose, and since when. They are believed until they say otherwise.
+    pub different: BTreeMap<usize, (Lineage, String, jiff::Timestamp)>,
     /// PostgreSQL asked for it and was told.
     pub acknowledged: bool,
 }
@@ -109,6 +111,16 @@ impl State {
     pub fn is_unsettled(&self, now: Instant) -> bool {
         let lagging = self.lagging.iter().map(|(name, _)| name);
         self.in_flight.keys().chain(lagging).any(|name| self.there.has(*name, now) != Some(false))
+    }
+
+    /// What is known of this very file under `name`.
+    pub fn stored_as(&mut self, name: WalFileName, stamp: FileStamp) -> &mut Stored {
+        let fresh = || Stored { stamp, places: BTreeSet::new(), different: BTreeMap::new(), acknowledged: false };
+        let stored = self.stored.entry(name).or_insert_with(fresh);
+        if stored.stamp != stamp {
+            *stored = fresh();
+        }
+        stored
     }
 
     /// Repository `at` has the file `name` of this `life` of the server.

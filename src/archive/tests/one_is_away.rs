@@ -209,3 +209,54 @@ async fn two_repositories_that_agree_are_held_against_the_server_while_a_third_d
     archiver.drain().await;
     assert_eq!((held(&room, "one", 1..=3), held(&room, "two", 1..=3)), (vec![1, 2], vec![1, 2]));
 }
+
+#[tokio::test]
+async fn what_lacks_the_file_before_is_held_against_the_server_while_the_only_one_that_may_have_it_does_not_answer() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1], 1).await;
+    archived(&room, &both[1..], &[2], 2).await;
+    archived(&room, &both[..1], &[2, 3], 1).await;
+    for number in 2..=3 {
+        let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(number));
+        walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    }
+    let archiver = archiver(&room, both.clone(), ONE);
+    let _away = Away::take(&room, "one");
+    both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+    room.write(numbered(4), &segment(numbered(4), room.lineage.system_identifier, 1));
+    let error = archiver.push(numbered(4), archiver.find(numbered(4))).await.expect_err("it comes after the clone's");
+    assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(2)), "{error}");
+    archiver.drain().await;
+    assert_eq!(held(&room, "two", 1..=4), [1, 2]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_compared_now_gets_no_file_unseen_and_what_is_damaged_holds_up_none() {
+    for (fault, is_taken) in [(Fault::Before(ErrorClass::Transient), false), (Fault::Corrupt, true)] {
+        let room = Room::new();
+        let one = room.repository("one").await;
+        let plan = Plan::By(Box::new(move |call| {
+            (call.verb != "put" && call.verb != "list" && call.key.ends_with('2')).then_some(fault)
+        }));
+        let two = over(&room, "two", walward_storage::memory(), Plan::script([])).await;
+        archived(&room, &[Arc::clone(&one), Arc::clone(&two)], &[1, 2], 1).await;
+        let two = LazyRepository::at(
+            "two",
+            Faulty::new(two.get().await.expect("open").store().clone(), plan),
+            Encryption::None,
+            1,
+            CpuPool::new(1).expect("a thread"),
+        );
+        let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(2));
+        walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+        let archiver = archiver(&room, vec![Arc::clone(&one), two], ONE);
+        let _away = Away::take(&room, "one");
+        one.standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        room.write(numbered(3), &segment(numbered(3), room.lineage.system_identifier, 1));
+        match archiver.push(numbered(3), archiver.find(numbered(3))).await {
+            Err(error) => assert!(!is_taken && matches!(&*error, PushError::NotCompared { .. }), "{error}"),
+            Ok(_) => assert!(is_taken, "it was compared with nothing"),
+        }
+    }
+}

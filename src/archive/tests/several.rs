@@ -186,6 +186,32 @@ async fn other_content_in_one_repository_refuses_the_file_and_is_an_alarm_not_a_
 }
 
 #[tokio::test]
+async fn what_one_repository_refused_stays_refused_while_that_one_is_asked_no_more() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    // The one that takes the file is slow: the other has refused it by then.
+    let slow = Plan::By(Box::new(|call| (call.verb == "put").then_some(Fault::Delay(Duration::from_secs(3)))));
+    let (one, two) = (room.repository("one").await, over(&room, "two", walward_storage::memory(), slow).await);
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    archive_file(std::slice::from_ref(&one), &room.pg_wal(), file, "clone").await.expect("archived");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    let archiver = archiver(&room, vec![Arc::clone(&one), two], ONE);
+    let push = async || archiver.push(file, archiver.find(file)).await;
+    for is_away in [false, false, true] {
+        if is_away {
+            one.standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        }
+        let error = push().await.expect_err("it has two contents");
+        assert!(matches!(&*error, PushError::Different { writer, .. } if writer == "clone"), "{error}");
+        archiver.drain().await;
+    }
+    // A person takes the clone's file away.
+    std::fs::remove_file(room.object("one", file)).expect("removed");
+    one.standing().answered();
+    push().await.expect("nothing speaks against it any more");
+}
+
+#[tokio::test]
 async fn a_repository_that_says_late_that_it_has_other_content_gets_nothing_that_comes_after_it() {
     let room = Room::new();
     let files = waiting(&room, 4);
