@@ -131,7 +131,8 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
     // Another cluster's file system may hang.
     let looks = Looks::One(global.cluster.clone());
     let context = match command {
-        // It has the warnings among its findings.
+        // It has the warnings among its findings. Where no cluster is named it is about all of them, and looks into all of them anyway.
+        Command::Check(_) if global.cluster.is_none() => Context::load_quietly(global, Looks::All)?,
         Command::Check(_) => Context::load_quietly(global, looks)?,
         Command::Status => Context::load(global, Looks::Nowhere, printer)?,
         _ => Context::load(global, looks, printer)?,

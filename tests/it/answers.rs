@@ -1,4 +1,4 @@
-//! What `walward --json` answers when it fails: always one object, whose code is the one that the command ends with.
+//! What `walward` answers when it fails: with `--json` always one object, whose code is the one that the command ends with.
 
 use std::path::Path;
 use std::process::Command;
@@ -48,5 +48,26 @@ fn what_is_no_failure_or_was_not_asked_for_as_json_is_none() {
     for arguments in [&["--json", "--help"][..], &["frobnicate"], &["info", "--", "--json"]] {
         let (_, said) = ask(config, arguments);
         assert!(!said.contains("walward.error/1"), "{arguments:?}: {said}");
+    }
+}
+
+/// It is about all of them, and looks into all of them.
+#[test]
+fn a_check_that_names_no_cluster_refuses_a_spool_in_the_data_of_any_links_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let agent = format!("[agent]\nsocket = {:?}\nspool_directory = {:?}\n", at("no.sock"), at("link/spool"));
+    let store = format!("[repository.store]\nurl = \"file://{}\"\nencryption = \"none\"\n", at("store").display());
+    let clusters = ["one", "two"].map(|cluster| {
+        let data = at(cluster);
+        std::fs::create_dir(&data).unwrap();
+        format!("[cluster.{cluster}]\ndata_directory = {data:?}\nconnection = \"host=/nowhere\"\nrepositories = [\"store\"]\n")
+    });
+    std::os::unix::fs::symlink("two", at("link")).unwrap();
+    let config = at("walward.toml");
+    std::fs::write(&config, agent + &store + &clusters.concat()).unwrap();
+    for more in [&[][..], &["--cluster", "two"]] {
+        let (code, said) = ask(&config, &[more, &["--json", "check"]].concat());
+        assert!(code == 2 && said.contains("would be in every backup"), "{more:?}: {code}: {said}");
     }
 }

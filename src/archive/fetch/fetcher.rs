@@ -300,7 +300,9 @@ impl Fetcher {
                 }
                 Ok(Fetched::File(place))
             }
-            Brought::File(place) => not_now(format!("{} is gone from the spool", place.path().display())),
+            Brought::File(place) => {
+                not_now(format!("{} is gone from the spool, or that does not answer", place.path().display()))
+            }
             Brought::Absent => Ok(Fetched::Absent),
             Brought::Failed(error) => {
                 self.0.lookout.look_after_all(&self.0.repositories);

@@ -304,6 +304,9 @@ impl Place {
         self: &Arc<Self>,
         look: impl FnOnce(&Self) -> T + Send + 'static,
     ) -> io::Result<T> {
+        if self.folder.as_ref().is_some_and(|folder| folder.ground.hangs().is_some()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, DOES_NOT_ANSWER));
+        }
         let place = Arc::clone(self);
         self.spot.within(ANSWERS_WITHIN, move |_| look(&place)).await
     }

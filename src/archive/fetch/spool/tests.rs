@@ -28,6 +28,8 @@ async fn one_that_hangs_takes_no_file_until_it_answers_and_holds_nobody() {
     let error = new.spot().make(ANSWERS_WITHIN).await.expect_err("it hangs");
     assert!(error.to_string().contains("does not answer"), "{error}");
     assert!(spool.place_ahead("c", 1).await.is_none());
+    let asked = before.ask(|_| panic!("one more thread would be lost")).await;
+    assert_eq!(asked.map_err(|error: io::Error| error.kind()), Err::<(), _>(io::ErrorKind::TimedOut));
     assert_eq!(spool.bytes(), 2);
     drop(new);
     assert_eq!(spool.bytes(), 1, "there was no file");
