@@ -34,6 +34,7 @@ mod copies;
 mod debts;
 mod disk;
 mod faults;
+mod fleet;
 mod healed;
 mod ledger;
 mod lines;

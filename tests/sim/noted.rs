@@ -24,7 +24,10 @@ pub struct Book {
     pub lives: Vec<Own>,
     pub life: u64,
     pub unseen: Duration,
+    pub told_lately: Duration,
     pub held: BTreeMap<(&'static str, WalFileName), Held>,
+    /// What each server was told is archived.
+    pub told: BTreeMap<(&'static str, WalFileName), Held>,
     pub broken: Option<String>,
 }
 
@@ -55,8 +58,21 @@ impl Book {
         held.map(|((_, name), held)| (*name, held.print)).collect()
     }
 
-    fn wrote(&mut self, who: &str, site: &'static str, name: WalFileName, print: u64) {
+    /// A server was told that this file of its own is archived.
+    pub fn told(&mut self, who: &'static str, name: WalFileName, print: u64) {
+        self.told.entry((who, name)).or_insert(Held { print, life: self.life, at: Instant::now() });
+    }
+
+    fn wrote(&mut self, who: &'static str, site: &'static str, name: WalFileName, print: u64) {
         let known = |held: &Held| held.life < self.life || held.at.elapsed() > self.unseen;
+        if self
+            .told
+            .get(&(who, name))
+            .is_some_and(|told| told.print != print && (told.life < self.life || told.at.elapsed() > self.told_lately))
+        {
+            let what = format!("{who} brought {name} to {site}, which its own server has archived otherwise");
+            self.broken.get_or_insert(what);
+        }
         for ((at, earlier), held) in &self.held {
             let comes_first = match (earlier, &name) {
                 (WalFileName::Segment(earlier), WalFileName::Segment(later)) => {

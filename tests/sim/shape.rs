@@ -40,6 +40,8 @@ pub enum Mutant {
     HistoriesHidden,
     /// No repository is brought what it missed.
     DebtsForgotten,
+    /// An agent knows only of the repositories that are not away when it starts: having compared these it has compared all.
+    OnlyThoseThere,
     /// A restore goes along the timeline with the highest number.
     HighestTimeline,
 }

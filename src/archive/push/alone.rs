@@ -8,33 +8,39 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::archiver::Archiver;
 use super::error::PushError;
 use super::in_order::{PG_WAL_TIME_MAX, Way, no_answer};
 use crate::archive::contents::{self, Contents};
-use walward_base::describe;
 use walward_base::sys::ground::Ground;
+use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::done_segments;
 use walward_pg::{SegmentName, SegmentSize, WalFileName};
 use walward_repo::{RepoError, Repository, stored};
 
-/// How long a repository may take to be compared. One that needs longer has the file refused, and PostgreSQL asks again.
+/// How long a repository may take to be compared. One that needs longer does not get the file.
 const LOOK_TIME_MAX: Duration = Duration::from_secs(10);
 
 impl Archiver {
     /// Compares those of `chosen` that missed files, or were the only ones that answered, until the last of what lies there is known to be
-    /// this server's.
+    /// this server's. Those that cannot be compared now are answered: they get no file unseen.
     ///
     /// # Errors
-    /// One of them holds other content than this server wrote, on the line that leads to `name`, or cannot be compared now; or what the server has
-    /// is not known in time.
-    pub(super) async fn hold_against_own(&self, name: WalFileName, chosen: &[usize]) -> Result<(), PushError> {
+    /// One of them holds other content than this server wrote, on the line that leads to `name`; or what the server has is not known in time.
+    pub(super) async fn hold_against_own(
+        &self,
+        name: WalFileName,
+        chosen: &[usize],
+    ) -> Result<Vec<(usize, PushError)>, PushError> {
         let unproven: Vec<usize> = {
             let state = self.state();
             chosen.iter().filter(|at| state.unproven.contains(*at)).copied().collect()
         };
+        let mut silent = Vec::new();
         if unproven.is_empty() {
-            return Ok(());
+            return Ok(silent);
         }
         let way = Way::read(self.pg_wal(), name).await?;
         let (ground, folder) = (Ground::of(self.data_directory()), self.pg_wal().to_path_buf());
@@ -44,7 +50,7 @@ impl Archiver {
             return Err(no_answer(self.pg_wal(), name));
         };
         let done: BTreeSet<SegmentName> = done.iter().copied().filter(|done| way.is_on_the_line(*done)).collect();
-        let Some(first) = done.iter().filter_map(|segment| segment.number(way.size())).min() else { return Ok(()) };
+        let Some(first) = done.iter().filter_map(|segment| segment.number(way.size())).min() else { return Ok(silent) };
         for at in unproven {
             let Some(lazy) = self.repositories().get(at) else { continue };
             let look = async {
@@ -63,8 +69,17 @@ impl Archiver {
             };
             let failed = |why| PushError::NotCompared { name, repository: lazy.name().to_owned(), why };
             let looked = tokio::time::timeout(LOOK_TIME_MAX, look).await;
-            let looked = looked.map_err(|_| failed(format!("no answer within {} s", LOOK_TIME_MAX.as_secs())))?;
-            let (there, found) = looked.map_err(|error| failed(describe(&error)))?;
+            let late = |_| (ErrorClass::Transient, format!("no answer within {} s", LOOK_TIME_MAX.as_secs()));
+            let looked =
+                looked.map_err(late).and_then(|looked| looked.map_err(|error| (error.class(), describe(&error))));
+            let (there, found) = match looked {
+                Ok(looked) => looked,
+                Err((class, why)) => {
+                    lazy.standing().failed(class, Instant::now());
+                    silent.push((at, failed(why)));
+                    continue;
+                }
+            };
             if let Some((segment, repository)) = found.different.first() {
                 let why = format!(
                     "repository {repository:?}, which can be compared with no other now, holds other content under the name \
@@ -74,13 +89,14 @@ impl Archiver {
             }
             // What is damaged there proves nothing. What cannot be had now is asked for when PostgreSQL asks again.
             if let Some(why) = found.failure {
-                return Err(failed(why));
+                silent.push((at, failed(why)));
+                continue;
             }
             if is_proven(name, &there, &found, way.size()) {
                 self.state().unproven.remove(&at);
             }
         }
-        Ok(())
+        Ok(silent)
     }
 }
 

@@ -251,9 +251,15 @@ impl Archiver {
         Box::pin(self.first_look(name, found.life)).await?;
         Box::pin(self.last_look(name)).await?;
         let mut answers = policy::begin(&self.places(name, stamp), self.needed());
-        let chosen: Vec<usize> =
+        let mut chosen: Vec<usize> =
             answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
-        Box::pin(self.hold_against_own(name, &chosen)).await?;
+        for (silent, error) in Box::pin(self.hold_against_own(name, &chosen)).await? {
+            chosen.retain(|at| *at != silent);
+            answers.get_mut(silent).into_iter().for_each(|answer| *answer = Answer::LeftOut);
+            if policy::asked(&answers) < self.needed() {
+                return Err(error);
+            }
+        }
         self.doubt(name, &mut answers)?;
         if delivery.begin(stamp, answers) == Verdict::Archived {
             self.decided(name, delivery, Ok(stamp));

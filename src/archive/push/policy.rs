@@ -91,6 +91,11 @@ pub fn begin(places: &[Place], needed: usize) -> Vec<Answer> {
     places.iter().map(answer).collect()
 }
 
+/// How many have the file or are asked to take it.
+pub fn asked(answers: &[Answer]) -> usize {
+    answers.iter().filter(|answer| matches!(answer, Answer::Durable | Answer::Waiting)).count()
+}
+
 /// What is known of a repository before a file is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -128,8 +133,7 @@ mod tests {
         fn whoever_is_needed_is_asked(places in places(), needed in 1usize..6) {
             let needed = needed.min(places.len());
             let answers = begin(&places, needed);
-            let in_play = answers.iter().filter(|answer| matches!(answer, Answer::Durable | Answer::Waiting)).count();
-            prop_assert!(in_play >= needed);
+            prop_assert!(asked(&answers) >= needed);
             for (place, answer) in places.iter().zip(&answers) {
                 prop_assert_eq!(place.durable, *answer == Answer::Durable);
                 prop_assert!(place.resting || place.uncompared || *answer != Answer::LeftOut);

@@ -233,14 +233,19 @@ async fn what_lacks_the_file_before_is_held_against_the_server_while_the_only_on
 
 #[tokio::test]
 async fn what_cannot_be_compared_now_gets_no_file_unseen_and_what_is_damaged_holds_up_none() {
-    for (fault, is_taken) in [(Fault::Before(ErrorClass::Transient), false), (Fault::Corrupt, true)] {
+    let away = Fault::Before(ErrorClass::Transient);
+    for (fault, spare, is_taken) in [(away, false, false), (away, true, true), (Fault::Corrupt, false, true)] {
         let room = Room::new();
         let one = room.repository("one").await;
         let plan = Plan::By(Box::new(move |call| {
             (call.verb != "put" && call.verb != "list" && call.key.ends_with('2')).then_some(fault)
         }));
         let two = over(&room, "two", walward_storage::memory(), Plan::script([])).await;
-        archived(&room, &[Arc::clone(&one), Arc::clone(&two)], &[1, 2], 1).await;
+        let mut all = vec![Arc::clone(&one), Arc::clone(&two)];
+        if spare {
+            all.push(room.repository("three").await);
+        }
+        archived(&room, &all, &[1, 2], 1).await;
         let two = LazyRepository::at(
             "two",
             Faulty::new(two.get().await.expect("open").store().clone(), plan),
@@ -250,11 +255,17 @@ async fn what_cannot_be_compared_now_gets_no_file_unseen_and_what_is_damaged_hol
         );
         let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(2));
         walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
-        let archiver = archiver(&room, vec![Arc::clone(&one), two], ONE);
+        all[1] = two;
+        let archiver = archiver(&room, all, ONE);
         let _away = Away::take(&room, "one");
         one.standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
         room.write(numbered(3), &segment(numbered(3), room.lineage.system_identifier, 1));
         match archiver.push(numbered(3), archiver.find(numbered(3))).await {
+            // Where another one can be compared, that gets the file.
+            Ok(_) if spare => {
+                archiver.drain().await;
+                assert!(room.object("three", numbered(3)).exists());
+            }
             Err(error) => assert!(!is_taken && matches!(&*error, PushError::NotCompared { .. }), "{error}"),
             Ok(_) => assert!(is_taken, "it was compared with nothing"),
         }
