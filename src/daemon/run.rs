@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures::future::join_all;
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -149,6 +150,7 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(END, services.end()).await.is_err() {
         warn!("files are still on their way after {} s; PostgreSQL asks again", END.as_secs());
     }
+    join_all(services.clusters.values().map(|service| service.fetcher.end())).await;
     match outcome {
         Ok(()) => Ok(()),
         Err(died) => bail!("a task of the agent died: {died}"),

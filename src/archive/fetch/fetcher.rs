@@ -402,6 +402,11 @@ impl Fetcher {
         }
     }
 
+    /// Ends with the process: see [`Spool::end`].
+    pub async fn end(&self) {
+        self.0.spool.end().await;
+    }
+
     /// What of the spool does not answer: see [`Spool::hangs`].
     pub fn hangs(&self) -> Option<Unanswered> {
         self.0.spool.hangs()

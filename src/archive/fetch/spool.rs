@@ -179,6 +179,21 @@ impl Spool {
         }
     }
 
+    /// Removes the folder and what is in it, unless its file system hangs: the process ends, and waits for nothing that is left for later.
+    pub async fn end(&self) {
+        if self.hangs().is_some() {
+            return;
+        }
+        let folder = Arc::clone(&self.0);
+        let remove = move |_: &_| {
+            let _ = folder.clear();
+            if folder.lock.locked().take().is_some() {
+                let _ = std::fs::remove_dir(&folder.path);
+            }
+        };
+        let _ = self.0.ground.look_at(&self.0.path, ANSWERS_WITHIN, remove).await;
+    }
+
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Acquire)

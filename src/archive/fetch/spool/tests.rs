@@ -92,6 +92,19 @@ async fn a_spool_that_is_replaced_counts_until_it_is_empty_and_its_folder_goes_w
     eventually("it goes", || !of("2").exists()).await;
 }
 
+#[tokio::test]
+async fn when_the_process_ends_nothing_is_left_of_it_whoever_has_a_file_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("main/1");
+    let spool = Spool::open(&path, 30).expect("a spool");
+    let place = entered(&spool, "a").await;
+    place.spot().create().expect("made");
+    spool.end().await;
+    assert!(!path.exists());
+    spool.end().await;
+    drop(place);
+}
+
 #[test]
 fn what_an_earlier_process_left_is_not_trusted() {
     let folder = tempfile::tempdir().expect("a folder");
