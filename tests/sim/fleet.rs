@@ -107,6 +107,8 @@ pub struct Tally {
     /// Files that came to a repository later.
     pub paid: u64,
     pub parted: u64,
+    /// Steps after which something waited that was not known to be the server's.
+    pub waited: u64,
 }
 
 pub struct Fleet {
@@ -192,6 +194,8 @@ impl Fleet {
                         return Ok(());
                     }
                     fleet.judge()?;
+                    let facts = agents.primary.repository_facts();
+                    fleet.tally.waited += u64::from(facts.iter().any(|facts| facts.waits.is_some()));
                 }
                 fleet.settle(agents).await
             })?;
@@ -310,6 +314,14 @@ impl Fleet {
                 self.turn();
                 // Long enough for what is owed to be looked at.
                 tokio::time::sleep(Duration::from_secs(150)).await;
+                if self.copy.is_some() && self.chance(0..2) == 0 {
+                    let most = self.chance(1..4);
+                    for _ in 0..most {
+                        self.primary.finish_segment();
+                        self.copy.as_mut().unwrap().finish_segment();
+                    }
+                    return Ok(self.archive(agents, PRIMARY).await? && self.archive(agents, COPY).await?);
+                }
             }
             72..86 => self.unplug(),
             86..88 => {
@@ -352,15 +364,22 @@ impl Fleet {
 
     /// The network parts otherwise than before: each repository is seen by one of the servers, by both, or by none.
     fn turn(&mut self) {
-        let mut gone = BTreeSet::new();
-        for site in &self.sites {
-            match self.random.random_range(0..6) {
-                0 | 1 => drop(gone.insert((COPY, site.name))),
-                2 | 3 => drop(gone.insert((PRIMARY, site.name))),
-                4 => gone.extend([(PRIMARY, site.name), (COPY, site.name)]),
-                _ => {}
-            }
+        let names: Vec<_> = self.sites.iter().map(|site| site.name).collect();
+        let mut of_primary: BTreeSet<_> = names.iter().copied().filter(|_| self.chance(0..2) == 0).collect();
+        let mut of_copy: BTreeSet<_> = names.iter().copied().filter(|_| self.chance(0..2) == 0).collect();
+        let first = self.chance(0..names.len() as u32) as usize;
+        let at = |number: usize| names[number % names.len()];
+        match self.chance(0..5) {
+            // One each, and what is left is seen by neither.
+            0 | 1 => (of_primary, of_copy) = ([at(first)].into(), [at(first + 1)].into()),
+            // All but one.
+            2 | 3 => of_primary = (1..names.len()).map(|further| at(first + further)).collect(),
+            _ => {}
         }
+        let gone = |who, seen: &BTreeSet<_>| {
+            names.iter().copied().filter(|name| !seen.contains(name)).map(|name| (who, name)).collect::<Vec<_>>()
+        };
+        let gone: BTreeSet<_> = gone(PRIMARY, &of_primary).into_iter().chain(gone(COPY, &of_copy)).collect();
         self.say(format!("not seen: {gone:?}"));
         *self.away.lock().unwrap() = gone;
     }
