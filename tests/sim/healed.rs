@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use walward::archive::{AtHole, FetchError, PushError, Retrieved, Want, archive_file, retrieve};
+use walward::catalogue::seams;
 use walward_base::ErrorClass;
 use walward_pg::WalFileName;
 use walward_repo::LazyRepository;
@@ -54,6 +55,29 @@ impl World {
                     Ok(Err(_)) => return Err(told("does not have it")),
                     Err(error) => return Err(told(&walward_base::describe(&error))),
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// In every repository each segment that was acknowledged continues the one before it.
+    pub async fn continues_in_each(&self) -> Result<(), String> {
+        let segments = self.truth.acknowledged().into_iter().filter_map(|name| match name {
+            WalFileName::Segment(segment) => Some(segment),
+            WalFileName::Partial(_) | WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
+        });
+        let segments: Vec<_> = segments.collect();
+        for lazy in sound(&self.sites) {
+            let repository = lazy.get().await.map_err(|error| walward_base::describe(&error))?;
+            let (name, lineage) = (repository.name().to_owned(), self.primary.lineage);
+            let seams = seams(&[repository], lineage, segments.iter().copied()).await;
+            let seams = seams.map_err(|error| walward_base::describe(&error))?;
+            note(
+                &self.trace,
+                format!("{} segments of repository {name} were compared with the one before", seams.compared),
+            );
+            if let Some(seam) = seams.found.first() {
+                return Err(format!("in repository {name} {} does not continue {}", seam.segment, seam.before));
             }
         }
         Ok(())

@@ -523,6 +523,7 @@ impl World {
             world.read_all_from_each().await?;
             world.catch_up(agent).await?;
             world.read_all_from_each().await?;
+            world.continues_in_each().await?;
             if let Ended::Failed = world.recover(agent, FIRST).await? {
                 return Err("a recovery stopped, although nothing is broken".to_owned());
             }
