@@ -208,7 +208,7 @@ impl Archiver {
             return running.clone();
         }
         let (decide, decision) = oneshot::channel();
-        let delivery = Arc::new(Delivery::new(self.needed(), decide));
+        let delivery = Arc::new(Delivery::new(self.needed(), state.forgotten, decide));
         let (this, followed) = (self.clone(), Arc::clone(&delivery));
         let deliver = async move {
             // Whatever happens, the name must not stay marked as being on its way.
@@ -344,7 +344,10 @@ impl Archiver {
         begun: Instant,
     ) {
         let inner = &self.0;
+        // A person has changed the archive since: what was found there before is not remembered.
+        let is_outdated = self.state().forgotten != delivery.forgotten;
         match &result {
+            _ if is_outdated => {}
             Ok(()) => {
                 let mut state = self.state();
                 let stored = state.stored_as(name, stamp);
@@ -389,6 +392,7 @@ impl Archiver {
     fn decided(&self, name: WalFileName, delivery: &Delivery, outcome: Outcome) {
         if let (Err(error), (life, true)) = (&outcome, delivery.whose())
             && error.is_refusal()
+            && self.state().forgotten == delivery.forgotten
         {
             let other_content = matches!(**error, PushError::Different { .. });
             self.state().lead.refuse(life, name, Refusal { why: describe(error.as_ref()), other_content });
@@ -402,7 +406,9 @@ impl Archiver {
     fn differs_late(&self, name: WalFileName, at: usize, error: &PushError) {
         let PushError::Different { lineage, .. } = error else { return };
         let mut state = self.state();
-        let has = state.stored.get(&name).and_then(|stored| stored.places.first().copied()).unwrap_or(at);
+        let has = state.stored.get(&name).and_then(|stored| stored.places.first().copied());
+        // Where none has the file, all that have the name may have the same.
+        let Some(has) = has else { return };
         let parting = Parting { first: name, why: describe(error) };
         state.parted.push(((has.min(at), has.max(at)), *lineage, parting));
     }

@@ -21,6 +21,8 @@ const NOT_SEALED: u64 = u64::MAX;
 /// A delivery: decided once, as early as the answers allow; it may go on after that.
 pub struct Delivery {
     needed: usize,
+    /// How often it was forgotten what the archive holds, when it began.
+    pub forgotten: u64,
     /// Cancelled when it is decided.
     decided: CancellationToken,
     /// Bytes of what is sealed, or [`NOT_SEALED`].
@@ -42,7 +44,7 @@ struct State {
 
 impl Delivery {
     /// One that must reach `needed` repositories. Whoever waits for it hears through `decide`.
-    pub fn new(needed: usize, decide: oneshot::Sender<Outcome>) -> Self {
+    pub fn new(needed: usize, forgotten: u64, decide: oneshot::Sender<Outcome>) -> Self {
         let state = State {
             stamp: None,
             decide: Some(decide),
@@ -53,6 +55,7 @@ impl Delivery {
         };
         Self {
             needed,
+            forgotten,
             decided: CancellationToken::new(),
             sealed_bytes: AtomicU64::new(NOT_SEALED),
             state: Mutex::new(state),

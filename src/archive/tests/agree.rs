@@ -259,6 +259,32 @@ async fn no_debt_brings_what_comes_after_a_file_that_the_server_was_refused() {
 }
 
 #[tokio::test]
+async fn what_a_repository_says_late_of_an_archive_that_a_person_has_changed_meanwhile_is_not_remembered() {
+    let room = Room::new();
+    let slow = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let plan = Plan::By(Box::new({
+        let slow = Arc::clone(&slow);
+        move |call| {
+            let is_slow = call.verb == "put" && slow.load(std::sync::atomic::Ordering::Relaxed);
+            is_slow.then_some(Fault::Delay(Duration::from_secs(3)))
+        }
+    }));
+    let both = vec![room.repository("one").await, over(&room, "two", walward_storage::memory(), plan).await];
+    archived(&room, &both, &[1], 2).await;
+    let archiver = archiver(&room, both, Acknowledge::All);
+    slow.store(true, std::sync::atomic::Ordering::Relaxed);
+    room.write(numbered(1), &segment(numbered(1), room.lineage.system_identifier, 1));
+    let error = archiver.push(numbered(1), archiver.find(numbered(1))).await.expect_err("other content");
+    assert!(matches!(&*error, PushError::Different { repository, .. } if repository == "one"), "{error}");
+    archiver.forget();
+    archiver.drain().await;
+    assert_eq!(archiver.contest(numbered(1)).contested, []);
+    for facts in archiver.repository_facts() {
+        assert_eq!((facts.last_contradiction, facts.differs), (None, None));
+    }
+}
+
+#[tokio::test]
 async fn a_repository_that_missed_files_and_is_alone_is_held_against_what_the_server_still_has() {
     // The clone's files, the first that the server still has, and whether that proves anything.
     for (of_the_clone, still_there, refused) in [(vec![3, 4], 3, true), (vec![3], 4, false), (vec![], 3, false)] {
