@@ -66,6 +66,14 @@ pub trait Observer {
     fn see(&mut self, record: &Record<'_>);
 }
 
+impl Observer for () {
+    fn wants(&self, _: u8, _: u8) -> bool {
+        false
+    }
+
+    fn see(&mut self, _: &Record<'_>) {}
+}
+
 impl<A: Observer, B: Observer> Observer for (A, B) {
     fn wants(&self, manager: u8, info: u8) -> bool {
         self.0.wants(manager, info) || self.1.wants(manager, info)
@@ -135,6 +143,10 @@ pub struct Walk<O> {
     last: Option<Lsn>,
     /// The last record that is whole, which the next one must name.
     previous: Option<u64>,
+    /// A record ended the segment, which its checksum proves.
+    is_switched: bool,
+    /// How many bytes it ends after.
+    switched_after: Option<u64>,
 }
 
 /// Where in the segment's pages the next byte lies.
@@ -193,6 +205,8 @@ impl<O: Observer> Walk<O> {
             first: None,
             last: None,
             previous: None,
+            is_switched: false,
+            switched_after: None,
         };
         if start.is_none() {
             walk.stop(0, Unknown::Page);
@@ -225,6 +239,12 @@ impl<O: Observer> Walk<O> {
             }
             chunk = chunk.get(taken..).unwrap_or_default();
         }
+    }
+
+    /// After how many bytes a segment switch ends, once it has gone by. Replay goes on with the next segment, and the server that switched
+    /// wrote nothing but zeros after it; a standby may have what its file held before.
+    pub fn switched_after(&self) -> Option<u64> {
+        self.switched_after
     }
 
     /// What the observer is by now.
@@ -363,6 +383,8 @@ impl<O: Observer> Walk<O> {
                 }
             };
             if self.at == At::End {
+                let after = self.offset + (content.len() - rest.len() + taken) as u64;
+                self.switched_after = Some(after).filter(|_| self.is_switched);
                 return;
             }
             rest = rest.get(taken..).unwrap_or_default();
@@ -425,6 +447,7 @@ impl<O: Observer> Walk<O> {
             self.show();
             if manager == RM_XLOG && info & 0xF0 == XLOG_SWITCH {
                 // The rest of the segment belongs to it.
+                self.is_switched = self.is_a_proven_switch();
                 self.at = At::End;
                 return;
             }
@@ -433,6 +456,14 @@ impl<O: Observer> Walk<O> {
             self.partial.head_filled = 0;
             self.record = next_record();
         }
+    }
+
+    /// Whether the record in hand, which is a segment switch, has no data and the checksum of one: CRC-32C over the header without it
+    /// (`ReserveXLogSwitch` and `CopyXLogRecordToWAL`, src/backend/access/transam/xlog.c).
+    fn is_a_proven_switch(&self) -> bool {
+        let head = self.partial.head.get(..RECORD_HEADER_BYTES - 4).unwrap_or_default();
+        self.total() == RECORD_HEADER_BYTES as u64
+            && u32_at(&self.partial.head, RECORD_HEADER_BYTES - 4) == Some(crc32c::crc32c(head))
     }
 
     /// Shows the record in hand to the observer, once.

@@ -157,18 +157,7 @@ impl Repository {
             return Err(there(other.unwrap_or_default()));
         }
         let keyring = keys.as_ref().map(|keys| keys.keyring().clone());
-        Ok((
-            Self {
-                name: name.to_owned(),
-                store,
-                identity,
-                keyring,
-                pool,
-                looks: Arc::default(),
-                has_older_keys: Arc::default(),
-            },
-            recovery,
-        ))
+        Ok((Self::found(name, store, (identity, keyring), pool), recovery))
     }
 
     /// Opens what is there. `store` is rooted at the cluster's folder (`<url>/<cluster>`); `name` is the repository's name in the configuration.
@@ -188,15 +177,17 @@ impl Repository {
             (Some(_), Encryption::None) => return Err(RepoError::KeyNeeded { url: url() }),
             (None, Encryption::Key(_)) => return Err(RepoError::NotEncrypted { url: url() }),
         };
-        Ok(Self {
-            name: name.to_owned(),
-            store,
-            identity,
-            keyring,
-            pool,
-            looks: Arc::default(),
-            has_older_keys: Arc::default(),
-        })
+        Ok(Self::found(name, store, (identity, keyring), pool))
+    }
+
+    fn found(
+        name: &str,
+        store: Arc<dyn Store>,
+        (identity, keyring): (Identity, Option<Keyring>),
+        pool: CpuPool,
+    ) -> Self {
+        let (looks, has_older_keys) = (Arc::default(), Arc::default());
+        Self { name: name.to_owned(), store, identity, keyring, pool, looks, has_older_keys }
     }
 
     async fn open_keys_of(store: &dyn Store, root: RootId, source: &KeySource) -> Result<OpenKeys, RepoError> {

@@ -13,7 +13,7 @@ use walward_base::Locked;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;
-use walward_pg::{CommitIndex, SegmentName, SegmentSize, ServerLife, WalFileName, Walk};
+use walward_pg::{CommitIndex, Observer, SegmentName, SegmentSize, ServerLife, WalFileName, Walk};
 use walward_repo::facts::{Facts as SegmentFacts, Predecessor};
 use walward_repo::format::FRAME_BYTES;
 
@@ -141,9 +141,10 @@ impl WalFile {
         &self.head
     }
 
-    /// The content from the first byte on, in chunks of [`FRAME_BYTES`]. A file that changes meanwhile ends the stream with an error.
+    /// The content from the first byte on, in chunks of [`FRAME_BYTES`]; of a segment, zeros behind a segment switch. A file that changes
+    /// meanwhile ends the stream with an error.
     pub fn content(&self) -> BoxStream<'static, io::Result<Bytes>> {
-        self.stream(|_| {})
+        self.stream(self.cleaned(()), |_| {})
     }
 
     /// As [`WalFile::content`], and a handle to the facts of a segment, which is filled when the stream has ended. `before` says what
@@ -153,23 +154,15 @@ impl WalFile {
         before: impl Fn(&Path, SegmentName, SegmentSize) -> Option<Predecessor> + Send + 'static,
     ) -> (BoxStream<'static, io::Result<Bytes>>, FactsHandle) {
         let facts = FactsHandle::default();
-        let size = SegmentSize::try_from(self.stamp.bytes);
-        let (WalFileName::Segment(segment) | WalFileName::Partial(segment), Ok(size)) = (self.name, size) else {
-            return (self.content(), facts);
-        };
-        // The walk over the records and who looks on. Another observer is added here.
-        let mut walk = Some(Walk::new(segment, size, CommitIndex::default()));
+        let Some((segment, size)) = self.segment() else { return (self.content(), facts) };
         let (handle, path) = (facts.clone(), self.path.clone());
-        let observe = move |chunk: Option<&Bytes>| match (chunk, walk.as_mut()) {
-            (Some(chunk), Some(walk)) => walk.feed(chunk),
-            (Some(_), None) => {}
-            (None, _) => {
-                let predecessor = path.parent().and_then(|pg_wal| before(pg_wal, segment, size));
-                let (walk, commits) = walk.take().map(Walk::finish).unzip();
-                handle.set(SegmentFacts { walk, commits, predecessor });
-            }
+        let finish = move |walk: Option<Walk<CommitIndex>>| {
+            let predecessor = path.parent().and_then(|pg_wal| before(pg_wal, segment, size));
+            let (walk, commits) = walk.map(Walk::finish).unzip();
+            handle.set(SegmentFacts { walk, commits, predecessor });
         };
-        (self.stream(observe), facts)
+        // Who looks on while the records go by. Another observer is added here.
+        (self.stream(self.cleaned(CommitIndex::default()), finish), facts)
     }
 
     /// Reads it whole, on this thread. Blocking.
@@ -177,27 +170,41 @@ impl WalFile {
     /// # Errors
     /// Also when it changes meanwhile.
     pub fn read_through(&self, mut take: impl FnMut(Bytes)) -> io::Result<()> {
+        let mut cleaned = self.cleaned(());
         read_chunks(&self.file, self.stamp, |chunk| {
-            take(chunk);
+            take(cleaned.take(chunk));
             true
         })
     }
 
-    /// Reads it on a blocking thread, which shows each chunk to `observe`, and then that there is none any more.
-    fn stream(
+    fn segment(&self) -> Option<(SegmentName, SegmentSize)> {
+        match self.name {
+            WalFileName::Segment(segment) | WalFileName::Partial(segment) => {
+                Some((segment, SegmentSize::try_from(self.stamp.bytes).ok()?))
+            }
+            WalFileName::History(_) | WalFileName::BackupHistory(..) => None,
+        }
+    }
+
+    fn cleaned<O: Observer>(&self, observer: O) -> Cleaned<O> {
+        Cleaned { walk: self.segment().map(|(segment, size)| Walk::new(segment, size, observer)), at: 0 }
+    }
+
+    /// Reads it on a blocking thread, which hands the walk over its records to `finish` at the end.
+    fn stream<O: Observer + Send + 'static>(
         &self,
-        mut observe: impl FnMut(Option<&Bytes>) + Send + 'static,
+        mut cleaned: Cleaned<O>,
+        finish: impl FnOnce(Option<Walk<O>>) + Send + 'static,
     ) -> BoxStream<'static, io::Result<Bytes>> {
         let (sender, receiver) = tokio::sync::mpsc::channel(CHUNKS_AHEAD);
         let file = Arc::clone(&self.file);
         let (bytes, stamp) = (self.stamp.bytes, self.stamp);
         tokio::task::spawn_blocking(move || {
             let result = read_chunks(&file, stamp, |chunk| {
-                observe(Some(&chunk));
                 // The receiver is gone when the upload was given up: nothing is left to do.
-                sender.blocking_send(Ok(chunk)).is_ok()
+                sender.blocking_send(Ok(cleaned.take(chunk))).is_ok()
             });
-            observe(None);
+            finish(cleaned.walk);
             if let Err(error) = result {
                 let _ = sender.blocking_send(Err(error));
             }
@@ -215,6 +222,32 @@ impl WalFile {
             }
         });
         content.boxed()
+    }
+}
+
+/// A segment's content as it is archived. Nothing that is replayed lies behind a segment switch, and the server that switched filled the segment with
+/// zeros (`CopyXLogRecordToWAL`, src/backend/access/transam/xlog.c). A standby whose connection broke in these zeros keeps what its file held
+/// before, for ever: they are put back, so that all servers of a cluster have the same content.
+struct Cleaned<O> {
+    walk: Option<Walk<O>>,
+    /// How many bytes went by.
+    at: u64,
+}
+
+impl<O: Observer> Cleaned<O> {
+    fn take(&mut self, chunk: Bytes) -> Bytes {
+        let Some(walk) = self.walk.as_mut() else { return chunk };
+        walk.feed(&chunk);
+        let begin = self.at;
+        self.at += chunk.len() as u64;
+        let Some(switched_after) = walk.switched_after().filter(|after| *after < self.at) else { return chunk };
+        let kept = usize::try_from(switched_after.saturating_sub(begin)).unwrap_or(usize::MAX);
+        if chunk.get(kept..).unwrap_or_default().iter().all(|byte| *byte == 0) {
+            return chunk;
+        }
+        let mut cleaned = Vec::from(chunk);
+        cleaned.get_mut(kept..).unwrap_or_default().fill(0);
+        cleaned.into()
     }
 }
 

@@ -44,6 +44,51 @@ async fn each_segment_is_stored_with_the_digest_of_the_one_before_it_in_every_li
     assert_eq!(continues(&room, &one, more[7], more[6]).await, None);
 }
 
+/// A segment that ends with a switch right after its header, and what lies behind it.
+fn switched(room: &Room, file: WalFileName, behind: u8) -> Vec<u8> {
+    let mut bytes = segment(file, room.lineage.system_identifier, behind);
+    let WalFileName::Segment(name) = file else { panic!("a segment") };
+    let start = name.start(SegmentSize::try_from(SEGMENT_BYTES).expect("a size")).expect("a start");
+    let mut record = [24u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
+    record.extend((start.0 - 100).to_le_bytes());
+    record.extend([0x40, 0, 0, 0]);
+    record.extend(crc32c::crc32c(&record).to_le_bytes());
+    bytes[40..64].copy_from_slice(&record);
+    bytes
+}
+
+/// A standby whose connection broke in the zeros behind a switch has what its file held before, and goes on with the next segment.
+#[tokio::test]
+async fn what_lies_behind_a_segment_switch_is_no_content_and_makes_no_other_life() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let files = waiting(&room, 3);
+    let push = async |file| archive_file(&[Arc::clone(&one)], &room.pg_wal(), file, "host").await;
+    room.write(files[0], &switched(&room, files[0], 0));
+    push(files[0]).await.expect("archived");
+    // The standby's.
+    room.write(files[0], &switched(&room, files[0], 77));
+    push(files[0]).await.expect("the same WAL");
+    room.done(files[0]);
+    push(files[1]).await.expect("archived");
+    room.done(files[1]);
+    assert_eq!(continues(&room, &one, files[1], files[0]).await, Some(true));
+    // And the other way round.
+    room.write(files[2], &switched(&room, files[2], 77));
+    push(files[2]).await.expect("archived");
+    room.write(files[2], &switched(&room, files[2], 0));
+    push(files[2]).await.expect("the same WAL");
+    let want = Want::new(Some(room.lineage), files[2]);
+    let found = retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, AtHole::Wait).await;
+    assert!(matches!(found, Ok(Retrieved::File { .. })));
+    assert!(std::fs::read(room.destination()).expect("the file") == switched(&room, files[2], 0));
+    // Before it, everything counts.
+    let mut other = switched(&room, files[2], 0);
+    other[44] ^= 1;
+    room.write(files[2], &other);
+    assert!(matches!(push(files[2]).await, Err(PushError::Different { .. })));
+}
+
 #[tokio::test]
 async fn a_segment_of_another_life_does_not_continue_what_lies_before_it() {
     let room = Room::new();

@@ -122,7 +122,8 @@ impl Writer {
         let at = self.start + self.wal.len() as u64;
         let header = if at.is_multiple_of(self.segment) { 40 } else { 24 };
         self.previous = if at.is_multiple_of(self.page) { at + header } else { at };
-        record.extend([info, manager, 0, 0, 0, 0, 0, 0]);
+        record.extend([info, manager, 0, 0]);
+        record.extend(crc32c::crc32c_append(crc32c::crc32c(body), &record).to_le_bytes());
         record.extend(body);
         self.bytes(&record);
     }
@@ -284,6 +285,28 @@ fn a_walk_that_stops_says_where_and_why_and_one_that_does_not_has_seen_the_end()
     let (one, two) = (walked(MIB, &writer.wal[..full]), walked(2 * MIB, &writer.wal[full..2 * full]));
     assert_eq!((one.unknown, two.unknown), (None, None));
     assert_eq!((one.last, two.first.map(|(_, previous)| previous)), (Some(Lsn(last)), Some(Lsn(last))));
+}
+
+#[test]
+fn a_segment_switch_says_where_it_ends_when_its_checksum_proves_it() {
+    for (length, cut) in [(100, 7), (8192 - 40 - 24 - 8 - 24 - 8, 1 << 20), (1_000_000, 8192)] {
+        let mut writer = Writer::new(MIB, MIB, 8192);
+        writer.record(10, 0, &vec![0xFF; length]);
+        writer.record(0, 0x40, &[]);
+        let end = writer.wal.len();
+        let switched_after = |wal: &[u8]| {
+            let mut walk =
+                Walk::new(SegmentName::from_number(crate::Timeline(1), 1, size(1)).expect("a name"), size(1), ());
+            wal.chunks(cut).for_each(|chunk| walk.feed(chunk));
+            walk.switched_after()
+        };
+        let mut wal = writer.wal.clone();
+        wal.resize(usize::try_from(MIB).expect("small"), 0xEE);
+        assert_eq!(switched_after(&wal), Some(end as u64), "{length}");
+        // It may be anything that looks like one.
+        wal[end - 8] ^= 1;
+        assert_eq!(switched_after(&wal), None, "{length}");
+    }
 }
 
 #[test]
