@@ -142,10 +142,7 @@ impl Holdings {
     }
 
     /// Where the newest segments, `most` of them, do not continue one another in `repository`, whose holdings these are.
-    ///
-    /// # Errors
-    /// One cannot be read now.
-    pub async fn seams(&self, repository: &Repository, most: usize) -> Result<Seams, CatalogueError> {
+    pub async fn seams(&self, repository: &Repository, most: usize) -> Seams {
         let newest = newest(&self.inventory, self.segment_size, most);
         seams(std::slice::from_ref(repository), self.lineage, newest).await
     }

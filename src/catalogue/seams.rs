@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::error::CatalogueError;
 use super::inventory::Inventory;
-use walward_base::ErrorClass;
+use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, SegmentName, SegmentSize, WalFileName};
 use walward_repo::facts::Link;
 use walward_repo::{Repository, layout};
@@ -37,25 +37,39 @@ pub struct Seams {
     pub compared: usize,
     /// Those that do not continue it, in order.
     pub found: Vec<Seam>,
+    /// How many cannot be read, damaged ones included.
+    pub unread: usize,
+    /// Why, of one of them.
+    pub failure: Option<String>,
 }
 
-/// Compares each of `segments` with the one before it, where that is among them. Each is read from the first of `repositories` that has it.
-///
-/// # Errors
-/// One cannot be read now. What is damaged is found elsewhere, and left out.
+impl Seams {
+    /// What is not known, in words; none when everything was compared that could be.
+    pub fn warning(&self) -> Option<String> {
+        let why = self.failure.as_ref()?;
+        Some(format!("whether {} segment(s) continue what lies before them is not known: {why}", self.unread))
+    }
+}
+
+/// Compares each of `segments` with the one before it, where that is among them. Each is read from the first of `repositories` that can give it.
 pub async fn seams(
     repositories: &[Repository],
     lineage: Lineage,
     segments: impl IntoIterator<Item = SegmentName>,
-) -> Result<Seams, CatalogueError> {
-    let read = |segment| async move { Ok::<_, CatalogueError>((segment, link(repositories, lineage, segment).await?)) };
+) -> Seams {
+    let read = |segment| async move { (segment, link(repositories, lineage, segment).await) };
     let mut reads = stream::iter(segments.into_iter().map(read)).buffer_unordered(READS_AT_ONCE);
-    let mut links = BTreeMap::new();
-    while let Some(read) = reads.next().await {
-        let (segment, link) = read?;
-        links.extend(link.map(|link| (segment, link)));
+    let (mut links, mut unread, mut failure) = (BTreeMap::new(), 0, None);
+    while let Some((segment, read)) = reads.next().await {
+        match read {
+            Ok(link) => links.extend(link.map(|link| (segment, link))),
+            Err(error) => {
+                unread += 1;
+                failure.get_or_insert_with(|| describe(&error));
+            }
+        }
     }
-    Ok(judge(&links))
+    Seams { unread, failure, ..judge(&links) }
 }
 
 /// The newest `most` of the segments that are there, of the highest timelines first.
@@ -78,7 +92,7 @@ async fn link(
                 let predecessor = found.facts.and_then(|facts| facts.predecessor);
                 return Ok(Some(Link { digest: found.summary.content_digest, predecessor }));
             }
-            Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => {}
+            Err(error) if error.class() == ErrorClass::NotFound => {}
             Err(source) => {
                 failure.get_or_insert_with(|| {
                     CatalogueError::of(repository, format!("read what segment {segment} continues"), source)

@@ -176,7 +176,8 @@ pub async fn plan(
     warnings.extend(route.warnings);
     let wal = route.wal.as_ref().and_then(|wal| Some(wal.first.number(size)?..=wal.last.number(size)?));
     let segments = wal.into_iter().flatten().filter_map(|number| choice.way.segment(number, size));
-    let seams = seams(repositories, lineage, segments).await?;
+    let seams = seams(repositories, lineage, segments).await;
+    warnings.extend(seams.warning());
     if let Some(Seam { segment, before }) = seams.found.first().copied() {
         let refusal = Refusal::Seam { segment, before };
         if request.refuse_seams {

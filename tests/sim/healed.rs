@@ -71,7 +71,9 @@ impl World {
             let repository = lazy.get().await.map_err(|error| walward_base::describe(&error))?;
             let (name, lineage) = (repository.name().to_owned(), self.primary.lineage);
             let seams = seams(&[repository], lineage, segments.iter().copied()).await;
-            let seams = seams.map_err(|error| walward_base::describe(&error))?;
+            if let Some(why) = seams.warning() {
+                return Err(why);
+            }
             note(
                 &self.trace,
                 format!("{} segments of repository {name} were compared with the one before", seams.compared),

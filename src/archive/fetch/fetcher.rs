@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::early_end::still_holds;
+use super::known;
 use super::lookout::Lookout;
 use super::one_file::{AtHole, FetchError, Retrieved, Want};
 use super::progress::Progress;
@@ -41,6 +42,8 @@ const STANDBY_PATIENCE: Duration = Duration::from_millis(1500);
 const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// How long nothing is prefetched after the spool had no room for the file that was asked for.
 const NO_PREFETCH: Duration = Duration::from_mins(1);
+/// Of so many recoveries it is remembered what they were given.
+const RECOVERIES_MAX: usize = 16;
 /// How often a file that cannot be written here is tried again.
 const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
@@ -116,8 +119,8 @@ struct State {
     pace: Pace,
     last_answer: Option<Instant>,
     history: Option<TimelineHistory>,
-    /// The last segment that was given to anybody, and the digest of its content.
-    served: Option<(Want, Option<[u8; 32]>)>,
+    /// The last segment that each recovery was given, and the digest of its content; of the newest [`RECOVERIES_MAX`], the newest last.
+    served: Vec<(Want, Option<[u8; 32]>)>,
     end: Option<(Wanted, Instant)>,
     /// When the spool had no room for what was asked for.
     no_room: Option<Instant>,
@@ -151,7 +154,7 @@ impl Fetcher {
                 pace: Pace::NEW,
                 last_answer: None,
                 history: None,
-                served: None,
+                served: Vec::new(),
                 end: None,
                 no_room: None,
                 forgotten: 0,
@@ -179,7 +182,10 @@ impl Fetcher {
             outcome = work.instrument(self.0.span.clone()) => outcome,
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
-        let outcome = outcome.and_then(|fetched| self.without_seam(&want, fetched));
+        let outcome = match outcome {
+            Ok(fetched) => self.without_seam(&want, fetched).await,
+            failed => failed,
+        };
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
@@ -224,21 +230,27 @@ impl Fetcher {
 
     /// That what this recovery was given last is still there, when it is remembered: else the archive's end is not believed.
     async fn served_is_there(&self, want: &Want) -> Result<(), FetchError> {
-        let is_of_it = |served: &Want| (&served.lineage, &served.pg_wal) == (&want.lineage, &want.pg_wal);
-        let served = self.state().served.clone().map(|(served, _)| served);
-        let Some(served) = served.filter(is_of_it) else { return Ok(()) };
+        let Some((served, _)) = self.served_before(want) else { return Ok(()) };
         let until = Instant::now() + self.0.options.deadline;
         walward_storage::patient_until(until, still_holds(&self.0.repositories, &served, want)).await
     }
 
-    /// What was fetched, unless the same recovery was given something before it that it does not continue.
-    fn without_seam(&self, want: &Want, fetched: Fetched) -> Result<Fetched, FetchError> {
-        let (Fetched::File(place), Some((served, Some(digest)))) = (&fetched, self.state().served.clone()) else {
-            return Ok(fetched);
+    /// What was fetched, unless the same recovery was given something before it that it does not continue, or has it in pg_wal, where it is not
+    /// remembered what it was given.
+    async fn without_seam(&self, want: &Want, fetched: Fetched) -> Result<Fetched, FetchError> {
+        let Fetched::File(place) = &fetched else { return Ok(fetched) };
+        let Some(link) = place.link() else { return Ok(fetched) };
+        let Some(before) = link.predecessor.map(|predecessor| predecessor.name) else { return Ok(fetched) };
+        let given = match self.served_before(want) {
+            Some((served, Some(digest))) if served.name == WalFileName::Segment(before) => Some(digest),
+            _ => None,
         };
-        let is_of_it = (&served.lineage, &served.pg_wal) == (&want.lineage, &want.pg_wal);
-        let (WalFileName::Segment(before), true) = (served.name, is_of_it) else { return Ok(fetched) };
-        if place.link().and_then(|link| link.continues(before, &digest)) != Some(false) {
+        let continues = match (given, self.segment_size(want.lineage), &want.pg_wal) {
+            (Some(digest), ..) => link.continues(before, &digest) != Some(false),
+            (None, Some(size), Some(pg_wal)) => known::seam_in_time(pg_wal, size, link).await.is_none(),
+            (None, ..) => true,
+        };
+        if continues {
             return Ok(fetched);
         }
         let seam = FetchError::Seam { name: want.name, before };
@@ -247,6 +259,11 @@ impl Fetcher {
         }
         warn!(segment = %want.name, error = describe(&seam), "it is given all the same (fetch.refuse_seams = false)");
         Ok(fetched)
+    }
+
+    /// The last segment that the recovery was given that wants something now, where that is remembered.
+    fn served_before(&self, want: &Want) -> Option<(Want, Option<[u8; 32]>)> {
+        self.state().served.iter().find(|(served, _)| is_of_one_recovery(served, want)).cloned()
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
@@ -393,7 +410,7 @@ impl Fetcher {
         let ahead: Vec<Download> = {
             let mut state = self.state();
             state.forgotten += 1;
-            (state.served, state.history, state.end) = (None, None, None);
+            (state.served, state.history, state.end) = (Vec::new(), None, None);
             state.prefetched.drain().map(|(_, download)| download).collect()
         };
         // What is waited for goes on, for that request alone.
@@ -430,7 +447,11 @@ impl Fetcher {
     fn served(&self, want: &Want, link: Option<Link>, forgotten: u64) {
         let mut state = self.state();
         if matches!(want.name, WalFileName::Segment(_)) && state.forgotten == forgotten {
-            state.served = Some((want.clone(), link.map(|link| link.digest)));
+            state.served.retain(|(served, _)| !is_of_one_recovery(served, want));
+            if state.served.len() == RECOVERIES_MAX {
+                state.served.remove(0);
+            }
+            state.served.push((want.clone(), link.map(|link| link.digest)));
         }
     }
 
@@ -570,6 +591,10 @@ impl Fetcher {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.locked()
     }
+}
+
+fn is_of_one_recovery(one: &Want, other: &Want) -> bool {
+    (&one.lineage, &one.pg_wal) == (&other.lineage, &other.pg_wal)
 }
 
 /// Whether a file of the spool is still there.

@@ -220,6 +220,27 @@ async fn a_recovery_is_not_given_what_does_not_continue_what_it_was_given_before
         assert!(matches!(seam, FetchError::Seam { .. }) && !seam.is_hole(), "{seam:?}");
         assert_eq!(seam.class(), ErrorClass::Permanent);
     }
+    // What another server is given in between does not matter.
+    let of = |name: &str, file| {
+        let pg_wal = room.folder.path().join(name).join("pg_wal");
+        Want { pg_wal: Some(pg_wal), ..Want::new(Some(room.lineage), file) }
+    };
+    let both = fetcher(&room, vec![Arc::clone(&one)]);
+    for (server, file) in [("x", files[0]), ("y", files[2])] {
+        assert!(matches!(both.fetch(of(server, file), Asker::OneShot, None).await, Ok(Fetched::File(_))), "{file}");
+    }
+    let seam = both.fetch(of("x", files[1]), Asker::OneShot, None).await.expect_err("of another life");
+    assert!(matches!(seam, FetchError::Seam { .. }), "{seam:?}");
+    // An agent that was started anew goes by what the server has: here the other life's.
+    let anew = fetcher(&room, vec![Arc::clone(&one)]);
+    std::fs::create_dir_all(room.folder.path().join("x/pg_wal")).expect("made");
+    let first = room.folder.path().join("x/pg_wal").join(files[0].to_string());
+    let life = |byte| segment(files[0], room.lineage.system_identifier, byte);
+    walward_base::sys::durable::replace(&first, &life(1), 0o600).expect("written");
+    let seam = anew.fetch(of("x", files[1]), Asker::OneShot, None).await.expect_err("of another life");
+    assert!(matches!(seam, FetchError::Seam { .. }), "{seam:?}");
+    walward_base::sys::durable::replace(&first, &life(2), 0o600).expect("written");
+    assert!(matches!(anew.fetch(of("x", files[1]), Asker::OneShot, None).await, Ok(Fetched::File(_))));
     // One that begins after it has nothing to do with it.
     let other = fetcher(&room, vec![Arc::clone(&one)]);
     for file in [files[1], files[2]] {

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::text::{exact, holds_second, moment, moment_after, table};
-use crate::catalogue::{Holdings, SEAMS_LOOKED_FOR, Seam, Stretch, Window, stretches};
+use crate::catalogue::{Holdings, SEAMS_LOOKED_FOR, Seam, Seams, Stretch, Window, stretches};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
@@ -33,9 +33,13 @@ pub(in crate::cli) async fn run(context: &Context, printer: &Printer) -> Result<
                 None => Vec::new(),
             };
             let seams = match &holdings {
-                Some(holdings) => holdings.seams(&repository, SEAMS_LOOKED_FOR).await?.found,
-                None => Vec::new(),
+                Some(holdings) => holdings.seams(&repository, SEAMS_LOOKED_FOR).await,
+                None => Seams::default(),
             };
+            if let Some(warning) = seams.warning() {
+                printer.warning(&warning);
+            }
+            let seams = seams.found;
             for warning in holdings.iter().flat_map(|holdings| holdings.warnings.iter().chain(&holdings.other_lines)) {
                 printer.warning(warning);
             }

@@ -18,7 +18,7 @@ use crate::outcome::Exit;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::{self, identity};
-use walward_pg::{ControlFile, Lineage, WalFileName};
+use walward_pg::{ControlFile, Lineage, SegmentSize, WalFileName};
 use walward_repo::LazyRepository;
 use walward_wire::OnError;
 use walward_wire::asker::{self, Recovery, Wanted};
@@ -134,7 +134,9 @@ fn without_seam(
     (cluster, printer): (&ClusterConfig, &Printer),
 ) -> Result<Retrieved, FetchError> {
     let Ok(Retrieved::File { bytes, link: Some(link) }) = retrieved else { return retrieved };
-    let Some(before) = seam(pg_wal, bytes, &link) else { return retrieved };
+    let Some(before) = SegmentSize::try_from(bytes).ok().and_then(|size| seam(pg_wal, size, &link)) else {
+        return retrieved;
+    };
     let seam = FetchError::Seam { name, before };
     if cluster.fetch.refuse_seams {
         return Err(seam);

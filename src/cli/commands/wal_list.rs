@@ -68,15 +68,15 @@ pub(in crate::cli) async fn list_gaps(
     for configured in context.repositories_of(cluster)? {
         let repository = context.open_one_of(cluster, configured).await?;
         let holdings = Holdings::read(&repository).await?;
-        let gaps = holdings.as_ref().map(Holdings::holes).unwrap_or_default();
-        let unseen = holdings.as_ref().map(Holdings::without_history).unwrap_or_default();
-        for warning in holdings.iter().flat_map(|holdings| &holdings.warnings) {
-            printer.warning(warning);
-        }
         let seams = match &holdings {
-            Some(holdings) => holdings.seams(&repository, most).await?,
+            Some(holdings) => holdings.seams(&repository, most).await,
             None => Seams::default(),
         };
+        let gaps = holdings.as_ref().map(Holdings::holes).unwrap_or_default();
+        let unseen = holdings.as_ref().map(Holdings::without_history).unwrap_or_default();
+        for warning in holdings.iter().flat_map(|holdings| &holdings.warnings).cloned().chain(seams.warning()) {
+            printer.warning(&warning);
+        }
         let let_go: Vec<&Gap> = holdings.iter().flat_map(|c| gaps.iter().flat_map(|gap| c.let_go_in(gap))).collect();
         found |= !gaps.is_empty();
         other |= !unseen.is_empty() || !seams.found.is_empty();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::finding::Findings;
-use crate::catalogue::{CatalogueError, Holdings, SEAMS_LOOKED_FOR, Seam, Seams};
+use crate::catalogue::{Holdings, SEAMS_LOOKED_FOR, Seam, Seams};
 use crate::cli::commands::text::moment;
 use crate::cli::failure::Failure;
 use crate::config::{ClusterConfig, RepositoryConfig};
@@ -63,7 +63,7 @@ pub(super) async fn check(
     }
     judge_asides(&holdings, about, findings);
     judge_wal(&holdings, about, findings);
-    judge_seams(holdings.seams(repository, SEAMS_LOOKED_FOR).await, about, findings);
+    judge_seams(&holdings.seams(repository, SEAMS_LOOKED_FOR).await, about, findings);
     judge_lines(&holdings, repository, primary, about, findings).await;
 }
 
@@ -223,26 +223,28 @@ fn judge_wal(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) 
 }
 
 /// Segments that do not continue what lies before them, among the newest.
-fn judge_seams(seams: Result<Seams, CatalogueError>, about: Option<&str>, findings: &mut Findings) {
-    match seams {
-        Ok(Seams { compared, found }) => match found.first() {
-            Some(Seam { segment, before }) => {
-                let text = format!(
-                    "{segment} does not continue {before}, which lies before it: another life of the cluster wrote it"
-                );
-                let advice =
-                    "no restore crosses it; take a new backup, and see \"When two servers wrote the same WAL\"";
-                findings.failed("wal", about, text, Some(advice));
-            }
-            None if compared > 0 => {
-                findings.ok("wal", about, format!("each of the newest {compared} segments continues the one before"));
-            }
-            None => {}
-        },
-        Err(error) => {
-            let failure = Failure::from(error);
-            findings.warning("wal", about, failure.message(), failure.hint.as_deref());
+fn judge_seams(seams: &Seams, about: Option<&str>, findings: &mut Findings) {
+    if let Some(warning) = seams.warning() {
+        findings.warning(
+            "wal",
+            about,
+            warning,
+            Some("what is damaged is brought anew by `walward repo copy`, from a repository that has it"),
+        );
+    }
+    match seams.found.first() {
+        Some(Seam { segment, before }) => {
+            let text = format!(
+                "{segment} does not continue {before}, which lies before it: another life of the cluster wrote it"
+            );
+            let advice = "no restore crosses it; take a new backup, and see \"When two servers wrote the same WAL\"";
+            findings.failed("wal", about, text, Some(advice));
         }
+        None if seams.compared > 0 => {
+            let text = format!("each of the newest {} segments continues the one before", seams.compared);
+            findings.ok("wal", about, text);
+        }
+        None => {}
     }
 }
 
