@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
+use futures::future::{BoxFuture, Shared as SharedFuture};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout_at};
@@ -17,7 +17,7 @@ use super::known;
 use super::lookout::Lookout;
 use super::one_file::{AtHole, FetchError, Retrieved, Want};
 use super::progress::Progress;
-use super::retrieve::{Patience, retrieve_noting};
+use super::retrieve::{Patience, retrieve_noting, share};
 use super::spool::{Place, Spool};
 use super::spot::Spot;
 use super::window::Pace;
@@ -25,6 +25,7 @@ use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use crate::health::FetchStats;
 use walward_base::Locked;
 use walward_base::sys::ground::Unanswered;
+use walward_base::sys::shared::Shared;
 use walward_base::{ErrorClass, describe, format_duration, trace};
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use walward_repo::LazyRepository;
@@ -89,7 +90,7 @@ enum Brought {
 /// A download in a task of its own, which goes on whether or not anybody waits for it.
 #[derive(Clone)]
 struct Download {
-    outcome: Shared<BoxFuture<'static, Brought>>,
+    outcome: SharedFuture<BoxFuture<'static, Brought>>,
     progress: Arc<Progress>,
     since: Instant,
     task: AbortHandle,
@@ -112,15 +113,21 @@ struct Inner {
     stop: CancellationToken,
     lookout: Lookout,
     state: Mutex<State>,
+    served: Arc<Mutex<Vec<Served>>>,
 }
+
+/// The last segment that a recovery was given, and the digest of its content.
+type Served = (Want, Option<[u8; 32]>);
+
+/// What the recoveries of a cluster were given last, by the folder of its spools: of the newest [`RECOVERIES_MAX`], the newest last. A
+/// configuration that is read anew does not make an agent forget it.
+static SERVED: Shared<Mutex<Vec<Served>>> = Shared::new();
 
 struct State {
     prefetched: HashMap<Wanted, Download>,
     pace: Pace,
     last_answer: Option<Instant>,
     history: Option<TimelineHistory>,
-    /// The last segment that each recovery was given, and the digest of its content; of the newest [`RECOVERIES_MAX`], the newest last.
-    served: Vec<(Want, Option<[u8; 32]>)>,
     end: Option<(Wanted, Instant)>,
     /// When the spool had no room for what was asked for.
     no_room: Option<Instant>,
@@ -140,6 +147,7 @@ impl Fetcher {
     ) -> Self {
         let downloads = Arc::new(Semaphore::new(options.workers.max(1)));
         let lookout = Lookout::new(repositories.len(), stop.clone());
+        let served = SERVED.get(spool.of_the_cluster(), || Mutex::new(Vec::new()));
         Self(Arc::new(Inner {
             span: trace::of_cluster(cluster),
             repositories,
@@ -149,12 +157,12 @@ impl Fetcher {
             stats,
             stop,
             lookout,
+            served,
             state: Mutex::new(State {
                 prefetched: HashMap::new(),
                 pace: Pace::NEW,
                 last_answer: None,
                 history: None,
-                served: Vec::new(),
                 end: None,
                 no_room: None,
                 forgotten: 0,
@@ -203,11 +211,21 @@ impl Fetcher {
     async fn fetch_patiently(&self, want: &Want, at_hole: AtHole, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         let until = Instant::now() + self.0.options.deadline;
         let under_way = self.state().prefetched.remove(&(want.lineage, want.name));
+        // One that waits for its turn behind others would wait for those that hang, too.
+        let (under_way, waits) = match under_way {
+            Some(download) if download.progress.turn().is_none() => (None, Some(download)),
+            other => (other, None),
+        };
+        if let Some(waits) = waits {
+            waits.task.abort();
+        }
         // It has its place before anything else takes it.
         let place = under_way.is_none().then(|| self.place(want));
         // What comes next is on its way while this one is being waited for.
         let known = self.prefetch(want).await;
         if let Some(download) = under_way {
+            // Each repository has its share of the time after it, when its own does not answer.
+            let until = share(until, self.0.repositories.len() + 1);
             let brought = wait_for(&download, until, STANDBY_PATIENCE).await;
             if let Some(Brought::File(place)) = brought
                 && place.is_for(beside.as_ref().map(Spot::path))
@@ -262,8 +280,8 @@ impl Fetcher {
     }
 
     /// The last segment that the recovery was given that wants something now, where that is remembered.
-    fn served_before(&self, want: &Want) -> Option<(Want, Option<[u8; 32]>)> {
-        self.state().served.iter().find(|(served, _)| is_of_one_recovery(served, want)).cloned()
+    fn served_before(&self, want: &Want) -> Option<Served> {
+        self.0.served.locked().iter().find(|(served, _)| is_of_one_recovery(served, want)).cloned()
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
@@ -410,7 +428,8 @@ impl Fetcher {
         let ahead: Vec<Download> = {
             let mut state = self.state();
             state.forgotten += 1;
-            (state.served, state.history, state.end) = (Vec::new(), None, None);
+            (state.history, state.end) = (None, None);
+            self.0.served.locked().clear();
             state.prefetched.drain().map(|(_, download)| download).collect()
         };
         // What is waited for goes on, for that request alone.
@@ -445,13 +464,14 @@ impl Fetcher {
 
     /// Remembers what was given last, unless the archive was `forgotten` since it was asked for.
     fn served(&self, want: &Want, link: Option<Link>, forgotten: u64) {
-        let mut state = self.state();
+        let state = self.state();
         if matches!(want.name, WalFileName::Segment(_)) && state.forgotten == forgotten {
-            state.served.retain(|(served, _)| !is_of_one_recovery(served, want));
-            if state.served.len() == RECOVERIES_MAX {
-                state.served.remove(0);
+            let mut all = self.0.served.locked();
+            all.retain(|(served, _)| !is_of_one_recovery(served, want));
+            if all.len() == RECOVERIES_MAX {
+                all.remove(0);
             }
-            state.served.push((want.clone(), link.map(|link| link.digest)));
+            all.push((want.clone(), link.map(|link| link.digest)));
         }
     }
 

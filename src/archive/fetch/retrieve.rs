@@ -139,7 +139,7 @@ pub async fn retrieve_noting(
 }
 
 /// Until when one of `left` repositories may be waited for.
-fn share(until: Instant, left: usize) -> Instant {
+pub fn share(until: Instant, left: usize) -> Instant {
     let now = Instant::now();
     let left = u32::try_from(left).unwrap_or(u32::MAX).max(1);
     now + until.saturating_duration_since(now) / left

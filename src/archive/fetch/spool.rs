@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::FlockOperation;
+use tokio::sync::OwnedMutexGuard;
 use tracing::warn;
 
 use super::spot::Spot;
@@ -60,6 +61,8 @@ pub struct Place {
     reserved: u64,
     finished: AtomicBool,
     link: OnceLock<Link>,
+    /// Set once it is somebody's: nothing else takes its name any more.
+    given: Mutex<Option<OwnedMutexGuard<u64>>>,
     /// None: it lies elsewhere.
     folder: Option<Arc<Folder>>,
 }
@@ -96,7 +99,7 @@ static BYTES: Shared<AtomicU64> = Shared::new();
 impl Spool {
     /// A spool in `folder`, which is made when the first file comes.
     pub fn at(folder: &Path, bytes_max: u64) -> Self {
-        let of_the_cluster = folder.parent().unwrap_or(folder);
+        let of_the_cluster = of_the_cluster(folder);
         Self(Arc::new(Folder {
             path: folder.to_path_buf(),
             bytes_max,
@@ -168,6 +171,7 @@ impl Spool {
             reserved: bytes,
             finished: AtomicBool::new(false),
             link: OnceLock::new(),
+            given: Mutex::default(),
             folder: Some(Arc::clone(&self.0)),
         }
     }
@@ -194,6 +198,11 @@ impl Spool {
         let _ = self.0.ground.look_at(&self.0.path, ANSWERS_WITHIN, remove).await;
     }
 
+    /// The folder of all spools of the cluster, older ones included.
+    pub fn of_the_cluster(&self) -> String {
+        of_the_cluster(&self.0.path).display().to_string()
+    }
+
     /// Bytes in use.
     pub fn bytes(&self) -> u64 {
         self.0.bytes.load(Ordering::Acquire)
@@ -203,6 +212,10 @@ impl Spool {
     pub fn bytes_max(&self) -> u64 {
         self.0.bytes_max
     }
+}
+
+fn of_the_cluster(folder: &Path) -> &Path {
+    folder.parent().unwrap_or(folder)
 }
 
 impl Folder {
@@ -293,7 +306,8 @@ impl Drop for Folder {
 impl Place {
     /// A place outside the spool: the file goes with it all the same, unless it was moved.
     pub fn beside(spot: Spot) -> Self {
-        Self { spot, reserved: 0, finished: AtomicBool::new(false), link: OnceLock::new(), folder: None }
+        let (finished, link, given) = (AtomicBool::new(false), OnceLock::new(), Mutex::default());
+        Self { spot, reserved: 0, finished, link, given, folder: None }
     }
 
     /// Enters the spool, where it is in one and that answers: else nothing can be made there.
@@ -347,9 +361,10 @@ impl Place {
         self.folder.is_some() || own == Some(self.path())
     }
 
-    /// Whether the file is still there, and found by its path. Blocking.
+    /// Whether the file is still there, and found by its path: this one, and no other that was made under its name. Blocking.
     pub fn is_there(&self) -> bool {
-        self.spot.open().is_ok() && self.spot.is_found_by_its_path()
+        let is_own = self.given.locked().is_some() || self.spot.hold().is_ok();
+        is_own && self.spot.open().is_ok() && self.spot.is_found_by_its_path()
     }
 
     /// What is in the file, of which no more than `bytes_max` bytes are read. Blocking.
@@ -363,9 +378,15 @@ impl Place {
     /// Blocking.
     ///
     /// # Errors
-    /// Also when something else has the name of the spool's folder: the user looks for the file by its path.
+    /// Also when something else has the name of the spool's folder, or of the file: the user looks for the file by its path.
     pub fn give(&self, uid: Option<u32>) -> io::Result<()> {
-        let Some(folder) = &self.folder else { return Ok(()) };
+        let Some(folder) = &self.folder else {
+            let mut given = self.given.locked();
+            if given.is_none() {
+                *given = self.spot.hold()?;
+            }
+            return Ok(());
+        };
         if !self.spot.is_found_by_its_path() {
             let why = format!("{} is not the spool that was made any more", folder.path.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, why));
@@ -402,6 +423,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let (folder, reserved, finished) = (self.folder.take(), self.reserved, self.finished.load(Ordering::Acquire));
+        self.given.locked().take();
         // Gone already when the client moved it.
         self.spot.leave(move || {
             let Some(folder) = folder else { return };

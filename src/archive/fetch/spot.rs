@@ -153,6 +153,21 @@ impl Spot {
         })
     }
 
+    /// Keeps others from taking the name as long as what is answered lives; `None` where nobody else has it.
+    ///
+    /// # Errors
+    /// Another spot's file has the name by now, or is being made.
+    pub fn hold(&self) -> io::Result<Option<OwnedMutexGuard<u64>>> {
+        let Some(name) = &self.shared else { return Ok(None) };
+        match Arc::clone(&name.files).try_lock_owned() {
+            Ok(files) if *files == name.own.load(Ordering::Relaxed) => Ok(Some(files)),
+            _ => {
+                let why = format!("another file has the name {} by now", self.path.display());
+                Err(io::Error::new(io::ErrorKind::NotFound, why))
+            }
+        }
+    }
+
     /// Waits until nothing is being made or removed here.
     pub async fn settled(&self) {
         drop(self.lock().await);

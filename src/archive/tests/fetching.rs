@@ -12,9 +12,14 @@ const FETCH_DEADLINE: Duration = Duration::from_mins(1);
 const TOLD: Duration = Duration::from_secs(2);
 
 fn fetcher(room: &Room, repositories: Vec<Arc<LazyRepository>>) -> Fetcher {
+    fetcher_of(room, "spools/spool", repositories)
+}
+
+/// With a spool of its own; the folder above it is that of an agent.
+fn fetcher_of(room: &Room, spool: &str, repositories: Vec<Arc<LazyRepository>>) -> Fetcher {
     let (stats, stop) = (Arc::default(), tokio_util::sync::CancellationToken::new());
     let options = FetchOptions { deadline: FETCH_DEADLINE, refuse_seams: true, workers: 2 };
-    let spool = room.folder.path().join("spool");
+    let spool = room.folder.path().join(spool);
     Fetcher::new("main", repositories, options, Spool::open(&spool, 1 << 24).expect("a spool"), stats, stop)
 }
 
@@ -101,6 +106,29 @@ async fn a_repository_that_hangs_leaves_time_for_the_next() {
         assert!(matches!(answer, Ok(Fetched::File(_))), "{asker:?}: {answer:?}");
         assert!(took < if asker == Asker::Standby { TOLD } else { FETCH_DEADLINE }, "{asker:?}: {took:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_brought_ahead_from_a_repository_that_hangs_leaves_time_for_the_next() {
+    let room = Room::new();
+    let files = waiting(&room, 3);
+    let (one, faulty) = layered(&room, Plan::script([])).await;
+    let two = room.repository("two").await;
+    for file in &files {
+        archive_file(&[Arc::clone(&one), Arc::clone(&two)], &room.pg_wal(), *file, "host").await.expect("archived");
+    }
+    let wanted = files[1].to_string();
+    let hangs = move |call: Call<'_>| (call.verb == "get" && call.key.ends_with(&wanted)).then_some(Fault::Hang);
+    faulty.plan(Plan::By(Box::new(hangs)));
+    let options = FetchOptions { deadline: Duration::from_secs(9), refuse_seams: true, workers: 2 };
+    let spool = Spool::open(&room.folder.path().join("spool"), 1 << 24).expect("a spool");
+    let stop = tokio_util::sync::CancellationToken::new();
+    let fetcher = Fetcher::new("main", vec![one, two], options, spool, Arc::default(), stop);
+    let (answer, _) = ask(&room, &fetcher, files[0], Asker::OneShot).await;
+    assert!(matches!(answer, Ok(Fetched::File(_))), "{answer:?}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (answer, took) = ask(&room, &fetcher, files[1], Asker::OneShot).await;
+    assert!(matches!(answer, Ok(Fetched::File(_))), "{answer:?} after {took:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -225,14 +253,18 @@ async fn a_recovery_is_not_given_what_does_not_continue_what_it_was_given_before
         let pg_wal = room.folder.path().join(name).join("pg_wal");
         Want { pg_wal: Some(pg_wal), ..Want::new(Some(room.lineage), file) }
     };
-    let both = fetcher(&room, vec![Arc::clone(&one)]);
+    let both = fetcher_of(&room, "spools/both", vec![Arc::clone(&one)]);
     for (server, file) in [("x", files[0]), ("y", files[2])] {
         assert!(matches!(both.fetch(of(server, file), Asker::OneShot, None).await, Ok(Fetched::File(_))), "{file}");
     }
     let seam = both.fetch(of("x", files[1]), Asker::OneShot, None).await.expect_err("of another life");
     assert!(matches!(seam, FetchError::Seam { .. }), "{seam:?}");
+    // Nor that the configuration was read anew.
+    let again = fetcher_of(&room, "spools/again", vec![Arc::clone(&one)]);
+    let seam = again.fetch(of("x", files[1]), Asker::OneShot, None).await.expect_err("of another life");
+    assert!(matches!(seam, FetchError::Seam { .. }), "{seam:?}");
     // An agent that was started anew goes by what the server has: here the other life's.
-    let anew = fetcher(&room, vec![Arc::clone(&one)]);
+    let anew = fetcher_of(&room, "anew/spool", vec![Arc::clone(&one)]);
     std::fs::create_dir_all(room.folder.path().join("x/pg_wal")).expect("made");
     let first = room.folder.path().join("x/pg_wal").join(files[0].to_string());
     let life = |byte| segment(files[0], room.lineage.system_identifier, byte);
@@ -242,7 +274,7 @@ async fn a_recovery_is_not_given_what_does_not_continue_what_it_was_given_before
     walward_base::sys::durable::replace(&first, &life(2), 0o600).expect("written");
     assert!(matches!(anew.fetch(of("x", files[1]), Asker::OneShot, None).await, Ok(Fetched::File(_))));
     // One that begins after it has nothing to do with it.
-    let other = fetcher(&room, vec![Arc::clone(&one)]);
+    let other = fetcher_of(&room, "other/spool", vec![Arc::clone(&one)]);
     for file in [files[1], files[2]] {
         assert!(matches!(given(&other, file, Asker::OneShot).await, Ok(Fetched::File(_))), "{file}");
     }
@@ -341,7 +373,7 @@ async fn what_was_brought_ahead_is_given_to_nobody_once_its_life_is_set_aside() 
     assert!(matches!(given, Ok(Fetched::File(_))), "{given:?}");
     drop(given);
     let former = segment(files[1], room.lineage.system_identifier, 1);
-    let spool = room.folder.path().join("spool");
+    let spool = room.folder.path().join("spools").join("spool");
     let is_there = || {
         let mut there = std::fs::read_dir(&spool).expect("a spool").filter_map(Result::ok);
         there.any(|entry| std::fs::read(entry.path()).is_ok_and(|bytes| bytes == former))
@@ -383,7 +415,7 @@ async fn what_was_learnt_of_an_archive_that_a_person_changed_leads_no_prefetch()
     let files = waiting(&room, 3);
     archive_file(&one, &room.pg_wal(), files[0], "host").await.expect("archived");
     let fetcher = fetcher(&room, one.clone());
-    let spool = room.folder.path().join("spool");
+    let spool = room.folder.path().join("spools").join("spool");
     let brought = |file: WalFileName| {
         let mut there = std::fs::read_dir(&spool).expect("a spool").filter_map(Result::ok);
         there.any(|entry| entry.file_name().to_string_lossy().starts_with(&file.to_string()))

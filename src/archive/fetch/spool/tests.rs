@@ -185,6 +185,30 @@ fn what_nobody_waits_for_leaves_room_for_what_somebody_does() {
     assert!(has_room_ahead(&Room { free: None, ..room(0, 0) }, 16 * MIB));
 }
 
+/// A standby asks for two files by one destination, and the first comes when the second is on its way.
+#[tokio::test]
+async fn beside_one_destination_no_file_is_given_in_the_place_of_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let me = rustix::process::geteuid().as_raw();
+    let spot = || Spot::beside(&folder.path().join("RECOVERYXLOG"), me).expect("allowed");
+    let (long, short) = (Duration::from_mins(10), Duration::from_millis(50));
+    let (first, second) = (Place::beside(spot()), Place::beside(spot()));
+    let made = async |place: &Place, limit| place.spot().make(limit).await.map(drop);
+    made(&first, long).await.expect("made");
+    assert!(first.is_there());
+    made(&second, long).await.expect("made");
+    assert!(!first.is_there() && first.give(None).is_err(), "what lies there is the second's");
+    assert!(second.is_there());
+    second.give(None).expect("its own");
+    assert!(second.is_there());
+    // The client has not moved it yet.
+    made(&first, short).await.expect_err("the name is given");
+    assert!(second.is_there());
+    drop(second);
+    made(&first, long).await.expect("made");
+    assert!(first.is_there() && first.give(None).is_ok());
+}
+
 #[test]
 fn what_lies_outside_the_spool_is_given_to_nobody_but_who_asked_for_it_there() {
     let folder = tempfile::tempdir().expect("a folder");
