@@ -221,7 +221,8 @@ pub(super) async fn check_belief(
         && let (Some(name), Some(at)) = (stats.last_archived_wal, stats.last_archived_time)
         && let Ok(WalFileName::Segment(last)) = name.parse()
         && last.timeline == server.facts.timeline
-        && !believed.segments.iter().any(|(segment, _)| *segment == last)
+        // Until the checkpoint after a promotion the marks are looked for on the timeline before: they stand on one alone.
+        && believed.segments.iter().all(|(segment, _)| segment.timeline == last.timeline && *segment != last)
     {
         believed.segments.push((last, at.into()));
     }
