@@ -38,7 +38,7 @@ fn the_same_segment_again_is_a_success_and_other_bytes_are_refused() {
             push(&site, &file).expect(0);
 
             let mut other = bytes.clone();
-            other[8 << 20] ^= 1;
+            other[60] ^= 1;
             let file = site.put_wal(&segment, &other);
             let refused = push(&site, &file).expect(1);
             assert!(refused.stderr.contains(&segment), "{}", refused.stderr);
@@ -98,7 +98,7 @@ fn what_the_archive_holds_under_the_name_of_what_the_server_still_has_is_compare
         site.walward(&["--cluster", "main", "check"]).says("of them by content");
         let file = site.cluster.wal(&segment);
         let mut bytes = fs::read(&file).unwrap();
-        bytes[100_000] ^= 1;
+        bytes[60] ^= 1;
         fs::write(&file, bytes).unwrap();
         let check = site.walward(&["--cluster", "main", "check"]).expect(1);
         check.says(&format!("holds something else under the name {segment}"));
@@ -123,7 +123,7 @@ fn a_difference_that_was_found_stays_reported_until_a_look_finds_the_same_conten
     let file = site.cluster.wal(&segment);
     let own = fs::read(&file).unwrap();
     let mut other = own.clone();
-    other[100_000] ^= 1;
+    other[60] ^= 1;
     fs::write(&file, other).unwrap();
     // The agent looks at a segment once.
     site.stop_agent();
