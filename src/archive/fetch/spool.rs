@@ -31,6 +31,8 @@ use walward_repo::facts::Link;
 
 /// How long the spool's file system may take to answer while somebody waits. A standby is told within two seconds.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
+/// How often the folder is made for one file, where another spool takes it away.
+const MAKES_MAX: usize = 8;
 const DOES_NOT_ANSWER: &str = "the file system of the spool does not answer";
 
 /// One cluster's spool. Clones share it.
@@ -249,13 +251,16 @@ impl Folder {
     fn make(&self) -> io::Result<folder::Folder> {
         // WAL is nobody else's to read. The clients of an agent that runs as root must get through to their own files.
         let mode = if rustix::process::geteuid().is_root() { 0o711 } else { 0o700 };
-        let folder = match folder::Folder::enter_own(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                durable::create_dir_all_durable(&self.path, mode)?;
-                folder::Folder::enter_own(&self.path)?
+        let mut entered = folder::Folder::enter_own(&self.path);
+        // A spool that ended here before takes its folder with it when its last file goes: perhaps the one that was made for this.
+        for _ in 0..MAKES_MAX {
+            if !matches!(&entered, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+                break;
             }
-            other => other?,
-        };
+            let created = durable::create_dir_all_durable(&self.path, mode);
+            entered = created.and_then(|()| folder::Folder::enter_own(&self.path));
+        }
+        let folder = entered?;
         let owner = folder.facts()?.uid;
         if owner != rustix::process::geteuid().as_raw() {
             let why = format!(
@@ -275,9 +280,12 @@ impl Folder {
         let mut names = Vec::new();
         folder.each_name(|name| names.push(name.to_owned()))?;
         for name in names {
-            if folder.look(&name)?.kind == folder::Kind::File {
-                folder.remove_file(&name)?;
-            }
+            let removed = match folder.look(&name) {
+                Ok(facts) if facts.kind == folder::Kind::File => folder.remove_file(&name),
+                other => other.map(drop),
+            };
+            // What a spool that ended here before removes at the same time is gone, too.
+            removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
         }
         Ok(())
     }

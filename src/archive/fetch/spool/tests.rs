@@ -236,3 +236,21 @@ async fn a_spool_that_is_in_use_is_known_and_one_that_was_removed_is_made_anew()
     drop(place);
     eventually("nothing is left of it", || !path.exists()).await;
 }
+
+#[test]
+fn a_spool_is_made_although_one_that_ended_there_takes_its_folder_with_it() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("main/1");
+        let removing = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                let begun = std::time::Instant::now();
+                while std::fs::remove_dir(&path).is_err() && begun.elapsed() < Duration::from_secs(10) {}
+            }
+        });
+        Spool::open(&path, 30).expect("a spool");
+        let _ = std::fs::create_dir_all(&path);
+        removing.join().expect("removed");
+    }
+}
