@@ -17,7 +17,7 @@ use walward_pg::{ControlFile, Lineage, SegmentName, ServerLife, WalFileName};
 use walward_repo::{Repository, layout};
 
 /// How many segments are read, from the newest one back.
-const SEGMENTS_READ: usize = 4;
+pub const SEGMENTS_READ: usize = 4;
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,8 +47,18 @@ pub async fn compare(
     held: &BTreeSet<SegmentName>,
     repositories: &[Option<Repository>],
 ) -> Contents {
+    compare_each(pg_wal, lineage, held.iter().rev().take(SEGMENTS_READ), repositories).await
+}
+
+/// The same for all of `segments`.
+pub async fn compare_each(
+    pg_wal: &Path,
+    lineage: Lineage,
+    segments: impl Iterator<Item = &SegmentName>,
+    repositories: &[Option<Repository>],
+) -> Contents {
     let mut contents = Contents::default();
-    for segment in held.iter().rev().take(SEGMENTS_READ) {
+    for segment in segments {
         let (name, folder) = (WalFileName::Segment(*segment), pg_wal.to_path_buf());
         let ground = ground(pg_wal);
         let opened = ground.look(move || WalFile::open(&folder, name));

@@ -2,7 +2,8 @@
 //!
 //! A repository that missed files may have been another server's meanwhile. While the others are away, what this server still has
 //! of its line in pg_wal is held against it: two lives of a cluster differ from one moment on, so that the last file that lies there
-//! tells. Where the server has that one no more nothing can be proven: the file goes there, the next one is looked at again, and all are
+//! tells. Where it lacks some, another may have gone on before the gap while this one went on behind it: the last one before a gap is asked,
+//! too. Where the server has that one no more nothing can be proven: the file goes there, the next one is looked at again, and all are
 //! compared with the others when they are back (`comparison.rs`).
 
 use std::collections::BTreeSet;
@@ -13,7 +14,8 @@ use tokio::time::Instant;
 use super::archiver::Archiver;
 use super::error::PushError;
 use super::in_order::{PG_WAL_TIME_MAX, Way, no_answer};
-use crate::archive::contents::{self, Contents};
+use crate::archive::agree::Seams;
+use crate::archive::contents::{self, Contents, SEGMENTS_READ};
 use walward_base::sys::ground::Ground;
 use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::done_segments;
@@ -56,9 +58,9 @@ impl Archiver {
             let look = async {
                 let repository = lazy.with_lineage(way.lineage()).await?;
                 let there = line(&repository, &way, first).await?;
-                let common: BTreeSet<SegmentName> = there.intersection(&done).copied().collect();
+                let wanted = wanted(&there, &done);
                 let compare = async |repository: Repository| {
-                    contents::compare(self.pg_wal(), way.lineage(), &common, &[Some(repository)]).await
+                    contents::compare_each(self.pg_wal(), way.lineage(), wanted.iter(), &[Some(repository)]).await
                 };
                 let mut found = compare(repository).await;
                 if !found.unanswered.is_empty() {
@@ -102,9 +104,9 @@ impl Archiver {
 
 /// The segments from number `first` on that a repository holds on the line that leads to a file. All that the server still has is among
 /// them: where the last is an earlier one, nothing can be proven.
-async fn line(repository: &Repository, way: &Way, first: u64) -> Result<BTreeSet<SegmentName>, RepoError> {
+pub(super) async fn line(repository: &Repository, way: &Way, first: u64) -> Result<BTreeSet<SegmentName>, RepoError> {
     let mut there = BTreeSet::new();
-    for timeline in way.timelines() {
+    for timeline in way.timelines(first) {
         let files = stored::wal(repository, way.lineage(), timeline, first, way.size()).await?;
         there.extend(files.into_iter().filter_map(|file| match file {
             WalFileName::Segment(segment) => Some(segment).filter(|segment| way.is_on_the_line(*segment)),
@@ -112,6 +114,18 @@ async fn line(repository: &Repository, way: &Way, first: u64) -> Result<BTreeSet
         }));
     }
     Ok(there)
+}
+
+/// Which of the segments that the server has `done` are compared with those that are `there`: the newest, and what lies beside a gap. Pure.
+fn wanted(there: &BTreeSet<SegmentName>, done: &BTreeSet<SegmentName>) -> BTreeSet<SegmentName> {
+    let mut seams = Seams::default();
+    for segment in done {
+        seams.next(WalFileName::Segment(*segment), there.contains(segment));
+    }
+    let beside_gaps = seams.end();
+    let is_beside = |segment: &&SegmentName| beside_gaps.contains(&WalFileName::Segment(**segment));
+    let common = || done.iter().rev().filter(|segment| there.contains(*segment));
+    common().take(SEGMENTS_READ).chain(common().filter(is_beside).take(SEGMENTS_READ)).copied().collect()
 }
 
 /// Whether a repository is this server's up to the segment `name`: the last that it holds `there` before that was compared, and nothing
@@ -128,6 +142,19 @@ fn is_proven(name: WalFileName, there: &BTreeSet<SegmentName>, found: &Contents,
 mod tests {
     use super::*;
     use walward_pg::Timeline;
+
+    #[test]
+    fn what_lies_before_a_gap_is_compared_however_much_came_behind_it() {
+        let segments = |numbers: &[u64]| -> BTreeSet<SegmentName> {
+            let named = |number| SegmentName::from_number(Timeline(1), number, SegmentSize::DEFAULT);
+            numbers.iter().map(|number| named(*number).expect("a segment")).collect()
+        };
+        let done = segments(&(1..=20).collect::<Vec<_>>());
+        assert_eq!(wanted(&done, &done), segments(&[17, 18, 19, 20]));
+        let there = segments(&[1, 2, 3, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21]);
+        assert_eq!(wanted(&there, &done), segments(&[3, 9, 17, 18, 19, 20]));
+        assert_eq!(wanted(&segments(&[]), &done), segments(&[]));
+    }
 
     #[test]
     fn only_the_last_of_what_lies_there_proves_that_a_repository_is_this_servers() {

@@ -2,16 +2,19 @@
 //!
 //! Where fewer repositories than there are have to acknowledge, one may have missed files, and another server may have written to it
 //! meanwhile. An agent that has just started remembers nothing of that, and one whose server was down was told nothing: another may have been
-//! the primary. So the file before the first one is looked for in each: one
-//! that lacks it where another has it, or does not say so in time, gets new files when it was compared with the others; and
-//! where two hold different ones, nothing is archived after it.
+//! the primary. So the file before the first one is looked for in each, and what comes before that by name: one
+//! that lacks any of it where another has it, or does not say so in time, gets new files when it was compared with the others; and
+//! where two hold different ones, nothing is archived after it. One that missed files may have got another server's in their place, and this
+//! one's behind them: the file before the first one proves nothing there.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::time::Instant;
 
+use super::alone::line;
 use super::archiver::Archiver;
 use super::error::PushError;
 use super::in_order::Way;
@@ -41,10 +44,14 @@ impl Archiver {
         // Nothing comes before a history, and before the first segment of all.
         let Some(before) = way.segment_before() else { return Ok(()) };
         let name_before = WalFileName::Segment(before);
-        let answers = join_all(self.repositories().iter().map(|lazy| Self::has(lazy, &way, before))).await;
-        let found = answers.iter().enumerate();
-        let holders: Vec<(usize, &Repository)> =
-            found.filter_map(|(at, answer)| Some((at, answer.as_ref().ok()?.as_ref()?))).collect();
+        let answers = join_all(self.repositories().iter().map(|lazy| Self::look(lazy, &way, before))).await;
+        let found: Vec<(usize, &Seen)> =
+            answers.iter().enumerate().filter_map(|(at, seen)| Some((at, seen.as_ref().ok()?))).collect();
+        let holders: Vec<(usize, &Repository)> = found
+            .iter()
+            .filter(|(_, seen)| seen.names.contains(&before))
+            .map(|(at, seen)| (*at, &seen.repository))
+            .collect();
         let mut unproven = Vec::new();
         if let [(_, first), others @ ..] = holders.as_slice() {
             let wanted = [name_before];
@@ -64,8 +71,9 @@ impl Archiver {
         let is_first = holders.is_empty() && answers.iter().all(Result::is_ok);
         let mut state = self.state();
         state.looked = looked;
+        let all: BTreeSet<SegmentName> = found.iter().flat_map(|(_, seen)| &seen.names).copied().collect();
         let lacking = answers.iter().enumerate().filter(|(_, answer)| match answer {
-            Ok(found) => found.is_none() && !is_first,
+            Ok(seen) => !is_first && (!seen.names.contains(&before) || has_gap(&seen.names, &all)),
             Err(NoAnswer) => true,
         });
         let uncompared: Vec<usize> = lacking.map(|(at, _)| at).chain(unproven).collect();
@@ -94,23 +102,41 @@ impl Archiver {
         }
     }
 
-    /// The repository, open, if it has `before`.
-    async fn has(lazy: &Arc<LazyRepository>, way: &Way, before: SegmentName) -> Result<Option<Repository>, NoAnswer> {
+    /// The repository, open, and what it has on the line up to `before`: in the log of that, and the log before.
+    async fn look(lazy: &Arc<LazyRepository>, way: &Way, before: SegmentName) -> Result<Seen, NoAnswer> {
         if lazy.standing().is_resting(Instant::now()) {
             return Err(NoAnswer);
         }
+        let last = before.number(way.size()).ok_or(NoAnswer)?;
+        let first = last.saturating_sub(way.size().segments_per_log());
         let key = layout::wal_file(way.lineage(), WalFileName::Segment(before));
         let asked = async {
             let repository = lazy.with_lineage(way.lineage()).await?;
-            let has = repository.exists(&key).await?;
-            Ok::<_, RepoError>(has.then_some(repository))
+            let mut names = line(&repository, way, first).await?;
+            names.retain(|name| name.number(way.size()).is_some_and(|number| number < last));
+            // A list may be an old one.
+            if repository.exists(&key).await? {
+                names.insert(before);
+            }
+            Ok::<_, RepoError>(Seen { repository, names })
         };
         match tokio::time::timeout(LOOK_TIME_MAX, asked).await {
-            Ok(Ok(found)) => Ok(found),
+            Ok(Ok(seen)) => Ok(seen),
             Ok(Err(_)) | Err(_) => Err(NoAnswer),
         }
     }
 }
 
+/// What a repository was seen to have.
+struct Seen {
+    repository: Repository,
+    names: BTreeSet<SegmentName>,
+}
+
 /// The repository could not be asked, or not in time.
 struct NoAnswer;
+
+/// Whether a repository that has `names` lacks any of `all` after its own first. What came before that, it was perhaps not there for. Pure.
+fn has_gap(names: &BTreeSet<SegmentName>, all: &BTreeSet<SegmentName>) -> bool {
+    names.first().is_some_and(|first| all.range(first..).any(|name| !names.contains(name)))
+}

@@ -236,9 +236,10 @@ impl Way {
         segment_before(segment, self.size, self.history.as_ref())
     }
 
-    /// The timelines that lead to the file's own, and this one.
-    pub(super) fn timelines(&self) -> Vec<Timeline> {
-        let parents = self.history.iter().flat_map(|history| history.parents.iter().map(|(parent, _)| *parent));
+    /// The timelines that lead to the file's own and do not end before segment number `first`, and this one.
+    pub(super) fn timelines(&self, first: u64) -> Vec<Timeline> {
+        let parents = self.history.iter().flat_map(|history| &history.parents);
+        let parents = parents.filter(|(_, end)| end.segment_number(self.size) >= first).map(|(parent, _)| *parent);
         parents.chain([self.name.timeline()]).collect()
     }
 

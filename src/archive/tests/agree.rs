@@ -140,6 +140,37 @@ async fn an_agent_that_has_just_started_sends_nothing_where_it_could_not_look_fo
 }
 
 #[tokio::test]
+async fn an_agent_that_has_just_started_sends_nothing_where_another_life_lies_before_a_gap() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1, 2], 1).await;
+    archived(&room, &both[..1], &[3, 4, 5], 1).await;
+    // This server went on behind the gap before the clone came.
+    archived(&room, &both, &[6], 1).await;
+    archived(&room, &both[1..], &[3], 2).await;
+    let archiver = archiver(&room, both, ONE);
+    room.write(numbered(7), &segment(numbered(7), room.lineage.system_identifier, 1));
+    archiver.push(numbered(7), archiver.find(numbered(7))).await.expect("one is enough");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 7..=9), held(&room, "two", 1..=9)), (vec![7], vec![1, 2, 3, 6]));
+    archiver.compare_once().await;
+    assert_eq!(archiver.repository_facts()[1].differs, Some(numbered(3).to_string()));
+}
+
+#[tokio::test]
+async fn a_repository_that_began_later_than_another_missed_nothing() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both[..1], &[1, 2], 1).await;
+    archived(&room, &both, &[3, 4], 1).await;
+    let archiver = archiver(&room, both, ONE);
+    room.write(numbered(5), &segment(numbered(5), room.lineage.system_identifier, 1));
+    archiver.push(numbered(5), archiver.find(numbered(5))).await.expect("archived");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 5..=9), held(&room, "two", 1..=9)), (vec![5], vec![3, 4, 5]));
+}
+
+#[tokio::test]
 async fn a_file_that_was_looked_at_before_two_contents_were_found_goes_nowhere() {
     let room = Room::new();
     let both = vec![room.repository("one").await, room.repository("two").await];
