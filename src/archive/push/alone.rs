@@ -16,6 +16,7 @@ use super::error::PushError;
 use super::in_order::{PG_WAL_TIME_MAX, Way, no_answer};
 use crate::archive::agree::Seams;
 use crate::archive::contents::{self, Contents, SEGMENTS_READ};
+use crate::catalogue::{SEAMS_LOOKED_FOR, seams};
 use walward_base::sys::ground::Ground;
 use walward_base::{ErrorClass, describe};
 use walward_pg::archive_status::done_segments;
@@ -58,7 +59,12 @@ impl Archiver {
             let look = async {
                 let repository = lazy.with_lineage(way.lineage()).await?;
                 let there = line(&repository, &way, first).await?;
-                let wanted = wanted(&there, &done);
+                let mut wanted = wanted(&there, &done);
+                // A gap that another has filled is none by name: there a segment does not continue the one before it.
+                let linked: Vec<SegmentName> = common(&there, &done).take(SEAMS_LOOKED_FOR).copied().collect();
+                let opened = [repository.clone()];
+                let seams = Box::pin(seams(&opened, way.lineage(), linked)).await;
+                wanted.extend(seams.found.iter().rev().take(SEGMENTS_READ).map(|seam| seam.before));
                 let compare = async |repository: Repository| {
                     contents::compare_each(self.pg_wal(), way.lineage(), wanted.iter(), &[Some(repository)]).await
                 };
@@ -116,6 +122,14 @@ pub(super) async fn line(repository: &Repository, way: &Way, first: u64) -> Resu
     Ok(there)
 }
 
+/// The segments that the server has `done` and that are `there`, the newest first. Pure.
+fn common<'a>(
+    there: &'a BTreeSet<SegmentName>,
+    done: &'a BTreeSet<SegmentName>,
+) -> impl Iterator<Item = &'a SegmentName> {
+    done.iter().rev().filter(|segment| there.contains(*segment))
+}
+
 /// Which of the segments that the server has `done` are compared with those that are `there`: the newest, and what lies beside a gap. Pure.
 fn wanted(there: &BTreeSet<SegmentName>, done: &BTreeSet<SegmentName>) -> BTreeSet<SegmentName> {
     let mut seams = Seams::default();
@@ -124,8 +138,8 @@ fn wanted(there: &BTreeSet<SegmentName>, done: &BTreeSet<SegmentName>) -> BTreeS
     }
     let beside_gaps = seams.end();
     let is_beside = |segment: &&SegmentName| beside_gaps.contains(&WalFileName::Segment(**segment));
-    let common = || done.iter().rev().filter(|segment| there.contains(*segment));
-    common().take(SEGMENTS_READ).chain(common().filter(is_beside).take(SEGMENTS_READ)).copied().collect()
+    let newest = common(there, done).take(SEGMENTS_READ);
+    newest.chain(common(there, done).filter(is_beside).take(SEGMENTS_READ)).copied().collect()
 }
 
 /// Whether a repository is this server's up to the segment `name`: the last that it holds `there` before that was compared, and nothing

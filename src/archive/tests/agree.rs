@@ -426,6 +426,29 @@ async fn an_agent_that_has_just_started_takes_no_name_for_the_content_of_the_onl
 }
 
 #[tokio::test]
+async fn a_gap_that_another_life_has_filled_is_found_in_the_only_repository_that_answers() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1, 2], 1).await;
+    archived(&room, &both[..1], &[3, 4, 5], 1).await;
+    // This server went on behind the gap before the clone came.
+    archived(&room, &both, &[6, 7, 8, 9, 10, 11], 1).await;
+    archived(&room, &both[1..], &[3, 4, 5], 2).await;
+    for number in 1..=11 {
+        room.write(numbered(number), &segment(numbered(number), room.lineage.system_identifier, 1));
+        let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(number));
+        walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    }
+    let archiver = archiver(&room, both.clone(), ONE);
+    let _away = Away::take(&room, "one");
+    both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+    room.write(numbered(12), &segment(numbered(12), room.lineage.system_identifier, 1));
+    let error = archiver.push(numbered(12), archiver.find(numbered(12))).await.expect_err("two lives");
+    assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(5)), "{error}");
+    assert_eq!(held(&room, "two", 12..=13), [] as [u32; 0]);
+}
+
+#[tokio::test]
 async fn the_repositories_are_looked_at_anew_for_each_life_of_the_server_and_when_a_person_changed_the_archive() {
     for of_a_later_life in [true, false] {
         let room = Room::new();
