@@ -2,7 +2,7 @@
 //!
 //! A repository that missed files may have been another server's meanwhile. While the others are away, what this server still has
 //! of its line in pg_wal is held against it: two lives of a cluster differ from one moment on, so that the last file that lies there
-//! tells. Where it lacks some, another may have gone on before the gap while this one went on behind it: the last one before a gap is asked,
+//! tells. Where it lacks some, another may have gone on before the gap while this one went on after it: the last one before a gap is asked,
 //! too. Where the server has that one no more nothing can be proven: the file goes there, the next one is looked at again, and all are
 //! compared with the others when they are back (`comparison.rs`).
 
@@ -158,7 +158,7 @@ mod tests {
     use walward_pg::Timeline;
 
     #[test]
-    fn what_lies_before_a_gap_is_compared_however_much_came_behind_it() {
+    fn what_lies_before_a_gap_is_compared_however_much_came_after_it() {
         let segments = |numbers: &[u64]| -> BTreeSet<SegmentName> {
             let named = |number| SegmentName::from_number(Timeline(1), number, SegmentSize::DEFAULT);
             numbers.iter().map(|number| named(*number).expect("a segment")).collect()

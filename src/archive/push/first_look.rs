@@ -5,7 +5,7 @@
 //! the primary. So the file before the first one is looked for in each, and what comes before that by name: one
 //! that lacks any of it where another has it, or does not say so in time, gets new files when it was compared with the others; and
 //! where two hold different ones, nothing is archived after it. One that missed files may have got another server's in their place, and this
-//! one's behind them: the file before the first one proves nothing there.
+//! one's after them: the file before the first one proves nothing there.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

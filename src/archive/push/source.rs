@@ -141,7 +141,7 @@ impl WalFile {
         &self.head
     }
 
-    /// The content from the first byte on, in chunks of [`FRAME_BYTES`]; of a segment, zeros behind a segment switch. A file that changes
+    /// The content from the first byte on, in chunks of [`FRAME_BYTES`]; of a segment, zeros after a segment switch. A file that changes
     /// meanwhile ends the stream with an error.
     pub fn content(&self) -> BoxStream<'static, io::Result<Bytes>> {
         self.stream(self.cleaned(()), |_| {})
@@ -225,7 +225,7 @@ impl WalFile {
     }
 }
 
-/// A segment's content as it is archived. Nothing that is replayed lies behind a segment switch, and the server that switched filled the segment with
+/// A segment's content as it is archived. Nothing that is replayed lies after a segment switch, and the server that switched filled the segment with
 /// zeros (`CopyXLogRecordToWAL`, src/backend/access/transam/xlog.c). A standby whose connection broke in these zeros keeps what its file held
 /// before, for ever: they are put back, so that all servers of a cluster have the same content.
 struct Cleaned<O> {

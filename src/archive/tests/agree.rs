@@ -145,7 +145,7 @@ async fn an_agent_that_has_just_started_sends_nothing_where_another_life_lies_be
     let both = vec![room.repository("one").await, room.repository("two").await];
     archived(&room, &both, &[1, 2], 1).await;
     archived(&room, &both[..1], &[3, 4, 5], 1).await;
-    // This server went on behind the gap before the clone came.
+    // This server went on after the gap before the clone came.
     archived(&room, &both, &[6], 1).await;
     archived(&room, &both[1..], &[3], 2).await;
     let archiver = archiver(&room, both, ONE);
@@ -431,7 +431,7 @@ async fn a_gap_that_another_life_has_filled_is_found_in_the_only_repository_that
     let both = vec![room.repository("one").await, room.repository("two").await];
     archived(&room, &both, &[1, 2], 1).await;
     archived(&room, &both[..1], &[3, 4, 5], 1).await;
-    // This server went on behind the gap before the clone came.
+    // This server went on after the gap before the clone came.
     archived(&room, &both, &[6, 7, 8, 9, 10, 11], 1).await;
     archived(&room, &both[1..], &[3, 4, 5], 2).await;
     for number in 1..=11 {

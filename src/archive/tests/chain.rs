@@ -44,9 +44,9 @@ async fn each_segment_is_stored_with_the_digest_of_the_one_before_it_in_every_li
     assert_eq!(continues(&room, &one, more[7], more[6]).await, None);
 }
 
-/// A segment that ends with a switch right after its header, and what lies behind it.
-fn switched(room: &Room, file: WalFileName, behind: u8) -> Vec<u8> {
-    let mut bytes = segment(file, room.lineage.system_identifier, behind);
+/// A segment that ends with a switch right after its header, and what lies after it.
+fn switched(room: &Room, file: WalFileName, rest: u8) -> Vec<u8> {
+    let mut bytes = segment(file, room.lineage.system_identifier, rest);
     let WalFileName::Segment(name) = file else { panic!("a segment") };
     let start = name.start(SegmentSize::try_from(SEGMENT_BYTES).expect("a size")).expect("a start");
     let mut record = [24u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
@@ -57,9 +57,9 @@ fn switched(room: &Room, file: WalFileName, behind: u8) -> Vec<u8> {
     bytes
 }
 
-/// A standby whose connection broke in the zeros behind a switch has what its file held before, and goes on with the next segment.
+/// A standby whose connection broke in the zeros after a switch has what its file held before, and goes on with the next segment.
 #[tokio::test]
-async fn what_lies_behind_a_segment_switch_is_no_content_and_makes_no_other_life() {
+async fn what_lies_after_a_segment_switch_is_no_content_and_makes_no_other_life() {
     let room = Room::new();
     let one = room.repository("one").await;
     let files = waiting(&room, 3);

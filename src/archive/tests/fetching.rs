@@ -223,8 +223,8 @@ async fn a_segment_before_a_timeline_that_only_the_server_knows_of_is_not_absent
     let Err(FetchError::Hole { next, .. }) = told else { panic!("timeline 2 left it later: {told:?}") };
     assert_eq!(next.timeline, Timeline(2));
     assert_eq!(find(missing, None).await.expect("no server asks"), Retrieved::Absent);
-    let behind = find("000000010000000000000051", Some(room.pg_wal())).await;
-    assert_eq!(behind.expect("after the switch it is the end"), Retrieved::Absent);
+    let later = find("000000010000000000000051", Some(room.pg_wal())).await;
+    assert_eq!(later.expect("after the switch it is the end"), Retrieved::Absent);
 }
 
 #[tokio::test]
