@@ -271,7 +271,7 @@ pub(super) struct RestoreArguments {
     /// A place for pg_wal outside of the data directory, which becomes a link to it
     #[arg(long = "waldir", value_name = "DIRECTORY")]
     pub(super) wal_directory: Option<PathBuf>,
-    /// Whether the restored server archives (default: in its own place, and as a standby; a copy does not)
+    /// Whether the restored server archives (default: in its own place, and as a standby; a copy does not, nor does it follow subscriptions)
     #[arg(long, value_enum)]
     pub(super) archive_mode: Option<ArchiveModeChoice>,
     /// Recover the last, unfinished segment of a dead primary as well, if its .partial was archived
@@ -299,7 +299,7 @@ pub(super) enum ActionChoice {
 /// What becomes of `archive_mode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum ArchiveModeChoice {
-    /// As in the backup; for a server that takes the place of the original
+    /// As in the backup, subscriptions too; for a server that takes the place of the original
     Preserve,
     /// Not at all
     Off,

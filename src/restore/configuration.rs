@@ -283,7 +283,8 @@ impl Configuration {
         for line in effective.values() {
             verdict.recovery(line, request, in_place);
             verdict.place(line, &lines, root, in_place, &was);
-            if !line.name.starts_with("include") {
+            let is_overridden = verdict.overrides.iter().any(|(name, _)| *name == line.name);
+            if !line.name.starts_with("include") && !is_overridden {
                 verdict.meant(line, in_place);
             }
         }
@@ -322,6 +323,10 @@ impl Verdict {
                 self.overrides.push((name, String::new()));
                 self.note(line, Fate::Overridden, "it leads to the original's primary");
             }
+        }
+        if line.name == "synchronous_standby_names" && !line.value.is_empty() && settings::is_copy(request, in_place) {
+            self.overrides.push(("synchronous_standby_names", String::new()));
+            self.note(line, Fate::Overridden, "the copy's commits would wait for the original's standbys");
         }
         let is_timeline = line.name == "recovery_target_timeline" && line.value != "latest";
         if (settings::TARGETS.contains(&line.name.as_str()) || is_timeline) && !line.value.is_empty() {
@@ -428,6 +433,7 @@ pub fn commented(content: &[u8], names: &[&str]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::restore::Archiving;
     use crate::restore::choose::tests::request;
     use walward_pg::Lsn;
 
@@ -519,6 +525,23 @@ mod tests {
         let expected = ["cron.database_name kept", "log_directory kept", "port kept", "recovery_target_xid overridden"];
         assert_eq!(notes, expected.map(|note| format!("{CONF}:{note}")));
         assert_eq!(verdict.overrides, []);
+    }
+
+    #[test]
+    fn a_copy_waits_for_no_standby_and_a_server_in_the_originals_place_does() {
+        let files = [(CONF, "synchronous_standby_names = 'FIRST 1 (db2)'\n")];
+        let copy = RestoreRequest { archive: Archiving::ByPlace, ..request(Target::Latest) };
+        let standby = RestoreRequest { standby: true, ..copy.clone() };
+        let preserved = RestoreRequest { archive: Archiving::Preserve, ..copy.clone() };
+        let silent = vec![("synchronous_standby_names", String::new())];
+        let (verdict, notes) = judged(&files, &copy, false);
+        assert_eq!((verdict.overrides, notes), (silent, vec![format!("{CONF}:synchronous_standby_names overridden")]));
+        for request in [standby, preserved] {
+            let (verdict, notes) = judged(&files, &request, false);
+            assert_eq!((verdict.overrides, notes), (vec![], vec![format!("{CONF}:synchronous_standby_names kept")]));
+        }
+        let (verdict, notes) = judged(&files, &copy, true);
+        assert_eq!((verdict.overrides, notes), (vec![], vec![]), "in its place it is its own");
     }
 
     #[test]

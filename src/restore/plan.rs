@@ -67,6 +67,8 @@ pub struct RestorePlan {
     pub wal_directory: Option<PathBuf>,
     /// Whether the restored server archives as the cluster did.
     pub archives: bool,
+    /// The settings that keep a copy apart from its original: they stay until a person resets them.
+    pub until_reset: Vec<&'static str>,
     /// What the configuration in the backup says that holds for the cluster that was backed up, and what becomes of it.
     pub configuration: Vec<Note>,
     /// What was not looked for, because it would take too long.
@@ -271,6 +273,7 @@ pub async fn plan(
         write_bytes: contents.bytes(),
         files: contents.files(),
         space,
+        until_reset: settings::until_reset(&arranged.settings),
         settings: arranged.settings,
         wal_directory: request.wal_directory.clone(),
         archives: arranged.archives,
@@ -337,7 +340,7 @@ struct Arranged {
 
 async fn arrange(
     configuration: &Configuration,
-    wanted: Vec<Setting>,
+    mut wanted: Vec<Setting>,
     request: &RestoreRequest,
     manifest: &Manifest,
     root: &Path,
@@ -351,6 +354,9 @@ async fn arrange(
     .await?;
     let in_place = has_its_place && request.original.is_host(&manifest.host, manifest.machine.as_deref());
     let verdict = configuration.judge(request, root, &original, in_place);
+    if settings::is_copy(request, in_place) {
+        wanted.extend(settings::OF_A_COPY.map(|(name, value)| (name, value.to_owned())));
+    }
     let mut settings = verdict.applied_to(wanted);
     let archives = match request.archive {
         Archiving::Preserve => true,

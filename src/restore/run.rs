@@ -91,6 +91,8 @@ pub struct RestoreReport {
     pub seconds: f64,
     /// What the configuration says that holds for the cluster that was backed up, and what became of it.
     pub configuration: Vec<Note>,
+    /// The settings that keep a copy apart from its original: they stay until a person resets them.
+    pub until_reset: Vec<&'static str>,
     /// What is worth knowing: packs that one repository could not give.
     pub warnings: Vec<String>,
 }
@@ -148,6 +150,7 @@ pub async fn run(
         packs_reused: 0,
         seconds: 0.0,
         configuration: plan.configuration,
+        until_reset: plan.until_reset,
         warnings: Vec::new(),
     };
     // The last pack holds the files that make a cluster of the others.

@@ -1,7 +1,7 @@
 //! The recovery settings of a restored cluster. Pure.
 
 use super::loan::{Lent, Loan};
-use super::request::RestoreRequest;
+use super::request::{Archiving, RestoreRequest};
 use crate::catalogue::{Target, TargetTimeline, Way, format_time};
 use walward_pg::{Capacity, settings};
 
@@ -48,6 +48,11 @@ const OF_THE_ORIGINAL: [(&str, &str); 4] = [
     ("restore_command", ""),
 ];
 
+/// What a copy must not do beside its original, and the value that keeps it from that until a person decides. Its subscriptions name the
+/// original's slots, and its workers would take the changes from there (`ApplyLauncherRegister` starts none, launcher.c); its commits would
+/// wait for the original's standbys.
+pub const OF_A_COPY: [(&str, &str); 2] = [("max_logical_replication_workers", "0"), ("synchronous_standby_names", "")];
+
 /// A setting that is written.
 pub type Setting = (&'static str, String);
 
@@ -55,6 +60,17 @@ pub type Setting = (&'static str, String);
 /// needs them for as long as it is one.
 pub fn is_lent(request: &RestoreRequest) -> bool {
     !request.standby || request.target != Target::Latest
+}
+
+/// Whether a copy is made, which stands beside the cluster and is no part of it.
+pub fn is_copy(request: &RestoreRequest, in_place: bool) -> bool {
+    !in_place && is_lent(request) && request.archive != Archiving::Preserve
+}
+
+/// Those of the settings `written` that stay after the recovery, until a person resets them.
+pub fn until_reset(written: &[Setting]) -> Vec<&'static str> {
+    let stays = |name: &str| name == "archive_mode" || OF_A_COPY.iter().any(|(of_a_copy, _)| *of_a_copy == name);
+    written.iter().map(|(name, _)| *name).filter(|name| stays(name)).collect()
 }
 
 /// The settings for `request`, whose recovery goes `way`.
@@ -111,16 +127,17 @@ pub struct Lending {
     pub stays: Vec<&'static str>,
 }
 
-/// What of `wanted` is lent to the recovery: all but whether it archives and what stays silenced. What the cluster had set itself in
-/// postgresql.auto.conf (`content`) comes back, when it is restored in place.
+/// What of `wanted` is lent to the recovery: all but what keeps a copy apart from its original and what stays silenced. What the cluster had
+/// set itself in postgresql.auto.conf (`content`) comes back, when it is restored in place.
 pub fn lent(content: &[u8], wanted: &[Setting], lending: &Lending) -> Loan {
     let content = String::from_utf8_lossy(content);
     let own =
         |name: &str| settings::setting(&content, name).filter(|value| !value.contains(char::REPLACEMENT_CHARACTER));
+    let until_reset = until_reset(wanted);
     let lent = wanted.iter().filter_map(|(name, value)| {
         let of_original = OF_THE_ORIGINAL.iter().find(|(of_original, _)| of_original == name);
         let after = match of_original {
-            _ if *name == "archive_mode" => return None,
+            _ if until_reset.contains(name) => return None,
             Some((_, silent)) if lending.stays.contains(name) && silent != value => Some((*silent).to_owned()),
             _ if lending.stays.contains(name) => return None,
             Some(_) if lending.in_place => own(name).filter(|own| own != value),
@@ -297,6 +314,25 @@ mod tests {
         assert!(!loan.iter().any(|lent| lent.name == "archive_cleanup_command"));
         let end = loan.iter().find(|lent| lent.name == "recovery_end_command").expect("lent");
         assert_eq!(end.after.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn what_keeps_a_copy_apart_stays_after_its_recovery_and_is_for_copies_alone() {
+        let standby = RestoreRequest { standby: true, ..request(Target::Latest) };
+        let preserved = RestoreRequest { archive: Archiving::Preserve, ..request(Target::Latest) };
+        let off = RestoreRequest { archive: Archiving::Off, ..request(Target::Latest) };
+        let by_place = RestoreRequest { archive: Archiving::ByPlace, ..request(Target::Latest) };
+        let copies = [&standby, &preserved, &off, &by_place].map(|request| is_copy(request, false));
+        assert_eq!(copies, [false, false, true, true]);
+        assert!(![&standby, &preserved, &off, &by_place].iter().any(|request| is_copy(request, true)));
+        let written: Vec<Setting> = OF_A_COPY
+            .into_iter()
+            .chain([("archive_mode", "off")])
+            .map(|(name, value)| (name, value.to_owned()))
+            .collect();
+        let names = ["max_logical_replication_workers", "synchronous_standby_names", "archive_mode"];
+        assert_eq!(until_reset(&written), names);
+        assert_eq!(lent(b"", &written, &Lending { in_place: false, stays: Vec::new() }).settings, []);
     }
 
     #[test]

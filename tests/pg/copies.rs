@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{Cluster, Outcome, Site, SiteOptions, eventually};
+use crate::support::{Cluster, ClusterOptions, Outcome, Site, SiteOptions, Stop, eventually};
 
 /// `walward restore` into `target` with `arguments`, and no word about archiving.
 fn restore(site: &Site, target: &Path, arguments: &[&str]) -> Outcome {
@@ -39,6 +39,8 @@ fn a_copy_runs_on_its_own_files_acts_for_nobody_and_archives_nothing() {
     let (room, cluster) = (&site.room, &site.cluster);
     let pid = fs::read_to_string(touched("main.pid")).unwrap();
     cluster.sql(room, "create table t (id int)");
+    // In the file only: the original would wait for it, too.
+    cluster.set("synchronous_standby_names", "db2");
     site.walward(&["--cluster", "main", "backup"]).expect(0);
     cluster.sql(room, "insert into t values (1)");
     let segment = cluster.switch_wal(room);
@@ -48,7 +50,13 @@ fn a_copy_runs_on_its_own_files_acts_for_nobody_and_archives_nothing() {
     let plan = restore(&site, &target, &["--dry-run"]).expect(0);
     let plan = plan.says("more.conf: data_directory").says("cluster_name").says("archiving     off");
     let outcome = restore(&site, &target, &[]).expect(0);
-    for name in ["recovery_end_command", "archive_cleanup_command", "recovery_min_apply_delay", "external_pid_file"] {
+    for name in [
+        "recovery_end_command",
+        "archive_cleanup_command",
+        "recovery_min_apply_delay",
+        "external_pid_file",
+        "synchronous_standby_names",
+    ] {
         assert!(plan.stdout.contains(name) && outcome.stderr.contains(name), "{name}: {}", outcome.stderr);
     }
     let mut copy = Cluster::adopt(room, "copy", &cluster.version, target);
@@ -58,12 +66,75 @@ fn a_copy_runs_on_its_own_files_acts_for_nobody_and_archives_nothing() {
     assert_eq!(shows("data_directory"), copy.data.to_str().unwrap());
     assert_eq!(shows("hba_file"), copy.data.join("pg_hba.conf").to_str().unwrap());
     assert_eq!(shows("archive_mode"), "off");
+    assert_eq!(shows("synchronous_standby_names"), "");
+    copy.sql(room, "create table of_the_copy ()");
     assert_eq!(copy.sql(room, "select count(*) from t"), "1");
     assert!(!touched("ended").exists() && !touched("cleaned").exists());
     assert_eq!(fs::read_to_string(touched("main.pid")).unwrap(), pid);
     assert_eq!(cluster.sql(room, "select pg_is_in_recovery()"), "f", "the original runs on");
     let left = fs::read_to_string(copy.data.join("postgresql.auto.conf")).unwrap();
     assert!(left.contains("recovery_end_command = ''") && !left.contains("wal recovered"), "{left}");
+}
+
+#[test]
+fn a_copy_leaves_the_originals_subscriptions_to_the_original_until_a_person_says_otherwise() {
+    let mut site = Site::prepare(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let settings = vec![("wal_level".to_owned(), "logical".to_owned())];
+    let options = ClusterOptions { settings, ..ClusterOptions::default() };
+    let mut publisher = Cluster::create(&site.room, "publisher", &site.cluster.version, &options);
+    publisher.start(&site.room);
+    publisher.sql(&site.room, "create table orders (n int primary key)");
+    publisher.sql(&site.room, "create publication p for table orders");
+    // How often a worker that got no slot asks for it again.
+    site.cluster.set("wal_retrieve_retry_interval", "200ms");
+    site.cluster.start(&site.room);
+    site.start_agent();
+    let subscribe = format!("create subscription s connection '{}' publication p", publisher.connection("postgres"));
+    site.cluster.sql(&site.room, "create table orders (n int primary key)");
+    site.cluster.sql(&site.room, &subscribe);
+    publisher.sql(&site.room, "insert into orders values (1)");
+    let room = &site.room;
+    let orders = |cluster: &Cluster| cluster.sql(room, "select string_agg(n::text, ',' order by n) from orders");
+    let follows = |cluster: &Cluster, all: &str| {
+        eventually("the changes arrive", Duration::from_mins(2), || (orders(cluster) == all).then_some(()));
+    };
+    let is_taken = || publisher.sql(room, "select active from pg_replication_slots where slot_name = 's'") == "t";
+    follows(&site.cluster, "1");
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+
+    let target = room.join("copy");
+    restore(&site, &target, &["--dry-run"]).expect(0).says("subscriptions not followed");
+    let told = restore(&site, &target, &[]).expect(0);
+    told.says("a restart: max_logical_replication_workers, archive_mode");
+    let mut copy = Cluster::adopt(room, "copy", &site.cluster.version, target);
+    copy.start(room);
+    site.wait_promoted(&copy);
+    assert_eq!(copy.sql(room, "select subname from pg_subscription where subenabled"), "s");
+    let note = copy.data.join("walward.recovery.json");
+    eventually("the settings of the recovery are gone", Duration::from_mins(1), || (!note.exists()).then_some(()));
+
+    // The original is away for a moment, as for an update, and the slot is free.
+    site.cluster.stop(Stop::Fast);
+    eventually("the slot is free", Duration::from_mins(1), || (!is_taken()).then_some(()));
+    copy.stop(Stop::Fast);
+    copy.start(room);
+    publisher.sql(room, "insert into orders values (2), (3)");
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(!is_taken(), "the copy takes the original's changes");
+    }
+    site.cluster.start(&site.room);
+    follows(&site.cluster, "1,2,3");
+    assert_eq!(orders(&copy), "1");
+
+    // The copy takes the place of the original.
+    site.cluster.stop(Stop::Fast);
+    copy.sql(room, "alter system reset max_logical_replication_workers");
+    copy.stop(Stop::Fast);
+    copy.start(room);
+    publisher.sql(room, "insert into orders values (4)");
+    eventually("the copy has the slot", Duration::from_mins(1), || is_taken().then_some(()));
+    eventually("the changes arrive", Duration::from_mins(2), || orders(&copy).ends_with(",4").then_some(()));
 }
 
 #[test]

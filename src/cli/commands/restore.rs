@@ -247,6 +247,12 @@ fn describe(plan: &RestorePlan) -> String {
     if !plan.archives {
         lines.push("archiving     off (archive_mode = off): --archive-mode preserve keeps it on".to_owned());
     }
+    if plan.until_reset.contains(&"max_logical_replication_workers") {
+        lines.push(
+            "subscriptions not followed (max_logical_replication_workers = 0), so that the original gets their changes"
+                .to_owned(),
+        );
+    }
     lines.extend(plan.configuration.iter().map(|note| format!("setting       {}", noted(note))));
     lines.extend(plan.unexamined.iter().map(|text| format!("not examined  {text}")));
     lines.push(format!(
@@ -294,6 +300,10 @@ fn print(report: &RestoreReport, arguments: &RestoreArguments, printer: &Printer
     }
     for note in report.configuration.iter().filter(|note| note.fate != Fate::Kept) {
         printer.note(&noted(note));
+    }
+    if !report.until_reset.is_empty() {
+        let names = report.until_reset.join(", ");
+        printer.note(&format!("set until you say otherwise, by ALTER SYSTEM RESET of each and a restart: {names}"));
     }
     printer.note(if arguments.standby {
         "start PostgreSQL: it follows the archive as a standby"

@@ -102,11 +102,12 @@ fn every_piece_of_configuration_in_a_document_is_accepted() {
 }
 
 /// Settings of PostgreSQL that documents name with a value.
-const POSTGRESQL: [&str; 14] = [
+const POSTGRESQL: [&str; 16] = [
     "archive_command",
     "archive_mode",
     "archive_timeout",
     "hot_standby",
+    "max_logical_replication_workers",
     "primary_conninfo",
     "primary_slot_name",
     "recovery_target_action",
@@ -115,6 +116,7 @@ const POSTGRESQL: [&str; 14] = [
     "recovery_target_timeline",
     "restore_command",
     "summarize_wal",
+    "synchronous_standby_names",
     "wal_keep_size",
     "wal_level",
 ];
