@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::*;
 use walward_base::ErrorClass;
 use walward_base::sys::cpu::CpuPool;
-use walward_pg::{Lineage, SegmentName, SegmentSize, WalFileName, magic_of_major};
+use walward_pg::{Lineage, SegmentSize, WalFileName, synthetic};
 use walward_repo::keys::KeySource;
 use walward_repo::{Encryption, LazyRepository, Repository, layout};
 use walward_storage::StoreOptions;
@@ -122,22 +122,12 @@ fn name(text: &str) -> WalFileName {
     text.parse().expect("a name")
 }
 
-/// A segment whose first page is right; the rest is `fill`.
+/// A segment of one record, filled with `fill`.
 fn segment(name: WalFileName, system_identifier: u64, fill: u8) -> Vec<u8> {
     let WalFileName::Segment(segment) = name else { panic!("a segment") };
-    let start = SegmentName::start(segment, SegmentSize::try_from(SEGMENT_BYTES).expect("a size")).expect("a start");
-    let mut bytes = vec![fill; usize::try_from(SEGMENT_BYTES).expect("a length")];
-    let mut header = Vec::new();
-    header.extend(magic_of_major(15).expect("supported").to_le_bytes());
-    header.extend(2u16.to_le_bytes());
-    header.extend(segment.timeline.0.to_le_bytes());
-    header.extend(start.0.to_le_bytes());
-    header.extend([0; 8]);
-    header.extend(system_identifier.to_le_bytes());
-    header.extend(u32::try_from(SEGMENT_BYTES).expect("a size").to_le_bytes());
-    header.extend(8192u32.to_le_bytes());
-    bytes[..header.len()].copy_from_slice(&header);
-    bytes
+    let size = SegmentSize::try_from(SEGMENT_BYTES).expect("a size");
+    let content = vec![fill; usize::try_from(SEGMENT_BYTES).expect("a length")];
+    synthetic::segment(segment, size, Lineage { major: 15, system_identifier }, content)
 }
 
 #[tokio::test]

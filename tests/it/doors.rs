@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use tempfile::TempDir;
-use walward_pg::{ControlFile, SegmentName, WalFileName, magic_of_major};
+use walward_pg::{ControlFile, WalFileName, synthetic};
 use walward_wire::client::Conversation;
 use walward_wire::{OnError, Reply, Request};
 
@@ -124,18 +124,8 @@ impl Host {
     fn write_segment(&self, data: &str, name: &str) -> PathBuf {
         let control = ControlFile::read(&self.path("data")).unwrap();
         let WalFileName::Segment(segment) = name.parse().unwrap() else { panic!("{name}") };
-        let start = SegmentName::start(segment, control.segment_size).unwrap();
-        let mut bytes = vec![0; usize::try_from(control.segment_size.bytes()).unwrap()];
-        let mut header = Vec::new();
-        header.extend(magic_of_major(15).unwrap().to_le_bytes());
-        header.extend(2u16.to_le_bytes());
-        header.extend(segment.timeline.0.to_le_bytes());
-        header.extend(start.0.to_le_bytes());
-        header.extend([0; 8]);
-        header.extend(control.system_identifier.to_le_bytes());
-        header.extend(u32::try_from(control.segment_size.bytes()).unwrap().to_le_bytes());
-        header.extend(8192u32.to_le_bytes());
-        bytes[..header.len()].copy_from_slice(&header);
+        let content = vec![0; usize::try_from(control.segment_size.bytes()).unwrap()];
+        let bytes = synthetic::segment(segment, control.segment_size, control.lineage(), content);
         let path = self.path(data).join("pg_wal").join(name);
         fs::write(&path, bytes).unwrap();
         path

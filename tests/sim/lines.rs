@@ -18,7 +18,7 @@ use walward::archive::{Asker, FetchOptions, Fetched, Fetcher, Spool, Want, archi
 use walward::catalogue::{Target, TargetTimeline};
 use walward::health::FetchStats;
 use walward::restore::{RestoreError, RestorePlan, RestoreRequest, plan};
-use walward_pg::{Lineage, Lsn, Timeline, TimelineHistory, WalFileName, magic_of_major};
+use walward_pg::{Lineage, Lsn, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName, synthetic};
 use walward_repo::manifest::{BackupLabel, BackupType};
 use walward_repo::{LazyRepository, Repository};
 use walward_storage::fault::Plan;
@@ -91,15 +91,9 @@ impl Server {
     /// Segment `number` as it is on the server's own timeline: what it inherited of it, and its own.
     fn segment(&self, number: u64, lineage: Lineage) -> Vec<u8> {
         let start = number * SEGMENT_BYTES;
-        let mut bytes = Vec::new();
-        bytes.extend(magic_of_major(15).unwrap().to_le_bytes());
-        bytes.extend(2u16.to_le_bytes());
-        bytes.extend(self.timeline.to_le_bytes());
-        bytes.extend(start.to_le_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend(lineage.system_identifier.to_le_bytes());
-        bytes.extend(u32::try_from(SEGMENT_BYTES).unwrap().to_le_bytes());
-        bytes.extend(8192u32.to_le_bytes());
+        let size = SegmentSize::try_from(SEGMENT_BYTES).unwrap();
+        let name = SegmentName::from_number(Timeline(self.timeline), number, size).unwrap();
+        let mut bytes = Vec::from(synthetic::first_page_header(name, size, lineage));
         let befores = std::iter::once(0).chain(self.past.iter().map(|record| record.at.0));
         let mine = self.past.iter().zip(befores).filter(|(record, _)| record.at.0 / SEGMENT_BYTES == number);
         for (record, before) in mine {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use walward_pg::archive_status::{done_path, ready_path};
-use walward_pg::{ControlFile, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName, magic_of_major};
+use walward_pg::{ControlFile, Lineage, Lsn, SegmentName, SegmentSize, Timeline, WalFileName, synthetic};
 
 use crate::faults::mix;
 use crate::truth::{Version, print_of};
@@ -219,21 +219,10 @@ impl Postgres {
         }
     }
 
-    /// A segment whose first page is right; nobody reads the others.
     fn segment(&self, name: WalFileName, segment: SegmentName) -> Vec<u8> {
         let mut bytes = vec![self.version; usize::try_from(SEGMENT_BYTES).unwrap()];
         let mut random = StdRng::seed_from_u64(mix(self.seed, &(name, self.version)));
         random.fill_bytes(&mut bytes[..NOISE_BYTES[(mix(self.seed, &"noise") & 1) as usize]]);
-        let mut header = Vec::new();
-        header.extend(magic_of_major(MAJOR).unwrap().to_le_bytes());
-        header.extend(2u16.to_le_bytes());
-        header.extend(segment.timeline.0.to_le_bytes());
-        header.extend(segment.start(size()).unwrap().0.to_le_bytes());
-        header.extend([0; 8]);
-        header.extend(self.lineage.system_identifier.to_le_bytes());
-        header.extend(u32::try_from(SEGMENT_BYTES).unwrap().to_le_bytes());
-        header.extend(8192u32.to_le_bytes());
-        bytes[..header.len()].copy_from_slice(&header);
-        bytes
+        synthetic::segment(segment, size(), self.lineage, bytes)
     }
 }

@@ -22,6 +22,7 @@
 //! | `backup_manifest` | writes PostgreSQL's `backup_manifest` |
 //! | [`session`] | the SQL session: facts, backup start and stop, grants, what an administrator may do |
 //! | `settings` | `postgresql.auto.conf` and its kind, as text |
+//! | `synthetic` | WAL that no server wrote, for tests |
 
 pub mod archive_command;
 pub mod archive_status;
@@ -44,6 +45,7 @@ mod record;
 mod relation_file;
 pub mod session;
 pub mod settings;
+pub mod synthetic;
 mod wal_name;
 mod walk;
 

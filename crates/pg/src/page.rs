@@ -20,8 +20,8 @@ pub const SHORT_HEADER_BYTES: usize = 24;
 /// Length of the header of a segment's first page, bytes.
 pub const LONG_HEADER_BYTES: usize = 40;
 
-const FIRST_IS_CONTINUATION: u16 = 0x0001;
-const LONG_HEADER: u16 = 0x0002;
+pub(super) const FIRST_IS_CONTINUATION: u16 = 0x0001;
+pub(super) const LONG_HEADER: u16 = 0x0002;
 const FIRST_IS_OVERWRITE: u16 = 0x0008;
 const ALL_FLAGS: u16 = 0x000F;
 

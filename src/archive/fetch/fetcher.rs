@@ -13,11 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::early_end::still_holds;
-use super::known;
+use super::given::Given;
 use super::lookout::Lookout;
 use super::one_file::{AtHole, FetchError, Retrieved, Want};
 use super::progress::Progress;
 use super::retrieve::{Patience, retrieve_noting, share};
+use super::seam;
 use super::spool::{Place, Spool};
 use super::spot::Spot;
 use super::window::Pace;
@@ -25,7 +26,6 @@ use crate::archive::accept::SMALL_FILE_BYTES_MAX;
 use crate::health::FetchStats;
 use walward_base::Locked;
 use walward_base::sys::ground::Unanswered;
-use walward_base::sys::shared::Shared;
 use walward_base::{ErrorClass, describe, format_duration, trace};
 use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
 use walward_repo::LazyRepository;
@@ -43,8 +43,6 @@ const STANDBY_PATIENCE: Duration = Duration::from_millis(1500);
 const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// How long nothing is prefetched after the spool had no room for the file that was asked for.
 const NO_PREFETCH: Duration = Duration::from_mins(1);
-/// Of so many recoveries it is remembered what they were given.
-const RECOVERIES_MAX: usize = 16;
 /// How often a file that cannot be written here is tried again.
 const ROOM_PAUSE: Duration = Duration::from_secs(1);
 
@@ -113,15 +111,8 @@ struct Inner {
     stop: CancellationToken,
     lookout: Lookout,
     state: Mutex<State>,
-    served: Arc<Mutex<Vec<Served>>>,
+    given: Given,
 }
-
-/// The last segment that a recovery was given, and the digest of its content.
-type Served = (Want, Option<[u8; 32]>);
-
-/// What the recoveries of a cluster were given last, by the folder of its spools: of the newest [`RECOVERIES_MAX`], the newest last. A
-/// configuration that is read anew does not make an agent forget it.
-static SERVED: Shared<Mutex<Vec<Served>>> = Shared::new();
 
 struct State {
     prefetched: HashMap<Wanted, Download>,
@@ -147,7 +138,7 @@ impl Fetcher {
     ) -> Self {
         let downloads = Arc::new(Semaphore::new(options.workers.max(1)));
         let lookout = Lookout::new(repositories.len(), stop.clone());
-        let served = SERVED.get(spool.of_the_cluster(), || Mutex::new(Vec::new()));
+        let given = Given::of(spool.of_the_cluster());
         Self(Arc::new(Inner {
             span: trace::of_cluster(cluster),
             repositories,
@@ -157,7 +148,7 @@ impl Fetcher {
             stats,
             stop,
             lookout,
-            served,
+            given,
             state: Mutex::new(State {
                 prefetched: HashMap::new(),
                 pace: Pace::NEW,
@@ -182,7 +173,7 @@ impl Fetcher {
             };
             let fetched = self.fetch_patiently(&want, at_hole, beside).await?;
             if matches!(fetched, Fetched::Absent) {
-                self.served_is_there(&want).await?;
+                self.last_is_there(&want).await?;
             }
             Ok(fetched)
         };
@@ -197,7 +188,7 @@ impl Fetcher {
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
-                self.served(&want, place.link(), forgotten);
+                self.gave(&want, place.link(), forgotten);
                 self.learn(name, place, forgotten).await;
             }
             Ok(Fetched::Absent) => self.0.stats.absent(),
@@ -247,41 +238,21 @@ impl Fetcher {
     }
 
     /// That what this recovery was given last is still there, when it is remembered: else the archive's end is not believed.
-    async fn served_is_there(&self, want: &Want) -> Result<(), FetchError> {
-        let Some((served, _)) = self.served_before(want) else { return Ok(()) };
+    async fn last_is_there(&self, want: &Want) -> Result<(), FetchError> {
+        let Some((last, _)) = self.0.given.last(want) else { return Ok(()) };
         let until = Instant::now() + self.0.options.deadline;
-        walward_storage::patient_until(until, still_holds(&self.0.repositories, &served, want)).await
+        walward_storage::patient_until(until, still_holds(&self.0.repositories, &last, want)).await
     }
 
-    /// What was fetched, unless the same recovery was given something before it that it does not continue, or has it in pg_wal, where it is not
-    /// remembered what it was given.
+    /// What was fetched, unless the recovery has something before it that it does not continue.
     async fn without_seam(&self, want: &Want, fetched: Fetched) -> Result<Fetched, FetchError> {
         let Fetched::File(place) = &fetched else { return Ok(fetched) };
         let Some(link) = place.link() else { return Ok(fetched) };
-        let Some(before) = link.predecessor.map(|predecessor| predecessor.name) else { return Ok(fetched) };
-        let given = match self.served_before(want) {
-            Some((served, Some(digest))) if served.name == WalFileName::Segment(before) => Some(digest),
-            _ => None,
-        };
-        let continues = match (given, self.segment_size(want.lineage), &want.pg_wal) {
-            (Some(digest), ..) => link.continues(before, &digest) != Some(false),
-            (None, Some(size), Some(pg_wal)) => known::seam_in_time(pg_wal, size, link).await.is_none(),
-            (None, ..) => true,
-        };
-        if continues {
-            return Ok(fetched);
+        let before = self.0.given.seam(want, link, self.segment_size(want.lineage)).await;
+        if let Some(seam) = seam::told(want.name, before, self.0.options.refuse_seams)? {
+            warn!(segment = %want.name, error = describe(&seam), "it is given all the same (fetch.refuse_seams = false)");
         }
-        let seam = FetchError::Seam { name: want.name, before };
-        if self.0.options.refuse_seams {
-            return Err(seam);
-        }
-        warn!(segment = %want.name, error = describe(&seam), "it is given all the same (fetch.refuse_seams = false)");
         Ok(fetched)
-    }
-
-    /// The last segment that the recovery was given that wants something now, where that is remembered.
-    fn served_before(&self, want: &Want) -> Option<Served> {
-        self.0.served.locked().iter().find(|(served, _)| is_of_one_recovery(served, want)).cloned()
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.
@@ -429,7 +400,7 @@ impl Fetcher {
             let mut state = self.state();
             state.forgotten += 1;
             (state.history, state.end) = (None, None);
-            self.0.served.locked().clear();
+            self.0.given.forget();
             state.prefetched.drain().map(|(_, download)| download).collect()
         };
         // What is waited for goes on, for that request alone.
@@ -463,15 +434,10 @@ impl Fetcher {
     }
 
     /// Remembers what was given last, unless the archive was `forgotten` since it was asked for.
-    fn served(&self, want: &Want, link: Option<Link>, forgotten: u64) {
+    fn gave(&self, want: &Want, link: Option<Link>, forgotten: u64) {
         let state = self.state();
-        if matches!(want.name, WalFileName::Segment(_)) && state.forgotten == forgotten {
-            let mut all = self.0.served.locked();
-            all.retain(|(served, _)| !is_of_one_recovery(served, want));
-            if all.len() == RECOVERIES_MAX {
-                all.remove(0);
-            }
-            all.push((want.clone(), link.map(|link| link.digest)));
+        if state.forgotten == forgotten {
+            self.0.given.remember(want, link);
         }
     }
 
@@ -611,10 +577,6 @@ impl Fetcher {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.locked()
     }
-}
-
-fn is_of_one_recovery(one: &Want, other: &Want) -> bool {
-    (&one.lineage, &one.pg_wal) == (&other.lineage, &other.pg_wal)
 }
 
 /// Whether a file of the spool is still there.

@@ -1,15 +1,12 @@
 //! What a server in recovery knows of timelines by itself: where it is, and the histories in its pg_wal.
 
 use std::path::Path;
-use std::time::Duration;
 
 use crate::archive::accept::SMALL_FILE_BYTES_MAX;
-use crate::archive::push::chain;
 use crate::catalogue::Histories;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Ground;
-use walward_pg::{ControlFile, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
-use walward_repo::facts::Link;
+use walward_pg::{ControlFile, Timeline, TimelineHistory, WalFileName};
 
 /// Of one server.
 #[derive(Debug)]
@@ -49,22 +46,4 @@ impl Known {
         }
         Self { newest, histories }
     }
-}
-
-/// How long pg_wal may take to be compared with a segment, while a server waits for that.
-const SEAM_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// As [`seam`], where pg_wal answers in time.
-pub(super) async fn seam_in_time(pg_wal: &Path, size: SegmentSize, link: Link) -> Option<SegmentName> {
-    let (ground, folder) = (Ground::of(pg_wal.parent().unwrap_or(pg_wal)), pg_wal.to_path_buf());
-    let look = ground.look(move || seam(&folder, size, &link));
-    tokio::time::timeout(SEAM_TIME_MAX, look).await.ok().flatten().flatten()
-}
-
-/// The segment in `pg_wal` that a fetched one should continue and does not: the server has another life's. For who does not
-/// know what the recovery was given before. Blocking; reads a segment.
-pub fn seam(pg_wal: &Path, size: SegmentSize, link: &Link) -> Option<SegmentName> {
-    let before = link.predecessor?.name;
-    let digest = chain::digest(pg_wal, before, size).ok()?;
-    (link.continues(before, &digest) == Some(false)).then_some(before)
 }

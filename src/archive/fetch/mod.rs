@@ -7,6 +7,8 @@
 //! |---|---|
 //! | `window` | how many segments to hold ready (pure) |
 //! | `progress` | how far one file is on its way |
+//! | `given` | what recoveries were given last |
+//! | `seam` | whether a segment continues what the server has before it |
 //! | `known` | what a server in recovery knows of timelines by itself |
 //! | `spot` | where a file is written, and as whom |
 //! | `one_file` | one file from the first repository that can give it |
@@ -18,11 +20,13 @@
 
 mod early_end;
 pub(super) mod fetcher;
-pub(super) mod known;
+mod given;
+mod known;
 mod lookout;
 pub(super) mod one_file;
 mod progress;
 pub(super) mod retrieve;
+pub(super) mod seam;
 pub(super) mod spool;
 pub(super) mod spot;
 mod window;

@@ -260,7 +260,7 @@ impl Archiver {
                 return Err(error);
             }
         }
-        self.doubt(name, &mut answers)?;
+        Box::pin(self.still_refused(name, &chosen)).await?;
         if delivery.begin(stamp, answers) == Verdict::Archived {
             self.decided(name, delivery, Ok(stamp));
             return Ok(());
@@ -305,23 +305,6 @@ impl Archiver {
             uncompared: state.uncompared.contains(&at) || state.may_differ(at, name, now),
         };
         self.0.repositories.iter().enumerate().map(place).collect()
-    }
-
-    /// Those that said before that they have other content under `name` are asked first, however many others have it.
-    ///
-    /// # Errors
-    /// One of them is not asked this time: what it said stands.
-    fn doubt(&self, name: WalFileName, answers: &mut [Answer]) -> Result<(), PushError> {
-        let state = self.state();
-        for (at, (lineage, writer, modified)) in state.stored.get(&name).iter().flat_map(|stored| &stored.different) {
-            let (Some(answer), Some(lazy)) = (answers.get_mut(*at), self.repositories().get(*at)) else { continue };
-            if *answer != Answer::Waiting {
-                let (repository, writer) = (lazy.name().to_owned(), writer.clone());
-                return Err(PushError::Different { name, lineage: *lineage, repository, writer, modified: *modified });
-            }
-            *answer = Answer::Doubted;
-        }
-        Ok(())
     }
 
     /// Ends when an archived file has had its time to reach the other repositories. `room` holds the memory of `copies`.

@@ -136,20 +136,25 @@ impl Drop for Reading {
 /// The digest of a whole segment in pg_wal. Blocking.
 ///
 /// # Errors
-/// It is not there, not a whole one, or changes meanwhile.
+/// It is not there, or changes meanwhile, or its records do not reach its end: a standby has not received the rest, or not all can be read.
 pub fn digest(pg_wal: &Path, segment: SegmentName, size: SegmentSize) -> io::Result<[u8; 32]> {
     let file = WalFile::open(pg_wal, WalFileName::Segment(segment))?;
     if file.bytes() != size.bytes() {
         return Err(io::ErrorKind::InvalidData.into());
     }
     let mut digest = ContentDigest::new();
-    file.read_through(|chunk| digest.take(&chunk))?;
+    let walked = file.read_through(|chunk| digest.take(&chunk))?;
+    if walked.is_none_or(|walked| walked.unknown.is_some()) {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
     Ok(digest.finish())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    use walward_pg::{Lineage, synthetic};
 
     const SIZE: SegmentSize = SegmentSize::DEFAULT;
 
@@ -186,7 +191,9 @@ mod tests {
         first.reading(WalFileName::Segment(one)).done([8; 32]);
         assert_eq!(second.before(&pg_wal, two, SIZE), None);
         assert_eq!(chain.of(None).before(&pg_wal, two, SIZE), None);
-        let content = vec![3; usize::try_from(SIZE.bytes()).expect("small")];
+        let fill = vec![3; usize::try_from(SIZE.bytes()).expect("small")];
+        let lineage = Lineage { major: 15, system_identifier: 7 };
+        let content = synthetic::segment(one, SIZE, lineage, fill);
         let path = pg_wal.join(one.to_string());
         walward_base::sys::durable::replace(&path, &content, 0o600).expect("written");
         let mut digest = ContentDigest::new();
@@ -194,8 +201,13 @@ mod tests {
         let expected = Some(Predecessor { name: one, digest: digest.finish() });
         assert_eq!(second.before(&pg_wal, two, SIZE), expected);
         assert_eq!(chain.of(None).before(&pg_wal, two, SIZE), expected);
-        walward_base::sys::durable::replace(&path, &[3; 99], 0o600).expect("written");
+        walward_base::sys::durable::replace(&path, &content[..99], 0o600).expect("written");
         assert_eq!(second.before(&pg_wal, two, SIZE), None, "half of one is none");
+        // What a standby has received of it, in a file that was another segment.
+        let (mut received, middle) = (content, usize::try_from(SIZE.bytes() / 2).expect("small"));
+        received[middle..].fill(3);
+        walward_base::sys::durable::replace(&path, &received, 0o600).expect("written");
+        assert_eq!(second.before(&pg_wal, two, SIZE), None, "nor what does not reach its end");
     }
 
     #[test]

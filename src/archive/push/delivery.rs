@@ -101,9 +101,7 @@ impl Delivery {
     pub fn answered(&self, stamp: FileStamp, at: usize, result: Result<(), PushError>) -> Option<Outcome> {
         let mut state = self.state();
         if let Some(answer) = state.answers.get_mut(at) {
-            // What it said before stands until it says otherwise.
-            let stands = *answer == Answer::Doubted && result.is_err();
-            *answer = if stands { Answer::Different } else { answer_of(&result) };
+            *answer = answer_of(&result);
         }
         // What a person has to put right is told before a store that is away.
         let weightier = |known: &PushError, error: &PushError| match (known, error) {
@@ -153,7 +151,7 @@ impl Delivery {
     pub fn waiting(&self) -> Vec<usize> {
         let state = self.state();
         let answers = state.answers.iter().enumerate();
-        answers.filter(|(_, answer)| matches!(answer, Answer::Waiting | Answer::Doubted)).map(|(at, _)| at).collect()
+        answers.filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect()
     }
 
     /// The repositories that the file is owed to now that no more is done about it: none when it is not archived, because then

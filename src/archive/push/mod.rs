@@ -19,6 +19,7 @@
 //! | `ahead` | how it uploads ahead |
 //! | `done_list` | the segments that the server believes archived, listed once for many |
 //! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
+//! | `refused` | a file that a repository refused before is offered to nobody while it still does |
 //! | `once` | one file without an archiver, for a process that ends after it |
 
 mod ahead;
@@ -38,6 +39,7 @@ pub(super) mod once;
 mod patience;
 pub(super) mod policy;
 pub(super) mod pushed;
+mod refused;
 pub(super) mod source;
 mod state;
 mod there;

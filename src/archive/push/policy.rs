@@ -27,8 +27,6 @@ impl Acknowledge {
 pub enum Answer {
     /// It is on its way.
     Waiting,
-    /// The same, and it said before that other content has its name there: without its answer nothing is decided.
-    Doubted,
     /// It is not sent there this time: the repository rests after failures.
     LeftOut,
     /// It is durable there.
@@ -57,8 +55,6 @@ pub fn judge(answers: &[Answer], needed: usize) -> Verdict {
     let count = |wanted| answers.iter().filter(|answer| **answer == wanted).count();
     if count(Answer::Different) > 0 {
         Verdict::Refused
-    } else if count(Answer::Doubted) > 0 {
-        Verdict::Wait
     } else if count(Answer::Durable) >= needed {
         Verdict::Archived
     } else if count(Answer::Waiting) > 0 {

@@ -13,7 +13,7 @@ use walward_base::Locked;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;
-use walward_pg::{CommitIndex, Observer, SegmentName, SegmentSize, ServerLife, WalFileName, Walk};
+use walward_pg::{CommitIndex, Observer, SegmentName, SegmentSize, ServerLife, WalFileName, Walk, Walked};
 use walward_repo::facts::{Facts as SegmentFacts, Predecessor};
 use walward_repo::format::FRAME_BYTES;
 
@@ -165,16 +165,17 @@ impl WalFile {
         (self.stream(self.cleaned(CommitIndex::default()), finish), facts)
     }
 
-    /// Reads it whole, on this thread. Blocking.
+    /// Reads it whole, on this thread, and answers how far its records reach; `None` for files that are no segments. Blocking.
     ///
     /// # Errors
     /// Also when it changes meanwhile.
-    pub fn read_through(&self, mut take: impl FnMut(Bytes)) -> io::Result<()> {
+    pub fn read_through(&self, mut take: impl FnMut(Bytes)) -> io::Result<Option<Walked>> {
         let mut cleaned = self.cleaned(());
         read_chunks(&self.file, self.stamp, |chunk| {
             take(cleaned.take(chunk));
             true
-        })
+        })?;
+        Ok(cleaned.walk.map(|walk| walk.finish().0))
     }
 
     fn segment(&self) -> Option<(SegmentName, SegmentSize)> {

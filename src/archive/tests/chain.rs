@@ -54,6 +54,7 @@ fn switched(room: &Room, file: WalFileName, rest: u8) -> Vec<u8> {
     record.extend([0x40, 0, 0, 0]);
     record.extend(crc32c::crc32c(&record).to_le_bytes());
     bytes[40..64].copy_from_slice(&record);
+    bytes[64..].fill(rest);
     bytes
 }
 

@@ -212,6 +212,36 @@ async fn what_one_repository_refused_stays_refused_while_that_one_is_asked_no_mo
 }
 
 #[tokio::test]
+async fn what_one_repository_refused_is_offered_to_no_other_while_that_one_refuses_it() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let full = Arc::new(AtomicBool::new(true));
+    let fails = Arc::clone(&full);
+    let plan = Plan::By(Box::new(move |call| {
+        (call.verb == "put" && fails.load(Ordering::Relaxed)).then_some(Fault::Before(ErrorClass::Denied))
+    }));
+    let one = room.repository("one").await;
+    let inner = walward_storage::memory();
+    let two = over(&room, "two", inner.clone(), plan).await;
+    let two_has = async || inner.head(&layout::wal_file(room.lineage, file)).await.is_ok();
+    room.write(file, &segment(file, room.lineage.system_identifier, 2));
+    archive_file(std::slice::from_ref(&one), &room.pg_wal(), file, "clone").await.expect("archived");
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    let archiver = archiver(&room, vec![Arc::clone(&one), two], Acknowledge::All);
+    let push = async || archiver.push(file, archiver.find(file)).await;
+    for is_full in [true, false, false] {
+        full.store(is_full, Ordering::Relaxed);
+        let error = push().await.expect_err("the first one has other content");
+        assert!(matches!(&*error, PushError::Different { writer, .. } if writer == "clone"), "{error}");
+        archiver.drain().await;
+        assert!(!two_has().await, "it may be another life's");
+    }
+    std::fs::remove_file(room.object("one", file)).expect("a person took it away");
+    push().await.expect("nothing speaks against it any more");
+    assert!(two_has().await);
+}
+
+#[tokio::test]
 async fn a_repository_that_says_late_that_it_has_other_content_gets_nothing_that_comes_after_it() {
     let room = Room::new();
     let files = waiting(&room, 4);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::archive::{AtHole, FetchError, Retrieved, Want, archive_now, retrieve, seam};
+use crate::archive::{AtHole, Retrieved, Want, archive_now, find_seam, retrieve};
 use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -18,7 +18,7 @@ use crate::outcome::Exit;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::{self, identity};
-use walward_pg::{ControlFile, Lineage, SegmentSize, WalFileName};
+use walward_pg::{ControlFile, Lineage, WalFileName};
 use walward_repo::LazyRepository;
 use walward_wire::OnError;
 use walward_wire::asker::{self, Recovery, Wanted};
@@ -108,7 +108,13 @@ async fn fetch_one(
             printer.warning(&format!("{segment} is absent: {partial} is placed instead, and recovery ends with it"));
         }
     }
-    let placed = match without_seam(retrieved, pg_wal, name, (cluster, printer)) {
+    let whole = retrieved.and_then(|retrieved| {
+        if let Some(seam) = find_seam(pg_wal, name, retrieved, cluster.fetch.refuse_seams)? {
+            printer.warning(&seam.to_string());
+        }
+        Ok(retrieved)
+    });
+    let placed = match whole {
         Ok(Retrieved::File { .. }) => given(&folder, &unverified)
             .and_then(|()| folder.rename(&unverified, placed_as))
             .with_context(|| format!("cannot bring {} to {}", want.name, destination.display()))
@@ -124,25 +130,6 @@ async fn fetch_one(
     // Gone when it was placed; worth nothing when it was not.
     let _ = folder.remove_file(&unverified);
     placed
-}
-
-/// What was fetched, unless the server has something before it that it does not continue. Blocking.
-fn without_seam(
-    retrieved: Result<Retrieved, FetchError>,
-    pg_wal: &Path,
-    name: WalFileName,
-    (cluster, printer): (&ClusterConfig, &Printer),
-) -> Result<Retrieved, FetchError> {
-    let Ok(Retrieved::File { bytes, link: Some(link) }) = retrieved else { return retrieved };
-    let Some(before) = SegmentSize::try_from(bytes).ok().and_then(|size| seam(pg_wal, size, &link)) else {
-        return retrieved;
-    };
-    let seam = FetchError::Seam { name, before };
-    if cluster.fetch.refuse_seams {
-        return Err(seam);
-    }
-    printer.warning(&seam.to_string());
-    retrieved
 }
 
 /// Run by root, the file is for the server whose folder it is in. PostgreSQL syncs itself what it keeps.
