@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
+use super::apart;
 use super::configuration;
 use super::contents::{CONTROL_FILE, Contents};
 use super::directory::{self, Found, Owner, SIGNAL_FILES, UNPLACED_CONTROL_FILE};
@@ -109,6 +110,7 @@ pub fn prepare(lineage: Lineage, label: &str, places: &Places, contents: &Conten
 /// The journal of the unfinished restore that is gone on with, if there is one.
 fn take_up(lineage: Lineage, label: &str, places: &Places) -> Result<Option<Journal>, RestoreError> {
     let root = places.root();
+    apart::check_there(places)?;
     match directory::inspect(root)? {
         Found::Unfinished(journal) => {
             let same = (journal.lineage, journal.backup.as_str()) == (lineage, label);

@@ -9,6 +9,7 @@
 //! What a crash leaves behind is a directory without pg_control, from which PostgreSQL refuses to start, with the journal
 //! `walward.restore.json` in it; the same request goes on from there, and believes only what [`proof`] noted in it.
 
+mod apart;
 mod choose;
 mod configuration;
 mod configured;
@@ -41,5 +42,5 @@ pub use loan::{Settled, settle};
 pub use places::PlacedTablespace;
 pub use plan::{RestorePlan, SpaceNeed, plan};
 pub use refusal::Refusal;
-pub use request::{Action, Archiving, Place, RestoreRequest, TablespaceSelector};
+pub use request::{Action, Archiving, Place, RestoreRequest, TablespaceSelector, Taken, TakenBy};
 pub use run::{Phase, Progress, RestoreReport, run};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::apart;
 use super::choose::{self, Choice, Settled};
 use super::configuration::{Configuration, Note};
 use super::configured;
@@ -199,6 +200,11 @@ pub async fn plan(
     if let Some(journal) = &unfinished {
         check_unfinished(journal, &places)?;
     }
+    blocking({
+        let (places, request) = (places.clone(), request.clone());
+        move || Ok(apart::check(&places, &request)?)
+    })
+    .await?;
     let contents = Contents::new(&manifest, entries, &places)?;
     warnings.extend(remarks(&manifest, &contents, &choice, current));
     if let (Some(was), None) = (&manifest.wal_directory, &request.wal_directory) {

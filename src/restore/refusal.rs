@@ -201,6 +201,30 @@ pub enum Refusal {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A place that is not apart from what it must not be mixed with.
+    #[error("{} {how} {other}: their files would be mixed; choose another place ({option})", .place.display())]
+    NotApart {
+        /// Where a part was to go.
+        place: PathBuf,
+        /// How it lies.
+        how: &'static str,
+        /// To what.
+        other: String,
+        /// What gives the part another place.
+        option: String,
+    },
+    /// The target is the place of another cluster.
+    #[error(
+        "{} is {other}: say --archive-mode preserve when the copy is to take that cluster's place, --archive-mode off when it \
+         only comes to lie there, or choose another place (--target-directory)",
+        .place.display()
+    )]
+    OtherCluster {
+        /// The target directory.
+        place: PathBuf,
+        /// Whose it is.
+        other: String,
+    },
     /// root restores, and nobody is there to own the files.
     #[error(
         "PostgreSQL does not run as root, and there is no user `postgres` to give the files to; make {} beforehand,          owned by the user that will run the server",

@@ -83,8 +83,45 @@ pub struct RestoreRequest {
     pub end_command: String,
     /// Where the cluster lies, and the host: a restore to there is one in place, and not a copy.
     pub original: Place,
+    /// What the configuration gives to others, or to the cluster itself: a restore lies apart from it.
+    pub taken: Vec<Taken>,
     /// `primary_conninfo` of a standby.
     pub primary_conninfo: Option<String>,
+}
+
+/// A folder that the configuration gives to something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// What it is for.
+    pub by: TakenBy,
+    /// Whether links on the way are followed.
+    pub may_look: bool,
+}
+
+/// What a folder of the configuration is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TakenBy {
+    /// The cluster that is restored.
+    Own,
+    /// Another cluster's data.
+    Cluster(String),
+    /// A repository.
+    Repository(String),
+    /// The agent's spool.
+    Spool,
+}
+
+impl fmt::Display for TakenBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Own => f.write_str("the data directory of the cluster itself"),
+            Self::Cluster(name) => write!(f, "the data directory of cluster \"{name}\""),
+            Self::Repository(name) => write!(f, "repository \"{name}\""),
+            Self::Spool => f.write_str("agent.spool_directory"),
+        }
+    }
 }
 
 /// Whether a restored server archives.

@@ -320,6 +320,16 @@ async fn of_two_restores_into_one_directory_or_tablespace_the_second_is_refused_
 }
 
 #[tokio::test]
+async fn a_target_that_came_to_lie_in_a_data_directory_since_the_plan_is_refused() {
+    let fixture = Fixture::new(&["one"]).await;
+    let plan = fixture.plan(Target::Latest).await.expect("a plan");
+    std::fs::File::create(fixture.directory.path().join("PG_VERSION")).expect("made");
+    let error = execute(plan).await.expect_err("it lies in one");
+    assert!(matches!(error, RestoreError::Refused(Refusal::NotApart { .. })), "{error}");
+    assert!(!fixture.target().join("walward.restore.json").exists());
+}
+
+#[tokio::test]
 async fn a_pg_control_that_is_not_the_restores_own_is_left_as_it_is() {
     let fixture = Fixture::new(&["one"]).await;
     let plan = fixture.plan(Target::Latest).await.expect("a plan");

@@ -138,6 +138,52 @@ fn a_copy_leaves_the_originals_subscriptions_to_the_original_until_a_person_says
 }
 
 #[test]
+fn no_part_of_a_restore_is_put_into_data_a_repository_or_the_spool() {
+    let mut site = Site::prepare(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let space = site.room.make_folder("space");
+    // Another cluster, whose data directory the configuration names by a link.
+    let (second, link) = (site.room.join("second"), site.room.join("to-second"));
+    let configured = format!(
+        "{}\n[cluster.second]\ndata_directory = {link:?}\nconnection = \"host=/nowhere\"\nrepositories = [\"store\"]\n",
+        site.config_text()
+    );
+    site.write_config(&configured);
+    Cluster::create(&site.room, "second", &site.cluster.version, &ClusterOptions::default());
+    symlink(&second, &link).unwrap();
+    site.cluster.start(&site.room);
+    site.start_agent();
+    site.cluster.sql(&site.room, &format!("create tablespace fast location '{}'", space.display()));
+    site.cluster.sql(&site.room, "create table t (id int) tablespace fast");
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+
+    let (copy, fast) = (site.room.join("copy"), site.room.join("fast"));
+    let moved = |to: &Path| format!("fast={}", to.display());
+    let to_main = site.room.join("to-main");
+    symlink(&site.cluster.data, &to_main).unwrap();
+    let folders = ["main", "to-main", "second", "to-second", "space", "repository", "repository/main", "spool"];
+    for folder in folders.map(|folder| site.room.join(folder)) {
+        let inside = folder.join("restored");
+        let (elsewhere, here) = (moved(&fast), moved(&inside));
+        let says = |outcome: Outcome| outcome.expect(16).says("lies in").says("their files would be mixed");
+        says(restore(&site, &inside, &["--tablespace-map", &elsewhere]));
+        says(restore(&site, &copy, &["--tablespace-map", &here]));
+        says(restore(&site, &copy, &["--tablespace-map", &elsewhere, "--waldir", inside.to_str().unwrap()]));
+        assert!(!inside.exists() && !copy.exists() && !fast.exists(), "{}", inside.display());
+    }
+    restore(&site, &copy, &["--tablespace-map", &moved(&fast)]).expect(0);
+    // In its place it is as ever.
+    site.stop_agent();
+    site.cluster.stop(Stop::Fast);
+    for folder in [&site.cluster.data, &space] {
+        fs::remove_dir_all(folder).unwrap();
+        site.room.make_folder(folder.file_name().unwrap().to_str().unwrap());
+    }
+    let outcome = site.walward(&["--cluster", "main", "--yes", "restore"]);
+    assert!([0, 3].contains(&outcome.code), "{outcome:?}");
+    assert!(site.cluster.data.join("global/pg_control").exists() && site.cluster.data.join("pg_tblspc").is_dir());
+}
+
+#[test]
 fn a_pg_wal_that_was_a_link_is_told_of_and_goes_where_it_is_told() {
     let mut site = Site::prepare(SiteOptions { encrypted: false, ..SiteOptions::default() });
     let (wal, outside) = (site.cluster.data.join("pg_wal"), site.room.join("wal"));

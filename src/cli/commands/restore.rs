@@ -15,15 +15,16 @@ use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
 use crate::cli::shell::{client_program, own_program, quote};
-use crate::config::DEFAULT_SOCKET;
+use crate::config::{ClusterConfig, Config, DEFAULT_SOCKET};
 use crate::outcome::Exit;
 use crate::restore::{
     self, Action, Archiving, Fate, Note, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest,
-    TablespaceSelector,
+    TablespaceSelector, Taken, TakenBy,
 };
 use walward_base::sys;
 use walward_base::{format_bytes, format_duration};
 use walward_pg::{Lsn, Timeline};
+use walward_repo::Repository;
 
 pub(in crate::cli) async fn run(
     context: &Context,
@@ -38,6 +39,7 @@ pub(in crate::cli) async fn run(
     request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
     let directory = arguments.target_directory.as_ref().unwrap_or(&cluster.data_directory);
     let (repositories, left_out) = context.open_enough(cluster).await?;
+    request.taken = taken(&context.loaded.config, cluster, &repositories)?;
     let mut plan = restore::plan(&repositories, directory, &request).await?;
     plan.warnings.splice(0..0, left_out);
     plan.warnings.extend(without_agent(context, arguments, &plan).await);
@@ -135,9 +137,28 @@ fn request(arguments: &RestoreArguments, original: Place) -> Result<RestoreReque
         restore_command: String::new(),
         end_command: end_command(),
         original,
+        taken: Vec::new(),
         use_partial: arguments.use_partial,
         primary_conninfo: arguments.primary_conninfo.clone(),
     })
+}
+
+/// What the configuration gives to the cluster itself, to others, to the repositories and the agent. Of `opened` it is known that their file
+/// systems answer.
+fn taken(config: &Config, own: &ClusterConfig, opened: &[Repository]) -> Result<Vec<Taken>, Failure> {
+    let mut taken = Vec::new();
+    for cluster in config.clusters.values() {
+        let is_own = cluster.name == own.name;
+        let by = if is_own { TakenBy::Own } else { TakenBy::Cluster(cluster.name.clone()) };
+        taken.push(Taken { path: absolute(&cluster.data_directory)?, by, may_look: is_own });
+    }
+    for repository in config.repositories.values() {
+        let Some(folder) = repository.store.folder() else { continue };
+        let may_look = opened.iter().any(|opened| opened.name() == repository.name);
+        taken.push(Taken { path: absolute(&folder)?, by: TakenBy::Repository(repository.name.clone()), may_look });
+    }
+    taken.push(Taken { path: absolute(&config.agent.spool_directory)?, by: TakenBy::Spool, may_look: true });
+    Ok(taken)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

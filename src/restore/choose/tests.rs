@@ -41,6 +41,7 @@ pub fn request(target: Target) -> RestoreRequest {
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),
         original: Place { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
+        taken: Vec::new(),
         primary_conninfo: None,
     }
 }
