@@ -318,7 +318,11 @@ impl Verdict {
         {
             let replaced = name == "primary_conninfo" && request.primary_conninfo.is_some();
             if request.standby && !replaced {
-                self.note(line, Fate::Kept, "the standby streams by it");
+                let why = match name {
+                    "primary_slot_name" => "the standby streams by it; a slot serves one standby at a time",
+                    _ => "the standby streams by it",
+                };
+                self.note(line, Fate::Kept, why);
             } else if !request.standby && !in_place {
                 self.overrides.push((name, String::new()));
                 self.note(line, Fate::Overridden, "it leads to the original's primary");

@@ -127,13 +127,25 @@ fn a_copy_leaves_the_originals_subscriptions_to_the_original_until_a_person_says
     follows(&site.cluster, "1,2,3");
     assert_eq!(orders(&copy), "1");
 
-    // The copy takes the place of the original.
+    // The copy takes the place of the original, also in the configuration, and is told what it does not do yet.
     site.cluster.stop(Stop::Fast);
+    let moved = site.config_text().replace(site.cluster.data.to_str().unwrap(), copy.data.to_str().unwrap());
+    let moved = moved.replace(&site.cluster.connection("postgres"), &copy.connection("postgres"));
+    let config = room.write("moved.toml", moved);
+    let subscriptions = || {
+        let mut check = room.command(room.program("walward"));
+        let outcome = Outcome::of(check.arg("--config").arg(&config).args(["--json", "--cluster", "main", "check"]));
+        let found = outcome.json()["checks"].as_array().unwrap().clone();
+        found.into_iter().find(|check| check["check"] == "subscriptions")
+    };
+    let told = subscriptions().expect("it is told").to_string();
+    assert!(told.contains("1 enabled, and none is followed") && told.contains("ALTER SYSTEM RESET"), "{told}");
     copy.sql(room, "alter system reset max_logical_replication_workers");
     copy.stop(Stop::Fast);
     copy.start(room);
     publisher.sql(room, "insert into orders values (4)");
     eventually("the copy has the slot", Duration::from_mins(1), || is_taken().then_some(()));
+    assert_eq!(subscriptions(), None);
     eventually("the changes arrive", Duration::from_mins(2), || orders(&copy).ends_with(",4").then_some(()));
 }
 

@@ -124,6 +124,10 @@ const ARCHIVER: &str = "SELECT archived_count, last_archived_wal, \
     (extract(epoch FROM last_archived_time) * 1000000)::int8, failed_count, last_failed_wal, \
     (extract(epoch FROM last_failed_time) * 1000000)::int8 FROM pg_stat_archiver";
 
+/// Everybody may read that column (system_views.sql; 13 to 18).
+const UNFOLLOWED: &str = "SELECT count(*) FROM pg_catalog.pg_subscription WHERE subenabled \
+    AND pg_catalog.current_setting('max_logical_replication_workers')::int8 = 0";
+
 impl Session {
     /// The server's clock.
     ///
@@ -158,6 +162,16 @@ impl Session {
     /// When the server does not answer.
     pub async fn archiver_stats(&self) -> Result<ArchiverStats, SessionError> {
         archiver(self).await
+    }
+
+    /// How many subscriptions are enabled, of all databases, while `max_logical_replication_workers` is 0: nothing follows them, and their
+    /// publishers keep the WAL.
+    ///
+    /// # Errors
+    /// When the server does not answer.
+    pub async fn unfollowed_subscriptions(&self) -> Result<u64, SessionError> {
+        let what = "count the subscriptions that are not followed";
+        unsigned(&self.one(what, UNFOLLOWED, &[], QUERY_TIME_MAX).await?, 0, what)
     }
 }
 

@@ -56,6 +56,9 @@ pub(super) async fn check(cluster: &ClusterConfig, findings: &mut Findings) -> O
     check_directory(cluster, &facts, findings).await;
     check_settings(cluster, &facts, findings).await;
     check_tablespaces(cluster, &facts, findings).await;
+    if !facts.in_recovery {
+        check_subscriptions(&session, about, findings).await;
+    }
     match session.archiver_stats().await {
         Ok(stats) => {
             let failing =
@@ -102,6 +105,23 @@ async fn check_tablespaces(cluster: &ClusterConfig, facts: &ServerFacts, finding
             tablespace.oid
         );
         findings.warning("tablespace", Some(cluster.name.as_str()), text, Some(&advice));
+    }
+}
+
+/// What a restore wrote into a copy, which took the original's place since, and nobody took back.
+async fn check_subscriptions(session: &Session, about: Option<&str>, findings: &mut Findings) {
+    match session.unfollowed_subscriptions().await {
+        Ok(0) => {}
+        Ok(count) => {
+            let text = format!(
+                "{count} enabled, and none is followed (max_logical_replication_workers = 0, as in a restored copy): their publishers keep \
+                 the WAL for them"
+            );
+            let advice = "where this server has the original's place: ALTER SYSTEM RESET max_logical_replication_workers, and a restart; \
+                          beside the original: ALTER SUBSCRIPTION … DISABLE";
+            findings.warning("subscriptions", about, text, Some(advice));
+        }
+        Err(error) => findings.warning("subscriptions", about, describe(&error), None),
     }
 }
 
