@@ -113,6 +113,11 @@ impl Room {
         walward_base::sys::durable::replace(&object, &bytes, 0o600).expect("damaged");
     }
 
+    /// Where a file is fetched to.
+    fn spot(&self) -> Spot {
+        Spot::own(self.destination())
+    }
+
     fn destination(&self) -> PathBuf {
         self.folder.path().join("fetched")
     }
@@ -144,8 +149,7 @@ async fn the_same_again_is_a_success_and_other_content_is_refused() {
     assert_eq!(writer, "first");
     // What was there is still there.
     let found =
-        retrieve(&repositories, &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait)
-            .await;
+        retrieve(&repositories, &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { bytes: SEGMENT_BYTES, .. })));
     let fetched = std::fs::read(room.destination()).expect("the file");
     assert!(fetched == segment(file, room.lineage.system_identifier, 1));
@@ -186,9 +190,8 @@ async fn absent_is_said_only_when_every_repository_proved_itself() {
     let (one, two) = (room.repository("one").await, room.repository("two").await);
     let both = [one, two];
     let file = name("000000010000000000000003");
-    let ask = async || {
-        retrieve(&both, &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait).await
-    };
+    let ask =
+        async || retrieve(&both, &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(ask().await, Ok(Retrieved::Absent)));
     // The second repository's disk is gone.
     let (mounted, away) = (room.folder.path().join("two"), room.folder.path().join("away"));
@@ -212,11 +215,10 @@ async fn damage_in_one_repository_is_mended_from_the_next_and_never_served() {
     let both = [Arc::clone(&one), two];
     archive_file(&both, &room.pg_wal(), file, "host").await.expect("archived");
     room.damage("one", file);
-    let found =
-        retrieve(&both, &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait).await;
+    let found = retrieve(&both, &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { .. })));
     assert!(std::fs::read(room.destination()).expect("the file") == content);
-    let error = retrieve(&[one], &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait)
+    let error = retrieve(&[one], &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait)
         .await
         .expect_err("damaged");
     assert_eq!(error.class(), walward_base::ErrorClass::Corrupt);
@@ -233,8 +235,7 @@ async fn an_empty_history_file_is_neither_archived_nor_taken_for_one() {
     room.write(file, b"1\t0/3000000\tno recovery target specified\n");
     archive_file(&repositories, &room.pg_wal(), file, "host").await.expect("archived");
     let found =
-        retrieve(&repositories, &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait)
-            .await;
+        retrieve(&repositories, &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { .. })));
 }
 
@@ -248,8 +249,7 @@ async fn a_segment_with_others_behind_it_is_a_hole_and_not_the_end() {
         archive_file(&repositories, &room.pg_wal(), file, "host").await.expect("archived");
     }
     let ask = async |file: &str, at_hole| {
-        retrieve(&repositories, &Want::new(Some(room.lineage), name(file)), &room.destination(), DEADLINE, at_hole)
-            .await
+        retrieve(&repositories, &Want::new(Some(room.lineage), name(file)), &room.spot(), DEADLINE, at_hole).await
     };
     for at_hole in [AtHole::Wait, AtHole::Tell] {
         let error = ask("000000010000000000000002", at_hole).await.expect_err("a hole");
@@ -265,8 +265,7 @@ async fn a_segment_before_the_switch_to_a_later_timeline_is_a_hole_although_its_
     let room = Room::new();
     let repositories = [room.repository("one").await];
     let ask = async |file: &str| {
-        retrieve(&repositories, &Want::new(Some(room.lineage), name(file)), &room.destination(), DEADLINE, AtHole::Tell)
-            .await
+        retrieve(&repositories, &Want::new(Some(room.lineage), name(file)), &room.spot(), DEADLINE, AtHole::Tell).await
     };
     for file in ["000000010000000000000001", "000000020000000000000005"] {
         let file = name(file);

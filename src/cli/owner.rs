@@ -2,34 +2,11 @@
 //! no use.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
-
-use rustix::fs::{Dir, Mode, OFlags};
 
 use walward_base::sys::folder::Folder;
 use walward_base::sys::identity;
-
-/// How a folder, and a file, is opened to be given away.
-const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
-const FOLDER: OFlags = FILE.union(OFlags::DIRECTORY);
-/// Repositories are less deep than this.
-const GIVEN_DEPTH_MAX: u32 = 32;
-
-/// Calls `act` with the folder, and with every folder and file in it that is nowhere else.
-fn each_in(folder: &OwnedFd, depth: u32, act: &mut impl FnMut(&OwnedFd)) {
-    act(folder);
-    let (Ok(entries), Some(depth)) = (Dir::read_from(folder), depth.checked_sub(1)) else { return };
-    for entry in entries.flatten().filter(|entry| !matches!(entry.file_name().to_bytes(), b"." | b"..")) {
-        if let Ok(inner) = rustix::fs::openat(folder, entry.file_name(), FOLDER, Mode::empty()) {
-            each_in(&inner, depth, act);
-        } else if let Ok(file) = rustix::fs::openat(folder, entry.file_name(), FILE, Mode::empty())
-            && is_nowhere_else(&file)
-        {
-            act(&file);
-        }
-    }
-}
 
 /// A file that has another name may be anybody's.
 fn is_nowhere_else(file: impl AsFd) -> bool {
@@ -74,26 +51,12 @@ impl Owner {
         }
     }
 
-    /// Run by root, what was made is given to the agent's user, who could not use it otherwise: a folder with all that is in
-    /// it. Best effort: `check` finds what cannot be read.
-    ///
-    /// The user may already own the folder and change it meanwhile, so that no path is walked twice, no symbolic link is
-    /// followed, and no file is given that has another name elsewhere.
-    pub(super) fn give(self, path: &Path) {
-        let Some((uid, gid)) = self.0 else { return };
-        if let Ok(folder) = Folder::enter(path).and_then(|folder| folder.as_fd().try_clone_to_owned()) {
-            each_in(&folder, GIVEN_DEPTH_MAX, &mut |found| {
-                let _ = std::os::unix::fs::fchown(found, Some(uid), Some(gid));
-            });
-        }
-    }
-
     /// Run by root, the agent's group may read the file. It stays root's own: who may write the configuration names commands
-    /// that root runs.
+    /// that root runs. Only where nobody else has a say on the way: elsewhere another file may have the name by now.
     pub(super) fn let_read(self, path: &Path) {
         let Some((_, gid)) = self.0 else { return };
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return };
-        if let Ok(file) = Folder::enter(folder).and_then(|folder| folder.open(name))
+        if let Ok(file) = Folder::enter_own(folder).and_then(|folder| folder.open(name))
             && is_nowhere_else(&file)
         {
             let _ = std::os::unix::fs::fchown(&file, None, Some(gid));
@@ -124,22 +87,5 @@ mod tests {
     fn nothing_is_done_as_root_for_whoever_calls_a_folder_of_roots_a_data_directory() {
         assert!(Owner(Some((0, 0))).act(|| ()).is_err());
         assert_eq!(Owner(None).act(|| ()).is_err(), identity::is_root());
-    }
-
-    #[test]
-    fn nothing_outside_a_repository_is_given_away() {
-        let folder = tempfile::tempdir().unwrap();
-        let place = |name: &str| folder.path().join(name);
-        let outside = place("outside");
-        durable::create(&outside, b"", 0o600).unwrap();
-        std::fs::create_dir_all(place("repository/wal")).unwrap();
-        durable::create(&place("repository/wal/object"), b"", 0o600).unwrap();
-        std::os::unix::fs::symlink(&outside, place("repository/link")).unwrap();
-        std::fs::hard_link(&outside, place("repository/other-name")).unwrap();
-        let mut given = Vec::new();
-        let root = rustix::fs::openat(rustix::fs::CWD, place("repository"), FOLDER, Mode::empty()).unwrap();
-        each_in(&root, GIVEN_DEPTH_MAX, &mut |found| given.push(rustix::fs::fstat(found).unwrap().st_ino));
-        let inode = |name: &str| std::fs::metadata(place(name)).unwrap().ino();
-        assert_eq!(given, ["repository", "repository/wal", "repository/wal/object"].map(inode));
     }
 }

@@ -337,7 +337,7 @@ async fn a_pg_control_that_is_not_the_restores_own_is_left_as_it_is() {
     let mut prepared =
         install::prepare(work.lineage, &backup, &work.places, &work.contents).expect("an empty directory");
     let place = |name: &str| fixture.target().join("global").join(name);
-    durable::create(&place("pg_control.walward"), b"ours", 0o600).expect("made");
+    durable::create(&place("pg_control.walward"), b"ours", 0o644).expect("made");
     durable::create(&place("pg_control"), b"of a running server", 0o600).expect("made");
     let ending = install::Ending {
         changes: std::collections::BTreeMap::new(),
@@ -358,7 +358,7 @@ async fn a_restore_that_lends_nothing_takes_the_note_of_an_earlier_run_away() {
     let (work, backup) = (plan.work, plan.backup);
     let mut prepared =
         install::prepare(work.lineage, &backup, &work.places, &work.contents).expect("an empty directory");
-    durable::create(&fixture.target().join("global/pg_control.walward"), b"ours", 0o600).expect("made");
+    durable::create(&fixture.target().join("global/pg_control.walward"), b"ours", 0o644).expect("made");
     let note = fixture.target().join(super::loan::NOTE);
     durable::create_dir_all_durable(note.parent().expect("a folder"), 0o700).expect("made");
     durable::create(&note, b"{}", 0o600).expect("made");

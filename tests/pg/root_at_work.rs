@@ -173,6 +173,122 @@ fn for_root_alone() -> (tempfile::TempDir, impl Fn(&str)) {
     (secret, untouched)
 }
 
+/// A file that only root may read, under a name that the owner of its folder chose: who owns a folder may move what lies in it.
+fn moved_there(at: &Path) -> impl Fn(&str) + use<> {
+    // Root's, whoever had one of that name.
+    let _ = fs::remove_file(at);
+    fs::write(at, MARK).unwrap();
+    fs::set_permissions(at, fs::Permissions::from_mode(0o600)).unwrap();
+    let at = at.to_owned();
+    move |when: &str| {
+        let facts = fs::metadata(&at).unwrap();
+        assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (0, 0, 0o600), "{when}");
+        assert_eq!(fs::read(&at).unwrap(), MARK, "{when}");
+    }
+}
+
+#[test]
+#[ignore = "runs walward as root; scripts/test.sh runs it"]
+fn as_root_setup_gives_nothing_away_that_the_owner_moved_into_the_repository() {
+    let mut bare = Bare::new(&Version::main(), &[]);
+    bare.url = format!("file://{}", bare.room.join("backup").display());
+    let setup = |bare: &Bare| {
+        let arguments = bare.setup_arguments(&[]);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        as_root(&bare.room, &bare.config, &arguments).expect(0)
+    };
+    setup(&bare);
+    let repository = bare.room.join("backup/main");
+    let owner = fs::metadata(&bare.cluster.data).unwrap().uid();
+    for path in std::iter::once(repository.clone()).chain(files_in(&repository)) {
+        assert_eq!(fs::metadata(&path).unwrap().uid(), owner, "{}", path.display());
+    }
+    let file = moved_there(&repository.join("x"));
+    let folder = repository.join("folder");
+    fs::create_dir(&folder).unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).unwrap();
+    let inner = moved_there(&folder.join("x"));
+    setup(&bare);
+    file("in the repository");
+    inner("in a folder of it");
+    let facts = fs::metadata(&folder).unwrap();
+    assert_eq!((facts.uid(), facts.mode() & 0o7777), (0, 0o700));
+}
+
+#[test]
+#[ignore = "backs up as root; scripts/test.sh runs it"]
+fn as_root_a_backup_is_refused_rather_than_read_what_only_root_may_read() {
+    let mut site = Site::start(SiteOptions { encrypted: false, ..SiteOptions::default() });
+    let backup = |site: &Site, more: &[&str]| {
+        let arguments = [&["--cluster", "main", "backup"], more].concat();
+        as_root(&site.room, &site.config, &arguments)
+    };
+    let place = site.cluster.data.join("base/moved");
+    let untouched = moved_there(&place);
+    let refused = |found: Outcome| {
+        assert_ne!(found.code, 0);
+        found.says("base/moved").says("Move it to a folder that is not that user's");
+    };
+    refused(backup(&site, &["--no-agent"]));
+    site.stop_agent();
+    site.room.as_made_by_the_system();
+    chown(site.room.join("spool"), Some(0), Some(0)).unwrap();
+    let _ = fs::remove_dir_all(site.room.join("spool/main"));
+    let mut command = Command::new(site.room.program("walwardd"));
+    command.arg("--config").arg(&site.config).current_dir("/");
+    let agent = Daemon::start("walwardd", command, &site.room.join("root.log"), Signal::TERM);
+    eventually("the agent is ready", Duration::from_secs(30), || {
+        agent.log().contains("walwardd is ready").then_some(())
+    });
+    // Who owns the data asks the agent of root's.
+    refused(site.walward(&["--cluster", "main", "backup"]));
+    untouched("in the data directory");
+    assert!(!is_backed_up(&site, MARK));
+    // What the owner may read is in it.
+    fs::set_permissions(&place, fs::Permissions::from_mode(0o644)).unwrap();
+    backup(&site, &["--no-agent"]).expect(0);
+    assert!(is_backed_up(&site, MARK));
+}
+
+#[test]
+#[ignore = "fetches as root; scripts/test.sh runs it"]
+fn as_root_what_the_owner_moves_to_where_root_fetches_is_not_given_away() {
+    let site = Site::start(SiteOptions::default());
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    let pg_wal = site.cluster.data.join("pg_wal");
+    let wanted = pg_wal.join("RECOVERYXLOG");
+    let unverified = pg_wal.join("RECOVERYXLOG.walward-unverified");
+    let mut exchanged = 0;
+    for _ in 0..8 {
+        let _ = fs::remove_file(&wanted);
+        let secret = site.cluster.data.join("secret");
+        drop(moved_there(&secret));
+        let stop = AtomicBool::new(false);
+        exchanged += std::thread::scope(|scope| {
+            let swapper = scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    if renameat_with(CWD, &secret, CWD, &unverified, RenameFlags::EXCHANGE).is_ok() {
+                        return 1;
+                    }
+                }
+                0
+            });
+            let destination = wanted.to_str().unwrap();
+            as_root(&site.room, &site.config, &["--cluster", "main", "wal", "fetch", &segment, destination]);
+            stop.store(true, Ordering::Relaxed);
+            swapper.join().unwrap()
+        });
+        for path in [&secret, &unverified, &wanted] {
+            if fs::read(path).is_ok_and(|content| content == MARK) {
+                let facts = fs::metadata(path).unwrap();
+                assert_eq!((facts.uid(), facts.mode() & 0o7777), (0, 0o600), "{}", path.display());
+            }
+        }
+    }
+    assert!(exchanged > 0, "the moment was never met");
+}
+
 #[test]
 #[ignore = "fetches as root; scripts/test.sh runs it"]
 fn as_root_a_file_that_root_fetches_goes_where_no_link_of_the_owner_leads_and_is_the_owners() {

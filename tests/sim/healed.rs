@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use walward::archive::{AtHole, FetchError, PushError, Retrieved, Want, archive_file, retrieve};
+use walward::archive::{AtHole, FetchError, PushError, Retrieved, Spot, Want, archive_file, retrieve};
 use walward::catalogue::seams;
 use walward_base::ErrorClass;
 use walward_pg::WalFileName;
@@ -37,7 +37,7 @@ impl World {
     ) -> Result<Result<Vec<u8>, Retrieved>, FetchError> {
         let path = self.folder().join("asked");
         let want = Want::new(Some(self.primary.lineage), name);
-        let found = retrieve(repositories, &want, &path, Duration::ZERO, AtHole::Tell).await?;
+        let found = retrieve(repositories, &want, &Spot::own(path.clone()), Duration::ZERO, AtHole::Tell).await?;
         Ok(match found {
             Retrieved::File { .. } => Ok(std::fs::read(&path).unwrap()),
             Retrieved::Absent => Err(found),

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::error::Cause;
-use super::heir::Heir;
 use super::store::{REPLACED, length_within};
 use super::{Listing, ObjectInfo, ObjectKey, Payload, Put, Unfinished, empty_folders};
 use walward_base::ErrorClass;
@@ -101,27 +100,21 @@ impl Disk {
         // The folder can go between the two steps, with the last object of another writer.
         for _ in 0..10 {
             let root = self.root()?;
-            let heir = Heir::of(&root);
-            let begun =
-                self.ensure_folder(&root, folder, heir).map(|folder| NewFile::begin_in(&folder, name, FILE_MODE));
-            match begun? {
+            let name = name.to_owned();
+            // What root writes belongs to whose repository it is: an agent that is not root must read it.
+            let begin = move |folder: &Folder| NewFile::begin_in(folder, &name, FILE_MODE);
+            match self.ensure_folder(&root, folder)?.as_its_owner(begin) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.folders.locked().remove(folder);
                 }
-                result => {
-                    let file = result?;
-                    if let Some(heir) = heir {
-                        heir.takes(&file);
-                    }
-                    return Ok(file);
-                }
+                result => return Ok(result?),
             }
         }
         Err(Failure::new(ErrorClass::Transient, "its folder is removed again and again"))
     }
 
     /// Makes `folder`, which lies below `root`, and those above it, and all of them durable.
-    fn ensure_folder(&self, root: &Folder, folder: &Path, heir: Option<Heir>) -> Result<Folder, Failure> {
+    fn ensure_folder(&self, root: &Folder, folder: &Path) -> Result<Folder, Failure> {
         let mut folders = self.folders.locked();
         if folders.contains(folder) {
             match root.folder(folder) {
@@ -131,7 +124,7 @@ impl Disk {
             }
         }
         empty_folders::remove_on_the_way(root, folder);
-        let made = durable::make_folders_in(root, folder, FOLDER_MODE, heir.map(Heir::ids))?;
+        let made = durable::make_folders_in(root, folder, FOLDER_MODE)?;
         match durable::remove_abandoned(&made, ABANDONED_AGE_MIN) {
             Ok(0) => {}
             Ok(count) => {
@@ -169,7 +162,8 @@ impl Disk {
     /// Makes the name of an object durable whose content is: its writer made that sure before it gave the name.
     pub(super) fn keep(&self, key: &ObjectKey) -> Result<(), Failure> {
         let (folder, name) = place_of(key);
-        Ok(durable::name_again(&self.root()?.folder(folder)?, name)?)
+        let name = name.to_owned();
+        Ok(self.root()?.folder(folder)?.as_its_owner(move |folder| durable::name_again(folder, &name))?)
     }
 
     pub(super) fn get_range(

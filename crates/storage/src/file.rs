@@ -391,8 +391,6 @@ mod tests {
         let is_root = rustix::process::geteuid().is_root();
         if is_root {
             given(root.path());
-            // By an earlier version, or one that was killed in between.
-            std::fs::create_dir_all(root.path().join("wal/log")).unwrap();
         }
         let store = crate::bare_folder(root.path());
         store.put_new(&ObjectKey::new("wal/log/x").unwrap(), vec![1].into()).await.unwrap();

@@ -15,7 +15,7 @@
 //! | `retry`, `limit`, `deadline`, `fault` | the layers over a store |
 //! | `xml`, `foreign`, `proof`, `http`, `classify` | what an answer says, whose it is, what it proves, what a failure means |
 //! | `client`, `create`, `upload`, `object` | a store over `object_store`: its steps, creating, uploads in parts, the whole |
-//! | `heir`, `empty_folders`, `disk`, `file` | a store in a folder: its steps on the disk, the whole |
+//! | `empty_folders`, `disk`, `file` | a store in a folder: its steps on the disk, the whole |
 //! | `memory`, `open`, `probe` | which store it is; how it behaves |
 //! | `bucket`, `uploads` | what people are told of a bucket |
 
@@ -39,7 +39,6 @@ mod error;
 pub mod fault;
 mod file;
 mod foreign;
-mod heir;
 mod http;
 mod key;
 #[cfg(test)]

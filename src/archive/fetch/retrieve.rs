@@ -4,7 +4,6 @@
 //! that one that hangs leaves time for the next. A file whose bytes arrive is not cut off by it: then the time between two pieces is
 //! bounded, and the whole by the slowest that a store may be.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,22 +46,21 @@ pub struct PassedOver {
     pub text: String,
 }
 
-/// Brings what is wanted to `path` as [`retrieve_noting`] does, for `deadline`; one round when that is zero.
+/// Brings what is wanted to `spot` as [`retrieve_noting`] does, for `deadline`; one round when that is zero.
 pub async fn retrieve(
     repositories: &[Arc<LazyRepository>],
     want: &Want,
-    path: &Path,
+    spot: &Spot,
     deadline: Duration,
     at_hole: AtHole,
 ) -> Result<Retrieved, FetchError> {
-    let spot = Spot::own(path.to_path_buf());
     let until = Instant::now() + deadline;
     let patience = if deadline.is_zero() { Patience::OneRound } else { Patience::Until(until) };
     let (progress, mut passed_over) = (Progress::default(), Vec::new());
     let mut pause = PAUSE_FIRST;
     loop {
         let retrieved =
-            retrieve_noting(repositories, want, &spot, (patience, at_hole), &progress, &mut passed_over).await;
+            retrieve_noting(repositories, want, spot, (patience, at_hole), &progress, &mut passed_over).await;
         // Somebody may make room.
         match retrieved {
             Err(FetchError::Write { .. }) if Instant::now() + pause < until => tokio::time::sleep(pause).await,

@@ -7,6 +7,7 @@
 //! The file system of either may hang: files are made and written within a limit, and closed and removed while nobody waits, all of it on the
 //! threads of a ground ([`Ground`]) and not on the runtime's.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -86,18 +87,29 @@ impl Spot {
 
     /// Beside `destination`, where this process may write for the user `peer` who asks: see [`may_write`]. Else none. Blocking.
     pub fn beside(destination: &Path, peer: u32) -> Option<Self> {
-        let (folder, name) = Folder::of(destination).ok()?;
+        let (spot, owner) = Self::beside_as(destination).ok()?;
+        may_write(rustix::process::geteuid().as_raw(), peer, owner).then_some(spot)
+    }
+
+    /// Beside `destination`, for this process itself: an ordinary user may write where others let them. Blocking.
+    pub fn beside_for_oneself(destination: &Path) -> io::Result<Self> {
+        Ok(Self::beside_as(destination)?.0)
+    }
+
+    /// Root works as the owner of the folder, every other as itself. With whose the folder is.
+    fn beside_as(destination: &Path) -> io::Result<(Self, u32)> {
+        let (folder, name) = Folder::of(destination)?;
         let mut unverified = name.to_owned();
         unverified.push(UNVERIFIED);
-        let (me, facts) = (rustix::process::geteuid().as_raw(), folder.facts().ok()?);
-        let owner = (facts.uid != me).then_some((facts.uid, facts.gid));
+        let facts = folder.facts()?;
+        let owner = (facts.uid != 0 && identity::is_root()).then_some((facts.uid, facts.gid));
         let path = destination.with_file_name(unverified);
         // As all that looks at a data directory.
         let ground = folder.path();
         let ground = Ground::of(ground.parent().unwrap_or(ground));
         let files = NAMES.get(path.display().to_string(), || Mutex::new(0));
         let shared = Some(Name { files, own: Arc::default() });
-        may_write(me, peer, facts.uid).then_some(Self { path, shared, way: Way::Held(Held { folder, owner }), ground })
+        Ok((Self { path, shared, way: Way::Held(Held { folder, owner }), ground }, facts.uid))
     }
 
     /// Where it is. For messages, and for who asked: what lies there now may be something else.
@@ -205,6 +217,12 @@ impl Spot {
     /// The file, to be read. Blocking.
     pub fn open(&self) -> io::Result<File> {
         self.at(|folder, name| folder.open(name))
+    }
+
+    /// Gives the file the name `to`, in place of what is there. Blocking.
+    pub fn place(&self, to: &OsStr) -> io::Result<()> {
+        let to = to.to_owned();
+        self.at(move |folder, name| folder.rename(name.as_os_str(), &to))
     }
 
     /// Whether the path still leads to the folder that is held open: who is told the path looks there. Blocking.

@@ -80,7 +80,7 @@ async fn what_lies_after_a_segment_switch_is_no_content_and_makes_no_other_life(
     room.write(files[2], &switched(&room, files[2], 0));
     push(files[2]).await.expect("the same WAL");
     let want = Want::new(Some(room.lineage), files[2]);
-    let found = retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, AtHole::Wait).await;
+    let found = retrieve(&[Arc::clone(&one)], &want, &room.spot(), DEADLINE, AtHole::Wait).await;
     assert!(matches!(found, Ok(Retrieved::File { .. })));
     assert!(std::fs::read(room.destination()).expect("the file") == switched(&room, files[2], 0));
     // Before it, everything counts.

@@ -89,7 +89,7 @@ async fn one_deadline_bounds_a_whole_request_of_a_recovery_that_must_know() {
         let begun = Instant::now();
         let want = Want::new(Some(room.lineage), file);
         let second = Duration::from_secs(1);
-        retrieve(&[lazy], &want, &room.destination(), second, AtHole::Wait).await.expect_err("nobody answers");
+        retrieve(&[lazy], &want, &room.spot(), second, AtHole::Wait).await.expect_err("nobody answers");
         assert!(begun.elapsed() <= second);
     }
 }
@@ -160,7 +160,7 @@ async fn a_history_that_is_missing_while_its_timeline_has_wal_is_not_absent() {
     let history = WalFileName::History(Timeline(2));
     let find = async |file: WalFileName, at_hole: AtHole| {
         let want = Want { pg_wal: Some(room.pg_wal()), ..Want::new(Some(room.lineage), file) };
-        retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, at_hole).await
+        retrieve(&[Arc::clone(&one)], &want, &room.spot(), DEADLINE, at_hole).await
     };
     let old = name("000000010000000000000003");
     put(old, &segment(old, room.lineage.system_identifier, 1)).await;
@@ -197,7 +197,7 @@ async fn behind_a_history_that_cannot_be_read_no_segment_is_absent() {
     let wanted = name("000000010000000000000002");
     let find = async || {
         let want = Want::new(Some(room.lineage), wanted);
-        retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, AtHole::Tell).await
+        retrieve(&[Arc::clone(&one)], &want, &room.spot(), DEADLINE, AtHole::Tell).await
     };
     let told = find().await;
     assert!(matches!(told, Err(FetchError::Hole { .. })), "timeline 2 left it later: {told:?}");
@@ -216,7 +216,7 @@ async fn a_segment_before_a_timeline_that_only_the_server_knows_of_is_not_absent
     room.write(name("00000002.history"), b"1\t0/5000000\tpromoted\n");
     let find = async |wanted: &str, pg_wal: Option<PathBuf>| {
         let want = Want { pg_wal, ..Want::new(Some(room.lineage), name(wanted)) };
-        retrieve(&[Arc::clone(&one)], &want, &room.destination(), DEADLINE, AtHole::Tell).await
+        retrieve(&[Arc::clone(&one)], &want, &room.spot(), DEADLINE, AtHole::Tell).await
     };
     let missing = "000000010000000000000002";
     let told = find(missing, Some(room.pg_wal())).await;

@@ -40,7 +40,7 @@ async fn wal_is_let_go_only_when_fewer_repositories_than_must_can_take_it_and_al
         assert!(room.object(repository, files[0]).exists(), "owed, and paid");
         let ask = async |file| {
             let from = std::slice::from_ref(&lazy);
-            retrieve(from, &Want::new(Some(room.lineage), file), &room.destination(), DEADLINE, AtHole::Wait).await
+            retrieve(from, &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait).await
         };
         let lost = ask(files[1]).await;
         assert!(matches!(lost, Err(FetchError::LetGo { .. })), "{repository}: {lost:?}");
@@ -65,14 +65,8 @@ async fn a_copied_repository_knows_what_was_let_go() {
     let missing = missing_wal(&from, &to).await.expect("compared");
     copy_wal(&from, &to, 1, &missing.files, |_| {}).await.expect("copied");
     let ask = async || {
-        retrieve(
-            &[Arc::clone(&two)],
-            &Want::new(Some(room.lineage), files[1]),
-            &room.destination(),
-            DEADLINE,
-            AtHole::Tell,
-        )
-        .await
+        retrieve(&[Arc::clone(&two)], &Want::new(Some(room.lineage), files[1]), &room.spot(), DEADLINE, AtHole::Tell)
+            .await
     };
     assert!(matches!(ask().await, Ok(Retrieved::Absent)), "it looks like the end of the archive");
     for _ in 0..2 {

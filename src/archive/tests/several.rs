@@ -328,14 +328,9 @@ async fn a_debt_is_found_again_after_a_restart_and_paid_from_what_others_hold() 
     assert_eq!((facts.files, facts.oldest_file.clone()), (0, None));
     assert!(facts.compared.is_some());
     for file in files {
-        let found = retrieve(
-            &[reopened("late")],
-            &Want::new(Some(room.lineage), file),
-            &room.destination(),
-            DEADLINE,
-            AtHole::Wait,
-        )
-        .await;
+        let found =
+            retrieve(&[reopened("late")], &Want::new(Some(room.lineage), file), &room.spot(), DEADLINE, AtHole::Wait)
+                .await;
         assert!(matches!(found, Ok(Retrieved::File { .. })), "{file}: {found:?}");
     }
     assert!(std::fs::read(room.destination()).expect("the file").starts_with(b"1\t0/3000000"));
@@ -399,7 +394,7 @@ async fn what_another_server_wrote_under_a_rotated_key_is_the_same_file_and_tell
     room.write(history, b"1\t0/00300028\tno recovery target specified\n");
     archive_file(&[server()], &room.pg_wal(), history, "standby").await.expect("archived");
     let end = Want::new(Some(room.lineage), name("000000010000000000000004"));
-    let fetched = retrieve(&[recovering], &end, &room.destination(), DEADLINE, AtHole::Tell).await;
+    let fetched = retrieve(&[recovering], &end, &room.spot(), DEADLINE, AtHole::Tell).await;
     assert!(matches!(fetched, Ok(Retrieved::Absent)), "{fetched:?}");
     // Other content is refused all the same.
     room.write(file, &segment(file, room.lineage.system_identifier, 2));

@@ -1,6 +1,5 @@
 //! `wal push` and `wal fetch`: archives and fetches in this process, by the same code as the agent, for PostgreSQL to call.
 
-use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use crate::archive::{AtHole, Retrieved, Want, archive_now, find_seam, retrieve};
+use crate::archive::{AtHole, Retrieved, Spot, Want, archive_now, find_seam, retrieve};
 use crate::cli::arguments::{FetchArguments, OnErrorChoice, PushArguments};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
@@ -16,8 +15,8 @@ use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use walward_base::describe;
+use walward_base::sys;
 use walward_base::sys::folder::Folder;
-use walward_base::sys::{self, identity};
 use walward_pg::{ControlFile, Lineage, WalFileName};
 use walward_repo::LazyRepository;
 use walward_wire::OnError;
@@ -88,21 +87,19 @@ async fn fetch_one(
     let cluster = found.or_else(|unknown| context.cluster().map_err(|_| unknown))?;
     let repositories = repositories(context, cluster)?;
     let mut want = Want { lineage: lineage_in(data_directory)?, name, pg_wal: Some(pg_wal.to_path_buf()) };
-    let looked = || format!("cannot look at the folder of {}", destination.display());
-    let (folder, placed_as) = Folder::of(destination).with_context(looked)?;
-    // Beside the destination, so that it can be renamed; always the same name, so that a crash leaves one at most.
-    let mut unverified = placed_as.to_owned();
-    unverified.push(".walward-unverified");
-    let temporary = folder.path().join(&unverified);
+    let placed_as = destination.file_name().unwrap_or_default();
+    // So that it can be renamed. In another user's folder root writes with that user's rights, and what is made is for the server there.
+    let spot = Spot::beside_for_oneself(destination)
+        .with_context(|| format!("cannot look at the folder of {}", destination.display()))?;
     let (at_hole, deadline) = match on_error {
         OnError::Abort => (AtHole::Wait, cluster.fetch.deadline),
         OnError::Target => (AtHole::Tell, cluster.fetch.deadline),
         OnError::Retry => (AtHole::Tell, cluster.fetch.deadline.min(STANDBY_DEADLINE)),
     };
-    let mut retrieved = retrieve(&repositories, &want, &temporary, deadline, at_hole).await;
+    let mut retrieved = retrieve(&repositories, &want, &spot, deadline, at_hole).await;
     if let (true, Ok(Retrieved::Absent), WalFileName::Segment(segment)) = (arguments.use_partial, &retrieved, name) {
         want.name = WalFileName::Partial(segment);
-        retrieved = retrieve(&repositories, &want, &temporary, deadline, at_hole).await;
+        retrieved = retrieve(&repositories, &want, &spot, deadline, at_hole).await;
         if let Ok(Retrieved::File { .. }) = retrieved {
             let partial = want.name;
             printer.warning(&format!("{segment} is absent: {partial} is placed instead, and recovery ends with it"));
@@ -115,8 +112,9 @@ async fn fetch_one(
         Ok(retrieved)
     });
     let placed = match whole {
-        Ok(Retrieved::File { .. }) => given(&folder, &unverified)
-            .and_then(|()| folder.rename(&unverified, placed_as))
+        // PostgreSQL syncs itself what it keeps.
+        Ok(Retrieved::File { .. }) => spot
+            .place(placed_as)
             .with_context(|| format!("cannot bring {} to {}", want.name, destination.display()))
             .map(|()| Exit::Done)
             .map_err(Failure::from),
@@ -128,17 +126,8 @@ async fn fetch_one(
         Err(error) => Err(error.into()),
     };
     // Gone when it was placed; worth nothing when it was not.
-    let _ = folder.remove_file(&unverified);
+    let _ = spot.remove();
     placed
-}
-
-/// Run by root, the file is for the server whose folder it is in. PostgreSQL syncs itself what it keeps.
-fn given(folder: &Folder, name: &OsStr) -> io::Result<()> {
-    let owner = folder.facts()?;
-    if identity::is_root() && owner.uid != 0 {
-        std::os::unix::fs::fchown(folder.open(name)?, Some(owner.uid), Some(owner.gid))?;
-    }
-    Ok(())
 }
 
 fn repositories(context: &Context, cluster: &ClusterConfig) -> Result<Vec<Arc<LazyRepository>>, Failure> {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::source::{is_name, sources};
 
 /// Where the product works in folders of other users, with root's rights perhaps: how the path in the house begins.
-const IN_FOREIGN_FOLDERS: [&str; 13] = [
+const IN_FOREIGN_FOLDERS: [&str; 12] = [
     "archive/",
     "backup/",
     "cli/commands/",
@@ -16,7 +16,6 @@ const IN_FOREIGN_FOLDERS: [&str; 13] = [
     "restore/",
     "storage/disk.rs",
     "storage/file.rs",
-    "storage/heir.rs",
     "base/sys/durable/",
     "wire/",
 ];

@@ -66,6 +66,18 @@ pub fn user_id(name: &str) -> Option<u32> {
     users().into_iter().find_map(|(found, id)| (found == name).then_some(id))
 }
 
+/// Whether the user `uid` is a member of the group `gid`, as /etc/passwd and /etc/group have it. Blocking.
+pub fn is_member(uid: u32, gid: u32) -> bool {
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let is = |field: Option<&String>, id: u32| field.and_then(|text| text.parse().ok()) == Some(id);
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let Some(user) = users.lines().map(fields).find(|user| is(user.get(2), uid)) else { return false };
+    let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
+    let lists = |members: &String| members.split(',').any(|member| user.first().is_some_and(|name| name == member));
+    is(user.get(3), gid)
+        || groups.lines().map(fields).any(|group| is(group.get(2), gid) && group.get(3).is_some_and(lists))
+}
+
 fn users() -> Vec<(String, u32)> {
     let text = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let user = |line: &str| {
@@ -84,6 +96,7 @@ mod tests {
         assert_eq!(user_name(0).as_deref(), Some("root"));
         assert_eq!(user_name(u32::MAX - 7), None);
         assert_eq!((user_id("root"), user_id("no such user")), (Some(0), None));
+        assert!(is_member(0, 0) && !is_member(0, u32::MAX - 7) && !is_member(u32::MAX - 7, 0));
     }
 
     #[test]

@@ -101,7 +101,6 @@ pub(super) async fn cluster(
         }
         let added = add_lineage(context, &mut repository, &control, printer).await?;
         if let Some(root) = file_root(configured, cluster) {
-            owner.give(&root);
             can_write(&root, owner)?;
         }
         prepared.push(Prepared {

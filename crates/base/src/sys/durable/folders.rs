@@ -1,6 +1,6 @@
 //! Folders that survive a power cut.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::Path;
 
@@ -22,7 +22,8 @@ pub fn create_dir_all_as_said(path: &Path, mode: u32) -> io::Result<()> {
     create_dir_all(path, mode, true, None)
 }
 
-/// As [`create_dir_all_as_said`]; the folders that are made belong to `owner` (user and group). Only root can do that. Blocking.
+/// As [`create_dir_all_as_said`]; the folders that root makes where root alone has a say are given to `owner` (user and group). In a folder of
+/// another user each belongs to that user: there root gives nothing, because what it made may be something else by then. Blocking.
 pub fn create_dir_all_for(path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<()> {
     create_dir_all(path, mode, true, owner)
 }
@@ -36,12 +37,12 @@ fn create_dir_all(path: &Path, mode: u32, as_said: bool, owner: Option<(u32, u32
 }
 
 /// Makes the folders of `path`, which lies below `root`, that are missing, each with `mode` (less the umask), and their names
-/// durable; answers the last one. `owner` gets those that are root's: new ones, and what root left otherwise. Blocking.
+/// durable; answers the last one. Those that root makes in another user's folder are that user's. Blocking.
 ///
 /// No symbolic link is followed on the way. What was made and could not be synced is removed again.
-pub fn make_folders_in(root: &Folder, path: &Path, mode: u32, owner: Option<(u32, u32)>) -> io::Result<Folder> {
+pub fn make_folders_in(root: &Folder, path: &Path, mode: u32) -> io::Result<Folder> {
     let mut fresh = Vec::new();
-    let done = make_below(root, path, (mode, false), owner, &mut fresh);
+    let done = make_below(root, path, (mode, false), None, &mut fresh);
     unless_made(done, &fresh)
 }
 
@@ -69,33 +70,43 @@ fn make_below(
         let inner = match folder.folder(name) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let place = folder.path().join(name);
-                match take(Step::MakeFolder(&place), || folder.make_folder(name, mode)) {
+                let make = || {
+                    let name = name.to_owned();
+                    folder.as_its_owner(move |folder| folder.make_folder(name, mode))
+                };
+                match take(Step::MakeFolder(&place), make) {
                     // Somebody else made it in between.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.folder(name)?,
                     other => {
                         other?;
                         fresh.push((folder.clone(), name.to_owned()));
-                        let inner = folder.folder(name)?;
-                        if as_said {
-                            inner.set_mode(mode)?;
-                        }
-                        inner
+                        made(&folder, name, as_said.then_some(mode), owner)?
                     }
                 }
             }
             other => other?,
         };
-        if let Some((uid, gid)) = owner
-            && inner.facts()?.uid == 0
-        {
-            // Where root may not give files away (NFS) it stays root's.
-            let _ = inner.give(uid, gid);
-        }
         // Its name may not be durable although it was there: whoever made it may have been killed before that.
         sync_folder(&folder)?;
         folder = inner;
     }
     Ok(folder)
+}
+
+/// The folder `name` that was just made in `folder`, with its mode and owner. In another user's folder something else may have the name by now: there
+/// nothing is done that this user may not do.
+fn made(folder: &Folder, name: &OsStr, mode: Option<u32>, owner: Option<(u32, u32)>) -> io::Result<Folder> {
+    let named = name.to_owned();
+    folder.as_its_owner(move |folder| {
+        let inner = folder.folder(&named)?;
+        mode.map_or(Ok(()), |mode| inner.set_mode(mode))
+    })?;
+    let inner = folder.folder(name)?;
+    if let Some((uid, gid)) = owner.filter(|_| folder.is_roots_alone().unwrap_or(false)) {
+        // Where root may not give files away (NFS) it stays root's.
+        let _ = inner.give(uid, gid);
+    }
+    Ok(inner)
 }
 
 /// The nearest folder at or above `path` that is there, and what is missing below it.

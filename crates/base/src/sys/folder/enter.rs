@@ -124,7 +124,7 @@ fn go(at: BorrowedFd<'_>, path: &Path, alone: bool) -> io::Result<OwnedFd> {
 
 /// Whether others than root may change what a name in the folder, or the link itself, leads to. In a folder with the sticky bit nobody
 /// does that to what is root's, so that on the way to such a thing (not `is_last`) it may be open to all. Pure.
-fn others_have_a_say(found: &Facts, is_last: bool) -> bool {
+pub(super) fn others_have_a_say(found: &Facts, is_last: bool) -> bool {
     const STICKY: u32 = 0o1000;
     let group_writes = found.mode & 0o020 != 0 && found.gid != 0;
     let others_write = found.mode & 0o002 != 0 || group_writes;

@@ -13,12 +13,14 @@
 //! | `enter.rs` | from a path that a person wrote to an open folder |
 //! | `facts.rs` | what is known of a name without following it |
 //! | `nearby.rs` | the folder of the last file, kept open for the next |
+//! | `theirs.rs` | what root reads and makes in a folder of another user |
 
 mod enter;
 mod facts;
 mod nearby;
 #[cfg(test)]
 mod tests;
+mod theirs;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -29,16 +31,17 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, Gid, Mode, OFlags, RenameFlags, Uid, chownat, linkat, mkdirat, openat, readlinkat, renameat,
-    renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, readlinkat, renameat, renameat_with, statat,
+    unlinkat,
 };
 use rustix::io::Errno;
 
 pub use facts::{Facts, Kind};
 pub use nearby::Nearby;
 
-use super::identity::is_root;
+use super::identity::{as_user, is_root};
 use enter::{SEARCHED, open_folder};
+use theirs::Theirs;
 
 /// A file, without waiting for the other end of a pipe.
 const READ: OFlags =
@@ -54,6 +57,8 @@ pub struct Folder {
     path: PathBuf,
     /// The device that every folder below must be on, where that was asked for.
     device: Option<u64>,
+    /// For root, whose tree it is.
+    theirs: Option<Theirs>,
 }
 
 /// Why a path below a folder was not gone.
@@ -115,7 +120,7 @@ impl Folder {
     /// When there is none, or root would be led by another user's link to what is not that user's.
     pub fn enter(path: &Path) -> io::Result<Self> {
         let descriptor = if is_root() { enter::as_root(CWD, path)? } else { enter::as_user(CWD, path)? };
-        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned(), device: None })
+        Self::held(descriptor, path.to_owned(), None)
     }
 
     /// As [`Folder::enter`], for what this process keeps and later reaches by its path. For root every folder and every link on the way must be
@@ -125,7 +130,12 @@ impl Folder {
     /// [`io::ErrorKind::NotADirectory`] names what is another user's, or open to others.
     pub fn enter_own(path: &Path) -> io::Result<Self> {
         let descriptor = if is_root() { enter::as_root_alone(path)? } else { enter::as_user(CWD, path)? };
-        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned(), device: None })
+        Self::held(descriptor, path.to_owned(), None)
+    }
+
+    fn held(descriptor: OwnedFd, path: PathBuf, device: Option<u64>) -> io::Result<Self> {
+        let theirs = Theirs::of(&Facts::of(&descriptor)?);
+        Ok(Self { descriptor: Arc::new(descriptor), path, device, theirs })
     }
 
     /// The folder that holds `path`, entered as [`Folder::enter`] does, and the name in it. Blocking.
@@ -142,7 +152,7 @@ impl Folder {
         let path = path.as_ref();
         let at = self.as_fd();
         let descriptor = if is_root() { enter::as_root(at, path)? } else { enter::as_user(at, path)? };
-        Ok(Self { descriptor: Arc::new(descriptor), path: self.path.join(path), device: None })
+        Self::held(descriptor, self.path.join(path), None)
     }
 
     /// This folder, below which no other folder is entered than those on its own file system. What lies beside each other in it is there, or
@@ -178,6 +188,9 @@ impl Folder {
     }
 
     /// The folder at `path`; the empty path is this one.
+    ///
+    /// # Errors
+    /// Also for root, when it lies in another user's tree and that user may not list it.
     pub fn folder(&self, path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref();
         if path.as_os_str().is_empty() {
@@ -188,18 +201,22 @@ impl Folder {
             open_folder(folder, name).map_err(|error| in_the_way(folder, name, &place, error))
         })?;
         self.must_be_within(&descriptor, &place)?;
-        Ok(Self { descriptor: Arc::new(descriptor), path: place, device: self.device })
+        let inner = Self::held(descriptor, place, self.device)?;
+        let Some(theirs) = self.theirs else { return Ok(inner) };
+        theirs.must_be_able(theirs::READ | theirs::SEARCH, &inner.facts()?, &inner.path)?;
+        Ok(Self { theirs: self.theirs, ..inner })
     }
 
     /// Opens the file at `path` for reading. Neither a link is followed nor a pipe waited for.
     ///
     /// # Errors
-    /// Also when it is no regular file; and for root, when the file has other names and another owner than its folder: who owns a folder may
-    /// give a name in it to a file of somebody else's (link(2)), and must not have root read that for them.
+    /// Also when it is no regular file; and for root, when it lies in another user's tree and that user may not read it ([`theirs`]), or when it has
+    /// other names and another owner than its folder: who owns a folder may give a name in it to a file of somebody else's (link(2)), and must
+    /// not have root read that for them.
     pub fn open(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         self.at(path, |folder, name| {
-            let file = self.open_as(folder, name, path, READ)?;
+            let file = self.open_as(folder, name, path, (READ, theirs::READ))?;
             let facts = Facts::of(&file)?;
             match facts.kind {
                 Kind::File => {}
@@ -215,22 +232,39 @@ impl Folder {
         })
     }
 
-    /// As [`Folder::open`], and waits where the file system waits; whatever is there is opened.
+    /// As [`Folder::open`], and waits where the file system waits; whatever is there is opened that the tree's user may read.
     pub fn open_any(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
-        self.at(path, |folder, name| self.open_as(folder, name, path, READ.difference(OFlags::NONBLOCK)))
+        let flags = READ.difference(OFlags::NONBLOCK);
+        self.at(path, |folder, name| self.open_as(folder, name, path, (flags, theirs::READ)))
     }
 
-    fn open_as(&self, folder: BorrowedFd<'_>, name: &OsStr, path: &Path, flags: OFlags) -> io::Result<File> {
+    /// What the user of the tree may not do to the file (`wanted`), root does not do there either.
+    fn open_as(
+        &self,
+        folder: BorrowedFd<'_>,
+        name: &OsStr,
+        path: &Path,
+        (flags, wanted): (OFlags, u32),
+    ) -> io::Result<File> {
         let opened = openat(folder, name, flags, Mode::empty());
-        Ok(opened.map_err(|error| in_the_way(folder, name, &self.path.join(path), error))?.into())
+        let file: File = opened.map_err(|error| in_the_way(folder, name, &self.path.join(path), error))?.into();
+        let theirs = match self.theirs {
+            // It may be a user's folder in a tree of root's.
+            None if is_root() => Theirs::of(&Facts::of(folder)?),
+            theirs => theirs,
+        };
+        if let Some(theirs) = theirs {
+            theirs.must_be_able(wanted, &Facts::of(&file)?, &self.path.join(path))?;
+        }
+        Ok(file)
     }
 
     /// Opens the file at `path` for writing as it is; a link is not followed.
     pub fn open_to_write(&self, path: impl AsRef<Path>) -> io::Result<File> {
         let path = path.as_ref();
         let flags = READ.difference(OFlags::RDONLY).union(OFlags::WRONLY);
-        self.at(path, |folder, name| self.open_as(folder, name, path, flags))
+        self.at(path, |folder, name| self.open_as(folder, name, path, (flags, theirs::WRITE)))
     }
 
     /// The content of the file at `path`, opened as [`Folder::open`] does.
@@ -284,21 +318,6 @@ impl Folder {
     /// Makes a folder with `mode` less the umask; fails with [`io::ErrorKind::AlreadyExists`] when anything is there.
     pub fn make_folder(&self, path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
         self.at(path.as_ref(), |folder, name| Ok(mkdirat(folder, name, Mode::from_raw_mode(mode))?))
-    }
-
-    /// Makes a symbolic link to `to`, another user's from the beginning of its life as far as that user can tell.
-    pub fn make_link(&self, to: &Path, path: impl AsRef<Path>, owner: Option<(u32, u32)>) -> io::Result<()> {
-        self.at(path.as_ref(), |folder, name| {
-            symlinkat(to, folder, name)?;
-            let Some((uid, gid)) = owner else { return Ok(()) };
-            // What is there now may be something that the owner of the folder has put in its place.
-            let link = openat(folder, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-            let facts = Facts::of(&link)?;
-            if facts.kind != Kind::Link || facts.is_elsewhere {
-                return Err(io::Error::other("it was replaced while it was made"));
-            }
-            Ok(chownat(link, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?)
-        })
     }
 
     /// Removes a file's or a link's name.
@@ -363,6 +382,22 @@ impl Folder {
         std::os::unix::fs::fchown(&*self.descriptor, Some(uid), Some(gid))
     }
 
+    /// Does `work` in this folder; where this is root and the folder another user's, with that user's rights and no other: what is made is the
+    /// user's, and what the user may not change is not changed. Blocking.
+    pub fn as_its_owner<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let Some(Theirs { uid, gid }) = Theirs::of(&self.facts()?) else { return work(self) };
+        let folder = self.clone();
+        as_user(uid, gid, move || work(&folder)).flatten()
+    }
+
+    /// Whether root alone changes what a name in it stands for: what root has made there is what is found there. Blocking.
+    pub fn is_roots_alone(&self) -> io::Result<bool> {
+        Ok(is_root() && !enter::others_have_a_say(&self.facts()?, false))
+    }
+
     /// Makes the names in it durable.
     ///
     /// # Errors
@@ -386,8 +421,7 @@ impl Folder {
 
     /// The folder that this one lies in, which is known as `path`.
     pub fn above(&self, path: &Path) -> io::Result<Self> {
-        let descriptor = open_folder(self.as_fd(), OsStr::new(".."))?;
-        Ok(Self { descriptor: Arc::new(descriptor), path: path.to_owned(), device: None })
+        Self::held(open_folder(self.as_fd(), OsStr::new(".."))?, path.to_owned(), None)
     }
 
     /// Calls `act` with the folder that holds `path` and the last name of it.
@@ -405,6 +439,9 @@ impl Folder {
             let inner = openat(folder, name, SEARCHED, Mode::empty());
             let inner = inner.map_err(|error| in_the_way(folder, name, &place, error))?;
             self.must_be_within(&inner, &place)?;
+            if let Some(theirs) = self.theirs {
+                theirs.must_be_able(theirs::SEARCH, &Facts::of(&inner)?, &place)?;
+            }
             held = Some(inner);
             name = next?;
         }
