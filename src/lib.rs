@@ -1,7 +1,7 @@
 //! Walward keeps a PostgreSQL cluster recoverable: it archives WAL, takes base backups and restores them.
 //!
 //! The ground lies in crates of its own, and Cargo keeps the arrows between them: `walward-wire` (the socket protocol and the client of
-//! it; std only) and `walward-base` (errors, units, durable files, processes) know nobody; `walward-storage` (object stores) and `walward-pg`
+//! it; std only), `walward-report` (shapes that leave the process) and `walward-base` (errors, units, durable files, processes) know nobody; `walward-storage` (object stores) and `walward-pg`
 //! (PostgreSQL's files and sessions) know base; `walward-repo` knows what a repository is, and is the only place that names an object or
 //! defines a stored shape.
 //!
@@ -12,6 +12,7 @@
 //! - [`archive`], [`backup`], [`restore`]: what Walward does, one room a verb.
 //! - [`config`]: TOML to checked, resolved values.
 //! - [`outcome`]: exit codes, and what an error means for them.
+//! - [`jobs`]: what runs for longer than a request.
 //! - [`daemon`], [`cli`]: wiring only.
 
 pub mod archive;
@@ -21,5 +22,6 @@ pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod health;
+pub mod jobs;
 pub mod outcome;
 pub mod restore;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use walward_pg::{Lineage, Lsn, SegmentName, Timeline};
+pub use walward_report::{BackupPhase as Phase, BackupProgress as Progress};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
@@ -30,77 +31,6 @@ pub struct BackupOptions {
     pub levels: Vec<i32>,
     /// The name of this host, for the manifest, the objects' headers and the lease.
     pub host: String,
-}
-
-/// What a backup is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Phase {
-    /// Reaching the server and the repositories, and checking that they belong together.
-    Connecting,
-    /// Waiting for the server's checkpoint.
-    Checkpoint,
-    /// Listing the files.
-    Listing,
-    /// Copying files.
-    Copying,
-    /// Ending the backup on the server, and writing the last pack.
-    Stopping,
-    /// Waiting until the WAL that the backup needs has been archived.
-    WaitingForWal,
-    /// Writing the manifest.
-    Finishing,
-}
-
-impl Phase {
-    /// Whether files of the cluster are being read. What the other phases wait for has a deadline of its own: the server, the archive,
-    /// a repository.
-    pub fn reads(self) -> bool {
-        match self {
-            Self::Listing | Self::Copying => true,
-            Self::Connecting | Self::Checkpoint | Self::Stopping | Self::WaitingForWal | Self::Finishing => false,
-        }
-    }
-}
-
-/// How far a backup is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// What it is doing.
-    pub phase: Phase,
-    /// Its label, as soon as it has one.
-    pub label: Option<String>,
-    /// When it was begun, by this host's clock.
-    pub started: Timestamp,
-    /// Files copied.
-    pub files_done: u64,
-    /// Files found; 0 before they were listed.
-    pub files_total: u64,
-    /// Bytes of files read.
-    pub content_bytes_done: u64,
-    /// Bytes of files as they were listed; they may have grown since.
-    pub content_bytes_total: u64,
-    /// Bytes stored so far in the first repository; grows with every finished pack.
-    pub stored_bytes: u64,
-    /// The segment that is being waited for.
-    pub waiting_for: Option<SegmentName>,
-}
-
-impl Progress {
-    /// Nothing done yet, at `started`.
-    pub fn new(started: Timestamp) -> Self {
-        Self {
-            phase: Phase::Connecting,
-            label: None,
-            started,
-            files_done: 0,
-            files_total: 0,
-            content_bytes_done: 0,
-            content_bytes_total: 0,
-            stored_bytes: 0,
-            waiting_for: None,
-        }
-    }
 }
 
 /// A backup that was made.

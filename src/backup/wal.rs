@@ -84,7 +84,7 @@ impl NeededWal {
             if there > 0 {
                 pause = PAUSE;
             }
-            progress.send_modify(|progress| progress.waiting_for = Some(segment));
+            progress.send_modify(|progress| progress.waiting_for = Some(segment.to_string()));
             let waited = begun.elapsed();
             if waited >= deadline {
                 let repository = repository.name().to_owned();

@@ -81,6 +81,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: KeysCommand,
     },
+    /// What runs in the agent for longer than a request
+    Jobs {
+        #[command(subcommand)]
+        command: JobsCommand,
+    },
     /// Who is at work in the repositories
     Lease {
         #[command(subcommand)]
@@ -218,6 +223,9 @@ pub(super) struct BackupArguments {
     /// Do it in this process instead of asking the agent
     #[arg(long)]
     pub(super) no_agent: bool,
+    /// Begin it in the agent and do not wait for its end
+    #[arg(long, conflicts_with = "no_agent")]
+    pub(super) detach: bool,
 }
 
 /// The kinds of backups that this version takes.
@@ -430,6 +438,22 @@ pub(super) enum CopyOnly {
     Wal,
     /// Base backups. Without their WAL they cannot be restored
     Backups,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum JobsCommand {
+    /// List the jobs that run, and those that ended since the agent started
+    List,
+    /// Show how a job goes on until it has ended, and end as it does
+    Watch {
+        /// Its name, as the list has it
+        job: String,
+    },
+    /// Tell a job to end in order
+    Cancel {
+        /// Its name, as the list has it
+        job: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, Subcommand)]

@@ -22,6 +22,7 @@ mod ask;
 mod commands;
 mod context;
 mod failure;
+mod follow;
 mod interrupt;
 mod manual;
 mod meter;
@@ -134,7 +135,7 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         // It has the warnings among its findings. Where no cluster is named it is about all of them, and looks into all of them anyway.
         Command::Check(_) if global.cluster.is_none() => Context::load_quietly(global, Looks::All)?,
         Command::Check(_) => Context::load_quietly(global, looks)?,
-        Command::Status => Context::load(global, Looks::Nowhere, printer)?,
+        Command::Status | Command::Jobs { .. } => Context::load(global, Looks::Nowhere, printer)?,
         _ => Context::load(global, looks, printer)?,
     };
     match command {
@@ -149,6 +150,7 @@ async fn work(global: &arguments::Global, command: Command, printer: &Printer) -
         Command::Backup(arguments) => Box::pin(commands::backup::run(&context, &arguments, printer)).await,
         Command::Restore(arguments) => Box::pin(commands::restore::run(&context, &arguments, printer)).await,
         Command::Repo { command } => commands::repo::run(&context, &command, printer).await,
+        Command::Jobs { command } => commands::jobs::run(&context, &command, printer).await,
         Command::Lease { command } => commands::work_leases::run(&context, command, printer).await,
         Command::Keys { command } => commands::keys::run(&context, &command, printer).await,
         Command::Wal { command: WalCommand::List } => commands::wal_list::list(&context, printer).await,

@@ -1,23 +1,22 @@
-//! A base backup on request, its progress sent as it goes. It ends when the client goes away: Ctrl-C cancels it.
+//! A base backup on request: a job, which goes on when whoever asked for it has gone.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
-use super::services::{Service, Services};
+use super::services::Service;
 use crate::backup::{self, BackupOptions, Progress};
+use crate::jobs::{Job, NotBegun, Registry};
 use crate::outcome::{Exit, judge};
 use walward_base::describe;
 use walward_base::sys;
+use walward_repo::Repository;
 use walward_repo::manifest::BackupType;
-use walward_wire::Reply;
-
-/// How often progress is sent.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+use walward_report::Work;
 
 /// What the command line asks for.
 #[derive(Debug, Deserialize)]
@@ -34,57 +33,52 @@ pub struct BackupRequest {
     pub configuration: Option<String>,
 }
 
-/// Runs the backup and answers its report.
-pub async fn run(
-    request: BackupRequest,
-    service: &Arc<Service>,
-    services: &Services,
-    replies: &mpsc::Sender<Reply>,
-    gone: CancellationToken,
-) -> Reply {
-    let failed = |exit: Exit, text: String| Reply::Done { code: exit.code(), text };
+/// Begins the backup.
+///
+/// # Errors
+/// Why it was not begun, as an exit code of the command line and a text.
+pub fn begin(request: BackupRequest, service: &Arc<Service>, jobs: &Registry) -> Result<Arc<Job>, (Exit, String)> {
     if request.kind != BackupType::Full {
-        return failed(Exit::Usage, "only full backups can be taken in this version".to_owned());
+        return Err((Exit::Usage, "only full backups can be taken in this version".to_owned()));
     }
+    let name = &service.config.name;
     if request.configuration.as_ref().is_some_and(|configuration| *configuration != service.config.fingerprint) {
         let places: Vec<String> =
             service.repositories.iter().map(|lazy| format!("{} ({})", lazy.name(), lazy.url())).collect();
         let text = format!(
-            "the agent runs another configuration of {:?} than the one in the files now, and would back up to {}: reload it \
+            "the agent runs another configuration of {name:?} than the one in the files now, and would back up to {}: reload it \
              (systemctl reload walward)",
-            service.config.name,
             places.join(", ")
         );
-        return failed(Exit::Refused, text);
+        return Err((Exit::Refused, text));
     }
-    let (progress, watching) = watch::channel(Progress::new(Timestamp::now()));
-    let Some(_taken) = service.backup.take(watching.clone()) else {
-        return failed(Exit::Locked, format!("a backup of {:?} is running already in this agent", service.config.name));
+    let work = Work::Backup(Progress::new(Timestamp::now()));
+    let begun = jobs.begin(name, work, |tell, cancel| {
+        run(request, Arc::clone(service), tell, cancel).instrument(service.archiver.span())
+    });
+    begun.map_err(|not| match not {
+        NotBegun::Stopping => (Exit::Unreachable, "the agent is stopping".to_owned()),
+        NotBegun::Runs(job) => {
+            let text = format!(
+                "a backup of {name:?} is running already in this agent: watch it with walward jobs watch {}",
+                job.id()
+            );
+            (Exit::Locked, text)
+        }
+    })
+}
+
+/// The whole backup, and its report as JSON.
+async fn run(
+    request: BackupRequest,
+    service: Arc<Service>,
+    tell: watch::Sender<Work>,
+    cancel: CancellationToken,
+) -> (Exit, Result<String, String>) {
+    let (repositories, levels) = match chosen(&request, &service).await {
+        Ok(chosen) => chosen,
+        Err((exit, text)) => return (exit, Err(text)),
     };
-    let mut repositories = Vec::new();
-    let mut levels = Vec::new();
-    for (lazy, level) in service.repositories.iter().zip(&service.backup_levels) {
-        if request.repository.as_ref().is_some_and(|wanted| wanted != lazy.name()) {
-            continue;
-        }
-        match lazy.reopen().await {
-            Ok(repository) => repositories.push(repository),
-            Err(error) => {
-                let mut text = format!("cannot open repository {:?}: {}", lazy.name(), describe(&error));
-                let others = service.repositories.iter().map(|other| other.name()).filter(|name| *name != lazy.name());
-                let others = others.collect::<Vec<_>>().join(", ");
-                if request.repository.is_none() && !others.is_empty() {
-                    text = format!("{text}; to back up without it, name another one with --repository: {others}");
-                }
-                return failed(judge(&error).0, text);
-            }
-        }
-        levels.push(*level);
-    }
-    if repositories.is_empty() {
-        let name = request.repository.unwrap_or_default();
-        return failed(Exit::NoRepository, format!("cluster {:?} has no repository {name:?}", service.config.name));
-    }
     let config = &service.config;
     let options = BackupOptions {
         connection: config.connection.clone(),
@@ -97,44 +91,55 @@ pub async fn run(
         levels,
         host: sys::host::name(),
     };
-    let cancel = CancellationToken::new();
-    let work = backup::run(&repositories, options, progress, cancel.clone());
-    let give_up = async {
-        tokio::select! {
-            () = gone.cancelled() => {}
-            () = services.backups.cancelled() => {}
+    let (progress, mut watching) = watch::channel(Progress::new(Timestamp::now()));
+    let passed_on = async {
+        while watching.changed().await.is_ok() {
+            tell.send_replace(Work::Backup(watching.borrow_and_update().clone()));
         }
-        cancel.cancel();
-        // The backup ends by itself, in order: the server is told, the lease given back.
         std::future::pending::<()>().await;
     };
-    let tell = tell(watching, replies);
-    let result = tokio::select! {
-        result = work => result,
-        () = give_up => return failed(Exit::Interrupted, "interrupted".to_owned()),
-        () = tell => return failed(Exit::Interrupted, "interrupted".to_owned()),
+    // When it is cancelled it ends by itself, in order: the server is told, the lease given back.
+    let ended = tokio::select! {
+        ended = backup::run(&repositories, options, progress, cancel) => ended,
+        () = passed_on => return (Exit::Failed, Err("nobody counts how far it is".to_owned())),
     };
-    match result {
+    match ended {
         Ok(report) => {
             let exit = if report.has_warnings() { Exit::Warnings } else { Exit::Done };
             match serde_json::to_string(&report) {
-                Ok(json) => Reply::Result { code: exit.code(), json },
-                Err(error) => failed(Exit::Failed, error.to_string()),
+                Ok(json) => (exit, Ok(json)),
+                Err(error) => (Exit::Failed, Err(error.to_string())),
             }
         }
-        Err(error) => failed(judge(&error).0, describe(&error)),
+        Err(error) => (judge(&error).0, Err(describe(&error))),
     }
 }
 
-/// Sends progress for as long as the work lasts; never ends by itself.
-async fn tell(mut watching: watch::Receiver<Progress>, replies: &mpsc::Sender<Reply>) {
-    while watching.changed().await.is_ok() {
-        let json = serde_json::to_string(&*watching.borrow_and_update());
-        if let Ok(json) = json {
-            // A slow or vanished client does not hold the backup up.
-            let _ = replies.try_send(Reply::Event(json));
+/// The repositories that it goes to, opened anew, and zstd's level for each.
+async fn chosen(request: &BackupRequest, service: &Service) -> Result<(Vec<Repository>, Vec<i32>), (Exit, String)> {
+    let is_chosen = |name: &str| request.repository.as_ref().is_none_or(|wanted| wanted == name);
+    let (mut repositories, mut levels) = (Vec::new(), Vec::new());
+    for (lazy, level) in service.repositories.iter().zip(&service.backup_levels) {
+        if !is_chosen(lazy.name()) {
+            continue;
         }
-        tokio::time::sleep(PROGRESS_INTERVAL).await;
+        match lazy.reopen().await {
+            Ok(repository) => repositories.push(repository),
+            Err(error) => {
+                let mut text = format!("cannot open repository {:?}: {}", lazy.name(), describe(&error));
+                let others = service.repositories.iter().map(|other| other.name()).filter(|name| *name != lazy.name());
+                let others = others.collect::<Vec<_>>().join(", ");
+                if request.repository.is_none() && !others.is_empty() {
+                    text = format!("{text}; to back up without it, name another one with --repository: {others}");
+                }
+                return Err((judge(&error).0, text));
+            }
+        }
+        levels.push(*level);
     }
-    std::future::pending::<()>().await;
+    if repositories.is_empty() {
+        let name = request.repository.as_deref().unwrap_or_default();
+        return Err((Exit::NoRepository, format!("cluster {:?} has no repository {name:?}", service.config.name)));
+    }
+    Ok((repositories, levels))
 }

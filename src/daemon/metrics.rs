@@ -40,7 +40,10 @@ pub async fn serve(
         TcpListener::bind(address).await.with_context(|| format!("listen on {address} (agent.metrics_listen)"))?;
     let page = async move || {
         let services = Arc::clone(&services.borrow());
-        ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render_metrics(&snapshot(services.clusters.values()).await))
+        (
+            [(CONTENT_TYPE, "text/plain; version=0.0.4")],
+            render_metrics(&snapshot(services.clusters.values(), &services.jobs).await),
+        )
             .into_response()
     };
     let router = Router::new().route("/metrics", get(page));

@@ -8,27 +8,28 @@
 //! |---|---|
 //! | `run` | the agent's life: start, reload, stop |
 //! | `listen`, `server`, `doors` | the socket, its connections, how many of each user |
-//! | `peer` | who is on the other side, and what they may |
-//! | `request`, `backup`, `throttle` | one request and its answer |
+//! | `peer`, `permitted` | who is on the other side, and what they may |
+//! | `request`, `backup`, `jobs`, `throttle` | one request and its answer |
 //! | `services`, `bounds` | one service a cluster; what bounds all of them together |
 //! | `spools` | the spools of all clusters, made within a bounded time |
-//! | `slot`, `standing` | what a service holds: the running backup, what was found out for `status` |
+//! | `standing` | what was found out for `status` |
 //! | `watch`, `recovered` | what a service does by itself, beside the archive's own work |
 //! | `status`, `metrics`, `log` | what the agent says of itself |
 
 mod backup;
 mod bounds;
 mod doors;
+mod jobs;
 mod listen;
 mod log;
 mod metrics;
 mod peer;
+mod permitted;
 mod recovered;
 mod request;
 mod run;
 mod server;
 mod services;
-mod slot;
 mod spools;
 mod standing;
 mod status;

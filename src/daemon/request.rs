@@ -3,34 +3,30 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::join_all;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, info, warn};
+use tracing::info;
 
 use super::peer::Peer;
-use super::services::{Service, Services};
-use super::throttle::Throttle;
-use super::{backup, status};
+use super::permitted::{FILE_SYSTEM_DEADLINE, in_file_system, may_use, permitted};
+use super::services::Services;
+use super::{backup, jobs, status};
 use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Spot, Want};
+use crate::jobs::Job;
 use crate::outcome::Exit;
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_pg::{ControlFile, Lineage, WalFileName};
 use walward_wire::{OnError, Reply, Request};
 
-/// How long a file system may take to say what lies in it.
-const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
 /// As [`FILE_SYSTEM_DEADLINE`], for `status`, which tells of the other clusters without it.
 const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long an answer waits for what was written beside a destination to be removed.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// That somebody was refused.
-static REFUSED: Throttle = Throttle::new();
 
 /// What the command line may ask, as JSON with `op`.
 #[derive(Debug, Deserialize)]
@@ -38,8 +34,14 @@ static REFUSED: Throttle = Throttle::new();
 enum Admin {
     /// The snapshot of facts. A variant without fields would take unknown ones.
     Status {},
-    /// A base backup of a cluster.
+    /// A base backup of a cluster: a job, which is watched until it has ended.
     Backup(backup::BackupRequest),
+    /// The jobs that run, and those that ended lately.
+    Jobs {},
+    /// How a job goes on, until it has ended.
+    WatchJob { id: String },
+    /// The job is to end.
+    CancelJob { id: String },
     /// What follows `from` is to be moved out of the cluster's archive: how the file stands. With `done`, it was moved, or moved back.
     SetAside { cluster: String, from: WalFileName, done: bool },
 }
@@ -229,70 +231,23 @@ fn lineage_of(data_directory: &Path) -> Result<Option<Lineage>, String> {
     ControlFile::read(data_directory).map(|control| Some(control.lineage())).map_err(|error| unknown(&error))
 }
 
-/// Runs `work`, which blocks in file systems that may hang, off the runtime and within a deadline. One that hangs takes the
-/// threads of `looks` with it, and no others.
-async fn in_file_system<T: Send + 'static>(
-    looks: &Arc<Semaphore>,
-    limit: Duration,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, String> {
-    let looked = async {
-        let place = Arc::clone(looks).acquire_owned().await;
-        // The place is given back when the file system has answered, not when nobody waits for it any more.
-        tokio::task::spawn_blocking(move || (work(), place)).await.map(|(found, _place)| found)
-    };
-    match tokio::time::timeout(limit, looked).await {
-        Ok(Ok(found)) => Ok(found),
-        Ok(Err(_)) => Err("the agent could not look at the data directory; its log says why".to_owned()),
-        Err(_) => Err(format!("the file system of a data directory did not answer in {} s", limit.as_secs())),
-    }
-}
-
-/// The service, if this peer may use it; else an exit code of the command line and a text.
-pub async fn permitted(
-    cluster: &str,
-    data_directory: &Path,
-    peer: Peer,
-    services: &Arc<Services>,
-) -> Result<Arc<Service>, (Exit, String)> {
-    let found = if let Some(found) = services.known(cluster, data_directory) {
-        found
-    } else {
-        services.find(data_directory, FILE_SYSTEM_DEADLINE).await
-    };
-    let service = found.map_err(|text| (Exit::NotFound, text))?;
-    if may_use(peer, &service, FILE_SYSTEM_DEADLINE).await.map_err(|text| (Exit::Unreachable, text))? {
-        Ok(service)
-    } else {
-        if let Some(kept_back) = REFUSED.admit(Instant::now()) {
-            let cluster = &service.config.name;
-            warn!(uid = peer.uid, cluster, kept_back, "a user who may not use the cluster was refused");
-        }
-        Err((
-            Exit::Key,
-            format!(
-                "user {} may not use cluster {:?}: only root, the agent's user and the owner of {} may",
-                peer.uid,
-                service.config.name,
-                service.config.data_directory.display()
-            ),
-        ))
-    }
-}
-
-async fn may_use(peer: Peer, service: &Service, limit: Duration) -> Result<bool, String> {
-    if peer.is_trusted() {
-        return Ok(true);
-    }
-    let directory = service.config.data_directory.clone();
-    in_file_system(&service.looks, limit, move || peer.may_use(&directory)).await
-}
-
 /// The file for the client. An agent that runs as root gives it to the client's user, who will own it.
 async fn hand_over(place: &Arc<Place>, peer: Peer) -> Result<(), String> {
     let new_owner = Some(peer.uid).filter(|uid| rustix::process::geteuid().is_root() && *uid != 0);
     let given = place.ask(move |place| place.give(new_owner)).await.flatten();
     given.map_err(|error| format!("cannot give {} to user {}: {error}", place.path().display(), peer.uid))
+}
+
+/// The job until it has ended; else why there is none.
+async fn followed(
+    job: Result<Arc<Job>, (Exit, String)>,
+    replies: &mpsc::Sender<Reply>,
+    gone: CancellationToken,
+) -> Reply {
+    match job {
+        Ok(job) => jobs::watch(&job, replies, gone).await,
+        Err((exit, text)) => Reply::Done { code: exit.code(), text },
+    }
 }
 
 async fn admin(
@@ -308,16 +263,28 @@ async fn admin(
             let all = services.clusters.values();
             let allowed = join_all(all.map(|service| may_use(peer, service, STATUS_DEADLINE))).await;
             let seen = services.clusters.values().zip(allowed).filter(|(_, allowed)| *allowed == Ok(true));
-            let snapshot = status::snapshot(seen.map(|(service, _)| service)).await;
+            let snapshot = status::snapshot(seen.map(|(service, _)| service), &services.jobs).await;
             match serde_json::to_string(&snapshot) {
                 Ok(json) => Reply::Result { code: 0, json },
                 Err(error) => Reply::Done { code: Exit::Failed.code(), text: error.to_string() },
             }
         }
         Ok(Admin::Backup(request)) => match permitted(&request.cluster, Path::new("/"), peer, services).await {
-            Ok(service) => {
-                let span = service.archiver.span();
-                backup::run(request, &service, services, replies, gone).instrument(span).await
+            Ok(service) => followed(backup::begin(request, &service, &services.jobs), replies, gone).await,
+            Err((exit, text)) => Reply::Done { code: exit.code(), text },
+        },
+        Ok(Admin::Jobs {}) => jobs::list(&services.jobs, peer, services).await,
+        Ok(Admin::WatchJob { id }) => {
+            followed(jobs::find(&id, &services.jobs, peer, services).await, replies, gone).await
+        }
+        Ok(Admin::CancelJob { id }) => match jobs::find(&id, &services.jobs, peer, services).await {
+            Ok(job) => {
+                info!(job = job.id(), cluster = job.cluster(), uid = peer.uid, "a job is cancelled");
+                job.cancel();
+                match serde_json::to_string(&job.report()) {
+                    Ok(json) => Reply::Result { code: 0, json },
+                    Err(error) => Reply::Done { code: Exit::Failed.code(), text: error.to_string() },
+                }
             }
             Err((exit, text)) => Reply::Done { code: exit.code(), text },
         },

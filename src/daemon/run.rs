@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use sd_notify::NotifyState;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -21,6 +21,7 @@ use super::services::Services;
 use super::{listen, log, metrics, server, spools, status};
 use crate::archive::Spool;
 use crate::config::{self, Config, Loaded};
+use crate::jobs::Registry;
 use walward_base::describe;
 use walward_base::sys;
 
@@ -95,7 +96,8 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     spools::clear(&config).await;
     let mut tasks = JoinSet::new();
     let mut bounds = Bounds::new(&config.agent).context("start worker threads")?;
-    let services = Services::start(&config, &spools::open(&config).await?, &bounds, &mut tasks)?;
+    let jobs = Registry::default();
+    let services = Services::start(&config, &spools::open(&config).await?, &bounds, &jobs, &mut tasks)?;
     let mut draining = CancellationToken::new();
     let (publish, current) = watch::channel(services);
     let listener = UnixListener::from_std(listening.listener).context("listen")?;
@@ -141,11 +143,11 @@ async fn live(path: &Path, config: Config) -> anyhow::Result<()> {
     closing.cancel();
     let services = Arc::clone(&publish.borrow());
     services.closing.cancel();
-    // It would not be done within the grace, and needs that to tell the server and to give its leases back.
-    services.backups.cancel();
+    // They would not be done within the grace, and need that: a backup tells the server and gives its leases back.
+    jobs.close();
     answers.close();
-    if tokio::time::timeout(GRACE, answers.wait()).await.is_err() {
-        warn!("requests are still being answered after {} s; they are given up", GRACE.as_secs());
+    if tokio::time::timeout(GRACE, join(answers.wait(), jobs.ended())).await.is_err() {
+        warn!("requests or jobs are still under way after {} s; they are given up", GRACE.as_secs());
     }
     if tokio::time::timeout(END, services.end()).await.is_err() {
         warn!("files are still on their way after {} s; PostgreSQL asks again", END.as_secs());
@@ -196,7 +198,8 @@ fn reload(
     let started = loaded.and_then(|(loaded, spools)| {
         let config = said(loaded);
         bounds.change(&config.agent).context("start worker threads")?;
-        Services::start(&config, &spools, bounds, tasks)
+        let jobs = publish.borrow().jobs.clone();
+        Services::start(&config, &spools, bounds, &jobs, tasks)
     });
     match started {
         Ok(services) => {

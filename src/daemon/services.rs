@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use futures::FutureExt;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
 
 use super::bounds::Bounds;
 use super::peer::{Owner, Peer};
 use super::recovered;
-use super::slot::Slot;
 use super::spools;
 use super::standing::Standing;
 use super::watch::watch;
 use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, Spool};
 use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
+use crate::jobs::{Registry, Task, supervise};
 use walward_base::sys;
 use walward_base::sys::shared::Shared;
 use walward_base::sys::whose::{Whose, whose};
@@ -49,8 +49,6 @@ pub struct Service {
     pub fetch_stats: Arc<FetchStats>,
     /// What the server believes archived.
     pub belief: Arc<BeliefStats>,
-    /// The backup that is running, if any.
-    pub backup: Slot,
     /// The owner of the data directory when it was looked at last.
     owner: Owner,
     /// Threads that may look at the data directory for requests at the same time: a file system that hangs keeps them.
@@ -65,8 +63,8 @@ pub struct Services {
     pub clusters: BTreeMap<String, Arc<Service>>,
     /// Cancelled: no new work of its own accord.
     pub closing: CancellationToken,
-    /// Cancelled: a running backup ends in order. The agent is stopping; a reload leaves it alone.
-    pub backups: CancellationToken,
+    /// What runs for longer than a request. A reload leaves it alone.
+    pub jobs: Registry,
     /// Cancelled: WAL on its way is given up; PostgreSQL asks again. So the services of an old configuration end.
     pub uploads: CancellationToken,
     /// Cancelled: work under way is given up.
@@ -74,16 +72,17 @@ pub struct Services {
 }
 
 impl Services {
-    /// Makes the services of `config` and starts their tasks in `tasks`. `spools` are those of its clusters; `bounds` are the process's.
+    /// Makes the services of `config` and starts their tasks in `tasks`. `spools` are those of its clusters; `bounds` and `jobs` are the process's.
     pub fn start(
         config: &Config,
         spools: &BTreeMap<String, Spool>,
         bounds: &Bounds,
+        jobs: &Registry,
         tasks: &mut JoinSet<()>,
     ) -> anyhow::Result<Arc<Self>> {
         let pool = bounds.pool();
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
-        let (uploads, backups) = (stop.child_token(), stop.child_token());
+        let uploads = stop.child_token();
         // What was started is ended again when the rest cannot be.
         let unfinished = closing.clone().drop_guard();
         let mut clusters = BTreeMap::new();
@@ -132,29 +131,7 @@ impl Services {
                 Arc::clone(&fetch_stats),
                 stop.clone(),
             );
-            let span = archiver.span();
-            tasks.spawn(watch(archiver.clone(), closing.clone()).instrument(span.clone()));
-            let (look_ahead, until) = (archiver.clone(), closing.clone());
-            tasks.spawn(async move { look_ahead.look_ahead(until).await }.instrument(span.clone()));
-            let (settle, until) = (archiver.clone(), closing.clone());
-            tasks.spawn(async move { settle.settle_gaps(until).await }.instrument(span.clone()));
-            let owner = Owner::default();
-            tasks.spawn(owner.clone().watch(cluster.data_directory.clone(), closing.clone()));
-            tasks.spawn(recovered::watch(cluster.data_directory.clone(), closing.clone()).instrument(span.clone()));
-            let (debts, until) = (archiver.clone(), closing.clone());
-            tasks.spawn(async move { debts.work_off(until).await }.instrument(span.clone()));
-            let belief = Arc::new(BeliefStats::default());
-            let (asked, waiting, busy) = (Arc::clone(&archive_stats), Arc::clone(&archive_stats), archiver.clone());
-            let compare = archive::believed::watch(
-                cluster.data_directory.clone(),
-                repositories.clone(),
-                cluster.acknowledge,
-                move || asked.was_asked(),
-                move || waiting.facts().ready_files > 0 || busy.counts().1 > 0,
-                Arc::clone(&belief),
-                closing.clone(),
-            );
-            tasks.spawn(compare.instrument(span.clone()));
+            let (owner, belief) = (Owner::default(), Arc::new(BeliefStats::default()));
             let backup_levels = configured().map(|repository| repository.backup_level).collect();
             let service = Service {
                 config: cluster.clone(),
@@ -165,15 +142,15 @@ impl Services {
                 archive_stats,
                 fetch_stats,
                 belief,
-                backup: Slot::default(),
                 owner,
                 looks: looks_at(&cluster.data_directory),
                 standing: Standing::default(),
             };
+            tasks.spawn(supervise(service.tasks(&closing), service.archiver.span()));
             clusters.insert(name.clone(), Arc::new(service));
         }
         unfinished.disarm();
-        Ok(Arc::new(Self { clusters, closing, backups, uploads, stop }))
+        Ok(Arc::new(Self { clusters, closing, jobs: jobs.clone(), uploads, stop }))
     }
 
     /// Whether the peer was the owner of a cluster's data directory when it was looked at last.
@@ -218,6 +195,36 @@ impl Services {
         for service in self.clusters.values() {
             service.archiver.drain().await;
         }
+    }
+}
+
+impl Service {
+    /// What is done for the cluster unasked, until `closing`.
+    fn tasks(&self, closing: &CancellationToken) -> Vec<Task> {
+        let (data_directory, archiver) = (&self.config.data_directory, &self.archiver);
+        let (look_ahead, settle, debts, busy) =
+            (archiver.clone(), archiver.clone(), archiver.clone(), archiver.clone());
+        let (asked, waiting) = (Arc::clone(&self.archive_stats), Arc::clone(&self.archive_stats));
+        let until = || closing.clone();
+        let (ahead_until, gaps_until, debts_until) = (until(), until(), until());
+        let compare = archive::believed::watch(
+            data_directory.clone(),
+            self.repositories.clone(),
+            self.config.acknowledge,
+            move || asked.was_asked(),
+            move || waiting.facts().ready_files > 0 || busy.counts().1 > 0,
+            Arc::clone(&self.belief),
+            until(),
+        );
+        vec![
+            ("watch archive_status", watch(archiver.clone(), until()).boxed()),
+            ("upload ahead", async move { look_ahead.look_ahead(ahead_until).await }.boxed()),
+            ("record gaps", async move { settle.settle_gaps(gaps_until).await }.boxed()),
+            ("look who owns the data directory", self.owner.clone().watch(data_directory.clone(), until()).boxed()),
+            ("take back the settings of a recovery", recovered::watch(data_directory.clone(), until()).boxed()),
+            ("work off debts", async move { debts.work_off(debts_until).await }.boxed()),
+            ("compare with what the server believes", compare.boxed()),
+        ]
     }
 }
 

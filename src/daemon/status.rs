@@ -9,6 +9,7 @@ use tracing::Instrument;
 
 use super::services::Service;
 use crate::health::{ClusterSnapshot, DebtFacts, HangingRead, RepositorySnapshot, Snapshot};
+use crate::jobs::Registry;
 use walward_base::describe;
 use walward_base::sys;
 use walward_base::sys::ground::{Ground, Unanswered};
@@ -29,8 +30,8 @@ const READY_AGE: Duration = Duration::from_secs(1);
 pub static STARTED: LazyLock<Timestamp> = LazyLock::new(Timestamp::now);
 
 /// The facts of this moment about `services` of the agent.
-pub async fn snapshot(services: impl Iterator<Item = &Arc<Service>>) -> Snapshot {
-    let clusters = futures::future::join_all(services.map(|service| cluster(service))).await;
+pub async fn snapshot(services: impl Iterator<Item = &Arc<Service>>, jobs: &Registry) -> Snapshot {
+    let clusters = futures::future::join_all(services.map(|service| cluster(service, jobs))).await;
     Snapshot {
         schema: "walward.status/1".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -43,7 +44,7 @@ pub async fn snapshot(services: impl Iterator<Item = &Arc<Service>>) -> Snapshot
     }
 }
 
-async fn cluster(service: &Service) -> ClusterSnapshot {
+async fn cluster(service: &Service, jobs: &Registry) -> ClusterSnapshot {
     let looked = async { tokio::join!(repositories(service), ready(service)) };
     let (mut repositories, ready) = looked.instrument(service.archiver.span()).await;
     for (repository, debt) in repositories.iter_mut().zip(service.archiver.repository_facts()) {
@@ -70,7 +71,7 @@ async fn cluster(service: &Service) -> ClusterSnapshot {
         spool_hangs_seconds: service.fetcher.hangs().map(|step| step.waited.as_secs()),
         repositories,
         hanging_reads: Ground::of(&service.config.data_directory).hanging().into_iter().map(hanging).collect(),
-        backup: service.backup.progress().and_then(|progress| serde_json::to_value(progress).ok()),
+        jobs: jobs.all().iter().filter(|job| job.cluster() == service.config.name).map(|job| job.report()).collect(),
     }
 }
 

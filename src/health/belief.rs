@@ -3,24 +3,8 @@
 use std::sync::Mutex;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use walward_base::Locked;
-
-/// What was found when the two were compared last.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct BeliefFacts {
-    /// When that was; none: not since the agent started.
-    pub compared: Option<Timestamp>,
-    /// Segments that the server believes archived and that fewer repositories hold than must.
-    pub lost_files: u64,
-    /// The oldest of them.
-    pub oldest_lost: Option<String>,
-    /// Segments of which a repository holds something else than the server still has.
-    pub different_files: u64,
-    /// The oldest of them.
-    pub oldest_different: Option<String>,
-}
+use walward_report::BeliefFacts;
 
 /// The facts as they come.
 #[derive(Debug, Default)]

@@ -3,36 +3,9 @@
 use std::sync::{Mutex, MutexGuard};
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 
-use super::LastError;
 use walward_base::Locked;
-
-/// What one repository is owed, at one moment: files that were archived elsewhere and that it lacks.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DebtFacts {
-    /// How many, as far as is known: counted when the repositories were compared last, and what was added since.
-    pub files: u64,
-    /// The oldest of them.
-    pub oldest_file: Option<String>,
-    /// When that one was archived.
-    pub oldest_since: Option<Timestamp>,
-    /// When this repository was compared with all others last; `None`: not since the agent started, there may be more.
-    pub compared: Option<Timestamp>,
-    /// Files that were brought to it later than to the others, since the agent started.
-    pub paid_total: u64,
-    /// What failed last at this repository.
-    pub last_error: Option<LastError>,
-    /// How often it was found to hold other content under a file's name, since the agent started.
-    pub contradictions_total: u64,
-    /// The newest of these.
-    pub last_contradiction: Option<LastError>,
-    /// Why files that it is owed are not brought to it now, and which.
-    pub waits: Option<String>,
-    /// The first file whose content differs from that in another repository, as was found when they were compared last.
-    pub differs: Option<String>,
-}
+use walward_report::{DebtFacts, LastError};
 
 /// The facts of one repository as they come.
 #[derive(Debug, Default)]

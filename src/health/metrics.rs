@@ -123,7 +123,7 @@ pub fn render(snapshot: &Snapshot) -> String {
         |c| Some(u64::from(c.spool_hangs_seconds.is_some())),
     );
     page.each(clusters, "walward_backup_running", "gauge", "Whether a base backup is running.", |c| {
-        Some(u64::from(c.backup.is_some()))
+        Some(u64::from(c.running_backup().is_some()))
     });
     page.each(
         clusters,

@@ -3,11 +3,13 @@
 mod belief;
 mod debt;
 mod metrics;
-mod snapshot;
 mod stats;
 
-pub use belief::{BeliefFacts, BeliefStats};
-pub use debt::{DebtFacts, RepositoryStats};
+pub use belief::BeliefStats;
+pub use debt::RepositoryStats;
 pub use metrics::render as render_metrics;
-pub use snapshot::{ClusterSnapshot, HangingRead, RepositorySnapshot, Snapshot};
-pub use stats::{ArchiveFacts, ArchiveStats, FetchFacts, FetchStats, LastError};
+pub use stats::{ArchiveStats, FetchStats};
+pub use walward_report::{
+    ArchiveFacts, BeliefFacts, ClusterSnapshot, DebtFacts, FetchFacts, HangingRead, LastError, RepositorySnapshot,
+    Snapshot,
+};

@@ -1,81 +1,13 @@
 //! Counters of one cluster since the agent started.
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
-
 use walward_base::ErrorClass;
 use walward_base::Locked;
-
-/// The newest failure of a kind.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LastError {
-    /// When.
-    pub at: Timestamp,
-    /// What, in one line.
-    pub text: String,
-}
-
-/// What is known about archiving, at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ArchiveFacts {
-    /// Files that PostgreSQL was told are durable.
-    pub acknowledged_total: u64,
-    /// Of these, files that had been uploaded before PostgreSQL asked.
-    pub acknowledged_ahead_total: u64,
-    /// Uploads that ended well.
-    pub uploaded_total: u64,
-    /// Their bytes before compression.
-    pub uploaded_bytes_total: u64,
-    /// Time that they took, added up, in seconds.
-    pub upload_seconds_total: f64,
-    /// Pushes that were answered with a failure, by class.
-    pub failed_total: BTreeMap<String, u64>,
-    /// The newest acknowledged file.
-    pub last_file: Option<String>,
-    /// When it was acknowledged.
-    pub last_acknowledged: Option<Timestamp>,
-    /// The newest failure.
-    pub last_error: Option<LastError>,
-    /// Files marked ready when archive_status was read last.
-    pub ready_files: u64,
-    /// Files that were let go: PostgreSQL was told to forget them, and the archive lacks them.
-    pub let_go_total: u64,
-    /// The newest of them.
-    pub last_let_go: Option<LastError>,
-}
-
-/// What is known about fetching, at one moment.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FetchFacts {
-    /// Files given to servers.
-    pub served_total: u64,
-    /// Of these, files that had been prefetched or were on their way.
-    pub served_prefetched_total: u64,
-    /// Files that came from a repository because another one, asked before it, failed.
-    #[serde(default)]
-    pub fallback_total: u64,
-    /// Of these, files whose object was damaged there.
-    #[serde(default)]
-    pub fallback_damaged_total: u64,
-    /// What failed in the newest of these.
-    #[serde(default)]
-    pub last_fallback: Option<LastError>,
-    /// Times that "absent" was answered.
-    pub absent_total: u64,
-    /// Fetches that failed, by class.
-    pub failed_total: BTreeMap<String, u64>,
-    /// The newest file given.
-    pub last_file: Option<String>,
-    /// When it was given.
-    pub last_served: Option<Timestamp>,
-    /// The newest failure.
-    pub last_error: Option<LastError>,
-}
+use walward_report::{ArchiveFacts, FetchFacts, LastError};
 
 /// Counters of archiving.
 #[derive(Debug, Default)]

@@ -33,6 +33,8 @@ fn every_answer_is_in_the_reference_and_every_schema_of_it_is_an_answer() {
     ask(0, true, &["backup"]);
     ask(0, false, &["check", "--switch-wal"]);
     ask(0, false, &["status"]);
+    let jobs = ask(0, false, &["jobs", "list"]);
+    ask(0, false, &["jobs", "cancel", jobs["jobs"][0]["id"].as_str().expect("a name")]);
     ask(0, false, &["info"]);
     let target = site.room.join("restored");
     let restore = ["restore", "--target-directory", target.to_str().expect("UTF-8")];

@@ -32,6 +32,7 @@ mod faults;
 mod flipped_bytes;
 mod hanging_files;
 mod harness;
+mod jobs;
 mod json_answers;
 mod least_privilege;
 mod lives;

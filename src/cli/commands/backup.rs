@@ -1,5 +1,7 @@
 //! `backup`: asks the agent, or does it in this process where there is none.
 
+use std::ops::ControlFlow;
+
 use anyhow::Context as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,10 +10,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::text::moment_after;
 use crate::backup::{self, BackupOptions, BackupReport, Phase, Progress};
-use crate::cli::agent::{self, Asked};
+use crate::cli::agent::{Answer, Asked};
 use crate::cli::arguments::BackupArguments;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
+use crate::cli::follow::{Signals, follow};
 use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
@@ -19,6 +22,7 @@ use crate::config::ClusterConfig;
 use crate::outcome::Exit;
 use walward_base::sys;
 use walward_base::{format_bytes, format_duration};
+use walward_report::Work;
 
 pub(in crate::cli) async fn run(
     context: &Context,
@@ -29,8 +33,11 @@ pub(in crate::cli) async fn run(
     // Refuses a repository that the cluster has not, before anything is begun.
     context.repositories_of(cluster)?;
     if !arguments.no_agent {
-        match tokio::task::block_in_place(|| by_agent(context, cluster, printer))? {
+        match by_agent(context, cluster, arguments.detach, printer).await? {
             Some(exit) => return Ok(exit),
+            None if arguments.detach => {
+                return Err(Failure::new(Exit::Unreachable, "no agent is running, which would go on with the backup"));
+            }
             None => printer
                 .note("no agent is running; backing up in this process (archive_command must work without the agent)"),
         }
@@ -38,27 +45,48 @@ pub(in crate::cli) async fn run(
     Box::pin(in_process(context, cluster, printer)).await
 }
 
-/// `None` when there is no agent. Ctrl-C ends this process; the agent notices and cancels the backup.
-fn by_agent(context: &Context, cluster: &ClusterConfig, printer: &Printer) -> Result<Option<Exit>, Failure> {
+/// `None` when there is no agent. Ctrl-C cancels the backup; it goes on when this process just vanishes.
+async fn by_agent(
+    context: &Context,
+    cluster: &ClusterConfig,
+    detach: bool,
+    printer: &Printer,
+) -> Result<Option<Exit>, Failure> {
     let mut request =
         json!({ "op": "backup", "cluster": cluster.name, "type": "full", "configuration": cluster.fingerprint });
     if let (Some(name), Value::Object(members)) = (&context.global.repository, &mut request) {
         members.insert("repository".to_owned(), Value::String(name.clone()));
     }
     let mut meter = Meter::new(printer, "backup");
-    let asked = agent::ask(&context.socket(), &request, |event| {
-        let progress: Progress = serde_json::from_value(event).context("cannot read the agent's progress")?;
-        show(&mut meter, &progress);
-        Ok(())
-    });
-    meter.finish();
-    match asked? {
-        Asked::Answered(answer) => {
-            let report: BackupReport = serde_json::from_value(answer.json).context("cannot read the agent's report")?;
-            Ok(Some(done(&report, answer.exit, printer)))
+    let followed = follow(context, request, Signals::Cancel, |job| {
+        if detach {
+            return ControlFlow::Break(Answer { exit: Exit::Done, json: Value::String(job.id.clone()) });
         }
+        let Work::Backup(progress) = &job.work;
+        show(&mut meter, progress);
+        ControlFlow::Continue(())
+    });
+    let followed = followed.await;
+    meter.finish();
+    match followed? {
+        Asked::Answered(Answer { json: Value::String(job), .. }) if detach => {
+            if printer.is_json() {
+                printer.json_line("backup", json!({ "event": "begun", "job": job }))?;
+            } else {
+                printer
+                    .line(&format!("{job} is running in the agent; walward jobs watch {job} shows how it goes on"))?;
+            }
+            Ok(Some(Exit::Done))
+        }
+        Asked::Answered(answer) => told(answer, printer).map(Some),
         Asked::NoAgent(_) => Ok(None),
     }
+}
+
+/// Tells what came of a backup in the agent.
+pub(super) fn told(answer: Answer, printer: &Printer) -> Result<Exit, Failure> {
+    let report: BackupReport = serde_json::from_value(answer.json).context("cannot read the agent's report")?;
+    Ok(done(&report, answer.exit, printer))
 }
 
 async fn in_process(context: &Context, cluster: &ClusterConfig, printer: &Printer) -> Result<Exit, Failure> {
@@ -98,8 +126,8 @@ fn done(report: &BackupReport, exit: Exit, printer: &Printer) -> Exit {
     printer.done(&format!("backup {} is taken", report.label), print(report, printer).map(|()| exit))
 }
 
-fn show(meter: &mut Meter<'_>, progress: &Progress) {
-    let message = match (progress.phase, progress.waiting_for) {
+pub(super) fn show(meter: &mut Meter<'_>, progress: &Progress) {
+    let message = match (progress.phase, &progress.waiting_for) {
         (Phase::Connecting, _) => "connecting".to_owned(),
         (Phase::Checkpoint, _) => "waiting for the checkpoint".to_owned(),
         (Phase::Listing, _) => "listing the files".to_owned(),

@@ -5,6 +5,7 @@ pub(super) mod backup;
 pub(super) mod check;
 pub(super) mod config;
 pub(super) mod info;
+pub(super) mod jobs;
 pub(super) mod keys;
 pub(super) mod recovered;
 pub(super) mod repo;

@@ -2,8 +2,9 @@
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::jobs::how_far;
 use super::text::moment;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
@@ -12,6 +13,7 @@ use crate::cli::printer::{Printer, Tone};
 use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
 use crate::outcome::Exit;
 use walward_base::{format_bytes, format_duration};
+use walward_report::JobState;
 
 /// Blocking.
 pub(in crate::cli) fn run(context: &Context, printer: &Printer) -> Result<Exit, Failure> {
@@ -202,14 +204,18 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         }
         print_debt(&repository.debt, printer)?;
     }
-    if let Some(backup) = &cluster.backup {
-        let number = |name: &str| backup.get(name).and_then(Value::as_u64).unwrap_or_default();
-        let label = backup.get("label").and_then(Value::as_str).unwrap_or("a backup");
-        printer.line(&format!(
-            "  backup      {label} is running: {} of {}",
-            format_bytes(number("content_bytes_done")),
-            format_bytes(number("content_bytes_total"))
-        ))?;
+    for job in &cluster.jobs {
+        let kind = job.work.kind();
+        let text = match (&job.error, job.ended) {
+            (None, None) => format!("is {}: {} (walward jobs watch {})", job.state.as_str(), how_far(job), job.id),
+            (Some(error), _) => {
+                format!("{} {}: {error}", job.state.as_str(), job.ended.map(moment).unwrap_or_default())
+            }
+            // What was done is shown by info.
+            (None, Some(_)) => continue,
+        };
+        let tone = if job.state == JobState::Failed { Tone::Warning } else { Tone::Good };
+        printer.line(&printer.tone(&format!("  {kind:<11} {text}"), tone))?;
     }
     Ok(())
 }

@@ -149,7 +149,7 @@ fn the_page_of_metrics_is_what_the_agent_says() {
                 "last_error": null },
             "prefetched": 0, "spool_bytes": 0, "spool_bytes_max": 0,
             "repositories": [{ "name": "s3", "url": "s3://x", "reachable": true, "error": null, "debt": debt }],
-            "backup": null
+            "jobs": []
         }]
     });
     let snapshot = serde_json::from_value(snapshot).unwrap();
@@ -192,6 +192,13 @@ fn the_page_of_metrics_is_what_the_agent_says() {
             assert!(help.contains_key(word), "{path} names {word}, which is no metric");
         }
     }
+}
+
+#[test]
+fn the_schemas_are_what_the_programs_print() {
+    let page = |schema: schemars::Schema| serde_json::to_string_pretty(&schema).unwrap() + "\n";
+    hold("docs/schemas/status.json", &page(schemars::schema_for!(walward_report::Snapshot)));
+    hold("docs/schemas/job.json", &page(schemars::schema_for!(walward_report::Job)));
 }
 
 fn sources(folder: &Path, text: &mut String) {

@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{ArchiveFacts, BeliefFacts, DebtFacts, FetchFacts};
+use super::backup::BackupProgress;
+use super::facts::{ArchiveFacts, BeliefFacts, DebtFacts, FetchFacts};
+use super::job::{Job, Work};
 
 /// Everything that an agent knows about itself at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Snapshot {
     /// `walward.status/1`
     pub schema: String,
@@ -30,6 +33,7 @@ pub struct Snapshot {
 
 /// One cluster.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClusterSnapshot {
     /// Its name in the configuration.
     pub name: String,
@@ -72,12 +76,27 @@ pub struct ClusterSnapshot {
     /// Reads of the data directory for a backup that its file system does not answer now, the longest first.
     #[serde(default)]
     pub hanging_reads: Vec<HangingRead>,
-    /// The running backup's progress (`backup::Progress`), if one runs.
-    pub backup: Option<serde_json::Value>,
+    /// What runs for longer than a request, and what ended of it lately, the newest last.
+    #[serde(default)]
+    pub jobs: Vec<Job>,
+}
+
+impl ClusterSnapshot {
+    /// How far the base backup is that runs, if one does.
+    pub fn running_backup(&self) -> Option<&BackupProgress> {
+        self.jobs
+            .iter()
+            .filter(|job| job.state.is_running())
+            .map(|job| match &job.work {
+                Work::Backup(progress) => progress,
+            })
+            .next()
+    }
 }
 
 /// A read that a file system does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HangingRead {
     /// Of what.
     pub path: PathBuf,
@@ -87,6 +106,7 @@ pub struct HangingRead {
 
 /// One repository of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RepositorySnapshot {
     /// Its name in the configuration.
     pub name: String,

@@ -1,0 +1,71 @@
+//! What a client may ask about jobs: which there are, how one goes on, to end one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::peer::Peer;
+use super::permitted::permitted;
+use super::services::Services;
+use crate::jobs::{Ended, Job, Registry};
+use crate::outcome::Exit;
+use walward_wire::Reply;
+
+/// How often a client is told how far a job is.
+const TELL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Follows a job until it has ended, or its client has gone, which does nothing to the job.
+pub async fn watch(job: &Job, replies: &mpsc::Sender<Reply>, gone: CancellationToken) -> Reply {
+    let mut watching = job.watching();
+    loop {
+        let ended = tokio::select! {
+            ended = watching.next() => ended,
+            // Nobody hears it.
+            () = gone.cancelled() => return Reply::Done { code: Exit::Interrupted.code(), text: String::new() },
+        };
+        if let Some(ended) = ended {
+            return answer(ended);
+        }
+        if let Ok(json) = serde_json::to_string(&job.report()) {
+            // A slow or vanished client does not hold the job up.
+            let _ = replies.try_send(Reply::Event(json));
+        }
+        tokio::time::sleep(TELL_INTERVAL).await;
+    }
+}
+
+/// How a job has ended, as the answer to whoever waited for it.
+fn answer(Ended { exit, result, .. }: Ended) -> Reply {
+    match result {
+        Ok(json) => Reply::Result { code: exit.code(), json },
+        Err(text) => Reply::Done { code: exit.code(), text },
+    }
+}
+
+/// The jobs of the clusters that the peer may use.
+pub async fn list(jobs: &Registry, peer: Peer, services: &Arc<Services>) -> Reply {
+    let mut seen = Vec::new();
+    for job in jobs.all() {
+        if find(job.id(), jobs, peer, services).await.is_ok() {
+            seen.push(job.report());
+        }
+    }
+    match serde_json::to_string(&seen) {
+        Ok(json) => Reply::Result { code: 0, json },
+        Err(error) => Reply::Done { code: Exit::Failed.code(), text: error.to_string() },
+    }
+}
+
+/// The job of this name, when the peer may use its cluster.
+pub async fn find(id: &str, jobs: &Registry, peer: Peer, services: &Arc<Services>) -> Result<Arc<Job>, (Exit, String)> {
+    let unknown = || (Exit::NotFound, format!("there is no job {id:?} in this agent; see walward jobs list"));
+    let job = jobs.find(id).ok_or_else(unknown)?;
+    // Of a cluster that the configuration has no more, only those who may use all know.
+    if peer.is_trusted() {
+        return Ok(job);
+    }
+    let is_allowed = permitted(job.cluster(), std::path::Path::new("/"), peer, services).await;
+    is_allowed.map(|_| job).map_err(|_| unknown())
+}
