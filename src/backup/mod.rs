@@ -36,7 +36,7 @@
 //! | `own_wal` | the proof that it is this server's |
 //! | `leases`, `cleanup` | one backup at a time; removing one that failed |
 //! | `run` | the order of it all |
-//! | `rehearsal` | the same without a server, for tests |
+//! | `server` | what it needs of the server |
 //! | `transfer` | a finished backup into another repository |
 
 mod cleanup;
@@ -52,10 +52,10 @@ mod pages;
 mod plan;
 mod preflight;
 mod reading;
-mod rehearsal;
 mod report;
 mod run;
 mod scan;
+mod server;
 mod source;
 mod stream;
 mod transfer;
@@ -68,7 +68,11 @@ pub use error::BackupError;
 pub use plan::packs;
 pub use preflight::Refusal;
 #[doc(hidden)]
-pub use rehearsal::rehearse;
+pub use reading::Reading;
 pub use report::{BackupOptions, BackupReport, Phase, Progress};
 pub use run::run;
+#[doc(hidden)]
+pub use run::run_on;
+#[doc(hidden)]
+pub use server::Server;
 pub use transfer::{CopiedBackup, copy_backup, copyable, with_lease};

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::future::try_join_all;
 use jiff::Timestamp;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -26,6 +27,7 @@ use super::preflight::{self, Refusal};
 use super::reading::Reading;
 use super::report::{BackupOptions, BackupReport, Phase, Progress};
 use super::scan::{self, CONTROL_FILE, Rules, TablespaceLink};
+use super::server::Server;
 use super::wal::NeededWal;
 use super::warnings::Warnings;
 use walward_base::sys::ground::Steps;
@@ -65,21 +67,40 @@ pub async fn run(
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<BackupReport, BackupError> {
-    Box::pin(take(repositories, options, progress, cancel)).instrument(trace::of_backup()).await
+    let (connection, directory) = (options.connection.clone(), options.data_directory.clone());
+    let session = async move { Session::connect_of(&connection, &directory, CONNECT_TIME_MAX).await };
+    let reading = Reading::new(&options.data_directory, options.read_deadline);
+    run_on(session, reading, repositories, options, progress, cancel).await
 }
 
-async fn take(
+/// As [`run`], of the server that `session` reaches, by `reading` its files.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_on<S: Server>(
+    session: impl Future<Output = Result<S, SessionError>>,
+    reading: Reading,
+    repositories: &[Repository],
+    options: BackupOptions,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<BackupReport, BackupError> {
+    Box::pin(take(session, reading, repositories, options, progress, cancel)).instrument(trace::of_backup()).await
+}
+
+async fn take<S: Server>(
+    session: impl Future<Output = Result<S, SessionError>>,
+    reading: Reading,
     repositories: &[Repository],
     options: BackupOptions,
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<BackupReport, BackupError> {
     let clock = Instant::now();
-    let reading = Reading::new(&options.data_directory, options.read_deadline);
     reading.check()?;
     let pulse = Pulse::Progress(progress.subscribe());
     let progress = Arc::new(progress);
-    let (session, facts) = unless_cancelled(&cancel, connect(&options, &reading, repositories)).await??;
+    let (session, facts) = unless_cancelled(&cancel, connect(session, &options, &reading, repositories)).await??;
     let stop = cancel.child_token();
     let terms = Terms::of(options.read_deadline);
     let leases = Leases::take(repositories, &options.host, terms, pulse, stop.clone());
@@ -115,14 +136,14 @@ fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
 }
 
 /// Connects, and checks that server, data directory and repositories belong together.
-async fn connect(
+async fn connect<S: Server>(
+    session: impl Future<Output = Result<S, SessionError>>,
     options: &BackupOptions,
     reading: &Reading,
     repositories: &[Repository],
-) -> Result<(Session, ServerFacts), BackupError> {
+) -> Result<(S, ServerFacts), BackupError> {
     // Whoever drops it has given it up.
     let dropped = CancellationToken::new();
-    let session = Session::connect_of(&options.connection, &options.data_directory, CONNECT_TIME_MAX);
     let session = session.await.map_err(server("reach the server"))?;
     let facts = session.facts().await.map_err(server("read the server's settings"))?;
     let directory = options.data_directory.clone();
@@ -143,8 +164,8 @@ async fn connect(
 }
 
 /// A backup that the server has begun.
-struct Begun {
-    session: Session,
+struct Begun<S> {
+    session: S,
     facts: ServerFacts,
     work: Arc<Work>,
     tablespaces: Vec<TablespaceLink>,
@@ -155,14 +176,14 @@ struct Begun {
 }
 
 /// Starts the backup on the server and lists the files.
-async fn begin(
+async fn begin<S: Server>(
     repositories: &[Repository],
     options: &BackupOptions,
     reading: Reading,
-    (session, facts): (Session, ServerFacts),
+    (session, facts): (S, ServerFacts),
     progress: &Arc<watch::Sender<Progress>>,
     warnings: &mut Warnings,
-) -> Result<Begun, BackupError> {
+) -> Result<Begun<S>, BackupError> {
     let started = session.now().await.map_err(server("ask for the server's time"))?;
     let label = free_label(repositories, started).await?;
     progress.send_modify(|progress| {
@@ -246,7 +267,7 @@ async fn free_label(repositories: &[Repository], started: Timestamp) -> Result<B
     }
 }
 
-impl Begun {
+impl<S: Server> Begun<S> {
     /// Copies, ends the backup on the server, waits for its WAL and writes the manifests. Removes what it has written when
     /// that fails.
     async fn take(self, options: &BackupOptions, stop: &CancellationToken) -> Result<BackupReport, BackupError> {
