@@ -261,7 +261,7 @@ impl Archiver {
             }
         }
         Box::pin(self.still_refused(name, &chosen)).await?;
-        if delivery.begin(stamp, answers) == Verdict::Archived {
+        if delivery.begin(Some(stamp), answers) == Verdict::Archived {
             self.decided(name, delivery, Ok(stamp));
             return Ok(());
         }

@@ -1,7 +1,7 @@
-//! One file on its way from an archiver: what every repository has answered, and when that decides.
+//! One file on its way, from an archiver or from a process that ends after it: what every repository has answered, and when that decides.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -31,11 +31,12 @@ pub struct Delivery {
 }
 
 struct State {
-    /// The file that it began with.
+    /// The file that it began with; where that was not known, the one that was sent.
     stamp: Option<FileStamp>,
     decide: Option<oneshot::Sender<Outcome>>,
     answers: Vec<Answer>,
-    failure: Option<Arc<PushError>>,
+    /// In the order in which they came.
+    failures: Vec<Arc<PushError>>,
     /// What was decided is that it is archived.
     archived: bool,
     /// The server that it is of, and whether that has marked it.
@@ -49,7 +50,7 @@ impl Delivery {
             stamp: None,
             decide: Some(decide),
             answers: Vec::new(),
-            failure: None,
+            failures: Vec::new(),
             archived: false,
             whose: (None, false),
         };
@@ -72,11 +73,11 @@ impl Delivery {
         self.state().whose
     }
 
-    /// Says which file it is and whom it goes to, and what that means as it stands.
-    pub fn begin(&self, stamp: FileStamp, answers: Vec<Answer>) -> Verdict {
+    /// Says which file it is, where that is known, and whom it goes to, and what that means as it stands.
+    pub fn begin(&self, stamp: Option<FileStamp>, answers: Vec<Answer>) -> Verdict {
         let verdict = judge(&answers, self.needed);
         let mut state = self.state();
-        (state.stamp, state.answers) = (Some(stamp), answers);
+        (state.stamp, state.answers) = (stamp, answers);
         verdict
     }
 
@@ -103,23 +104,24 @@ impl Delivery {
         if let Some(answer) = state.answers.get_mut(at) {
             *answer = answer_of(&result);
         }
-        // What a person has to put right is told before a store that is away.
-        let weightier = |known: &PushError, error: &PushError| match (known, error) {
-            (PushError::Different { .. }, _) => false,
-            (_, PushError::Different { .. }) => true,
-            (known, error) => known.is_the_stores() && !error.is_the_stores(),
-        };
-        if let Err(error) = result
-            && state.failure.as_ref().is_none_or(|known| weightier(known, &error))
-        {
-            state.failure = Some(Arc::new(error));
-        }
+        state.failures.extend(result.err().map(Arc::new));
+        let stamp = *state.stamp.get_or_insert(stamp);
         state.decide.as_ref()?;
         match judge(&state.answers, self.needed) {
             Verdict::Archived => Some(Ok(stamp)),
-            Verdict::Refused | Verdict::Failed => state.failure.clone().map(Err),
+            Verdict::Refused | Verdict::Failed => {
+                state.failures.iter().min_by_key(|error| error.urgency()).cloned().map(Err)
+            }
             Verdict::Wait => None,
         }
+    }
+
+    /// What all answers come to, also those after the decision: whether it is archived, which file it is, and what failed, the most urgent first.
+    pub fn end(self) -> (Verdict, Option<FileStamp>, Vec<PushError>) {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut failures: Vec<_> = state.failures.into_iter().filter_map(Arc::into_inner).collect();
+        failures.sort_by_key(PushError::urgency);
+        (judge(&state.answers, self.needed), state.stamp, failures)
     }
 
     /// Tells whoever waits, unless it was told before.

@@ -188,6 +188,15 @@ impl PushError {
         }
     }
 
+    /// Which of several failures is told, the least number first: what a person has to put right before a store that is away, and before all
+    /// that other content has the name.
+    pub(super) fn urgency(&self) -> u8 {
+        match self {
+            Self::Different { .. } => 0,
+            error => 1 + u8::from(error.is_the_stores()),
+        }
+    }
+
     /// Whether trying again changes nothing before a person has put something right: the file is none, or another one has its name.
     pub(super) fn is_refusal(&self) -> bool {
         matches!(self, Self::Rejected { .. } | Self::Different { .. } | Self::Follows { .. })

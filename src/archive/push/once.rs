@@ -1,18 +1,18 @@
 //! One file by itself, for a process that ends after it: no archiver, nothing ahead, nothing remembered.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 
+use super::delivery::Delivery;
 use super::error::PushError;
 use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
-use super::policy::{Acknowledge, Answer, Verdict, judge};
+use super::policy::{Acknowledge, Answer, Verdict};
 use super::source::FileStamp;
-use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, answer_of, send, why_unwritable};
-use walward_base::Locked;
+use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, send, why_unwritable};
 use walward_pg::WalFileName;
 use walward_repo::LazyRepository;
 
@@ -29,7 +29,7 @@ pub async fn archive_file(
 
 /// As [`archive_file`], where `acknowledge` says how many of the repositories are enough. The others have [`LEFTOVER_PATIENCE`]
 /// more, within `deadline`, before this returns: it is for a process that ends after it. Ends before the deadline when too few of the
-/// repositories answer at all. Answers also what failed.
+/// repositories answer at all. Answers also what failed, the most urgent first.
 pub async fn archive_now(
     repositories: &[Arc<LazyRepository>],
     acknowledge: Acknowledge,
@@ -43,32 +43,28 @@ pub async fn archive_now(
     }
     let needed = acknowledge.needed(repositories.len());
     let everybody: Vec<usize> = (0..repositories.len()).collect();
-    let collected = Mutex::new((vec![Answer::Waiting; repositories.len()], Vec::new(), None));
-    let enough = CancellationToken::new();
+    let (decide, _) = oneshot::channel();
+    let delivery = Delivery::new(needed, 0, decide);
+    delivery.begin(None, vec![Answer::Waiting; repositories.len()]);
     let report = |stamp: FileStamp, at: usize, result: Result<(), PushError>| {
-        let mut collected = collected.locked();
-        let (answers, failures, file) = &mut *collected;
-        *file = Some(stamp);
-        if let Some(answer) = answers.get_mut(at) {
-            *answer = answer_of(&result);
-        }
-        failures.extend(result.err());
-        if judge(answers, needed) == Verdict::Archived {
-            enough.cancel();
+        if let Some(outcome) = delivery.answered(stamp, at, result) {
+            delivery.decide(outcome);
         }
     };
     // One that still may take it has its time, whatever became of the others: what it takes now is not sent a second time.
     let hopeful = || {
-        let collected = collected.locked();
-        let waiting = collected.0.iter().zip(repositories).filter(|(answer, _)| **answer == Answer::Waiting);
-        waiting.filter(|(_, lazy)| why_unwritable(lazy).is_none()).count()
+        let waiting = delivery.waiting().into_iter().filter_map(|at| repositories.get(at));
+        waiting.filter(|lazy| why_unwritable(lazy).is_none()).count()
     };
     let patience = async {
-        enough.cancelled().await;
+        delivery.until_decided().await;
         tokio::time::sleep(LEFTOVER_PATIENCE).await;
     };
+    let listeners = Listeners { sealed: &|_, _| {}, answered: &report };
+    // Large, and needed once.
+    let sending = Box::pin(send(repositories, &everybody, Origin::alone(pg_wal, name), writer, listeners));
     tokio::select! {
-        sent = send(repositories, &everybody, Origin::alone(pg_wal, name), writer, Listeners { sealed: &|_, _| {}, answered: &report }) => {
+        sent = sending => {
             sent?;
         }
         () = patience => {}
@@ -76,21 +72,19 @@ pub async fn archive_now(
         // Whether enough have it is judged below: one that does not answer is no reason to fail then.
         () = tokio::time::sleep(deadline) => {}
     }
-    let (answers, mut failures, stamp) = collected.into_inner().unwrap_or_else(PoisonError::into_inner);
-    match judge(&answers, needed) {
-        Verdict::Archived => stamp.map(|stamp| (stamp, failures)).ok_or(PushError::Died(name)),
-        Verdict::Refused => {
-            let refused = failures.iter().position(|error| matches!(error, PushError::Different { .. }));
-            Err(refused.map_or(PushError::Died(name), |at| failures.swap_remove(at)))
-        }
-        Verdict::Failed | Verdict::Wait => Err(failures.into_iter().next().unwrap_or_else(|| {
-            let failing: Vec<_> = repositories.iter().filter_map(|lazy| why_unwritable(lazy)).collect();
-            if repositories.len().saturating_sub(failing.len()) < needed {
-                return PushError::Unanswered { name, failing };
-            }
-            let waiting = answers.iter().zip(repositories).filter(|(answer, _)| **answer == Answer::Waiting);
-            let waiting = waiting.map(|(_, lazy)| lazy.name().to_owned()).collect();
-            PushError::Deadline { name, after: deadline, waiting }
-        })),
+    let waiting = delivery.waiting();
+    // What another repository said after the decision counts as well: nothing here remembers it for the next file.
+    let (verdict, stamp, mut failures) = delivery.end();
+    if verdict == Verdict::Archived {
+        return stamp.map(|stamp| (stamp, failures)).ok_or(PushError::Died(name));
     }
+    if !failures.is_empty() {
+        return Err(failures.swap_remove(0));
+    }
+    let failing: Vec<_> = repositories.iter().filter_map(|lazy| why_unwritable(lazy)).collect();
+    if repositories.len().saturating_sub(failing.len()) < needed {
+        return Err(PushError::Unanswered { name, failing });
+    }
+    let waiting = waiting.into_iter().filter_map(|at| Some(repositories.get(at)?.name().to_owned())).collect();
+    Err(PushError::Deadline { name, after: deadline, waiting })
 }

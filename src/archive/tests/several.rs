@@ -78,6 +78,30 @@ async fn without_an_agent_one_that_hangs_fails_no_push_that_enough_others_have()
     assert!(begun.elapsed() < Duration::from_secs(15), "it was waited for longer than the deadline");
 }
 
+/// Guards against: without an agent, the failure that came first was told.
+#[tokio::test]
+async fn what_a_person_has_to_put_right_is_told_before_a_store_that_is_away_with_an_agent_and_without() {
+    let room = Room::new();
+    let file = waiting(&room, 1)[0];
+    let pool = CpuPool::new(1).expect("a thread");
+    let (now, store) = (Timestamp::now(), walward_storage::memory());
+    let made = Repository::create("strange", Arc::clone(&store), "main", &Encryption::None, &[], pool.clone(), now);
+    made.await.expect("a repository of another lineage");
+    let away = Faulty::new(walward_storage::memory(), Plan::chance(1, 1, &[Fault::Before(ErrorClass::Denied)]));
+    for order in [[0, 1], [1, 0]] {
+        let both = [
+            LazyRepository::at("away", Arc::clone(&away) as _, Encryption::None, 1, pool.clone()),
+            LazyRepository::at("strange", Arc::clone(&store), Encryption::None, 1, pool.clone()),
+        ];
+        let both = order.map(|at: usize| Arc::clone(&both[at])).to_vec();
+        let alone = archive_now(&both, Acknowledge::All, &room.pg_wal(), file, "host", Duration::from_secs(30)).await;
+        assert!(matches!(alone, Err(PushError::Rejected { .. })), "{order:?}: {alone:?}");
+        let agent = archiver(&room, both, Acknowledge::All);
+        let error = agent.push(file, agent.find(file)).await.expect_err("neither has it");
+        assert!(matches!(*error, PushError::Rejected { .. }), "{order:?}: {error:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_file_that_takes_the_place_of_another_is_not_acknowledged_by_who_has_the_other() {
     let room = Room::new();
