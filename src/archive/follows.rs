@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_on_a_timeline_or_on_one_that_begins_behind_it_follows() {
+    fn what_comes_later_on_a_timeline_or_on_one_that_begins_after_it_follows() {
         // Timeline 3 left timeline 1 in segment 5; timeline 4 left timeline 2 in segment 9.
         let three = TimelineHistory::parse(Timeline(3), "1\t0/5000028\tx\n").expect("a history");
         let four = TimelineHistory::parse(Timeline(4), "1\t0/5000028\tx\n2\t0/9000028\tx\n").expect("a history");

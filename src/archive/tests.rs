@@ -240,7 +240,7 @@ async fn an_empty_history_file_is_neither_archived_nor_taken_for_one() {
 }
 
 #[tokio::test]
-async fn a_segment_with_others_behind_it_is_a_hole_and_not_the_end() {
+async fn a_segment_with_others_after_it_is_a_hole_and_not_the_end() {
     let room = Room::new();
     let repositories = [room.repository("one").await];
     for file in ["000000010000000000000001", "000000010000000100000000"] {
@@ -289,7 +289,7 @@ async fn a_segment_before_the_switch_to_a_later_timeline_is_a_hole_although_its_
         let error = ask(missing).await.expect_err("a hole");
         assert!(error.to_string().contains(next), "{missing}: {error}");
     }
-    // Where a timeline was left, and behind that, is its end; and nobody left the third.
+    // Where a timeline was left, and after that, is its end; and nobody left the third.
     for end in
         ["000000010000000000000005", "000000010000000000000007", "00000002000000000000000A", "000000030000000000000009"]
     {

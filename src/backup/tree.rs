@@ -85,7 +85,7 @@ impl Tree {
         &self.directories
     }
 
-    /// File `number`, or `None` behind the last.
+    /// File `number`, or `None` after the last.
     pub fn file(&self, number: u32) -> Option<File<'_>> {
         let at = usize::try_from(number).ok()?;
         let record = self.files.get(at)?;

@@ -33,7 +33,7 @@ pub struct NeededWal {
 }
 
 impl NeededWal {
-    /// What recovery reads from `start` until it has reached `stop`, which is the position behind the last record needed: when it
+    /// What recovery reads from `start` until it has reached `stop`, which is the position after the last record needed: when it
     /// is the first of a segment, that segment is not needed (`XLByteToPrevSeg` in `do_pg_backup_stop`, xlog.c).
     pub fn new(lineage: Lineage, timeline: Timeline, segment_size: SegmentSize, start: Lsn, stop: Lsn) -> Self {
         let first = start.segment_number(segment_size);

@@ -79,7 +79,7 @@ impl Printer {
         self.recovery_key(&format!("{}\n", serde_json::to_string_pretty(&with_schema(command, data)?)?))
     }
 
-    /// The whole answer of a command as JSON: the members of `data`, which must be an object, behind its schema.
+    /// The whole answer of a command as JSON: the members of `data`, which must be an object, after its schema.
     pub(super) fn json(&self, command: &str, data: impl Serialize) -> io::Result<()> {
         let text = serde_json::to_string_pretty(&with_schema(command, data)?)?;
         self.line(&text)

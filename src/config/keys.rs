@@ -38,7 +38,7 @@ impl Section {
     }
 }
 
-/// What may stand behind a key.
+/// What may stand after a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Any text.
@@ -420,7 +420,7 @@ pub fn reference(section: Section) -> String {
     text
 }
 
-/// What may stand behind a key of this kind, in Markdown.
+/// What may stand after a key of this kind, in Markdown.
 pub fn type_name(kind: Kind) -> String {
     match kind {
         Kind::Text | Kind::Secret => "text".to_owned(),

@@ -54,7 +54,7 @@ fn is_password(key: &str) -> bool {
     matches!(key.trim(), "password" | "sslpassword")
 }
 
-/// Splits behind the `=` of the first password.
+/// Splits after the `=` of the first password.
 fn split_at_password(text: &str) -> Option<(&str, &str)> {
     let mut from = 0;
     loop {
@@ -64,7 +64,7 @@ fn split_at_password(text: &str) -> Option<(&str, &str)> {
         if is_password(key) {
             return Some((before, after));
         }
-        // Not ours: go on behind the value, so that an "=" within a quoted value is no key.
+        // Not ours: go on after the value, so that an "=" within a quoted value is no key.
         from = text.len() - skip_value(after).len();
     }
 }

@@ -99,7 +99,7 @@ pub fn choose(
         None => reaching.last().copied().ok_or_else(|| too_early(&on_the_way, backups, lineage, request))?,
     };
     let (backup, way) = chosen;
-    let position = first_behind(backup, &positions(way));
+    let position = first_after(backup, &positions(way));
     let reason = if settled.unfinished.is_some() {
         "the directory holds an unfinished restore of it".to_owned()
     } else if request.backup.is_some() {
@@ -159,13 +159,13 @@ fn stops_before(backup: &BackupFacts, target: &Target, positions: &[Lsn]) -> boo
     match target {
         Target::Time(time) => backup.stopped <= *time,
         Target::Lsn(lsn) => backup.stop_lsn <= *lsn,
-        Target::Xid(_) | Target::Name(_) => positions.is_empty() || first_behind(backup, positions).is_some(),
+        Target::Xid(_) | Target::Name(_) => positions.is_empty() || first_after(backup, positions).is_some(),
         Target::Latest | Target::Immediate => true,
     }
 }
 
 /// The first of `positions` that recovery from `backup` meets, unless that comes before the backup is consistent.
-fn first_behind(backup: &BackupFacts, positions: &[Lsn]) -> Option<Lsn> {
+fn first_after(backup: &BackupFacts, positions: &[Lsn]) -> Option<Lsn> {
     let first = positions.iter().filter(|at| **at >= backup.start_lsn).min();
     first.copied().filter(|at| *at >= backup.stop_lsn)
 }

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_outside_that_is_a_pipe_is_not_waited_for_and_one_behind_a_link_is_read() {
+    fn a_file_outside_that_is_a_pipe_is_not_waited_for_and_one_after_a_link_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let place = |name: &str| folder.path().join(name);
         let pipe = rustix::fs::FileType::Fifo;

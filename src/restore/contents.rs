@@ -81,7 +81,7 @@ impl Contents {
                         return Err(refuse(format!("{:?} lies in pack {pack}, which is not listed", entry.path)));
                     };
                     if offset.checked_add(size).is_none_or(|end| end > *length) {
-                        return Err(refuse(format!("{:?} ends behind the end of pack {pack}", entry.path)));
+                        return Err(refuse(format!("{:?} ends after the end of pack {pack}", entry.path)));
                     }
                     let bytes = match places.tablespace_of(&entry.path) {
                         None => &mut contents.root_bytes,
@@ -231,8 +231,8 @@ pub(super) mod tests {
             (file("../etc/passwd", 0, 4096, b"x"), "leads out"),
             (file("/etc/passwd", 0, 4096, b"x"), "leads out"),
             (file("base/1/1", 0, 513, b"x"), "overlaps"),
-            (file("base/1/1", 0, 9_999, b"xx"), "ends behind"),
-            (file("base/1/1", 0, u64::MAX, b"xx"), "ends behind"),
+            (file("base/1/1", 0, 9_999, b"xx"), "ends after"),
+            (file("base/1/1", 0, u64::MAX, b"xx"), "ends after"),
             (file("base/1/1", 2, 0, b"x"), "not listed"),
             (file("PG_VERSION", 0, 4096, b"x"), "twice"),
         ] {

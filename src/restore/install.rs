@@ -1,4 +1,4 @@
-//! What happens in the target directory before the packs and behind them. Blocking.
+//! What happens in the target directory before the packs and after them. Blocking.
 //!
 //! Until `global/pg_control` gets its name, as the last file of all, PostgreSQL refuses to start from the directory. Everything
 //! else is durable by then.

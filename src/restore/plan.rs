@@ -389,19 +389,19 @@ async fn arrange(
     Ok(Arranged { settings, archives, notes: verdict.notes, lending, changes })
 }
 
-/// Names the backups that began behind WAL that was let go, the oldest first.
+/// Names the backups that began after WAL that was let go, the oldest first.
 fn with_later_backups(error: RestoreError, backups: &[BackupFacts], lineage: Lineage) -> RestoreError {
     match error {
         RestoreError::Refused(Refusal::LetGo(mut let_go)) => {
             let last = let_go.gap.last;
-            let began_behind = |backup: &&BackupFacts| {
+            let began_after = |backup: &&BackupFacts| {
                 let number = backup.start_lsn.segment_number(backup.segment_bytes);
                 let name = SegmentName::from_number(last.timeline(), number, backup.segment_bytes);
                 backup.lineage == lineage && name.is_some_and(|name| WalFileName::Segment(name) > last)
             };
-            let mut behind: Vec<&BackupFacts> = backups.iter().filter(began_behind).collect();
-            behind.sort_by_key(|backup| backup.stopped);
-            let_go.later = behind.into_iter().map(|backup| backup.label.to_string()).collect();
+            let mut after: Vec<&BackupFacts> = backups.iter().filter(began_after).collect();
+            after.sort_by_key(|backup| backup.stopped);
+            let_go.later = after.into_iter().map(|backup| backup.label.to_string()).collect();
             Refusal::LetGo(let_go).into()
         }
         other => other,

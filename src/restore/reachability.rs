@@ -1,6 +1,6 @@
 //! Whether the target can be reached with the WAL that is there, and which part of it that takes.
 //!
-//! Holes behind the target do not matter. What cannot be known ahead becomes a warning, never a silent assumption.
+//! Holes after the target do not matter. What cannot be known ahead becomes a warning, never a silent assumption.
 
 use jiff::Timestamp;
 
@@ -101,12 +101,12 @@ where
         }
         Target::Xid(_) | Target::Name(_) => {
             warnings.push(format!(
-                "whether {} lies in the archive, and behind the end of the backup, cannot be checked ahead; if it does not, \
+                "whether {} lies in the archive, and after the end of the backup, cannot be checked ahead; if it does not, \
                  the server will stop with \"recovery ended before configured recovery target was reached\"",
                 request.target
             ));
             if survey.is_cut_short() {
-                warnings.push(format!("if the target lies behind it, recovery will fail: {}", survey.beyond().await?));
+                warnings.push(format!("if the target lies after it, recovery will fail: {}", survey.beyond().await?));
             }
             present.end.saturating_sub(1)
         }
@@ -159,7 +159,7 @@ impl<'a, F> Survey<'a, F> {
         self.reach.goes_on.is_some() || (self.reach.present.end <= begin && self.choice.way.spans().len() > 1)
     }
 
-    /// The position behind the last segment that is there.
+    /// The position after the last segment that is there.
     fn end(&self) -> Lsn {
         Lsn(self.reach.present.end.saturating_mul(self.choice.backup.segment_bytes.bytes()))
     }
@@ -220,7 +220,7 @@ impl<'a, F> Survey<'a, F> {
         Ok(None)
     }
 
-    /// Why the target, which lies behind the WAL that is there, cannot be reached.
+    /// Why the target, which lies after the WAL that is there, cannot be reached.
     async fn beyond<E, R>(&self) -> Result<Refusal, E>
     where
         F: Fn(SegmentName) -> R,
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_behind_the_last_commit_is_refused_and_told() {
+    fn a_time_after_the_last_commit_is_refused_and_told() {
         let refusal = run(&choice(2), &request(second(8)), &BOTH).expect_err("too late");
         let Error::Refused(refusal) = refusal;
         assert!(matches!(refusal, Refusal::TooLate { .. }));
@@ -427,7 +427,7 @@ mod tests {
 
     #[test]
     fn a_timeline_that_was_left_behind_its_last_segment_has_a_hole_and_no_end() {
-        // Timeline 2 left timeline 1 in segment 6, so that 5 was written; nothing was archived behind 4.
+        // Timeline 2 left timeline 1 in segment 6, so that 5 was written; nothing was archived after 4.
         let refusal = run(&choice(1), &request(Target::Latest), &BOTH[..3]).expect_err("a hole");
         let Error::Refused(refusal) = refusal;
         assert!(matches!(refusal, Refusal::Hole { .. }), "{refusal}");

@@ -68,7 +68,7 @@ pub enum Refusal {
         /// The timeline.
         timeline: Timeline,
     },
-    /// Every backup lies behind a fork.
+    /// Every backup lies after a fork.
     #[error(
         "no backup leads to timeline {timeline}, which begins at {fork}: a backup must have ended on one of its ancestors \
          before they were left; choose another timeline, or `current` for the backup's own"
@@ -247,13 +247,13 @@ pub enum Refusal {
     },
     /// A segment before the target is missing.
     #[error(
-        "segment {missing} is missing in the archive (WAL goes on with {next}), and the target lies behind it; \
+        "segment {missing} is missing in the archive (WAL goes on with {next}), and the target lies after it; \
          recoverable until {until}"
     )]
     Hole {
         /// The first segment that is not there.
         missing: SegmentName,
-        /// The first one behind the hole: one that is there, or where a later timeline began.
+        /// The first one after the hole: one that is there, or where a later timeline began.
         next: SegmentName,
         /// How far recovery can go, for people.
         until: String,
@@ -290,9 +290,9 @@ pub enum Refusal {
     /// A segment on the way was let go before it was archived.
     #[error("{0}")]
     LetGo(Box<LetGo>),
-    /// The target lies behind everything that was archived.
+    /// The target lies after everything that was archived.
     #[error(
-        "the target {target} lies behind the end of the archive: {end}; wait until more is archived \
+        "the target {target} lies after the end of the archive: {end}; wait until more is archived \
          (`walward check --switch-wal` on the primary archives what there is, with its time), or choose an earlier target"
     )]
     TooLate {
@@ -308,7 +308,7 @@ pub enum Refusal {
 pub struct LetGo {
     /// The record.
     pub gap: Gap,
-    /// Backups that began behind it, the oldest first.
+    /// Backups that began after it, the oldest first.
     pub later: Vec<String>,
     /// What holds without the reason.
     pub refusal: Refusal,
@@ -323,8 +323,8 @@ impl fmt::Display for LetGo {
              archive.queue_limit allows: it is lost, and no recovery leads across it; "
         )?;
         match self.later.first() {
-            None => f.write_str("no backup began behind it: take one now with `walward backup`")?,
-            Some(label) => write!(f, "restore a backup that began behind it, the first of them {label} (--backup)")?,
+            None => f.write_str("no backup began after it: take one now with `walward backup`")?,
+            Some(label) => write!(f, "restore a backup that began after it, the first of them {label} (--backup)")?,
         }
         write!(f, ", or choose a target before it ({})", self.refusal)
     }

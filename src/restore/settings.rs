@@ -86,7 +86,7 @@ pub fn wanted(request: &RestoreRequest, way: &Way) -> Vec<Setting> {
     };
     let has_target = target.is_some();
     // The server's own configuration, which need not lie in the data directory, may set a target too. Empty ones take that
-    // back; they come before ours, because each is refused behind another target (`assign_recovery_target`, guc.c and
+    // back; they come before ours, because each is refused after another target (`assign_recovery_target`, guc.c and
     // xlogrecovery.c; 13 to 18).
     let own = target.as_ref().map(|(name, _)| *name);
     settings.extend(TARGETS.into_iter().filter(|name| Some(*name) != own).map(|name| (name, String::new())));

@@ -452,7 +452,7 @@ async fn targets_are_held_against_what_is_in_the_archive() {
     };
     let plan = fixture.plan(minutes(3)).await.expect("a plan");
     assert_eq!(plan.wal.expect("some").last.to_string(), "000000010000000000000004");
-    for (target, reason) in [(minutes(4), "lies behind the end"), (minutes(-1), "the earliest that can be restored")] {
+    for (target, reason) in [(minutes(4), "lies after the end"), (minutes(-1), "the earliest that can be restored")] {
         let error = fixture.plan(target).await.expect_err(reason);
         assert!(error.to_string().contains(reason), "{error}");
     }

@@ -67,7 +67,7 @@ impl Unpacker {
         let mut written = 0;
         while !bytes.is_empty() {
             if self.open.is_none() && !self.open_next()? {
-                // Between two files, or behind the last one.
+                // Between two files, or after the last one.
                 let gap = self.waiting.last().map_or(u64::MAX, |next| next.file.offset.saturating_sub(self.position));
                 bytes = self.advance(bytes, gap).1;
                 continue;

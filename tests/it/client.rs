@@ -131,7 +131,7 @@ fn whatever_an_agent_says_wrongly_is_never_absent_and_never_archived() {
         ("a frame without end", endless),
         ("an unknown frame", frame(0x7f, &[])),
         ("a field longer than the frame", long_text),
-        ("bytes behind the last field", trailing),
+        ("bytes after the last field", trailing),
         ("a text that is not UTF-8", frame(0x81, &[1, 1, 0, 0, 0, 0xff])),
         ("the answer to another question", frame(0x84, &[vec![0], text("{}")].concat())),
         ("working, then nothing", frame(0x85, &[])),

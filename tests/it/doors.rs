@@ -199,7 +199,7 @@ fn a_frame_that_breaks_a_rule_ends_its_connection_and_nothing_else() {
         ("a path too long for a request", long_path),
         ("a field longer than the frame", frame(3, 8, &[0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4])),
         ("a field of no bytes where two are due", frame(1, 4, &[0; 4])),
-        ("bytes behind the last field", frame(3, 6, &[1, 0, 0, 0, b'x', 0])),
+        ("bytes after the last field", frame(3, 6, &[1, 0, 0, 0, b'x', 0])),
         ("a name that is not UTF-8", frame(1, 9, &[1, 0, 0, 0, 0xff, 0, 0, 0, 0])),
         ("another protocol", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
     ];
@@ -217,7 +217,7 @@ fn a_frame_that_breaks_a_rule_ends_its_connection_and_nothing_else() {
             "{what}: {ended:?} {answer:?}"
         );
     }
-    host.is_served("behind all of them");
+    host.is_served("after all of them");
     // What is JSON and no request is told so.
     for json in ["", "[]", "{\"op\":\"restore\"}", "{\"op\":\"status\",\"more\":1}", &"[".repeat(60_000)] {
         let reply = host.ask(&Request::Admin(json.to_owned()));
@@ -267,7 +267,7 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
         }
         open.push_back(host.connect());
         if number % 1000 == 999 {
-            host.is_served(&format!("behind {} idle connections", number + 1));
+            host.is_served(&format!("after {} idle connections", number + 1));
         }
     }
     host.write_segment("data", SEGMENT);

@@ -100,7 +100,7 @@ fn a_volume_that_is_rolled_back_does_not_mix_its_lives() {
         site.cluster.log_text().contains("other content").then_some(())
     });
     a_while();
-    assert_eq!(stored(&site), before, "something of the second life lies behind the first one's");
+    assert_eq!(stored(&site), before, "something of the second life lies after the first one's");
     // Pushed by hand.
     let ready = site.cluster.archive_status("ready");
     let later = ready.iter().filter(|name| **name > contested).max().expect("more waits").clone();

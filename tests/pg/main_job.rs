@@ -40,7 +40,7 @@ fn main_job(version: Version, store: StoreKind, segments: usize) {
     let mut load = cluster.pgbench_in_background(room, &["-n", "-c", "2", "-T", "600", "-R", "150"]);
     let archived = || fs::read_dir(room.join("originals")).unwrap().count();
 
-    // Half of the WAL before the backup, the other half behind it.
+    // Half of the WAL before the backup, the other half after it.
     while archived() < segments / 2 {
         cluster.sql(room, "insert into marks default values");
         let segment = cluster.switch_wal(room);

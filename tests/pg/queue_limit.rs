@@ -92,7 +92,7 @@ fn wal_is_let_go_beyond_the_limit_and_no_restore_leads_across_the_gap() {
     assert_eq!(gaps["gaps"][0]["first"], first_lost.as_str(), "{gaps}");
     site.walward(&["wal", "gaps"]).expect(3).says("was let go on");
     assert!(!site.walward(&["info"]).expect(0).stdout.contains("no gaps"));
-    site.walward(&["check"]).expect(1).says("no backup began behind it");
+    site.walward(&["check"]).expect(1).says("no backup began after it");
 
     // Nothing leads across: neither a plan nor a server that asks by itself.
     let refused = |arguments: &[&str]| {
@@ -106,7 +106,7 @@ fn wal_is_let_go_beyond_the_limit_and_no_restore_leads_across_the_gap() {
     let fetched = site.client(&["--cluster", "main", "fetch", &first_lost, "pg_wal/RECOVERYXLOG"]).expect(255);
     assert!(fetched.stderr.contains("let go"), "{}", fetched.stderr);
 
-    // Before the gap and behind a new backup all is well.
+    // Before the gap and after a new backup all is well.
     let mut before = site.restore("before", &["--target-immediate"]);
     before.start(&site.room);
     site.wait_promoted(&before);
@@ -118,7 +118,7 @@ fn wal_is_let_go_beyond_the_limit_and_no_restore_leads_across_the_gap() {
     let expected = site.cluster.fingerprint(&site.room, &["t"]);
     let check = site.walward(&["--json", "check"]).json();
     let failed = check["checks"].as_array().unwrap().iter().find(|check| check["level"] == "failed");
-    assert_eq!(failed, None, "a backup behind the gap makes up for it");
+    assert_eq!(failed, None, "a backup after the gap makes up for it");
     let labels = site.walward(&["--json", "info"]).expect(0).json();
     let labels: Vec<&str> =
         labels["repositories"][0]["backups"].as_array().unwrap().iter().map(|b| b["label"].as_str().unwrap()).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::support::{Cluster, Ended, Site, SiteOptions, Stop, StoreKind};
 
-/// A site with a backup and three segments behind it, the original stopped; a restore to "latest", not started.
+/// A site with a backup and three segments after it, the original stopped; a restore to "latest", not started.
 fn site_with_restore(store: StoreKind) -> (Site, Cluster, String) {
     let mut site = Site::start(SiteOptions {
         store,

@@ -14,7 +14,7 @@ fn restored_by_script(version: Version) {
     site.cluster
         .sql(&site.room, "create table there tablespace away as select n as id from generate_series(1, 20000) n");
     site.walward(&["--cluster", "main", "backup"]).expect(0);
-    site.cluster.sql(&site.room, "insert into t values (0, 'behind the backup'); delete from there where id % 2 = 0");
+    site.cluster.sql(&site.room, "insert into t values (0, 'after the backup'); delete from there where id % 2 = 0");
     let segment = site.cluster.switch_wal(&site.room);
     site.cluster.wait_archived(&site.room, &segment);
     let expected = site.cluster.fingerprint(&site.room, &["t", "there"]);

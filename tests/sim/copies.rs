@@ -104,7 +104,7 @@ async fn copied(seed: u64, folder: &Path, trace: &Trace) -> Result<Tally, String
     let lineage = first.lineage;
     let read = async |site: &Site| site.contents(lineage).await.map_err(|error| describe(&error));
     let (ours, before): (Contents, Contents) = (read(&from).await?, read(&to).await?);
-    // No replay reads a partial segment, and what two servers have behind the end of one says nothing of their lives: it is not compared.
+    // No replay reads a partial segment, and what two servers have after the end of one says nothing of their lives: it is not compared.
     let is_replayed = |name: &WalFileName| !matches!(name, WalFileName::Partial(_));
     let mut replayed = before.iter().filter(|(name, _)| is_replayed(name));
     let differs = replayed.any(|(name, print)| ours.get(name).is_some_and(|other| other != print));

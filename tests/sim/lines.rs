@@ -34,7 +34,7 @@ use crate::wal::plain;
 
 const SEEDS: u64 = 40;
 const SEEDS_THOROUGH: u64 = 1_000;
-/// The first record of a segment, behind the long header, and what each of our records takes.
+/// The first record of a segment, after the long header, and what each of our records takes.
 const HEADER_BYTES: u64 = 40;
 const RECORD_BYTES: u64 = 40;
 /// Records of one segment, all in its first page.

@@ -65,14 +65,14 @@ impl Truth {
         self.0.iter().filter(|(_, file)| file.acknowledged.is_some()).map(|(name, _)| *name).collect()
     }
 
-    /// A segment behind `name` on its timeline that was acknowledged.
-    pub fn acknowledged_behind(&self, name: WalFileName) -> Option<WalFileName> {
+    /// A segment after `name` on its timeline that was acknowledged.
+    pub fn acknowledged_after(&self, name: WalFileName) -> Option<WalFileName> {
         let WalFileName::Segment(segment) = name else { return None };
-        let behind = |other: &WalFileName| match other {
+        let after = |other: &WalFileName| match other {
             WalFileName::Segment(other) => other.timeline == segment.timeline && *other > segment,
             _ => false,
         };
-        self.acknowledged().into_iter().find(behind)
+        self.acknowledged().into_iter().find(after)
     }
 
     /// Whether the archive can know that WAL went on with `next` where `name` is missing: somebody tried to archive that, or the

@@ -67,7 +67,7 @@ pub struct World {
 pub enum Ended {
     Placed(Vec<u8>),
     Absent,
-    /// It is nowhere, and the archive goes on behind it.
+    /// It is nowhere, and the archive goes on after it.
     Hole,
     Failed,
 }
@@ -431,7 +431,7 @@ impl World {
                 Ended::Hole
             }
             Err(FetchError::Hole { next, .. } | FetchError::HistoryLost { next, .. }) => {
-                return Err(format!("behind {name} there is {next}, which nobody archived"));
+                return Err(format!("after {name} there is {next}, which nobody archived"));
             }
             Err(error) => {
                 note(&self.trace, walward_base::describe(&error));
@@ -447,10 +447,10 @@ impl World {
             Ended::Absent | Ended::Hole if self.truth.is_acknowledged(name) => {
                 return Err(format!("{name} was acknowledged, and fetch says that it is absent"));
             }
-            // Only a list tells what is behind, and a stale one may not know.
+            // Only a list tells what is after it, and a stale one may not know.
             Ended::Absent if self.weather.store_faults == 0 => {
-                if let Some(behind) = self.truth.acknowledged_behind(name) {
-                    return Err(format!("fetch says that {name} is absent, and {behind} behind it was acknowledged"));
+                if let Some(after) = self.truth.acknowledged_after(name) {
+                    return Err(format!("fetch says that {name} is absent, and {after} after it was acknowledged"));
                 }
             }
             Ended::Absent | Ended::Hole => {}

@@ -127,11 +127,11 @@ mod tests {
             prop_assert!(index.commits.len() < COMMITS_MAX);
             let mut rest = times.as_slice();
             for commits in &index.commits {
-                let (here, behind) = rest.split_at(usize::try_from(commits.count).expect("small"));
+                let (here, later) = rest.split_at(usize::try_from(commits.count).expect("small"));
                 prop_assert_eq!(Some(commits.first), here.iter().min().copied());
                 prop_assert_eq!(Some(commits.last), here.iter().max().copied());
-                prop_assert_eq!(commits.lsn.0, (times.len() - behind.len() - 1) as u64);
-                rest = behind;
+                prop_assert_eq!(commits.lsn.0, (times.len() - later.len() - 1) as u64);
+                rest = later;
             }
             prop_assert!(rest.is_empty());
             prop_assert!(times.len() >= COMMITS_MAX || index.commits.iter().all(|commits| commits.count == 1));

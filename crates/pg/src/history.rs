@@ -107,8 +107,8 @@ impl TimelineHistory {
     /// The segment that contains a switch is read from the newer timeline: its file begins with a copy of the older one's
     /// bytes (`XLogInitNewTimeline`, src/backend/access/transam/xlog.c), and a segment's timeline is that of its last byte.
     pub fn required_timeline_for_segment(&self, number: u64, size: SegmentSize) -> Timeline {
-        let behind = number.saturating_add(1).saturating_mul(size.bytes());
-        self.timeline_at(Lsn(behind.saturating_sub(1)))
+        let after = number.saturating_add(1).saturating_mul(size.bytes());
+        self.timeline_at(Lsn(after.saturating_sub(1)))
     }
 
     /// Whether WAL of `timeline` at `lsn` lies on the way to this timeline. A parent's own end counts: a record that ends

@@ -136,7 +136,7 @@ impl PageHeader {
         self.info & FIRST_IS_CONTINUATION != 0
     }
 
-    /// Whether recovery went on at this page behind a record that a crash left unfinished (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
+    /// Whether recovery went on at this page after a record that a crash left unfinished (`XLP_FIRST_IS_OVERWRITE_CONTRECORD`).
     pub fn is_overwrite(&self) -> bool {
         self.info & FIRST_IS_OVERWRITE != 0
     }

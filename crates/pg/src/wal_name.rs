@@ -24,7 +24,7 @@ pub struct SegmentName {
 impl SegmentName {
     /// The name of segment `number` (counted from the WAL's beginning) on `timeline`.
     ///
-    /// `None` for a number behind the last possible position.
+    /// `None` for a number after the last possible position.
     pub fn from_number(timeline: Timeline, number: u64, size: SegmentSize) -> Option<Self> {
         let log = u32::try_from(number / size.segments_per_log()).ok()?;
         let segment = u32::try_from(number % size.segments_per_log()).ok()?;

@@ -240,7 +240,7 @@ pub(super) struct ManifestLines {
     buffer: Vec<u8>,
     /// Where the next line begins.
     at: usize,
-    /// How far behind `at` there is no line's end.
+    /// How far after `at` there is no line's end.
     searched: usize,
     /// Bytes of content so far, and how many there may be.
     content_bytes: u64,
@@ -287,7 +287,7 @@ impl ManifestLines {
         Ok(Some(head))
     }
 
-    /// The next line behind the first; `None`: not all of it has arrived.
+    /// The next line after the first; `None`: not all of it has arrived.
     pub(super) fn entry(&mut self) -> Result<Option<Entry>, FormatError> {
         let Some(line) = self.line(ENTRY_BYTES_MAX)? else { return Ok(None) };
         let entry: Entry = serde_json::from_slice(line).map_err(|error| invalid(&error))?;

@@ -255,7 +255,7 @@ impl Repository {
     }
 
     /// Adds a lineage to the cluster's identity, unless it is there. The first segment of a new system identifier or major
-    /// version may only be archived behind this, which is for a person (or `setup`) to decide.
+    /// version may only be archived after this, which is for a person (or `setup`) to decide.
     pub async fn add_lineage(
         &mut self,
         lineage: Lineage,

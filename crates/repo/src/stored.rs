@@ -86,7 +86,7 @@ pub async fn history(repository: &Repository, lineage: Lineage, timeline: Timeli
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The files of `timeline` in the log of segment `from` and behind it, by name.
+/// The files of `timeline` in the log of segment `from` and after it, by name.
 pub async fn wal(
     repository: &Repository,
     lineage: Lineage,

@@ -207,7 +207,7 @@ impl Disk {
                     Kind::Folder => listing.folders.push(name.to_owned()),
                     // What is no file is there all the same, and reading it says what is wrong.
                     Kind::File | Kind::Other => listing.objects.push(info(key, &facts)?),
-                    // What is behind it is not said to be absent.
+                    // What is after it is not said to be absent.
                     Kind::Link => {
                         let cause = format!(
                             "{} is a symbolic link: nothing below a repository's folder is reached through one. Move \

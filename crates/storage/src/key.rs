@@ -42,7 +42,7 @@ impl ObjectKey {
         self.0.rsplit('/').next().unwrap_or(&self.0)
     }
 
-    /// This key with `part` (one part, or several joined by `/`) behind it.
+    /// This key with `part` (one part, or several joined by `/`) after it.
     pub fn join(&self, part: &str) -> Result<Self, KeyError> {
         Self::new(format!("{}/{part}", self.0))
     }

@@ -24,7 +24,7 @@ pub enum WireError {
     TooLong(u32),
     /// A kind of frame that is not known, or not known here.
     Kind(u8),
-    /// The payload ends within a field, or goes on behind the last.
+    /// The payload ends within a field, or goes on after the last.
     Shape,
     /// A text that is not UTF-8.
     Text,

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_behind_the_last_field_are_refused() {
+    fn bytes_after_the_last_field_are_refused() {
         let (kind, mut payload) = split(&Request::Admin("{}".into()).encode(), REQUEST_BYTES_MAX);
         payload.push(0);
         assert_eq!(Request::decode(kind, &payload), Err(WireError::Shape));

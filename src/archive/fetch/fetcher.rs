@@ -202,7 +202,7 @@ impl Fetcher {
     async fn fetch_patiently(&self, want: &Want, at_hole: AtHole, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         let until = Instant::now() + self.0.options.deadline;
         let under_way = self.state().prefetched.remove(&(want.lineage, want.name));
-        // One that waits for its turn behind others would wait for those that hang, too.
+        // One that waits for its turn after others would wait for those that hang, too.
         let (under_way, waits) = match under_way {
             Some(download) if download.progress.turn().is_none() => (None, Some(download)),
             other => (other, None),
@@ -262,7 +262,7 @@ impl Fetcher {
         let own = beside.as_ref().map(|spot| spot.path().to_path_buf());
         self.0.lookout.a_standby_asks();
         let under_way = self.state().prefetched.get(&wanted).cloned();
-        // One that waits for its turn behind others would keep the standby waiting, too.
+        // One that waits for its turn after others would keep the standby waiting, too.
         let under_way = under_way.filter(|download| download.progress.turn().is_some());
         let away = self.0.lookout.all_away(&self.0.repositories);
         // One that hangs since before the repository was heard of again is not waited for.
@@ -635,7 +635,7 @@ mod tests {
             next,
             [name("000000010000000000000004"), name("000000020000000000000005"), name("000000020000000000000006")]
         );
-        // A recovery that stays on timeline 1 behind the switch is not on this history's way.
+        // A recovery that stays on timeline 1 after the switch is not on this history's way.
         let next = following(name("000000010000000000000007"), size, Some(&history), 1);
         assert_eq!(next, [name("000000010000000000000008")]);
     }

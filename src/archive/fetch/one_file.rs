@@ -52,7 +52,7 @@ pub enum Retrieved {
         link: Option<Link>,
     },
     /// Every repository said that it has no such file, and proved to be the repository that it should be; and no segment
-    /// behind it is there.
+    /// after it is there.
     Absent,
 }
 
@@ -96,9 +96,9 @@ pub enum FetchError {
         /// The repository's name.
         repository: String,
     },
-    /// It is nowhere, and the archive goes on behind it.
+    /// It is nowhere, and the archive goes on after it.
     #[error(
-        "{name} is missing in the archive, and WAL goes on with {next} by what lies in repository {repository:?} or by a history in the server's pg_wal: a recovery that ended here would lose what lies behind the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
+        "{name} is missing in the archive, and WAL goes on with {next} by what lies in repository {repository:?} or by a history in the server's pg_wal: a recovery that ended here would lose what lies after the hole; archive the file again if a server still has it in pg_wal, or restore to a target before it"
     )]
     Hole {
         /// The file.
@@ -164,7 +164,7 @@ pub enum FetchError {
     },
     /// It is missing, and known to be: the end of the archive is elsewhere.
     #[error(
-        "{name} was let go before it was archived (queue_limit; `walward wal gaps` tells when), so that repository {repository:?} lacks it: recovery cannot go on here, and what lies behind needs a backup that began behind it"
+        "{name} was let go before it was archived (queue_limit; `walward wal gaps` tells when), so that repository {repository:?} lacks it: recovery cannot go on here, and what lies after needs a backup that began after it"
     )]
     LetGo {
         /// The file.

@@ -84,7 +84,7 @@ impl QueueLimit {
         match &result {
             Ok(_) => self.worked(),
             Err(error) if error.is_the_stores() => *self.failure() = Some((Instant::now(), describe(error.as_ref()))),
-            // A file that is refused wants a person, however much waits behind it.
+            // A file that is refused wants a person, however much waits after it.
             Err(_) => return result,
         }
         match &result {

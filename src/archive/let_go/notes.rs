@@ -157,7 +157,7 @@ impl Kept {
     }
 }
 
-/// Whether `next` is the segment behind the last of `note`.
+/// Whether `next` is the segment after the last of `note`.
 fn continues(note: &Gap, next: &Gap, size: SegmentSize) -> bool {
     match (note.last, next.first) {
         (WalFileName::Segment(last), WalFileName::Segment(first)) => {

@@ -223,7 +223,7 @@ async fn a_copy_brings_nothing_that_comes_after_a_file_with_two_contents() {
     let missing = missing_wal(&from, &to).await.expect("compared");
     let names: Vec<_> = missing.files.iter().map(|file| file.name).collect();
     assert_eq!(names, [third, numbered(1), others[1]]);
-    assert_eq!(missing.withheld, 4, "segments 5 and 6, and the timeline that begins behind them");
+    assert_eq!(missing.withheld, 4, "segments 5 and 6, and the timeline that begins after them");
     assert_eq!(missing.contradictions.len(), 1);
     assert!(missing.contradictions[0].starts_with(&numbered(3).to_string()), "{:?}", missing.contradictions);
     assert_eq!(gap::read_all(&to, room.lineage).await.expect("read").0, Vec::new());

@@ -185,7 +185,7 @@ async fn a_history_that_is_missing_while_its_timeline_has_wal_is_not_absent() {
 }
 
 #[tokio::test]
-async fn behind_a_history_that_cannot_be_read_no_segment_is_absent() {
+async fn after_a_history_that_cannot_be_read_no_segment_is_absent() {
     let room = Room::new();
     let one = room.repository("one").await;
     let file = waiting(&room, 1)[0];

@@ -155,7 +155,7 @@ async fn a_history_is_put_off_and_not_let_go_and_archived_when_the_store_is_back
     let push = async |file| archiver.push(file, archiver.find(file)).await;
     assert!(matches!(push(history).await, Ok(Pushed::PutOff)));
     assert_eq!(archiver.unrecorded_gaps(), 0, "nothing is lost");
-    // What PostgreSQL asks for behind it is what frees the disk.
+    // What PostgreSQL asks for after it is what frees the disk.
     assert!(matches!(push(files[0]).await, Ok(Pushed::LetGo)));
     assert_eq!(archiver.unrecorded_gaps(), 1);
     away.back(&one);

@@ -76,7 +76,7 @@ through the agent and recovers by itself.
             -c external_pid_file= -c port=5433\"",
 )];
 
-/// The sections of `page` behind its options.
+/// The sections of `page` after its options.
 pub(super) fn of(page: &str) -> Sections {
     match page {
         "walward" => WALWARD,

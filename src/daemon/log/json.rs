@@ -126,7 +126,7 @@ mod tests {
             let _backup = trace::of_backup().entered();
             tracing::info!("before");
             trace::name_backup("20261121T064158Z-full");
-            let work = trace::carried(|| tracing::warn!(count = 3, error = "two\nlines", "behind"));
+            let work = trace::carried(|| tracing::warn!(count = 3, error = "two\nlines", "after"));
             std::thread::scope(|scope| {
                 let dispatch = tracing::dispatcher::get_default(Clone::clone);
                 scope.spawn(move || tracing::dispatcher::with_default(&dispatch, work));
@@ -134,10 +134,10 @@ mod tests {
         });
         let text = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        let [before, behind] = lines.as_slice() else { panic!("{text}") };
+        let [before, after] = lines.as_slice() else { panic!("{text}") };
         assert_eq!((before["cluster"].as_str(), before.get("backup")), (Some("main"), None));
-        assert_eq!((behind["cluster"].as_str(), behind["level"].as_str()), (Some("main"), Some("WARN")));
-        assert_eq!(behind["backup"], "20261121T064158Z-full");
-        assert_eq!((&behind["message"], &behind["count"]), (&"behind".into(), &3.into()));
+        assert_eq!((after["cluster"].as_str(), after["level"].as_str()), (Some("main"), Some("WARN")));
+        assert_eq!(after["backup"], "20261121T064158Z-full");
+        assert_eq!((&after["message"], &after["count"]), (&"after".into(), &3.into()));
     }
 }

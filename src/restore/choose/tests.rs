@@ -83,16 +83,16 @@ fn a_backup_that_stops_after_the_target_is_not_chosen() {
 }
 
 #[test]
-fn a_backup_behind_the_fork_leads_elsewhere() {
+fn a_backup_after_the_fork_leads_elsewhere() {
     let before = backup(lineage(), 1, 10, 20, 100);
-    let behind = backup(lineage(), 1, 310, 320, 200);
-    let backups = [before.clone(), behind.clone()];
+    let after = backup(lineage(), 1, 310, 320, 200);
+    let backups = [before.clone(), after.clone()];
     let on = |timeline| RestoreRequest { timeline, ..request(Target::Latest) };
     assert_eq!(chosen(&backups, &request(Target::Latest)), Ok((before.label.to_string(), Timeline(3))));
-    assert_eq!(chosen(&backups, &on(TargetTimeline::Number(Timeline(2)))), Ok((behind.label.to_string(), Timeline(2))));
-    assert_eq!(chosen(&backups, &on(TargetTimeline::Current)), Ok((behind.label.to_string(), Timeline(1))));
+    assert_eq!(chosen(&backups, &on(TargetTimeline::Number(Timeline(2)))), Ok((after.label.to_string(), Timeline(2))));
+    assert_eq!(chosen(&backups, &on(TargetTimeline::Current)), Ok((after.label.to_string(), Timeline(1))));
     // Timeline 3 is newer, but no backup leads to it any more.
-    assert_eq!(chosen(&backups[1..], &request(Target::Latest)), Ok((behind.label.to_string(), Timeline(2))));
+    assert_eq!(chosen(&backups[1..], &request(Target::Latest)), Ok((after.label.to_string(), Timeline(2))));
     assert!(matches!(
         chosen(&backups[1..], &on(TargetTimeline::Number(Timeline(3)))),
         Err(Refusal::NotOnTheWay { .. })

@@ -353,7 +353,7 @@ fn an_old_primary_that_is_started_again_does_not_take_the_clusters_place() {
 fn a_cluster_whose_copy_has_fallen_silent_is_found_by_its_next_backup() {
     let mut world = World::new();
     (0..4).for_each(|_| world.commit());
-    // From before the copy, behind the place where it parted.
+    // From before the copy, after the place where it parted.
     world.backup();
     world.copy(3, 2, false);
     world.commit();

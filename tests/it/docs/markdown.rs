@@ -20,7 +20,7 @@ pub struct Document {
 pub struct Block {
     /// Of its first line of code, counted from 1.
     pub line: usize,
-    /// What stands behind the fence; empty for indented blocks.
+    /// What stands after the fence; empty for indented blocks.
     pub language: String,
     pub text: String,
 }

@@ -95,7 +95,7 @@ pub fn blank_out(text: &str) -> String {
             }
             end + 1
         } else if rest[0] == b'\'' {
-            // A character, not a lifetime: '\…' or a quote right behind one character.
+            // A character, not a lifetime: '\…' or a quote right after one character.
             let after = text[at + 1..].char_indices().nth(1).map_or(0, |(index, _)| index);
             if rest.get(1) == Some(&b'\\') {
                 let mut end = 3;

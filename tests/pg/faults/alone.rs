@@ -118,7 +118,7 @@ impl Scene {
             self.site.cluster.log_text().get(from..).is_some_and(|log| log.contains(REFUSED)).then_some(())
         });
         self.push(&segment).expect(1);
-        assert_eq!(self.held(), before, "something was archived behind the clone's");
+        assert_eq!(self.held(), before, "something was archived after the clone's");
     }
 }
 

@@ -216,7 +216,7 @@ fn with_two_repositories_nothing_is_acknowledged_that_only_one_has() {
     assert_archived_in(&site, &site.cluster, "second");
 }
 
-/// A site with a backup and 40 segments behind it, the original stopped; the restored cluster, not started, and its rows.
+/// A site with a backup and 40 segments after it, the original stopped; the restored cluster, not started, and its rows.
 fn site_with_restore() -> (Site, Cluster, String) {
     let mut site = site();
     site.walward(&["--cluster", "main", "backup"]).expect(0);

@@ -34,17 +34,17 @@ fn what_a_promoted_standby_saved_of_the_old_timeline_is_recovered_when_asked() {
     }
 }
 
-/// What PostgreSQL may have ready behind its current segment: an old one under a new name, and an empty one, the newest file of all.
+/// What PostgreSQL may have ready after its current segment: an old one under a new name, and an empty one, the newest file of all.
 fn keep_ready_for_later(site: &Site, current: &str) {
     let number = u64::from_str_radix(&current[8..], 16).unwrap();
-    let name = |behind: u64| format!("{}{:016X}", &current[..8], number + behind);
+    let name = |after: u64| format!("{}{:016X}", &current[..8], number + after);
     // Segments of 1 MiB: their numbers are the last three digits.
     assert!(number & 0xFFF < 0xFF0, "{current}");
     let empty = vec![0; usize::try_from(fs::metadata(site.cluster.wal(current)).unwrap().len()).unwrap()];
     fs::copy(site.cluster.wal(current), site.cluster.wal(&name(1))).unwrap();
     fs::write(site.cluster.wal(&name(2)), empty).unwrap();
-    for behind in [1, 2] {
-        site.room.give_away(&site.cluster.wal(&name(behind)));
+    for after in [1, 2] {
+        site.room.give_away(&site.cluster.wal(&name(after)));
     }
 }
 

@@ -66,7 +66,7 @@ fn a_recovery_prefetches_over_a_timeline_switch() {
     let (served, prefetched) = (after.0 - before.0, after.1 - before.1);
     assert!(served >= 30 && prefetched + 8 >= served, "{prefetched} of {served} were prefetched");
 
-    // The last segment of the old timeline, behind which that has nothing, goes after a recovery over it was planned.
+    // The last segment of the old timeline, after which that has nothing, goes after a recovery over it was planned.
     let mut holed = site.restore("holed", &[]);
     let name = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
     let old =

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Node, assert_archived, drain, failures, options, wait_failed, write_segments};
 use crate::support::{Agent, Cluster, Mode, Site, SiteOptions, StoreKind, eventually};
 
-/// A site with a table, a backup, and a segment behind it.
+/// A site with a table, a backup, and a segment after it.
 fn site(options: SiteOptions) -> Site {
     let site = Site::start(options);
     site.cluster.sql(&site.room, "create table t (id int)");

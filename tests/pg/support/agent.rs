@@ -63,7 +63,7 @@ impl Agent {
         self.process.log()
     }
 
-    /// Waits until `text` stands in the log behind the first `from` bytes.
+    /// Waits until `text` stands in the log after the first `from` bytes.
     pub fn wait_logged(&self, from: usize, text: &str) {
         eventually(&format!("{text:?} in the agent's log"), Duration::from_secs(20), || {
             self.log().get(from..).is_some_and(|log| log.contains(text)).then_some(())

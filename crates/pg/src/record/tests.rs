@@ -66,7 +66,7 @@ struct Writer {
     page: u64,
     /// Where the last record begins.
     previous: u64,
-    /// Whether recovery goes on at the next page behind a torn record.
+    /// Whether recovery goes on at the next page after a torn record.
     overwrites: bool,
 }
 
@@ -158,7 +158,7 @@ fn a_transaction_is_found_by_its_number_and_a_moment_by_a_record_that_tells_one(
     writer.commit_of(740, 1);
     let position = MIB + writer.wal.len() as u64;
     writer.commit_of(741, 2);
-    // A checkpoint of second 7: its time lies behind 64 bytes of other fields.
+    // A checkpoint of second 7: its time lies after 64 bytes of other fields.
     let mut checkpoint = vec![ID_DATA_SHORT, 88];
     checkpoint.extend([0; 64]);
     checkpoint.extend(7i64.to_le_bytes());
@@ -248,7 +248,7 @@ fn a_walk_that_stops_says_where_and_why_and_one_that_does_not_has_seen_the_end()
     let end = writer.wal.len();
     let full = usize::try_from(MIB).expect("small");
     let unknown =
-        |wal: &[u8]| walked(MIB, wal).unknown.map(|(lsn, why)| (usize::try_from(lsn.0 - MIB).expect("behind"), why));
+        |wal: &[u8]| walked(MIB, wal).unknown.map(|(lsn, why)| (usize::try_from(lsn.0 - MIB).expect("after"), why));
     let changed = |at: usize, with: &[u8]| {
         let mut wal = writer.wal.clone();
         wal.resize(full, 0);

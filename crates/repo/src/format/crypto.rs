@@ -57,7 +57,7 @@ impl ObjectKeys {
     }
 }
 
-/// What the trailer's seal covers, in order, besides the content digest: what stands before and behind it, and the seek table.
+/// What the trailer's seal covers, in order, besides the content digest: what stands before and after it, and the seek table.
 pub(super) type Covered<'a> = [&'a [u8]; 3];
 
 /// Seals the trailer: the digest of a sealed object's content is encrypted in place. Returns the trailer's last field.
@@ -94,9 +94,9 @@ pub(super) fn open_trailer(
 }
 
 /// Finds accidents: the first half of SHA-256.
-fn plain_seal(digest: &[u8; 32], [before, behind, table]: Covered<'_>) -> [u8; TAG_BYTES] {
+fn plain_seal(digest: &[u8; 32], [before, after, table]: Covered<'_>) -> [u8; TAG_BYTES] {
     let mut hasher = Sha256::new();
-    for part in [before, digest, behind, table] {
+    for part in [before, digest, after, table] {
         hasher.update(part);
     }
     let [seal @ .., _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _] = <[u8; 32]>::from(hasher.finalize());

@@ -306,7 +306,7 @@ impl FrameWalk {
     const SINGLE_SEGMENT_FLAG: u8 = 1 << 5;
 
     /// Goes on. `peek` shows the four bytes at an offset into the frame, when they have arrived: a block header has three,
-    /// and behind it there are always a block or the checksum.
+    /// and after it there are always a block or the checksum.
     pub(super) fn advance(&mut self, peek: &dyn Fn(usize) -> Option<[u8; 4]>) -> Result<Walked, &'static str> {
         if let Some(length) = self.whole {
             return Ok(Walked::Whole(length));
@@ -342,7 +342,7 @@ impl FrameWalk {
                 _ => usize::try_from(block >> 3).unwrap_or(usize::MAX),
             };
             self.at += 3 + size;
-            // Behind the last block comes the checksum, behind any other at least another block.
+            // After the last block comes the checksum, after any other at least another block.
             let needed = self.at + Self::CHECKSUM_BYTES;
             if needed > compressed_max() {
                 return Err("is longer than 1 MiB can become");
@@ -424,8 +424,8 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, behind_magic: bool) {
-            let mut stored = if behind_magic { ZSTD_MAGIC.to_le_bytes().to_vec() } else { Vec::new() };
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, after_magic: bool) {
+            let mut stored = if after_magic { ZSTD_MAGIC.to_le_bytes().to_vec() } else { Vec::new() };
             stored.extend(bytes);
             let _ = FrameWalk::default().advance(&|at| peek(&stored, at));
             let _ = decode(&plain(), 0, true, &stored);

@@ -180,8 +180,8 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, behind_magic: bool) {
-            let mut payload = if behind_magic { MAGIC.to_vec() } else { Vec::new() };
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, after_magic: bool) {
+            let mut payload = if after_magic { MAGIC.to_vec() } else { Vec::new() };
             payload.extend(bytes);
             let _ = Header::parse(&payload);
             let _ = Header::parse_frame(&Header::frame(&payload));

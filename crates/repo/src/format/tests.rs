@@ -306,7 +306,7 @@ fn any_flipped_byte_is_detected() {
 }
 
 #[test]
-fn an_object_cut_anywhere_or_with_more_behind_is_refused() {
+fn an_object_cut_anywhere_or_with_more_after_is_refused() {
     let (pool, ring) = (pool(), keyring(1));
     let content = Bytes::from(b"some WAL, some WAL, some more WAL".repeat(10));
     runtime().block_on(async {
@@ -526,12 +526,12 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, behind_header: bool, sealed: bool) {
+    fn arbitrary_bytes_never_panic(bytes: Vec<u8>, after_header: bool, sealed: bool) {
         let (pool, ring) = (pool(), keyring(1));
         let ring = sealed.then_some(&ring);
         runtime().block_on(async {
             let mut stored = Vec::new();
-            if behind_header {
+            if after_header {
                 let (object, _) = seal(&Bytes::new(), 1, ring.map(Keyring::active), &pool).await;
                 stored.extend_from_slice(&frames(&object, sealed)[0]);
             }

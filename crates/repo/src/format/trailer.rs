@@ -18,7 +18,7 @@ const DIGEST: std::ops::Range<usize> = 8..8 + 32;
 /// Bytes of the longest frame that is read.
 pub(super) const FRAME_BYTES_MAX: usize = SKIPPABLE_HEAD + FIXED_BYTES + HEADER_MAX + SEAL_BYTES;
 
-/// What the trailer says. A parsed one is authentic, and so is the seek table behind it.
+/// What the trailer says. A parsed one is authentic, and so is the seek table after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Trailer {
     pub content_bytes: u64,
@@ -54,8 +54,8 @@ impl Trailer {
         payload.extend_from_slice(&u16::try_from(header.len()).unwrap_or(u16::MAX).to_le_bytes());
         payload.extend_from_slice(header);
         let mut digest = self.content_digest;
-        let (before, behind) = around_digest(&payload);
-        let seal = seal_trailer(context.keys.as_ref(), &mut digest, [before, behind, table]);
+        let (before, after) = around_digest(&payload);
+        let seal = seal_trailer(context.keys.as_ref(), &mut digest, [before, after, table]);
         if let Some(place) = payload.get_mut(DIGEST) {
             place.copy_from_slice(&digest);
         }
@@ -69,7 +69,7 @@ impl Trailer {
         body.get(FIXED_BYTES..).ok_or(FormatError::CutShort("trailer"))
     }
 
-    /// Reads the whole frame and authenticates it together with the seek table that belongs behind it, which `table` gives or
+    /// Reads the whole frame and authenticates it together with the seek table that belongs after it, which `table` gives or
     /// makes for content of a length.
     pub(super) fn parse(
         frame: &[u8],
@@ -86,14 +86,14 @@ impl Trailer {
         if fields.0 != context.header_payload || usize::from(header_bytes) != fields.0.len() {
             return Err(FormatError::Trailer("it is of another object: it repeats another header"));
         }
-        let (before, behind) = around_digest(body);
-        let covered = [before, behind, &table(content_bytes)?];
+        let (before, after) = around_digest(body);
+        let covered = [before, after, &table(content_bytes)?];
         let content_digest = open_trailer(context.keys.as_ref(), content_digest, covered, seal)?;
         Ok(Self { content_bytes, content_digest, stored_digest })
     }
 }
 
-/// What the seal covers before and behind the content digest.
+/// What the seal covers before and after the content digest.
 fn around_digest(body: &[u8]) -> (&[u8], &[u8]) {
     (body.get(..DIGEST.start).unwrap_or_default(), body.get(DIGEST.end..).unwrap_or_default())
 }

@@ -198,7 +198,7 @@ fn judge_wal(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) 
         findings.warning("wal", about, text, Some(advice));
     }
     let gaps = holdings.holes();
-    // A backup that began behind the gap makes up for it.
+    // A backup that began after the gap makes up for it.
     let newest =
         holdings.backups.iter().rfind(|backup| holdings.carried(backup).is_some_and(|carried| carried.consistent));
     let begins = newest.map_or(0, |backup| backup.start_lsn.segment_number(holdings.segment_size));
@@ -206,17 +206,17 @@ fn judge_wal(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) 
     let let_go: Vec<&Gap> = open.flat_map(|gap| holdings.let_go_in(gap)).collect();
     if let (Some(first), Some(last)) = (let_go.first(), let_go.last()) {
         let text = format!(
-            "WAL was let go on {} (queue_limit) from {} on: {} to {} is missing, and no backup began behind it",
+            "WAL was let go on {} (queue_limit) from {} on: {} to {} is missing, and no backup began after it",
             first.host,
             moment(first.since),
             first.first,
             last.last
         );
-        let advice = "take a backup now: `walward backup`; until then nothing behind the gap can be recovered";
+        let advice = "take a backup now: `walward backup`; until then nothing after the gap can be recovered";
         findings.failed("wal", about, text, Some(advice));
     } else if !gaps.is_empty() {
         let text = format!("{} gap(s) in the archived WAL", gaps.len());
-        findings.warning("wal", about, text, Some("`walward wal gaps` lists them; take a new backup behind them"));
+        findings.warning("wal", about, text, Some("`walward wal gaps` lists them; take a new backup after them"));
     } else if unknown.is_empty() {
         findings.ok("wal", about, "no gaps");
     }

@@ -92,7 +92,7 @@ pub(super) fn running(proc: &Path) -> Vec<Heard> {
 }
 
 /// A server keeps a lock file beside each of its sockets, whose second line is the data directory (`CreateLockFile`,
-/// src/backend/utils/init/miscinit.c). It stays behind a crash, so that it says where to look, and no more.
+/// src/backend/utils/init/miscinit.c). It stays after a crash, so that it says where to look, and no more.
 pub(super) fn locked_sockets(folder: &Path) -> Vec<Heard> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<Heard> = entries

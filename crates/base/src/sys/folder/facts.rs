@@ -36,7 +36,7 @@ pub struct Facts {
     pub bytes: u64,
     /// Modification time, seconds since the Unix epoch.
     pub mtime: i64,
-    /// Nanoseconds behind them.
+    /// Nanoseconds after them.
     pub mtime_nanos: u32,
     /// Whether it has more than one name. Folders have.
     pub is_elsewhere: bool,
