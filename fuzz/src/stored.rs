@@ -9,7 +9,7 @@ use futures::stream;
 use walward_base::sys::cpu::CpuPool;
 use walward_repo::facts::Facts;
 use walward_repo::format::{Kind, Spec};
-use walward_repo::keys::{Found, RootId};
+use walward_repo::keys::{KeySlots, RootId};
 use walward_repo::lease::{Holder, Lease, Work};
 use walward_repo::manifest::BackupLabel;
 use walward_repo::{Encryption, Repository, layout, stored};
@@ -104,7 +104,7 @@ pub fn repository_files(data: &[u8]) {
             let root = RootId::parse(&"0".repeat(32)).expect("an id");
             put(&store, &layout::keys(1, root), data).await;
             let _ = Repository::open("fuzz", store.clone(), &Encryption::None, fixture.pool.clone()).await;
-            if let Ok(Found { newest: Some(keys), .. }) = Found::load(&*store, root).await {
+            if let Ok(KeySlots { newest: Some(keys), .. }) = KeySlots::load(&*store, root).await {
                 let _ = keys.slots();
             }
             let (repository, key) = (&fixture.repository, layout::lease(Work::Backup, 1));

@@ -77,7 +77,7 @@ impl Holding {
 
 /// How it stands with one segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum SegmentState {
     /// As many repositories hold it as must, or it was let go and that is on record.
     Held,
     /// Fewer hold it, whatever those say that were not heard.
@@ -92,18 +92,18 @@ fn judge(
     holdings: &[Option<Holding>],
     needed: usize,
     was_asked: bool,
-) -> Standing {
+) -> SegmentState {
     let known = || holdings.iter().flatten();
     let let_go = known().any(|held| held.let_go.iter().any(|gap| gap.covers(WalFileName::Segment(segment))));
     let holds = known().filter(|held| held.segments.contains(&segment)).count();
     if let_go || holds >= needed {
-        return Standing::Held;
+        return SegmentState::Held;
     }
     let excused = |held: &&Option<Holding>| {
         held.as_ref()
             .is_none_or(|held| !held.segments.contains(&segment) && !held.should_have(segment, finished, was_asked))
     };
-    if holds + holdings.iter().filter(excused).count() < needed { Standing::Lost } else { Standing::Unknown }
+    if holds + holdings.iter().filter(excused).count() < needed { SegmentState::Lost } else { SegmentState::Unknown }
 }
 
 /// What a comparison found.
@@ -142,9 +142,9 @@ pub async fn compare(
     let mut compared = Compared::default();
     for segment in &believed.segments {
         match judge(*segment, &holdings, needed, was_asked) {
-            Standing::Held => drop(compared.held.insert(segment.0)),
-            Standing::Lost => drop(compared.lost.insert(segment.0)),
-            Standing::Unknown => {}
+            SegmentState::Held => drop(compared.held.insert(segment.0)),
+            SegmentState::Lost => drop(compared.lost.insert(segment.0)),
+            SegmentState::Unknown => {}
         }
     }
     compared
@@ -307,23 +307,23 @@ mod tests {
     fn a_segment_that_too_few_repositories_hold_is_lost() {
         let judged =
             |number, holdings: &[Option<Holding>], needed| judge((segment(number), at(50)), holdings, needed, true);
-        assert_eq!(judged(5, &[Some(holding(&[4, 5]))], 1), Standing::Held);
-        assert_eq!(judged(5, &[Some(holding(&[4, 6]))], 1), Standing::Lost);
+        assert_eq!(judged(5, &[Some(holding(&[4, 5]))], 1), SegmentState::Held);
+        assert_eq!(judged(5, &[Some(holding(&[4, 6]))], 1), SegmentState::Lost);
         // Owed, and not lost.
-        assert_eq!(judged(5, &[Some(holding(&[4])), Some(holding(&[5]))], 1), Standing::Held);
-        assert_eq!(judged(5, &[Some(holding(&[4])), Some(holding(&[5]))], 2), Standing::Lost);
+        assert_eq!(judged(5, &[Some(holding(&[4])), Some(holding(&[5]))], 1), SegmentState::Held);
+        assert_eq!(judged(5, &[Some(holding(&[4])), Some(holding(&[5]))], 2), SegmentState::Lost);
         // One that is away may have it.
-        assert_eq!(judged(5, &[Some(holding(&[4])), None], 1), Standing::Unknown);
-        assert_eq!(judged(5, &[Some(holding(&[4])), None], 2), Standing::Lost);
+        assert_eq!(judged(5, &[Some(holding(&[4])), None], 1), SegmentState::Unknown);
+        assert_eq!(judged(5, &[Some(holding(&[4])), None], 2), SegmentState::Lost);
     }
 
     #[test]
     fn what_was_finished_before_walward_archived_is_not_missed() {
         let judged = |second, was_asked| judge((segment(5), at(second)), &[Some(holding(&[]))], 1, was_asked);
-        assert_eq!(judged(50, true), Standing::Unknown, "before the repository was made");
-        assert_eq!(judged(150, true), Standing::Lost);
-        assert_eq!(judged(150, false), Standing::Unknown, "another tool archives");
-        assert_eq!(judge((segment(5), at(50)), &[Some(holding(&[6, 7]))], 1, true), Standing::Unknown);
+        assert_eq!(judged(50, true), SegmentState::Unknown, "before the repository was made");
+        assert_eq!(judged(150, true), SegmentState::Lost);
+        assert_eq!(judged(150, false), SegmentState::Unknown, "another tool archives");
+        assert_eq!(judge((segment(5), at(50)), &[Some(holding(&[6, 7]))], 1, true), SegmentState::Unknown);
     }
 
     #[test]
@@ -383,6 +383,6 @@ mod tests {
             waiting: 2,
             reason: String::new(),
         });
-        assert_eq!(judge((segment(5), at(150)), &[Some(one)], 1, true), Standing::Held);
+        assert_eq!(judge((segment(5), at(150)), &[Some(one)], 1, true), SegmentState::Held);
     }
 }

@@ -52,4 +52,4 @@ pub use push::in_order::Contest;
 pub use push::once::{archive_file, archive_now};
 pub use push::policy::Acknowledge;
 pub use push::pushed::Pushed;
-pub use push::source::{FileStamp, Found, WalFile};
+pub use push::source::{FileStamp, FileVisit, WalFile};

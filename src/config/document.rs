@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{ConfigError, Place, Problem};
+use super::problem::{ConfigError, Problem, SourceLine};
 
 /// A TOML value as far as the configuration needs it.
 #[derive(Debug, Clone)]
@@ -40,7 +40,7 @@ impl Value {
 #[derive(Debug, Clone)]
 pub(super) struct Located {
     pub(super) value: Value,
-    pub(super) place: Place,
+    pub(super) place: SourceLine,
 }
 
 /// Keys in the order of their names.
@@ -144,9 +144,9 @@ impl Lines {
         Self { file, starts: std::iter::once(0).chain(ends).collect() }
     }
 
-    fn place(&self, offset: usize) -> Place {
+    fn place(&self, offset: usize) -> SourceLine {
         let line = self.starts.partition_point(|start| *start <= offset);
-        Place { file: Arc::clone(&self.file), line }
+        SourceLine { file: Arc::clone(&self.file), line }
     }
 
     fn table(&self, table: &DeTable<'_>) -> Table {

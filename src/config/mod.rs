@@ -24,7 +24,7 @@ use std::path::Path;
 
 pub use apart::Looks;
 pub use loaded::Loaded;
-pub use problem::{ConfigError, Place, Problem};
+pub use problem::{ConfigError, Problem, SourceLine};
 pub use resolve::name_is_good;
 pub use scope::{Origin, Setting};
 pub use secret::redact_connection;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::document::{Located, Table, Value};
 use super::encryption::{parse_encryption, show_encryption};
 use super::keys::{Default, Kind, Section};
-use super::problem::{Place, Problem};
+use super::problem::{Problem, SourceLine};
 use super::secret::{HIDDEN, world_readable};
 use super::text::{absolute, quote, secret_path, suggest, texts};
 use crate::archive::Acknowledge;
@@ -24,7 +24,7 @@ pub enum Origin {
     /// Nobody set it.
     Default,
     /// A line of a file.
-    File(Place),
+    File(SourceLine),
 }
 
 impl fmt::Display for Origin {
@@ -65,7 +65,7 @@ pub(super) struct Scope<'a> {
 }
 
 /// What stands in the file for a key.
-enum Found<'a> {
+enum Lookup<'a> {
     Set(&'a Located),
     NotSet,
 }
@@ -91,10 +91,10 @@ impl<'a> Scope<'a> {
     }
 
     /// Where `name` is set, if it is.
-    pub(super) fn place(&self, name: &str) -> Option<Place> {
+    pub(super) fn place(&self, name: &str) -> Option<SourceLine> {
         match self.find(name) {
-            Found::Set(located) => Some(located.place.clone()),
-            Found::NotSet => None,
+            Lookup::Set(located) => Some(located.place.clone()),
+            Lookup::NotSet => None,
         }
     }
 
@@ -338,7 +338,7 @@ impl<'a> Scope<'a> {
         let key = self.section.key(name);
         debug_assert!(key.is_some(), "{name} is not in the table of keys");
         let key = key?;
-        if let Found::Set(located) = self.find(name) {
+        if let Lookup::Set(located) = self.find(name) {
             return match convert(&located.value) {
                 Ok(value) => {
                     self.note(name, Some(show(&value)), Origin::File(located.place.clone()));
@@ -379,18 +379,18 @@ impl<'a> Scope<'a> {
         self.report.settings.push(Setting { key: format!("{}.{name}", self.path), value, origin });
     }
 
-    fn find(&self, name: &str) -> Found<'a> {
+    fn find(&self, name: &str) -> Lookup<'a> {
         let mut table = self.table;
         let mut parts = name.split('.').peekable();
         while let Some(part) = parts.next() {
             match table.get(part) {
-                Some(located) if parts.peek().is_none() => return Found::Set(located),
+                Some(located) if parts.peek().is_none() => return Lookup::Set(located),
                 Some(Located { value: Value::Table(inner), .. }) => table = inner,
                 // Not there; or a value where a table of keys should be, which `check_names` reports.
-                None | Some(_) => return Found::NotSet,
+                None | Some(_) => return Lookup::NotSet,
             }
         }
-        Found::NotSet
+        Lookup::NotSet
     }
 
     /// Reports every key of `table` that does not exist, and every group of keys that is not a table.

@@ -47,7 +47,7 @@ struct Taken {
 
 impl Doors {
     /// A place for `visitor`; `None` when all of his are taken by work.
-    pub fn enter(&self, visitor: Visitor) -> Option<Place> {
+    pub fn enter(&self, visitor: Visitor) -> Option<Seat> {
         let mut all = self.lock();
         let taken = all.entry(visitor).or_default();
         if taken.count >= visitor.places() {
@@ -59,7 +59,7 @@ impl Doors {
         let (number, out) = (taken.next, CancellationToken::new());
         taken.next += 1;
         taken.idle.insert(number, out.clone());
-        Some(Place { doors: self.clone(), visitor, number, out })
+        Some(Seat { doors: self.clone(), visitor, number, out })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Visitor, Taken>> {
@@ -69,14 +69,14 @@ impl Doors {
 
 /// One connection's place, given back when it is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct Seat {
     doors: Doors,
     visitor: Visitor,
     number: u64,
     out: CancellationToken,
 }
 
-impl Place {
+impl Seat {
     /// Ends when somebody else needs the place of this idle connection.
     pub async fn shown_out(&self) {
         self.out.cancelled().await;
@@ -88,7 +88,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Seat {
     fn drop(&mut self) {
         let mut all = self.doors.lock();
         // Who was shown out has given the place to somebody else. That happens under the lock: asked before it, both would
@@ -119,12 +119,11 @@ mod tests {
     #[test]
     fn the_oldest_idle_connection_makes_room_and_one_at_work_never() {
         let doors = Doors::default();
-        let mut places: Vec<Place> =
-            (0..PLACES_OF_STRANGERS).map(|_| doors.enter(Visitor::Stranger).unwrap()).collect();
+        let mut places: Vec<Seat> = (0..PLACES_OF_STRANGERS).map(|_| doors.enter(Visitor::Stranger).unwrap()).collect();
         assert!(places[0].begins_work());
         let newcomer = doors.enter(Visitor::Stranger).unwrap();
         assert!(!places[0].out.is_cancelled() && places[1].out.is_cancelled() && !places[1].begins_work());
-        assert!(places[2..].iter().chain([&newcomer]).all(Place::begins_work));
+        assert!(places[2..].iter().chain([&newcomer]).all(Seat::begins_work));
         assert!(doors.enter(Visitor::Stranger).is_none(), "all are at work");
         let known = doors.enter(Visitor::Known(1000)).expect("others are not touched");
         assert!(known.begins_work());
@@ -139,7 +138,7 @@ mod tests {
         #[test]
         fn places_are_bounded_and_apart(steps in proptest::collection::vec((0u8..3, 0usize..600), 0..1500)) {
             let doors = Doors::default();
-            let mut strangers: Vec<Place> = Vec::new();
+            let mut strangers: Vec<Seat> = Vec::new();
             for (step, at) in steps {
                 match step {
                     0 => strangers.extend(doors.enter(Visitor::Stranger)),

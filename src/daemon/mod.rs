@@ -12,7 +12,7 @@
 //! | `request`, `backup`, `jobs`, `throttle` | one request and its answer |
 //! | `services`, `bounds` | one service a cluster; what bounds all of them together |
 //! | `spools` | the spools of all clusters, made within a bounded time |
-//! | `standing` | what was found out for `status` |
+//! | `snapshot_cache` | what was found out for `status` |
 //! | `watch`, `recovered` | what a service does by itself, beside the archive's own work |
 //! | `status`, `metrics`, `log` | what the agent says of itself |
 
@@ -30,8 +30,8 @@ mod request;
 mod run;
 mod server;
 mod services;
+mod snapshot_cache;
 mod spools;
-mod standing;
 mod status;
 mod throttle;
 mod watch;

@@ -47,14 +47,14 @@ enum Admin {
 }
 
 /// The last word to a client.
-pub struct Answer {
+pub struct LastWord {
     /// What it is told.
     pub reply: Reply,
     /// What must be kept until the client has closed the connection.
     pub kept: Option<Arc<Place>>,
 }
 
-impl From<Reply> for Answer {
+impl From<Reply> for LastWord {
     fn from(reply: Reply) -> Self {
         Self { reply, kept: None }
     }
@@ -68,7 +68,7 @@ pub async fn handle(
     services: &Arc<Services>,
     progress: mpsc::Sender<Reply>,
     gone: CancellationToken,
-) -> Option<Answer> {
+) -> Option<LastWord> {
     match request {
         Request::Push { cluster, path } => Some(push(cluster, path, peer, services).await?.into()),
         Request::Fetch { cluster, name, destination, on_error } => {
@@ -83,7 +83,7 @@ pub async fn handle(
             };
             let (code, text) = match fetched {
                 Ok(Some(place)) => {
-                    return Some(Answer { reply: Reply::File(place.path().to_path_buf()), kept: Some(place) });
+                    return Some(LastWord { reply: Reply::File(place.path().to_path_buf()), kept: Some(place) });
                 }
                 Ok(None) => (Exit::Absent, String::new()),
                 Err(Refused::Stopping) => return None,

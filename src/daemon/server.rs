@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, error, warn};
 
-use super::doors::{Doors, Place, Visitor};
+use super::doors::{Doors, Seat, Visitor};
 use super::peer::Peer;
-use super::request::{self, Answer};
+use super::request::{self, LastWord};
 use super::services::Services;
 use super::throttle::Throttle;
 use walward_wire::{FrameHeader, HEADER_BYTES, OnError, REQUEST_BYTES_MAX, Reply, Request};
@@ -80,7 +80,7 @@ pub async fn serve(
     }
 }
 
-async fn answer(mut stream: UnixStream, peer: Peer, place: &Place, services: Arc<Services>) -> io::Result<()> {
+async fn answer(mut stream: UnixStream, peer: Peer, place: &Seat, services: Arc<Services>) -> io::Result<()> {
     let shown_out = || io::Error::other("it was idle, and others came");
     let request = tokio::select! {
         request = tokio::time::timeout(REQUEST_DEADLINE, read_request(&mut stream)) => request??,
@@ -101,7 +101,7 @@ async fn answer(mut stream: UnixStream, peer: Peer, place: &Place, services: Arc
         let talk = async { tell(&mut writer, &mut waiting, sign_of_life).await.inspect_err(|_| gone.cancel()) };
         let (answer, told) = join(work, talk).await;
         told?;
-        let Some(Answer { reply, kept }) = answer else { return Ok(()) };
+        let Some(LastWord { reply, kept }) = answer else { return Ok(()) };
         say(&mut writer, &reply).await?;
         // A file of the spool is kept until the client has placed it, which it shows by closing the connection.
         if kept.is_some() {

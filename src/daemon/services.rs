@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::bounds::Bounds;
 use super::peer::{Owner, Peer};
 use super::recovered;
+use super::snapshot_cache::SnapshotCache;
 use super::spools;
-use super::standing::Standing;
 use super::watch::watch;
 use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, Spool};
 use crate::config::{ClusterConfig, Config};
@@ -54,7 +54,7 @@ pub struct Service {
     /// Threads that may look at the data directory for requests at the same time: a file system that hangs keeps them.
     pub looks: Arc<Semaphore>,
     /// What `status` and metrics found out last.
-    pub standing: Standing,
+    pub cache: SnapshotCache,
 }
 
 /// The services of one configuration.
@@ -144,7 +144,7 @@ impl Services {
                 belief,
                 owner,
                 looks: looks_at(&cluster.data_directory),
-                standing: Standing::default(),
+                cache: SnapshotCache::default(),
             };
             tasks.spawn(supervise(service.tasks(&closing), service.archiver.span()));
             clusters.insert(name.clone(), Arc::new(service));

@@ -81,7 +81,7 @@ fn hanging(Unanswered { path, waited }: Unanswered) -> HangingRead {
 
 async fn repositories(service: &Service) -> Vec<RepositorySnapshot> {
     let all = service.repositories.clone();
-    let found = service.standing.repositories.get(REPOSITORIES_AGE, DEADLINE, async move {
+    let found = service.cache.repositories.get(REPOSITORIES_AGE, DEADLINE, async move {
         futures::future::join_all(all.iter().map(async |lazy| {
             // Answers before whoever asked gives up, so that one that is slow does not hide the others.
             let alive = async {
@@ -121,7 +121,7 @@ async fn ready(service: &Service) -> Option<(u64, f64)> {
     let pg_wal = service.archiver.pg_wal().to_path_buf();
     let ground = Ground::of(&service.config.data_directory);
     let looked = async move { ground.look(move || waiting(&pg_wal)).await.flatten() };
-    service.standing.ready.get(READY_AGE, DEADLINE, looked).await.flatten()
+    service.cache.ready.get(READY_AGE, DEADLINE, looked).await.flatten()
 }
 
 /// How many files wait in archive_status, and how long the first in the archiver's order has. Blocking.

@@ -103,7 +103,7 @@ impl Fate {
 
 /// What is done about the configuration of a backup.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Verdict {
+pub struct Ruling {
     /// What a person should know.
     pub notes: Vec<Note>,
     /// For postgresql.auto.conf.
@@ -255,7 +255,7 @@ impl Configuration {
     }
 
     /// What is to be done about it in the directory `root`; the cluster was in `original`. `in_place`: it is the cluster itself that comes back.
-    pub fn judge(&self, request: &RestoreRequest, root: &Path, original: &Path, in_place: bool) -> Verdict {
+    pub fn judge(&self, request: &RestoreRequest, root: &Path, original: &Path, in_place: bool) -> Ruling {
         let (mut lines, mut seen) = (Vec::new(), BTreeSet::new());
         for first in [CONF, AUTO_CONF] {
             self.walk(&Source::Inside(first.to_owned()), &mut seen, &mut |line| lines.push(line), &mut |_| {});
@@ -263,7 +263,7 @@ impl Configuration {
         // What a folder outside of the data directory holds is not looked at.
         let is_outside = |line: &Line| line.name == "include_dir" && Path::new(&line.value).is_absolute();
         let is_known = self.is_known() && !lines.iter().any(is_outside);
-        let mut verdict = Verdict { is_known, ..Verdict::default() };
+        let mut verdict = Ruling { is_known, ..Ruling::default() };
         let mut effective: BTreeMap<&str, &Line> = BTreeMap::new();
         for line in &lines {
             // Each include is one of its own.
@@ -292,7 +292,7 @@ impl Configuration {
     }
 }
 
-impl Verdict {
+impl Ruling {
     fn note(&mut self, line: &Line, fate: Fate, why: &'static str) {
         let value = if line.name == "primary_conninfo" { "…" } else { &line.value };
         let (file, name, value) = (line.source.shown(), line.name.clone(), value.to_owned());
@@ -390,7 +390,7 @@ impl Verdict {
     }
 }
 
-impl Verdict {
+impl Ruling {
     /// `wanted` without what only stands against a configuration that says nothing of it, and with what silences this one. Each setting
     /// that goes after the recovery is one that the server complains of at every reload until its next start.
     pub fn applied_to(&self, mut wanted: Vec<Setting>) -> Vec<Setting> {
@@ -450,7 +450,7 @@ mod tests {
         configuration
     }
 
-    fn judged(files: &[(&str, &str)], request: &RestoreRequest, in_place: bool) -> (Verdict, Vec<String>) {
+    fn judged(files: &[(&str, &str)], request: &RestoreRequest, in_place: bool) -> (Ruling, Vec<String>) {
         let verdict = configuration(files).judge(request, Path::new("/copy"), Path::new("/original"), in_place);
         let notes = verdict.notes.iter().map(|note| format!("{}:{} {}", note.file, note.name, note.fate.words()));
         let notes = notes.collect();

@@ -21,7 +21,7 @@ pub const SIGNAL_FILES: [&str; 2] = ["recovery.signal", "standby.signal"];
 
 /// What is at the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
+pub enum TargetState {
     /// Nothing.
     Absent,
     /// An empty directory.
@@ -51,7 +51,7 @@ impl Owner {
 }
 
 /// Looks at `directory`, as its owner when this is root; see [`inspect`].
-pub fn inspect_as_owner(directory: &Path) -> Result<Found, RestoreError> {
+pub fn inspect_as_owner(directory: &Path) -> Result<TargetState, RestoreError> {
     let found = match Folder::enter(directory) {
         Ok(folder) if identity::is_root() => folder.facts().ok().filter(|facts| facts.uid != 0),
         Err(error) if followed_no_link(&error) => return Err(RestoreError::io("look at", directory)(error)),
@@ -63,15 +63,15 @@ pub fn inspect_as_owner(directory: &Path) -> Result<Found, RestoreError> {
 }
 
 /// Looks at `directory`; refuses one with a running server or with anything in it but an unfinished restore.
-pub fn inspect(directory: &Path) -> Result<Found, RestoreError> {
-    let Some(folder) = enter(directory)? else { return Ok(Found::Absent) };
+pub fn inspect(directory: &Path) -> Result<TargetState, RestoreError> {
+    let Some(folder) = enter(directory)? else { return Ok(TargetState::Absent) };
     if let Some(pid) = running_server(&folder)? {
         return Err(Refusal::Running { directory: directory.to_owned(), pid }.into());
     }
     if let Some(journal) = Journal::read(&folder)? {
         // pg_control is placed last: with it the directory may have been a running cluster since.
         return match folder.look("global/pg_control") {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Unfinished(journal)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(TargetState::Unfinished(journal)),
             Err(error) => Err(RestoreError::io("look at", &directory.join("global/pg_control"))(error)),
             Ok(_) => {
                 let directory = directory.to_owned();
@@ -81,7 +81,7 @@ pub fn inspect(directory: &Path) -> Result<Found, RestoreError> {
     }
     match first_entry(&folder)? {
         Some(holds) => Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into()),
-        None => Ok(Found::Empty),
+        None => Ok(TargetState::Empty),
     }
 }
 
@@ -206,10 +206,10 @@ mod tests {
     fn only_an_absent_or_empty_directory_or_our_own_unfinished_restore_is_accepted() {
         let directory = tempfile::tempdir().expect("a directory");
         let target = directory.path().join("main");
-        assert_eq!(inspect(&target).expect("absent"), Found::Absent);
+        assert_eq!(inspect(&target).expect("absent"), TargetState::Absent);
         std::fs::create_dir_all(target.join("lost+found")).expect("made");
         std::fs::File::create(durable::temporary_path(&target.join("walward.restore.json"))).expect("written");
-        assert_eq!(inspect(&target).expect("empty"), Found::Empty);
+        assert_eq!(inspect(&target).expect("empty"), TargetState::Empty);
         write(&target.join("PG_VERSION"), "15\n");
         let error = inspect(&target).expect_err("not empty");
         assert!(error.to_string().contains("PG_VERSION"), "{error}");
@@ -217,7 +217,7 @@ mod tests {
         let lineage = walward_pg::Lineage { major: 15, system_identifier: 7 };
         let journal = Journal::new(lineage, "20261121T064158Z-full", &places);
         journal.write(&target).expect("written");
-        assert_eq!(inspect(&target).expect("ours"), Found::Unfinished(journal));
+        assert_eq!(inspect(&target).expect("ours"), TargetState::Unfinished(journal));
         std::fs::create_dir(target.join("global")).expect("made");
         write(&target.join("global/pg_control"), "");
         assert!(matches!(inspect(&target), Err(RestoreError::Refused(Refusal::Finished { .. }))));
@@ -255,7 +255,7 @@ mod tests {
         let places = Places::new(&room.path().join("data"), "label", &[tablespace], &[], Some(&link.join("wal")))
             .expect("valid");
         // Root's own leads where it leads.
-        assert!(matches!(inspect(&link), Ok(Found::Unfinished(_))));
+        assert!(matches!(inspect(&link), Ok(TargetState::Unfinished(_))));
         assert!(matches!(check_tablespaces(&places), Err(RestoreError::Refused(Refusal::TablespaceTaken { .. }))));
         std::os::unix::fs::lchown(&link, Some(NOBODY), Some(NOBODY)).expect("given");
         let led = |error: RestoreError| walward_base::describe(&error).contains("root does not follow it");

@@ -15,7 +15,7 @@ use rustix::fs::FlockOperation;
 use super::apart;
 use super::configuration;
 use super::contents::{CONTROL_FILE, Contents};
-use super::directory::{self, Found, Owner, SIGNAL_FILES, UNPLACED_CONTROL_FILE};
+use super::directory::{self, Owner, SIGNAL_FILES, TargetState, UNPLACED_CONTROL_FILE};
 use super::error::RestoreError;
 use super::journal::Journal;
 use super::loan::{self, AUTO_CONF};
@@ -112,7 +112,7 @@ fn take_up(lineage: Lineage, label: &str, places: &Places) -> Result<Option<Jour
     let root = places.root();
     apart::check_there(places)?;
     match directory::inspect(root)? {
-        Found::Unfinished(journal) => {
+        TargetState::Unfinished(journal) => {
             let same = (journal.lineage, journal.backup.as_str()) == (lineage, label);
             if !same || journal.differs(places).is_some() {
                 let what = format!("backup {}, begun meanwhile", journal.backup);
@@ -120,7 +120,7 @@ fn take_up(lineage: Lineage, label: &str, places: &Places) -> Result<Option<Jour
             }
             Ok(Some(journal))
         }
-        Found::Absent | Found::Empty => check_tablespaces(places).map(|()| None),
+        TargetState::Absent | TargetState::Empty => check_tablespaces(places).map(|()| None),
     }
 }
 

@@ -42,5 +42,5 @@ pub use loan::{Settled, settle};
 pub use places::PlacedTablespace;
 pub use plan::{RestorePlan, SpaceNeed, plan};
 pub use refusal::Refusal;
-pub use request::{Action, Archiving, Place, RestoreRequest, TablespaceSelector, Taken, TakenBy};
+pub use request::{Action, Archiving, HostDirectory, RestoreRequest, TablespaceSelector, Taken, TakenBy};
 pub use run::{Phase, Progress, RestoreReport, run};

@@ -10,7 +10,7 @@ use super::choose::{self, Choice, Settled};
 use super::configuration::{Configuration, Note};
 use super::configured;
 use super::contents::Contents;
-use super::directory::{self, Found};
+use super::directory::{self, TargetState};
 use super::error::RestoreError;
 use super::foreign;
 use super::journal::Journal;
@@ -135,8 +135,8 @@ pub async fn plan(
     })
     .await?;
     let unfinished = match found {
-        Found::Unfinished(journal) => Some(journal),
-        Found::Absent | Found::Empty => None,
+        TargetState::Unfinished(journal) => Some(journal),
+        TargetState::Absent | TargetState::Empty => None,
     };
 
     let archive = Archive::open(repositories).await?;

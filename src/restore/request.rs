@@ -82,7 +82,7 @@ pub struct RestoreRequest {
     /// `recovery_end_command`, whole: what takes the settings of this recovery out again. It must not exit above 125.
     pub end_command: String,
     /// Where the cluster lies, and the host: a restore to there is one in place, and not a copy.
-    pub original: Place,
+    pub original: HostDirectory,
     /// What the configuration gives to others, or to the cluster itself: a restore lies apart from it.
     pub taken: Vec<Taken>,
     /// `primary_conninfo` of a standby.
@@ -138,7 +138,7 @@ pub enum Archiving {
 
 /// A data directory on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct HostDirectory {
     /// Its absolute path.
     pub directory: PathBuf,
     /// This host's name.
@@ -147,7 +147,7 @@ pub struct Place {
     pub machine: Option<String>,
 }
 
-impl Place {
+impl HostDirectory {
     /// Whether this is shown to be the host `name` with the identity `machine`. A name alone shows nothing: pods of one name run in
     /// several namespaces, and a host is made anew while the old one still runs.
     pub fn is_host(&self, name: &str, machine: Option<&str>) -> bool {
@@ -161,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_host_is_the_one_of_the_backup_only_where_name_and_machine_say_so() {
-        let place = |host: &str, machine: Option<&str>| Place {
+        let place = |host: &str, machine: Option<&str>| HostDirectory {
             directory: "/data".into(),
             host: host.to_owned(),
             machine: machine.map(str::to_owned),

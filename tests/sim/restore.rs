@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use walward::catalogue::{Target, TargetTimeline};
-use walward::restore::{Action, Archiving, Place, Progress, Refusal, RestoreError, RestoreRequest, plan, run};
+use walward::restore::{Action, Archiving, HostDirectory, Progress, Refusal, RestoreError, RestoreRequest, plan, run};
 use walward_base::sys::cpu::CpuPool;
 use walward_pg::{Lineage, Lsn, SegmentSize, Timeline, WalFileName};
 use walward_repo::format::{Kind, Spec};
@@ -166,7 +166,7 @@ pub fn request() -> RestoreRequest {
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),
-        original: Place { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
+        original: HostDirectory { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
         taken: Vec::new(),
         primary_conninfo: None,
     }

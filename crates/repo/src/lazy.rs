@@ -17,7 +17,7 @@ use walward_storage::{Store, StoreOptions};
 
 /// Where a repository lies.
 #[derive(Debug)]
-enum Place {
+enum Location {
     /// The folder of a cluster at a store that is opened when it is needed.
     Options(Box<StoreOptions>, String),
     /// A store that was opened by others.
@@ -36,7 +36,7 @@ pub struct LazyRepository {
 #[derive(Debug)]
 struct Opening {
     name: String,
-    place: Place,
+    place: Location,
     encryption: Encryption,
     pool: CpuPool,
     /// Kept also when the repository could not be opened in time: what hangs in a store holds threads, and every store has as
@@ -56,16 +56,16 @@ impl LazyRepository {
         wal_level: i32,
         pool: CpuPool,
     ) -> Arc<Self> {
-        let place = Place::Options(Box::new(store), cluster.to_owned());
+        let place = Location::Options(Box::new(store), cluster.to_owned());
         Self::of(name, place, encryption, wal_level, pool)
     }
 
     /// As [`LazyRepository::new`], at a store that is open already and rooted at the cluster's folder.
     pub fn at(name: &str, store: Arc<dyn Store>, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
-        Self::of(name, Place::Store(store), encryption, wal_level, pool)
+        Self::of(name, Location::Store(store), encryption, wal_level, pool)
     }
 
-    fn of(name: &str, place: Place, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
+    fn of(name: &str, place: Location, encryption: Encryption, wal_level: i32, pool: CpuPool) -> Arc<Self> {
         let (store, opened) = (std::sync::Mutex::default(), Arc::default());
         let (name, neighbours) = (name.to_owned(), OnceLock::new());
         let opening = Arc::new(Opening { name, place, encryption, pool, store, opened, neighbours });
@@ -89,8 +89,8 @@ impl LazyRepository {
     /// Where it is, without secrets.
     pub fn url(&self) -> String {
         match &self.opening.place {
-            Place::Options(store, cluster) => format!("{}/{cluster}", store.url.trim_end_matches('/')),
-            Place::Store(store) => store.url().to_owned(),
+            Location::Options(store, cluster) => format!("{}/{cluster}", store.url.trim_end_matches('/')),
+            Location::Store(store) => store.url().to_owned(),
         }
     }
 
@@ -193,8 +193,8 @@ impl Opening {
             return Ok(Arc::clone(store));
         }
         let store = match &self.place {
-            Place::Options(store, cluster) => walward_storage::open(store, cluster)?,
-            Place::Store(store) => Arc::clone(store),
+            Location::Options(store, cluster) => walward_storage::open(store, cluster)?,
+            Location::Store(store) => Arc::clone(store),
         };
         Ok(Arc::clone(known.insert(store)))
     }

@@ -14,7 +14,7 @@ use super::error::RepoError;
 use super::facts::{Facts, Link};
 use super::format::{Chunk, ContentDigest, DigestChain, FormatError, Kind, Opener, Summary, TAIL_BYTES, Tail};
 use super::identity::{self, Identity};
-use super::keys::{Found, KeyError, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
+use super::keys::{KeyError, KeySlots, KeySource, Keyring, OpenKeys, RecoveryKey, RootId, Secret};
 use super::looks::Looks;
 use super::sealed::Sealed;
 use super::{generations, layout};
@@ -192,7 +192,7 @@ impl Repository {
 
     async fn open_keys_of(store: &dyn Store, root: RootId, source: &KeySource) -> Result<OpenKeys, RepoError> {
         let secret = Secret::read(source).await?;
-        let Found { newest, foreign } = Found::load(store, root).await?;
+        let KeySlots { newest, foreign } = KeySlots::load(store, root).await?;
         for key in &foreign {
             tracing::warn!(
                 object = generations::shown(store, key),
@@ -221,7 +221,7 @@ impl Repository {
 
     /// Key slots in the repository's folder whose root key is not its own: left by setups that did not finish. They open nothing.
     pub async fn foreign_keys(&self) -> Result<Vec<ObjectKey>, RepoError> {
-        Found::foreign(&*self.store, self.identity.root).await
+        KeySlots::foreign(&*self.store, self.identity.root).await
     }
 
     /// Its name in the configuration.

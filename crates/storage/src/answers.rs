@@ -12,7 +12,7 @@ use super::*;
 use walward_base::{ErrorClass, Secret};
 
 /// The class that a read gets when the server always answers so, and the cause in words.
-async fn read_class(answer: impl Fn() -> Answer + Send + Sync + 'static) -> (ErrorClass, String) {
+async fn read_class(answer: impl Fn() -> Response + Send + Sync + 'static) -> (ErrorClass, String) {
     let server = Server::start(move |_, _| answer()).await;
     let error = store_at(&server.address, PATIENT, HASTY).get(&key()).await.err().unwrap();
     assert_eq!(error.to_string(), "cannot read s3://bucket/prefix/main/wal/object");
@@ -42,7 +42,7 @@ async fn refusals_and_failures_have_their_classes() {
 
 #[tokio::test]
 async fn silence_is_transient() {
-    let server = Server::start(|_, _| Answer::Silence).await;
+    let server = Server::start(|_, _| Response::Silence).await;
     let error = store_at(&server.address, HASTY, HASTY).get(&key()).await.err().unwrap();
     assert_eq!(error.class, ErrorClass::Transient);
     assert!(error.source.to_string().starts_with("no answer within 0.2 s"), "{}", error.source);
@@ -88,12 +88,12 @@ async fn a_port_without_tls_is_permanent() {
 async fn what_fails_for_a_while_succeeds() {
     let server = Server::start(|number, _| match number {
         0 => refuse(503, "SlowDown"),
-        1 => Answer::BreakOff(10, b"0123".to_vec()),
+        1 => Response::BreakOff(10, b"0123".to_vec()),
         2 => say(500, ""),
         _ => {
             let mut headers = dated();
             headers.push("content-range: bytes 4-9/10".to_owned());
-            Answer::Say(206, headers, b"456789".to_vec())
+            Response::Say(206, headers, b"456789".to_vec())
         }
     })
     .await;
@@ -110,12 +110,12 @@ async fn an_object_that_was_replaced_in_the_middle_of_its_body_is_corrupt_whatev
     // One heeds If-Match; another one does not, and sends what it has now, of the same size.
     for heeds in [true, false] {
         let server = Server::start(move |number, _| match number {
-            0 => Answer::BreakOff(10, b"0123".to_vec()),
+            0 => Response::BreakOff(10, b"0123".to_vec()),
             _ if heeds => refuse(412, "PreconditionFailed"),
             _ => {
                 let modified = "last-modified: Sat, 21 Nov 2026 06:41:58 GMT".to_owned();
                 let headers = vec![modified, "etag: \"y\"".to_owned(), "content-range: bytes 4-9/10".to_owned()];
-                Answer::Say(206, headers, b"456789".to_vec())
+                Response::Say(206, headers, b"456789".to_vec())
             }
         })
         .await;
@@ -141,7 +141,7 @@ async fn a_name_is_taken_when_the_store_says_so_and_not_at_any_conflict() {
 
     let server = Server::start(|number, _| match number {
         0 => refuse(409, "ConditionalRequestConflict"),
-        _ => Answer::Say(200, dated(), Vec::new()),
+        _ => Response::Say(200, dated(), Vec::new()),
     })
     .await;
     assert_eq!(server.store().put_new(&key(), vec![1].into()).await.unwrap(), Put::Created);
@@ -163,7 +163,7 @@ async fn a_part_that_fails_is_sent_again_and_a_lost_completion_is_found() {
                 say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
             }
             "PUT" if target.contains("partNumber=2") && number < 4 => refuse(503, "SlowDown"),
-            "PUT" => Answer::Say(200, dated(), Vec::new()),
+            "PUT" => Response::Say(200, dated(), Vec::new()),
             // It had been completed, and the answer was lost.
             "POST" => refuse(404, "NoSuchUpload"),
             _ => part(request, &object),
@@ -194,7 +194,7 @@ async fn every_write_says_what_a_buckets_policy_demands_and_its_checksum_proves_
         let says = DEMANDED.iter().all(|line| request.head.lines().any(|said| said == *line));
         let target = request.target.as_str();
         match request.method.as_str() {
-            "PUT" if target.contains("partNumber") => Answer::Say(200, dated(), Vec::new()),
+            "PUT" if target.contains("partNumber") => Response::Say(200, dated(), Vec::new()),
             "POST" if target.contains("uploads") && says => {
                 say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
             }
@@ -205,7 +205,7 @@ async fn every_write_says_what_a_buckets_policy_demands_and_its_checksum_proves_
             "PUT" => {
                 let digest = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, Sha256::digest(&request.body));
                 let headers = vec![format!("x-amz-checksum-sha256: {digest}"), "etag: \"no digest\"".to_owned()];
-                Answer::Say(200, headers, Vec::new())
+                Response::Say(200, headers, Vec::new())
             }
             _ => part(request, &object),
         }
@@ -256,7 +256,7 @@ async fn what_is_given_up_is_thrown_away() {
                 say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
             }
             "DELETE" => say(204, ""),
-            _ => Answer::Say(200, dated(), Vec::new()),
+            _ => Response::Say(200, dated(), Vec::new()),
         })
         .await;
         let mut upload = server.store().start_upload(&key(), 0).await.unwrap();

@@ -29,19 +29,19 @@ pub enum Property {
 
 /// A property with what the store said about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct BucketProperty {
     pub(super) property: Property,
     pub(super) words: String,
 }
 
-impl Found {
+impl BucketProperty {
     fn new(property: Property, words: impl Into<String>) -> Self {
         Self { property, words: words.into() }
     }
 }
 
 /// Whether the bucket was made with Object Lock, and how long it keeps objects by itself.
-pub(super) async fn object_lock(options: &StoreOptions) -> Found {
+pub(super) async fn object_lock(options: &StoreOptions) -> BucketProperty {
     match ask(options, "object-lock").await {
         Ok((200, page)) if element(&page, "ObjectLockEnabled").as_deref() == Some("Enabled") => {
             let kept = match (element(&page, "Mode"), element(&page, "Days"), element(&page, "Years")) {
@@ -49,26 +49,31 @@ pub(super) async fn object_lock(options: &StoreOptions) -> Found {
                 (Some(mode), None, Some(years)) => format!("each object is kept for {years} years ({mode})"),
                 _ => "without a default retention: objects can be removed until one is set".to_owned(),
             };
-            Found::new(Property::On, format!("the bucket has Object Lock; {kept}"))
+            BucketProperty::new(Property::On, format!("the bucket has Object Lock; {kept}"))
         }
         Ok((404, page)) if element(&page, "Code").as_deref() == Some("ObjectLockConfigurationNotFoundError") => {
-            Found::new(Property::Off, "the bucket has no Object Lock: who holds the credentials can remove backups")
+            BucketProperty::new(
+                Property::Off,
+                "the bucket has no Object Lock: who holds the credentials can remove backups",
+            )
         }
-        Ok((status, page)) => Found::new(Property::Unknown, not_said("Object Lock", status, &page)),
-        Err(cause) => Found::new(Property::Unknown, cause),
+        Ok((status, page)) => BucketProperty::new(Property::Unknown, not_said("Object Lock", status, &page)),
+        Err(cause) => BucketProperty::new(Property::Unknown, cause),
     }
 }
 
 /// Whether the bucket keeps what is overwritten or removed.
-pub(super) async fn versioning(options: &StoreOptions) -> Found {
+pub(super) async fn versioning(options: &StoreOptions) -> BucketProperty {
     match ask(options, "versioning").await {
         Ok((200, page)) => match element(&page, "Status").as_deref() {
-            Some("Enabled") => Found::new(Property::On, "the bucket keeps old versions"),
-            Some("Suspended") => Found::new(Property::Off, "the bucket kept old versions once, and does not now"),
-            _ => Found::new(Property::Off, "the bucket keeps no old versions"),
+            Some("Enabled") => BucketProperty::new(Property::On, "the bucket keeps old versions"),
+            Some("Suspended") => {
+                BucketProperty::new(Property::Off, "the bucket kept old versions once, and does not now")
+            }
+            _ => BucketProperty::new(Property::Off, "the bucket keeps no old versions"),
         },
-        Ok((status, page)) => Found::new(Property::Unknown, not_said("versioning", status, &page)),
-        Err(cause) => Found::new(Property::Unknown, cause),
+        Ok((status, page)) => BucketProperty::new(Property::Unknown, not_said("versioning", status, &page)),
+        Err(cause) => BucketProperty::new(Property::Unknown, cause),
     }
 }
 

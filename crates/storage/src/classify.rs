@@ -8,7 +8,7 @@ use walward_base::ErrorClass;
 
 /// A failure that was understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Verdict {
+pub(super) struct Classified {
     /// What it means.
     pub(super) class: ErrorClass,
     /// What the store said, and what the reader can do.
@@ -19,7 +19,7 @@ pub(super) struct Verdict {
     pub(super) code: Option<String>,
 }
 
-impl Verdict {
+impl Classified {
     pub(super) fn new(class: ErrorClass, cause: impl Into<String>) -> Self {
         Self { class, cause: cause.into(), status: None, code: None }
     }
@@ -69,7 +69,7 @@ impl Verdict {
 }
 
 /// What `error` means. Nothing unknown is ever [`ErrorClass::NotFound`].
-pub(super) fn judge(error: &object_store::Error) -> Verdict {
+pub(super) fn judge(error: &object_store::Error) -> Classified {
     use object_store::Error;
     let mut http = None;
     let mut io = None;
@@ -90,38 +90,40 @@ pub(super) fn judge(error: &object_store::Error) -> Verdict {
     }
     match error {
         // Without HTTP behind it: the store in memory, or one line of a batch that was answered with its code.
-        Error::NotFound { .. } => Verdict::new(ErrorClass::NotFound, "there is no such object"),
-        Error::AlreadyExists { .. } | Error::Precondition { .. } => Verdict {
+        Error::NotFound { .. } => Classified::new(ErrorClass::NotFound, "there is no such object"),
+        Error::AlreadyExists { .. } | Error::Precondition { .. } => Classified {
             status: Some(412),
-            ..Verdict::new(ErrorClass::Permanent, format!("there is an object of that name: {leaf}"))
+            ..Classified::new(ErrorClass::Permanent, format!("there is an object of that name: {leaf}"))
         },
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Verdict::new(ErrorClass::Denied, leaf),
-        Error::NotImplemented { .. } => Verdict { status: Some(501), ..Verdict::new(ErrorClass::Permanent, leaf) },
+        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => Classified::new(ErrorClass::Denied, leaf),
+        Error::NotImplemented { .. } => {
+            Classified { status: Some(501), ..Classified::new(ErrorClass::Permanent, leaf) }
+        }
         Error::JoinError { source } if source.is_cancelled() => {
-            Verdict::new(ErrorClass::Cancelled, "the work was given up because the process is stopping")
+            Classified::new(ErrorClass::Cancelled, "the work was given up because the process is stopping")
         }
         Error::Generic { .. } => {
             // S3 can answer 200 and put an error into the body when it ends a multipart upload.
             if leaf.starts_with("Server returned error response") {
-                return Verdict::new(ErrorClass::Transient, "the server said 200 and then that it failed inside");
+                return Classified::new(ErrorClass::Transient, "the server said 200 and then that it failed inside");
             }
             // Swift answers 202 without a tag to a write that a later one has overtaken.
             if leaf.starts_with("ETag Header missing") {
-                return Verdict::new(ErrorClass::Transient, "the store did not say that it wrote");
+                return Classified::new(ErrorClass::Transient, "the store did not say that it wrote");
             }
             // An I/O error that is not the network's is a local file: credentials, tokens. Missing is not "not found".
             let class = match io {
                 Some(ErrorClass::NotFound | ErrorClass::Corrupt) | None => ErrorClass::Permanent,
                 Some(class) => class,
             };
-            Verdict::new(class, leaf)
+            Classified::new(class, leaf)
         }
         // `InvalidPath`, `JoinError`, `NotSupported`, `NotModified`, `UnknownConfigurationKey`; the enum is open to additions.
-        _ => Verdict::new(ErrorClass::Permanent, leaf),
+        _ => Classified::new(ErrorClass::Permanent, leaf),
     }
 }
 
-fn judge_http(failure: &HttpFailure) -> Verdict {
+fn judge_http(failure: &HttpFailure) -> Classified {
     let mut cause = failure.to_string();
     let (class, hint) = match failure {
         HttpFailure::Answered { server, .. } if is_metadata_service(server) => (
@@ -153,9 +155,9 @@ fn judge_http(failure: &HttpFailure) -> Verdict {
     }
     match failure {
         HttpFailure::Answered { status, code, .. } => {
-            Verdict { class, cause, status: Some(*status), code: code.clone() }
+            Classified { class, cause, status: Some(*status), code: code.clone() }
         }
-        HttpFailure::Foreign { .. } | HttpFailure::Broken { .. } => Verdict::new(class, cause),
+        HttpFailure::Foreign { .. } | HttpFailure::Broken { .. } => Classified::new(class, cause),
     }
 }
 
@@ -165,16 +167,16 @@ fn is_metadata_service(server: &str) -> bool {
 }
 
 /// A failure of the transport after the answer began: in the middle of a body.
-fn judge_transport(error: &HttpError) -> Verdict {
+fn judge_transport(error: &HttpError) -> Classified {
     match error.kind() {
         // What was read is not HTTP, or not what was asked for.
-        HttpErrorKind::Decode => Verdict::new(ErrorClass::Transient, format!("the answer broke off: {error}")),
+        HttpErrorKind::Decode => Classified::new(ErrorClass::Transient, format!("the answer broke off: {error}")),
         HttpErrorKind::Connect
         | HttpErrorKind::Request
         | HttpErrorKind::Timeout
         | HttpErrorKind::Interrupted
         | HttpErrorKind::Unknown => judge_http(&broken("the server".to_owned(), error)),
-        _ => Verdict::new(ErrorClass::Transient, error.to_string()),
+        _ => Classified::new(ErrorClass::Transient, error.to_string()),
     }
 }
 
@@ -254,10 +256,10 @@ mod tests {
 
     #[test]
     fn a_conflict_is_no_proof_that_the_name_is_taken() {
-        let verdict = |status, code: Option<&str>| Verdict {
+        let verdict = |status, code: Option<&str>| Classified {
             status: Some(status),
             code: code.map(str::to_owned),
-            ..Verdict::new(ErrorClass::Permanent, "")
+            ..Classified::new(ErrorClass::Permanent, "")
         };
         assert!(verdict(412, None).says_exists());
         assert!(verdict(409, Some("BlobAlreadyExists")).says_exists());

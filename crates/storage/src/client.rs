@@ -14,7 +14,7 @@ use object_store::{
 use tokio::sync::OnceCell;
 
 use super::calls::Calls;
-use super::classify::{Verdict, judge};
+use super::classify::{Classified, judge};
 use super::error::shown;
 use super::proof::{INLINE_BYTES_MAX, Receipt};
 use super::{Creates, ObjectInfo, ObjectKey, Payload, StoreError};
@@ -63,7 +63,7 @@ impl ObjectStoreBacked {
         key.as_str().split('/').fold(self.0.prefix.clone(), Path::join)
     }
 
-    pub(super) fn failed(&self, verb: &'static str, path: &str, verdict: Verdict) -> StoreError {
+    pub(super) fn failed(&self, verb: &'static str, path: &str, verdict: Classified) -> StoreError {
         StoreError::new(verdict.class, verb, shown(&self.0.url, path), verdict.cause)
     }
 
@@ -76,7 +76,7 @@ impl ObjectStoreBacked {
     }
 
     /// Where "not found" cannot be about the object: it is about the bucket or the upload.
-    pub(super) fn failed_write(&self, key: &ObjectKey, mut verdict: Verdict) -> StoreError {
+    pub(super) fn failed_write(&self, key: &ObjectKey, mut verdict: Classified) -> StoreError {
         if verdict.class == ErrorClass::NotFound {
             verdict.class = ErrorClass::Permanent;
         }
@@ -92,15 +92,15 @@ impl ObjectStoreBacked {
     }
 
     /// Writes. The answer says what the server said; that it was the store, and has the bytes, is not known by it.
-    pub(super) async fn send(&self, path: &Path, payload: &Payload, mode: PutMode) -> Result<Answer, Verdict> {
+    pub(super) async fn send(&self, path: &Path, payload: &Payload, mode: PutMode) -> Result<WriteAnswer, Classified> {
         let payload: PutPayload = payload.0.iter().cloned().collect();
         let options = PutOptions { mode, attributes: self.0.attributes.clone(), ..PutOptions::default() };
         let sent = self.0.client.put_opts(path, payload, options).await;
-        sent.map(|result| Answer::of(&result)).map_err(|error| judge(&error))
+        sent.map(|result| WriteAnswer::of(&result)).map_err(|error| judge(&error))
     }
 
     /// Writes, and knows by the answer or by looking that the bytes are there.
-    pub(super) async fn put(&self, path: &Path, payload: &Payload, mode: PutMode) -> Result<(), Verdict> {
+    pub(super) async fn put(&self, path: &Path, payload: &Payload, mode: PutMode) -> Result<(), Classified> {
         let answer = self.send(path, payload, mode).await?;
         if answer.proves(payload).await {
             return Ok(());
@@ -109,13 +109,13 @@ impl ObjectStoreBacked {
     }
 
     /// Whether an object of `size` bytes that ends with `tail` lies at `path`.
-    pub(super) async fn ends_so(&self, path: &Path, size: u64, tail: &Bytes) -> Result<bool, Verdict> {
+    pub(super) async fn ends_so(&self, path: &Path, size: u64, tail: &Bytes) -> Result<bool, Classified> {
         Ok(self.head_path(path).await?.size == size
             && self.has(path, size - (tail.len() as u64).min(size), tail).await?)
     }
 
     /// Whether the bytes of the object at `path` from `start` on are `bytes`.
-    pub(super) async fn has(&self, path: &Path, start: u64, bytes: &Bytes) -> Result<bool, Verdict> {
+    pub(super) async fn has(&self, path: &Path, start: u64, bytes: &Bytes) -> Result<bool, Classified> {
         if bytes.is_empty() {
             return Ok(true);
         }
@@ -126,16 +126,16 @@ impl ObjectStoreBacked {
     }
 
     /// That what was written is there, where the answer to the write did not prove it.
-    pub(super) async fn must_hold(&self, path: &Path, size: u64, tail: &Bytes) -> Result<(), Verdict> {
+    pub(super) async fn must_hold(&self, path: &Path, size: u64, tail: &Bytes) -> Result<(), Classified> {
         match self.ends_so(path, size, tail).await {
             Ok(true) => Ok(()),
-            Ok(false) => Err(Verdict::unproven("what is there is something else")),
-            Err(verdict) if verdict.class == ErrorClass::NotFound => Err(Verdict::unproven("nothing is there")),
+            Ok(false) => Err(Classified::unproven("what is there is something else")),
+            Err(verdict) if verdict.class == ErrorClass::NotFound => Err(Classified::unproven("nothing is there")),
             Err(verdict) => Err(verdict),
         }
     }
 
-    pub(super) async fn head_path(&self, path: &Path) -> Result<ObjectMeta, Verdict> {
+    pub(super) async fn head_path(&self, path: &Path) -> Result<ObjectMeta, Classified> {
         let verdict = match self.0.client.head(path).await {
             Ok(meta) => return Ok(meta),
             Err(error) => judge(&error),
@@ -152,14 +152,14 @@ impl ObjectStoreBacked {
 }
 
 /// What a server said to a write.
-pub(super) enum Answer {
+pub(super) enum WriteAnswer {
     /// There is no server: it is done.
     Done,
     /// It said that it is done.
     Said(Receipt),
 }
 
-impl Answer {
+impl WriteAnswer {
     pub(super) fn of(result: &PutResult) -> Self {
         result.extensions.get::<Receipt>().map_or(Self::Done, |receipt| Self::Said(receipt.clone()))
     }

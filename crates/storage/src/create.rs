@@ -20,7 +20,7 @@ use object_store::path::Path;
 use object_store::{ObjectStoreExt, PutMode};
 use tokio::time::Instant;
 
-use super::classify::{Verdict, judge};
+use super::classify::{Classified, judge};
 use super::client::{ENDS_BYTES, ObjectStoreBacked, tail};
 use super::creates::Creates;
 use super::{ObjectKey, Payload, Put, StoreError};
@@ -65,13 +65,13 @@ impl ObjectStoreBacked {
             self.send(&path, &payload, PutMode::Create).await
         };
         let answers = join_all((0..RACERS).map(&attempt)).await;
-        let count = |which: &dyn Fn(&Verdict) -> bool| {
+        let count = |which: &dyn Fn(&Classified) -> bool| {
             answers.iter().filter(|answer| answer.as_ref().err().is_some_and(which)).count()
         };
         let created = answers.iter().filter(|answer| answer.is_ok()).count();
         // A conflict with a write that is under way is a refusal, too.
-        let refused = |verdict: &Verdict| verdict.says_exists() || verdict.status == Some(409);
-        let mut told = judge_race(created, count(&refused), count(&Verdict::says_unsupported));
+        let refused = |verdict: &Classified| verdict.says_exists() || verdict.status == Some(409);
+        let mut told = judge_race(created, count(&refused), count(&Classified::says_unsupported));
         if told == Some(Creates::Overwrites) && attempt(RACERS).await.is_err_and(|verdict| refused(&verdict)) {
             told = Some(Creates::Races);
         }
@@ -80,9 +80,9 @@ impl ObjectStoreBacked {
             let read = async { self.0.client.get(&path).await?.bytes().await };
             match read.await.map_err(|error| judge(&error)) {
                 Ok(bytes) if matches!(*bytes, [0..=RACERS]) => {}
-                Ok(_) => return Err(self.failed_write(key, Verdict::unproven("what is there is something else"))),
+                Ok(_) => return Err(self.failed_write(key, Classified::unproven("what is there is something else"))),
                 Err(verdict) if verdict.class == ErrorClass::NotFound => {
-                    return Err(self.failed_write(key, Verdict::unproven("nothing is there")));
+                    return Err(self.failed_write(key, Classified::unproven("nothing is there")));
                 }
                 Err(verdict) => return Err(self.failed_write(key, verdict)),
             }
@@ -103,7 +103,7 @@ impl ObjectStoreBacked {
         }
         let failure = answers.into_iter().filter_map(Result::err).find(|verdict| !refused(verdict));
         let undecided =
-            || Verdict::new(ErrorClass::Transient, "of several writers at once none was told that it wrote");
+            || Classified::new(ErrorClass::Transient, "of several writers at once none was told that it wrote");
         Err(self.failed_write(key, failure.unwrap_or_else(undecided)))
     }
 
@@ -138,14 +138,14 @@ impl ObjectStoreBacked {
             }
             Err(verdict) if verdict.class == ErrorClass::NotFound => {
                 let cause = "it was written and is not there: somebody removes objects";
-                Err(self.failed_write(key, Verdict::new(ErrorClass::Transient, cause)))
+                Err(self.failed_write(key, Classified::new(ErrorClass::Transient, cause)))
             }
             Err(verdict) => Err(self.failed_write(key, verdict)),
         }
     }
 
     /// Whether what lies at `path` is `payload`: its length and its ends are.
-    async fn holds(&self, path: &Path, payload: &Payload) -> Result<bool, Verdict> {
+    async fn holds(&self, path: &Path, payload: &Payload) -> Result<bool, Classified> {
         let size = payload.len();
         Ok(self.ends_so(path, size, &tail(payload)).await?
             && self.has(path, 0, &payload.slice(0, ENDS_BYTES.min(size))).await?)

@@ -177,7 +177,7 @@ mod tests {
         // The first key has expired as soon as the second is there.
         let server = Server::start(|_, request| {
             if request.head.contains("credential=aksecond/") && request.head.contains("token-second") {
-                Answer::Say(200, dated(), b"x".to_vec())
+                Response::Say(200, dated(), b"x".to_vec())
             } else {
                 refuse(403, "ExpiredToken")
             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 
-use super::server::{Answer, Server, dated, part, refuse};
+use super::server::{Response, Server, dated, part, refuse};
 use super::*;
 
 /// An S3 server with objects, which does `creates` with conditional writes. An unconditional or accepted write takes
@@ -30,16 +30,16 @@ async fn server(creates: Creates, slowness: Duration) -> Server {
                     locked = objects.lock().unwrap();
                 }
                 locked.insert(target, request.body.clone());
-                Answer::Say(200, dated(), Vec::new())
+                Response::Say(200, dated(), Vec::new())
             }
             "PUT" => {
                 pause(slowness);
                 objects.lock().unwrap().insert(target, request.body.clone());
-                Answer::Say(200, dated(), Vec::new())
+                Response::Say(200, dated(), Vec::new())
             }
             "DELETE" => {
                 objects.lock().unwrap().remove(&target);
-                Answer::Say(204, Vec::new(), Vec::new())
+                Response::Say(204, Vec::new(), Vec::new())
             }
             _ => match objects.lock().unwrap().get(&target) {
                 Some(bytes) => part(request, bytes),
@@ -128,7 +128,7 @@ async fn what_a_trial_left_behind_is_in_no_listing() {
         <Contents><Key>prefix/main/.walward-0123456789abcdef</Key><LastModified>2026-11-21T06:41:58.000Z</LastModified><Size>1</Size></Contents>\
         <Contents><Key>prefix/main/real</Key><LastModified>2026-11-21T06:41:58.000Z</LastModified><Size>1</Size></Contents>\
         </ListBucketResult>";
-    let server = Server::start(move |_, _| Answer::Say(200, dated(), page.as_bytes().to_vec())).await;
+    let server = Server::start(move |_, _| Response::Say(200, dated(), page.as_bytes().to_vec())).await;
     let listing = server.store().list(None).await.unwrap();
     assert_eq!(listing.objects.iter().map(|object| object.key.as_str()).collect::<Vec<_>>(), ["real"]);
 }

@@ -17,8 +17,8 @@ use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutPayload};
 
-use super::classify::{Verdict, judge};
-use super::client::{Answer, ObjectStoreBacked};
+use super::classify::{Classified, judge};
+use super::client::{ObjectStoreBacked, WriteAnswer};
 use super::create;
 use super::error::shown;
 use super::store::{REPLACED, length_within};
@@ -192,7 +192,7 @@ impl Store for ObjectStoreBacked {
             let cause = format!(
                 "the answer lists {other}, which lies elsewhere: it is the answer to another request; check endpoint, and what stands in between (a proxy, a cache)"
             );
-            let verdict = Verdict::new(ErrorClass::Transient, cause);
+            let verdict = Classified::new(ErrorClass::Transient, cause);
             return Err(self.failed("list", folder.map_or("", ObjectKey::as_str), verdict));
         }
         let mut listing = Listing::default();
@@ -216,7 +216,7 @@ impl Store for ObjectStoreBacked {
             ErrorClass::NotFound if verdict.status.is_none() => match self.head_path(&path).await {
                 Err(verdict) if verdict.class == ErrorClass::NotFound => Ok(()),
                 Err(verdict) => Err(self.failed("delete", key.as_str(), verdict)),
-                Ok(_) => Err(self.failed("delete", key.as_str(), Verdict::contradiction())),
+                Ok(_) => Err(self.failed("delete", key.as_str(), Classified::contradiction())),
             },
             ErrorClass::NotFound => Ok(()),
             _ => Err(self.failed("delete", key.as_str(), verdict)),
@@ -277,9 +277,9 @@ impl Parts for ObjectStoreBacked {
         let parts = parts.iter().map(|part| PartId { content_id: part.clone() }).collect();
         match self.0.client.complete_multipart(&path, &id.to_owned(), parts).await {
             // The store compares what it has of each part with what it was told; that it was the store, the object shows.
-            Ok(result) => match Answer::of(&result) {
-                Answer::Done => Ok(()),
-                Answer::Said(_) => {
+            Ok(result) => match WriteAnswer::of(&result) {
+                WriteAnswer::Done => Ok(()),
+                WriteAnswer::Said(_) => {
                     self.must_hold(&path, bytes, tail).await.map_err(|verdict| self.failed_write(key, verdict))
                 }
             },

@@ -32,7 +32,7 @@ pub fn install_crypto_provider() {
 /// The store of `folder` (a cluster's name) under the options' URL. Nothing is read or written, except the CA file and
 /// the credentials' file; a file store's root need not be there yet (see [`create_root`]).
 pub fn open(options: &StoreOptions, folder: &str) -> Result<Arc<dyn Store>, StoreError> {
-    let place = Place::of(options, folder)?;
+    let place = Location::of(options, folder)?;
     let address = format!("{} at {}", place.url, options.endpoint.as_deref().unwrap_or("its own place"));
     let calls = Calls::at(&address, options.limits.clone());
     let base: Arc<dyn Store> = match place.kind {
@@ -75,7 +75,7 @@ pub fn create_root(options: &StoreOptions, folder: &str) -> Result<(), StoreErro
 /// As [`create_root`]. What root makes, the folders above the repository's that were missing included, belongs to `owner` (user and
 /// group), who could not get through otherwise.
 pub fn create_root_for(options: &StoreOptions, folder: &str, owner: Option<(u32, u32)>) -> Result<(), StoreError> {
-    let place = Place::of(options, folder)?;
+    let place = Location::of(options, folder)?;
     match place.kind {
         Kind::File { .. } => place.file_store()?.create_root(owner),
         Kind::Bucket { .. } => Ok(()),
@@ -84,7 +84,7 @@ pub fn create_root_for(options: &StoreOptions, folder: &str, owner: Option<(u32,
 
 /// Where a URL and a folder lead.
 #[derive(Debug)]
-struct Place {
+struct Location {
     /// For messages: without secrets, the folder at the end.
     url: String,
     kind: Kind,
@@ -107,7 +107,7 @@ fn refused(url: &str, cause: impl Into<String>) -> StoreError {
     StoreError::new(ErrorClass::Permanent, "use the store", url, cause)
 }
 
-impl Place {
+impl Location {
     fn of(options: &StoreOptions, folder: &str) -> Result<Self, StoreError> {
         // A text that is no URL may still hold a password.
         let url = Url::parse(&options.url).map_err(|error| refused("", format!("its url cannot be read: {error}")))?;
@@ -268,7 +268,7 @@ pub(super) fn s3_builder(options: &StoreOptions, bucket: &str) -> Result<AmazonS
 
 /// The bucket of an S3 url and a client for it; `None` for any other url.
 pub(super) fn s3_client(options: &StoreOptions) -> Result<Option<(String, AmazonS3)>, String> {
-    let place = Place::of(options, "bucket").map_err(|error| error.source.to_string())?;
+    let place = Location::of(options, "bucket").map_err(|error| error.source.to_string())?;
     match place.kind {
         Kind::Bucket { scheme: Scheme::S3, bucket, .. } => {
             install_crypto_provider();
@@ -281,7 +281,7 @@ pub(super) fn s3_client(options: &StoreOptions) -> Result<Option<(String, Amazon
 
 /// What the names of all objects in `folder` begin with in its S3 bucket, the slash included; `None` for any other url.
 pub(super) fn s3_prefix(options: &StoreOptions, folder: &str) -> Result<Option<String>, String> {
-    let place = Place::of(options, folder).map_err(|error| error.source.to_string())?;
+    let place = Location::of(options, folder).map_err(|error| error.source.to_string())?;
     Ok(match place.kind {
         Kind::Bucket { scheme: Scheme::S3, prefix, .. } => Some(format!("{prefix}/")),
         Kind::Bucket { .. } | Kind::File { .. } => None,

@@ -34,23 +34,25 @@ fn kinds(address: &str) -> Vec<StoreOptions> {
 }
 
 /// What something in between makes of a request.
-type Portal = fn(&Request) -> Answer;
+type Portal = fn(&Request) -> Response;
 
 /// What a portal answers to every request, in some of the ways in which they do.
 fn portals() -> Vec<(&'static str, Portal)> {
     vec![
-        ("a page", |_| Answer::Say(200, vec!["content-type: text/html".into()], PAGE.into())),
-        ("a page with a tag", |_| Answer::Say(200, with_type("text/html; charset=utf-8"), PAGE.into())),
+        ("a page", |_| Response::Say(200, vec!["content-type: text/html".into()], PAGE.into())),
+        ("a page with a tag", |_| Response::Say(200, with_type("text/html; charset=utf-8"), PAGE.into())),
         ("a page that does not say so", |request| match request.method.as_str() {
             // Only its content tells; whoever reads an object checks that.
-            "GET" | "HEAD" if !request.target.contains("list") => Answer::Say(200, with_type("text/html"), PAGE.into()),
-            _ => Answer::Say(200, with_type("text/plain"), PAGE.into()),
+            "GET" | "HEAD" if !request.target.contains("list") => {
+                Response::Say(200, with_type("text/html"), PAGE.into())
+            }
+            _ => Response::Say(200, with_type("text/plain"), PAGE.into()),
         }),
         ("a redirection to a page", |request| match request.target.as_str() {
-            "/login" => Answer::Say(200, with_type("text/html"), PAGE.into()),
-            _ => Answer::Say(302, vec!["location: /login".into()], Vec::new()),
+            "/login" => Response::Say(200, with_type("text/html"), PAGE.into()),
+            _ => Response::Say(302, vec!["location: /login".into()], Vec::new()),
         }),
-        ("a page with the status of a write", |_| Answer::Say(201, with_type("application/xhtml+xml"), PAGE.into())),
+        ("a page with the status of a write", |_| Response::Say(201, with_type("application/xhtml+xml"), PAGE.into())),
     ]
 }
 
@@ -77,7 +79,7 @@ async fn behind_a_portal(portal: Portal) -> (Server, Arc<AtomicBool>) {
             "PUT" if objects.contains_key(&target) => refuse(412, "PreconditionFailed"),
             "PUT" => {
                 objects.insert(target, request.body.clone());
-                Answer::Say(200, dated(), Vec::new())
+                Response::Say(200, dated(), Vec::new())
             }
             "POST" if request.target.contains("uploads") => {
                 say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
@@ -158,7 +160,7 @@ async fn a_portal_in_front_of_a_store_that_was_known_before_acknowledges_no_writ
 async fn what_answered_and_what_to_check_is_said() {
     let server = Server::start(|_, _| {
         let headers = vec!["content-type: text/html".to_owned(), "server: portal/1.0".to_owned()];
-        Answer::Say(200, headers, PAGE.into())
+        Response::Say(200, headers, PAGE.into())
     })
     .await;
     let store = store_at(&server.address, PATIENT, HASTY);
@@ -173,7 +175,7 @@ async fn an_answer_of_success_to_a_write_that_left_nothing_or_something_else_is_
     // Says that it wrote, in good order, and has nothing; or the same other object for everybody.
     for stored in [None, Some(&b"abd"[..]), Some(b"abcd"), Some(b"")] {
         let server = Server::start(move |_, request| match (request.method.as_str(), stored) {
-            ("PUT", _) => Answer::Say(200, vec!["etag: \"opaque\"".to_owned()], Vec::new()),
+            ("PUT", _) => Response::Say(200, vec!["etag: \"opaque\"".to_owned()], Vec::new()),
             (_, Some(bytes)) => part(request, bytes),
             _ => refuse(404, "NoSuchKey"),
         })
@@ -192,7 +194,7 @@ async fn a_write_costs_no_further_request_where_its_answer_names_the_bytes() {
     for (tag, requests) in [(None, vec!["PUT"]), (Some("etag: \"of-a-key-of-mine\""), vec!["PUT", "HEAD", "GET"])] {
         let stored = payload.clone();
         let server = Server::start(move |_, request| match request.method.as_str() {
-            "PUT" => Answer::Say(200, tag.map_or_else(dated, |tag| vec![tag.to_owned()]), Vec::new()),
+            "PUT" => Response::Say(200, tag.map_or_else(dated, |tag| vec![tag.to_owned()]), Vec::new()),
             _ => part(request, &stored),
         })
         .await;
@@ -213,7 +215,7 @@ async fn an_upload_in_parts_is_looked_at_once_when_it_is_complete() {
                 say(200, "<InitiateMultipartUploadResult><UploadId>id</UploadId></InitiateMultipartUploadResult>")
             }
             "POST" => say(200, "<CompleteMultipartUploadResult><ETag>x-2</ETag></CompleteMultipartUploadResult>"),
-            "PUT" => Answer::Say(200, dated(), Vec::new()),
+            "PUT" => Response::Say(200, dated(), Vec::new()),
             _ => part(request, &stored),
         })
         .await;

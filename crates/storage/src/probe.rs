@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt};
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
-use super::bucket::{self, Found};
+use super::bucket::{self, BucketProperty};
 use super::part_size::PartLimits;
 use super::{Creates, ObjectKey, Payload, Property, Put, Store, StoreError, StoreOptions};
 use walward_base::{ErrorClass, format_bytes};
@@ -95,7 +95,7 @@ impl ProbeReport {
 
 impl ProbeReport {
     /// Something that is as it is.
-    async fn ask(&mut self, name: &'static str, question: impl Future<Output = Found>) -> Property {
+    async fn ask(&mut self, name: &'static str, question: impl Future<Output = BucketProperty>) -> Property {
         let mut property = Property::Unknown;
         self.check(name, async {
             let found = question.await;

@@ -15,7 +15,7 @@ const NOWHERE: &str = "http://s3.walward.invalid";
 
 #[tokio::test]
 async fn requests_for_a_bucket_in_the_host_name_go_through_the_proxy_with_its_password() {
-    let proxy = Server::start(|_, _| Answer::Say(200, dated(), b"x".to_vec())).await;
+    let proxy = Server::start(|_, _| Response::Say(200, dated(), b"x".to_vec())).await;
     let options = StoreOptions {
         endpoint: Some(NOWHERE.to_owned()),
         virtual_hosted_style: true,

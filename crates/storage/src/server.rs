@@ -31,7 +31,7 @@ impl Request {
 }
 
 /// What to send back.
-pub(super) enum Answer {
+pub(super) enum Response {
     /// A status and a body, with further header lines.
     Say(u16, Vec<String>, Vec<u8>),
     /// An announced length, and fewer bytes.
@@ -40,11 +40,11 @@ pub(super) enum Answer {
     Silence,
 }
 
-pub(super) fn say(status: u16, body: &str) -> Answer {
-    Answer::Say(status, Vec::new(), body.as_bytes().to_vec())
+pub(super) fn say(status: u16, body: &str) -> Response {
+    Response::Say(status, Vec::new(), body.as_bytes().to_vec())
 }
 
-pub(super) fn refuse(status: u16, code: &str) -> Answer {
+pub(super) fn refuse(status: u16, code: &str) -> Response {
     say(status, &format!("<Error><Code>{code}</Code><Message>because</Message></Error>"))
 }
 
@@ -88,16 +88,16 @@ async fn read_request(stream: &mut TcpStream) -> Option<Request> {
 impl Server {
     /// Answers request number `n` (from 0) with `answer(n, request)`; not those by which the client finds out whether the
     /// server creates conditionally, which it is told to do.
-    pub(super) async fn start(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(super) async fn start(answer: impl Fn(usize, &Request) -> Response + Send + Sync + 'static) -> Self {
         Self::listen(true, answer).await
     }
 
     /// Answers every request so.
-    pub(super) async fn start_bare(answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+    pub(super) async fn start_bare(answer: impl Fn(usize, &Request) -> Response + Send + Sync + 'static) -> Self {
         Self::listen(false, answer).await
     }
 
-    async fn listen(sound: bool, answer: impl Fn(usize, &Request) -> Answer + Send + Sync + 'static) -> Self {
+    async fn listen(sound: bool, answer: impl Fn(usize, &Request) -> Response + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -113,8 +113,8 @@ impl Server {
                             "PUT" if !trials.lock().unwrap().insert(request.target.clone()) => {
                                 refuse(412, "PreconditionFailed")
                             }
-                            "GET" => Answer::Say(200, dated(), vec![0]),
-                            _ => Answer::Say(200, dated(), Vec::new()),
+                            "GET" => Response::Say(200, dated(), vec![0]),
+                            _ => Response::Say(200, dated(), Vec::new()),
                         }
                     } else {
                         let number = {
@@ -125,11 +125,11 @@ impl Server {
                         answer(number, &request)
                     };
                     let (status, headers, length, body) = match told {
-                        Answer::Say(status, headers, body) => {
+                        Response::Say(status, headers, body) => {
                             (status, tagged(headers, &request), body.len() as u64, body)
                         }
-                        Answer::BreakOff(length, body) => (200, dated(), length, body),
-                        Answer::Silence => return std::future::pending().await,
+                        Response::BreakOff(length, body) => (200, dated(), length, body),
+                        Response::Silence => return std::future::pending().await,
                     };
                     let mut head = format!("HTTP/1.1 {status} X\r\nconnection: close\r\ncontent-length: {length}\r\n");
                     for line in headers {
@@ -170,9 +170,9 @@ fn tagged(headers: Vec<String>, request: &Request) -> Vec<String> {
 }
 
 /// The bytes of an object that were asked for.
-pub(super) fn part(request: &Request, bytes: &[u8]) -> Answer {
+pub(super) fn part(request: &Request, bytes: &[u8]) -> Response {
     let Some(range) = request.head.lines().find_map(|line| line.strip_prefix("range: bytes=")) else {
-        return Answer::Say(200, dated(), bytes.to_vec());
+        return Response::Say(200, dated(), bytes.to_vec());
     };
     let (start, last) = range.trim().split_once('-').unwrap();
     let (start, end) = match start {
@@ -181,7 +181,7 @@ pub(super) fn part(request: &Request, bytes: &[u8]) -> Answer {
     };
     let mut headers = dated();
     headers.push(format!("content-range: bytes {start}-{}/{}", end - 1, bytes.len()));
-    Answer::Say(206, headers, bytes[start..end].to_vec())
+    Response::Say(206, headers, bytes[start..end].to_vec())
 }
 
 /// For what shall succeed, on however busy a machine.

@@ -213,7 +213,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_does_not_answer_has_not_said_that_there_are_none() {
-        let server = Server::start(move |_, _| Answer::Silence).await;
+        let server = Server::start(move |_, _| Response::Silence).await;
         let cause = begun_uploads(&options(&server), "main", Timestamp::now()).await.unwrap_err();
         assert!(cause.contains("in time"), "{cause}");
     }

@@ -18,7 +18,7 @@ const LOOKS: usize = 3;
 
 /// How one object stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Standing {
+enum ObjectState {
     /// It is at its place, and its copy has its bytes.
     Copied(ObjectInfo),
     /// It is set aside. What has its name is another life's.
@@ -35,7 +35,7 @@ pub struct Away<'a> {
     begun: Begun,
     objects: Vec<(ObjectKey, Kept)>,
     /// In the order of `objects`, once they were copied.
-    standings: Vec<Standing>,
+    standings: Vec<ObjectState>,
     /// Nothing can have been copied before.
     is_new: bool,
     /// Those of `objects` that stay.
@@ -105,22 +105,22 @@ impl<'a> Away<'a> {
         copy: &ObjectKey,
         is_there: bool,
         is_copied: bool,
-    ) -> Result<Standing, AsideError> {
+    ) -> Result<ObjectState, AsideError> {
         let store = &**self.repository.store();
         let failed = failed(self.repository, "set an object aside");
         let failed = |error| failed(RepoError::from(error));
         if self.spared.contains(key) {
-            return Ok(Standing::Spared);
+            return Ok(ObjectState::Spared);
         }
         match (is_there, is_copied) {
-            (false, true) => return Ok(Standing::Moved),
-            (false, false) => return Ok(Standing::Gone),
+            (false, true) => return Ok(ObjectState::Moved),
+            (false, false) => return Ok(ObjectState::Gone),
             (true, false) => {}
             (true, true) => {
                 let (original, is_same) = compare(store, key, copy).await.map_err(failed)?;
                 match (is_same, kept.is(&original)) {
-                    (true, _) => return Ok(Standing::Copied(original)),
-                    (false, false) => return Ok(Standing::Moved),
+                    (true, _) => return Ok(ObjectState::Copied(original)),
+                    (false, false) => return Ok(ObjectState::Moved),
                     // The copy was never right: it is made again.
                     (false, true) => {}
                 }
@@ -128,11 +128,11 @@ impl<'a> Away<'a> {
         }
         // Only what was listed is copied.
         if !kept.is(&store.head(key).await.map_err(failed)?) {
-            return Ok(Standing::Gone);
+            return Ok(ObjectState::Gone);
         }
         let (original, is_same) = copy_over(store, key, copy).await.map_err(failed)?;
         if is_same && kept.is(&original) {
-            return Ok(Standing::Copied(original));
+            return Ok(ObjectState::Copied(original));
         }
         store.delete(copy).await.map_err(failed)?;
         Err(AsideError::BadCopy { repository: self.repository.name().to_owned(), object: self.repository.shown(copy) })
@@ -151,7 +151,7 @@ impl<'a> Away<'a> {
         self.remove_each(|_| true).await?;
         for _ in 0..LOOKS {
             self.copy(|_| {}).await?;
-            if !self.standings.iter().any(|standing| matches!(standing, Standing::Copied(_))) {
+            if !self.standings.iter().any(|standing| matches!(standing, ObjectState::Copied(_))) {
                 break;
             }
             self.remove_each(|_| true).await?;
@@ -161,7 +161,7 @@ impl<'a> Away<'a> {
         let done = aside::reach(self.repository, &self.begun.id, Stage::Aside, Timestamp::now(), host).await;
         done.map_err(failed)?;
         let each = self.objects.iter().zip(&self.standings);
-        let gone = each.filter(|(_, standing)| **standing == Standing::Gone).map(|((key, _), _)| key.clone());
+        let gone = each.filter(|(_, standing)| **standing == ObjectState::Gone).map(|((key, _), _)| key.clone());
         Ok(gone.collect())
     }
 
@@ -172,7 +172,7 @@ impl<'a> Away<'a> {
             .iter()
             .enumerate()
             .filter_map(|(at, standing)| match standing {
-                Standing::Copied(info) if which(&info.key) => Some((at, info.clone())),
+                ObjectState::Copied(info) if which(&info.key) => Some((at, info.clone())),
                 _ => None,
             })
             .collect();
@@ -187,7 +187,7 @@ impl<'a> Away<'a> {
             let removed: Vec<usize> = stream::iter(each).buffered(AT_ONCE).try_collect().await?;
             for at in removed {
                 if let Some(standing) = self.standings.get_mut(at) {
-                    *standing = Standing::Moved;
+                    *standing = ObjectState::Moved;
                 }
             }
         }

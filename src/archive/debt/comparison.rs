@@ -11,7 +11,7 @@ use futures::future::join_all;
 use tracing::{error, warn};
 
 use super::owed::{Holding, owed};
-use super::round::{Duties, Folder, Found, Parted, Round};
+use super::round::{Duties, Folder, Parted, Round, RoundOutcome};
 use crate::archive::agree::{AGREED_MAX, Seams, parting};
 use crate::archive::push::archiver::Archiver;
 use walward_base::{ErrorClass, describe};
@@ -44,8 +44,8 @@ struct Pair {
 
 impl Round<'_> {
     /// Goes through all folders and counts; compares contents.
-    pub(super) async fn compare(&mut self, agreed: &mut Agreed) -> Found {
-        let mut found = Found::default();
+    pub(super) async fn compare(&mut self, agreed: &mut Agreed) -> RoundOutcome {
+        let mut found = RoundOutcome::default();
         let identities = self.open.iter().flatten().flat_map(|repository| &repository.identity().lineages);
         let lineages: BTreeSet<Lineage> = identities.map(|entry| entry.lineage).collect();
         for lineage in lineages {
@@ -82,7 +82,7 @@ impl Round<'_> {
     }
 
     /// Takes down what each of them holds.
-    fn hold(&self, holdings: &[Option<Holding>], lineage: Lineage, found: &mut Found) {
+    fn hold(&self, holdings: &[Option<Holding>], lineage: Lineage, found: &mut RoundOutcome) {
         for (at, (holding, repository)) in holdings.iter().zip(&self.open).enumerate() {
             let entry = repository.as_ref().and_then(|repository| repository.identity().find(lineage));
             if let (Some(holding), Some(entry)) = (holding, entry) {
@@ -97,7 +97,7 @@ impl Round<'_> {
         pair: (usize, usize),
         (lineage, wanted, common): (Lineage, &[WalFileName], &[WalFileName]),
         agreed: &mut Agreed,
-        found: &mut Found,
+        found: &mut RoundOutcome,
     ) {
         let (Some(Some(here)), Some(Some(there))) = (self.open.get(pair.0), self.open.get(pair.1)) else { return };
         let is_current = here.identity().current().is_some_and(|entry| entry.lineage == lineage);

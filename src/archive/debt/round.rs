@@ -75,7 +75,7 @@ pub struct Duties {
 
 /// What a comparison has found.
 #[derive(Default)]
-pub struct Found {
+pub struct RoundOutcome {
     pub(super) folders: BTreeSet<Folder>,
     /// For each repository: how many files it is owed, and the oldest.
     pub(super) counts: BTreeMap<usize, (u64, Option<(String, Timestamp)>)>,
@@ -87,7 +87,7 @@ pub struct Found {
     pub(super) held: Held,
 }
 
-impl Found {
+impl RoundOutcome {
     pub(super) fn add(&mut self, folder: Folder, owed: &[Owed]) {
         if !owed.is_empty() && self.folders.len() < FOLDERS_MAX {
             self.folders.insert(folder);

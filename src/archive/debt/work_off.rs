@@ -19,7 +19,7 @@ use tracing::{debug, error, info, warn};
 use super::comparison::Agreed;
 use super::known::{Known, LastOfAll};
 use super::owed::{Owed, owed};
-use super::round::{Found, Round, note};
+use super::round::{Round, RoundOutcome, note};
 use crate::archive::follows::follows;
 use crate::archive::push::archiver::Archiver;
 use walward_base::ErrorClass;
@@ -176,7 +176,13 @@ impl Round<'_> {
     }
 
     /// Brings what was found to be owed, where nothing speaks against it; what waits is answered.
-    async fn bring(&mut self, found: Found, last: &mut LastOfAll, all: bool, closing: &CancellationToken) -> Waiting {
+    async fn bring(
+        &mut self,
+        found: RoundOutcome,
+        last: &mut LastOfAll,
+        all: bool,
+        closing: &CancellationToken,
+    ) -> Waiting {
         let mut waiting = Waiting::new();
         let parted = found.partings.iter().map(|(_, lineage, parting)| (*lineage, parting.first));
         let held_back: Vec<_> = parted.chain(found.unproven).collect();

@@ -225,7 +225,7 @@ pub enum AtHole {
 }
 
 /// What one repository answered.
-pub(super) enum Answer {
+pub(super) enum RepositoryAnswer {
     File(u64, Option<Link>),
     /// It has no such file.
     Absent,
@@ -255,7 +255,7 @@ pub(super) async fn one(
     spot: &Spot,
     until: Option<Instant>,
     progress: &Progress,
-) -> Result<Answer, FetchError> {
+) -> Result<RepositoryAnswer, FetchError> {
     let name = want.name;
     let failed = |source| FetchError::Repository { name, repository: lazy.name().to_owned(), source };
     let opening = async {
@@ -315,7 +315,7 @@ pub(super) async fn one(
     progress.here(file.end(step_limit(until))).await.map_err(written)?;
     let kind = accept(name, &head, bytes, entry.lineage);
     kind.map_err(|reason| FetchError::Rejected { name, repository: lazy.name().to_owned(), reason })?;
-    Ok(Answer::File(bytes, link.get().copied()))
+    Ok(RepositoryAnswer::File(bytes, link.get().copied()))
 }
 
 /// The lineage that is wanted, as the repository knows it.
@@ -334,7 +334,7 @@ async fn absent(
     repository_name: &str,
     entry: &LineageEntry,
     want: &Want,
-) -> Result<Answer, RepoError> {
+) -> Result<RepositoryAnswer, RepoError> {
     let (name, lineage, size) = (want.name, entry.lineage, entry.segment_bytes);
     let in_repository = || repository_name.to_owned();
     // An unmounted disk and an emptied bucket have no such object either.
@@ -342,7 +342,7 @@ async fn absent(
     // "Absent" would end a recovery in the middle of the archive.
     let let_go = gap::list(repository, lineage).await?;
     if let_go.iter().any(|range| gap::covers(*range, name)) {
-        return Ok(Answer::Hole(FetchError::LetGo { name, repository: in_repository() }));
+        return Ok(RepositoryAnswer::Hole(FetchError::LetGo { name, repository: in_repository() }));
     }
     let hole = match name {
         WalFileName::Segment(segment) => {
@@ -363,5 +363,5 @@ async fn absent(
         }
         WalFileName::History(_) | WalFileName::Partial(_) | WalFileName::BackupHistory(..) => None,
     };
-    Ok(hole.map_or(Answer::Absent, Answer::Hole))
+    Ok(hole.map_or(RepositoryAnswer::Absent, RepositoryAnswer::Hole))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
-use super::one_file::{Answer, AtHole, FetchError, Retrieved, Want, one};
+use super::one_file::{AtHole, FetchError, RepositoryAnswer, Retrieved, Want, one};
 use super::progress::Progress;
 use super::spot::Spot;
 use walward_base::{ErrorClass, describe};
@@ -107,11 +107,11 @@ pub async fn retrieve_noting(
             let answer = in_time(repository, want, spot, until, progress).await;
             note(repository, &answer);
             match answer {
-                Ok(Answer::File(bytes, link)) => return Ok(Retrieved::File { bytes, link }),
-                Ok(Answer::Absent) => {}
+                Ok(RepositoryAnswer::File(bytes, link)) => return Ok(Retrieved::File { bytes, link }),
+                Ok(RepositoryAnswer::Absent) => {}
                 // Not the end of the archive. It may be on its way: several are uploaded at once.
-                Ok(Answer::Hole(error @ FetchError::LetGo { .. })) => hole = Some(error),
-                Ok(Answer::Hole(error)) => {
+                Ok(RepositoryAnswer::Hole(error @ FetchError::LetGo { .. })) => hole = Some(error),
+                Ok(RepositoryAnswer::Hole(error)) => {
                     hole.get_or_insert(error);
                 }
                 Err(error @ FetchError::Write { .. }) => return Err(error),
@@ -144,7 +144,7 @@ pub fn share(until: Instant, left: usize) -> Instant {
 }
 
 /// Notes what an answer says about the repository as a whole.
-fn note(repository: &LazyRepository, answer: &Result<Answer, FetchError>) {
+fn note(repository: &LazyRepository, answer: &Result<RepositoryAnswer, FetchError>) {
     let standing = repository.standing();
     match answer {
         Ok(_) => {
@@ -170,7 +170,7 @@ async fn in_time(
     spot: &Spot,
     until: Option<Instant>,
     progress: &Progress,
-) -> Result<Answer, FetchError> {
+) -> Result<RepositoryAnswer, FetchError> {
     let begun = Instant::now();
     let mut work = Box::pin(one(lazy, want, spot, until, progress));
     let limit = || {

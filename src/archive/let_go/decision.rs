@@ -23,7 +23,7 @@ pub struct Facts {
 
 /// What to do with a file that was not archived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum LetGoDecision {
     /// It waits, because of this.
     Keep(&'static str),
     /// PostgreSQL is told to forget it, because of this.
@@ -33,14 +33,14 @@ pub enum Verdict {
 }
 
 /// Decides. Pure.
-pub fn judge(facts: &Facts) -> Verdict {
-    let Some(limit) = facts.limit else { return Verdict::Keep("there is no queue_limit") };
+pub fn judge(facts: &Facts) -> LetGoDecision {
+    let Some(limit) = facts.limit else { return LetGoDecision::Keep("there is no queue_limit") };
     match facts.failed {
-        None => Verdict::Keep("the store has not failed"),
-        Some(since) if since > FAILURE_BELIEVED => Verdict::Keep("the store was not tried lately"),
-        Some(_) if facts.waiting <= limit => Verdict::Keep("no more waits than queue_limit allows"),
-        Some(_) if facts.is_wal => Verdict::LetGo("more waits than queue_limit allows, and the store fails"),
-        Some(_) => Verdict::PutOff("it keeps WAL from being let go, of which more waits than queue_limit allows"),
+        None => LetGoDecision::Keep("the store has not failed"),
+        Some(since) if since > FAILURE_BELIEVED => LetGoDecision::Keep("the store was not tried lately"),
+        Some(_) if facts.waiting <= limit => LetGoDecision::Keep("no more waits than queue_limit allows"),
+        Some(_) if facts.is_wal => LetGoDecision::LetGo("more waits than queue_limit allows, and the store fails"),
+        Some(_) => LetGoDecision::PutOff("it keeps WAL from being let go, of which more waits than queue_limit allows"),
     }
 }
 
@@ -72,24 +72,24 @@ mod tests {
         #[test]
         fn nothing_is_let_go_but_beyond_a_limit_while_the_store_fails(facts in facts()) {
             let verdict = judge(&facts);
-            if !matches!(verdict, Verdict::Keep(_)) {
+            if !matches!(verdict, LetGoDecision::Keep(_)) {
                 prop_assert!(facts.limit.is_some_and(|limit| facts.waiting > limit));
                 prop_assert!(facts.failed.is_some_and(|since| since <= FAILURE_BELIEVED));
-                prop_assert_eq!(matches!(verdict, Verdict::LetGo(_)), facts.is_wal, "nothing else frees anything");
+                prop_assert_eq!(matches!(verdict, LetGoDecision::LetGo(_)), facts.is_wal, "nothing else frees anything");
             }
         }
 
         /// More waiting, a lower limit or a younger failure never turn "let go" into "keep".
         #[test]
         fn the_verdict_is_monotone(facts in facts(), more in 0u64..50) {
-            if let Verdict::LetGo(_) = judge(&facts) {
+            if let LetGoDecision::LetGo(_) = judge(&facts) {
                 let worse = Facts {
                     limit: facts.limit.map(|limit| limit.saturating_sub(more * SIZE)),
                     waiting: facts.waiting + more * SIZE,
                     failed: facts.failed.map(|since| since.saturating_sub(Duration::from_secs(more))),
                     is_wal: true,
                 };
-                prop_assert!(matches!(judge(&worse), Verdict::LetGo(_)));
+                prop_assert!(matches!(judge(&worse), LetGoDecision::LetGo(_)));
             }
         }
 
@@ -110,7 +110,7 @@ mod tests {
                     let waiting = (written - next) * SIZE;
                     let known = failed.then_some(Duration::ZERO);
                     let verdict = judge(&Facts { limit: Some(limit * SIZE), waiting, failed: known, is_wal: true });
-                    if next < written && matches!(verdict, Verdict::LetGo(_)) {
+                    if next < written && matches!(verdict, LetGoDecision::LetGo(_)) {
                         prop_assert!(!works || failed);
                         gone += 1;
                     } else if next < written && works {

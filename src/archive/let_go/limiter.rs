@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tracing::{error, warn};
 
-use super::decision::{Facts, Verdict, is_wal, judge};
+use super::decision::{Facts, LetGoDecision, is_wal, judge};
 use super::notes::Notes;
 use crate::archive::push::error::PushError;
 use crate::archive::push::pushed::Pushed;
@@ -108,9 +108,9 @@ impl QueueLimit {
         let (failed, is_wal) = (Some(at.elapsed()), is_wal(name));
         let limit = self.limit?;
         let (how, why) = match judge(&Facts { limit: self.limit, waiting: queue.waiting, failed, is_wal }) {
-            Verdict::Keep(_) => return None,
-            Verdict::LetGo(why) => (Pushed::LetGo, why),
-            Verdict::PutOff(why) => (Pushed::PutOff, why),
+            LetGoDecision::Keep(_) => return None,
+            LetGoDecision::LetGo(why) => (Pushed::LetGo, why),
+            LetGoDecision::PutOff(why) => (Pushed::PutOff, why),
         };
         if is_durable() {
             return Some(Pushed::Ahead);

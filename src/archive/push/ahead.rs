@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::archiver::Archiver;
-use super::look_ahead::{QUEUE_FILES_MAX, Standing, choose, places};
+use super::look_ahead::{QUEUE_FILES_MAX, ReadyState, choose, places};
 use super::state::Why;
 use super::there;
 use walward_base::describe;
@@ -75,11 +75,11 @@ impl Archiver {
             let places = places(options.workers, reach, state.unasked(needed), state.under_way());
             let stored = |name| state.stored.get(&name).is_some_and(|stored| stored.places.len() >= needed);
             let judge = |name| match state.there.has(name, now) {
-                _ if stored(name) || state.in_flight.contains_key(&name) => Standing::Known,
-                _ if !state.lead.covers(name) => Standing::Beyond,
-                None => Standing::Unlisted,
-                Some(true) => Standing::There,
-                Some(false) => Standing::New,
+                _ if stored(name) || state.in_flight.contains_key(&name) => ReadyState::Known,
+                _ if !state.lead.covers(name) => ReadyState::Beyond,
+                None => ReadyState::Unlisted,
+                Some(true) => ReadyState::There,
+                Some(false) => ReadyState::New,
             };
             let unsettled = state.is_unsettled(now);
             choose(&mut state.queue, judge, unsettled, places)

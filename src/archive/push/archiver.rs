@@ -18,8 +18,8 @@ use super::done_list::DoneList;
 use super::error::PushError;
 use super::lead::Refusal;
 use super::memory::Memory;
-use super::policy::{self, Acknowledge, Answer, Place, Verdict};
-use super::source::{FileStamp, Found};
+use super::policy::{self, Acknowledge, CopyFacts, CopyState, Decision};
+use super::source::{FileStamp, FileVisit};
 use super::state::{InFlight, State, Why};
 use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, send};
 use crate::archive::agree::Parting;
@@ -155,8 +155,8 @@ impl Archiver {
     }
 
     /// What is to be known of the file of this name in pg_wal, for [`Archiver::push`]. Blocking.
-    pub fn find(&self, name: WalFileName) -> Found {
-        Found::look(&self.0.pg_wal, name)
+    pub fn find(&self, name: WalFileName) -> FileVisit {
+        FileVisit::look(&self.0.pg_wal, name)
     }
 
     /// Archives a file that PostgreSQL no longer asks for.
@@ -252,16 +252,16 @@ impl Archiver {
         Box::pin(self.last_look(name)).await?;
         let mut answers = policy::begin(&self.places(name, stamp), self.needed());
         let mut chosen: Vec<usize> =
-            answers.iter().enumerate().filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect();
+            answers.iter().enumerate().filter(|(_, answer)| **answer == CopyState::Waiting).map(|(at, _)| at).collect();
         for (silent, error) in Box::pin(self.hold_against_own(name, &chosen)).await? {
             chosen.retain(|at| *at != silent);
-            answers.get_mut(silent).into_iter().for_each(|answer| *answer = Answer::LeftOut);
+            answers.get_mut(silent).into_iter().for_each(|answer| *answer = CopyState::LeftOut);
             if policy::asked(&answers) < self.needed() {
                 return Err(error);
             }
         }
         Box::pin(self.still_refused(name, &chosen)).await?;
-        if delivery.begin(Some(stamp), answers) == Verdict::Archived {
+        if delivery.begin(Some(stamp), answers) == Decision::Archived {
             self.decided(name, delivery, Ok(stamp));
             return Ok(());
         }
@@ -292,14 +292,14 @@ impl Archiver {
     }
 
     /// What is known of every repository before `name` is sent.
-    fn places(&self, name: WalFileName, stamp: FileStamp) -> Vec<Place> {
+    fn places(&self, name: WalFileName, stamp: FileStamp) -> Vec<CopyFacts> {
         let mut state = self.state();
         if state.stored.get(&name).is_some_and(|stored| stored.stamp != stamp) {
             state.stored.remove(&name);
         }
         let stored = state.stored.get(&name);
         let now = Instant::now();
-        let place = |(at, lazy): (usize, &Arc<LazyRepository>)| Place {
+        let place = |(at, lazy): (usize, &Arc<LazyRepository>)| CopyFacts {
             durable: stored.is_some_and(|stored| stored.places.contains(&at)),
             resting: lazy.standing().is_resting(now),
             uncompared: state.uncompared.contains(&at) || state.may_differ(at, name, now),

@@ -12,7 +12,7 @@ use super::error::PushError;
 use super::lead::End;
 use super::patience::{Waited, hope_for};
 use super::pushed::Pushed;
-use super::source::{FileStamp, Found};
+use super::source::{FileStamp, FileVisit};
 use super::state::{InFlight, Why};
 use super::upload::why_unwritable;
 use walward_base::describe;
@@ -24,11 +24,11 @@ impl Archiver {
     ///
     /// # Errors
     /// See [`PushError`]. After [`PushError::Deadline`] the upload goes on by itself.
-    pub async fn push(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
+    pub async fn push(&self, name: WalFileName, found: FileVisit) -> Result<Pushed, Arc<PushError>> {
         self.push_counted(name, found).instrument(self.span()).await
     }
 
-    async fn push_counted(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
+    async fn push_counted(&self, name: WalFileName, found: FileVisit) -> Result<Pushed, Arc<PushError>> {
         let begun = Instant::now();
         let (life, marked) = (found.life, found.marked);
         if marked {
@@ -57,7 +57,7 @@ impl Archiver {
         result
     }
 
-    async fn push_uncounted(&self, name: WalFileName, found: Found) -> Result<Pushed, Arc<PushError>> {
+    async fn push_uncounted(&self, name: WalFileName, found: FileVisit) -> Result<Pushed, Arc<PushError>> {
         let earlier_waits = found.earlier_waits;
         let stamp = found.file.map_err(|source| Arc::new(PushError::Read { path: self.path(name), source }))?;
         let is_next = !earlier_waits && !self.is_contradicted();

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::error::PushError;
-use super::policy::{Answer, Verdict, judge};
+use super::policy::{CopyState, Decision, judge};
 use super::source::FileStamp;
 use super::upload::answer_of;
 use walward_base::Locked;
@@ -34,7 +34,7 @@ struct State {
     /// The file that it began with; where that was not known, the one that was sent.
     stamp: Option<FileStamp>,
     decide: Option<oneshot::Sender<Outcome>>,
-    answers: Vec<Answer>,
+    answers: Vec<CopyState>,
     /// In the order in which they came.
     failures: Vec<Arc<PushError>>,
     /// What was decided is that it is archived.
@@ -74,7 +74,7 @@ impl Delivery {
     }
 
     /// Says which file it is, where that is known, and whom it goes to, and what that means as it stands.
-    pub fn begin(&self, stamp: Option<FileStamp>, answers: Vec<Answer>) -> Verdict {
+    pub fn begin(&self, stamp: Option<FileStamp>, answers: Vec<CopyState>) -> Decision {
         let verdict = judge(&answers, self.needed);
         let mut state = self.state();
         (state.stamp, state.answers) = (stamp, answers);
@@ -108,16 +108,16 @@ impl Delivery {
         let stamp = *state.stamp.get_or_insert(stamp);
         state.decide.as_ref()?;
         match judge(&state.answers, self.needed) {
-            Verdict::Archived => Some(Ok(stamp)),
-            Verdict::Refused | Verdict::Failed => {
+            Decision::Archived => Some(Ok(stamp)),
+            Decision::Refused | Decision::Failed => {
                 state.failures.iter().min_by_key(|error| error.urgency()).cloned().map(Err)
             }
-            Verdict::Wait => None,
+            Decision::Wait => None,
         }
     }
 
     /// What all answers come to, also those after the decision: whether it is archived, which file it is, and what failed, the most urgent first.
-    pub fn end(self) -> (Verdict, Option<FileStamp>, Vec<PushError>) {
+    pub fn end(self) -> (Decision, Option<FileStamp>, Vec<PushError>) {
         let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
         let mut failures: Vec<_> = state.failures.into_iter().filter_map(Arc::into_inner).collect();
         failures.sort_by_key(PushError::urgency);
@@ -153,13 +153,13 @@ impl Delivery {
     pub fn waiting(&self) -> Vec<usize> {
         let state = self.state();
         let answers = state.answers.iter().enumerate();
-        answers.filter(|(_, answer)| **answer == Answer::Waiting).map(|(at, _)| at).collect()
+        answers.filter(|(_, answer)| **answer == CopyState::Waiting).map(|(at, _)| at).collect()
     }
 
     /// The repositories that the file is owed to now that no more is done about it: none when it is not archived, because then
     /// PostgreSQL keeps it.
     pub fn owed(&self) -> Vec<usize> {
-        let owes = |answer: &Answer| matches!(answer, Answer::Waiting | Answer::LeftOut | Answer::Failed);
+        let owes = |answer: &CopyState| matches!(answer, CopyState::Waiting | CopyState::LeftOut | CopyState::Failed);
         let state = self.state();
         let answers = if state.archived { state.answers.as_slice() } else { &[] };
         answers.iter().enumerate().filter(|(_, answer)| owes(answer)).map(|(at, _)| at).collect()

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::archiver::Archiver;
 use super::error::PushError;
 use super::policy::Acknowledge;
-use super::source::Found;
+use super::source::FileVisit;
 use super::there::{self, Log};
 use super::upload::{Listeners, Origin, send};
 use crate::archive::agree::Parting;
@@ -112,7 +112,7 @@ impl Archiver {
 /// Whether a file that PostgreSQL would ask for before `name` waits.
 pub async fn earlier_waits(pg_wal: &Path, name: WalFileName) -> bool {
     let pg_wal = pg_wal.to_path_buf();
-    tokio::task::spawn_blocking(move || Found::look(&pg_wal, name)).await.is_ok_and(|found| found.earlier_waits)
+    tokio::task::spawn_blocking(move || FileVisit::look(&pg_wal, name)).await.is_ok_and(|found| found.earlier_waits)
 }
 
 /// Fails when one of the files that wait and that `name` comes after has other content in a repository. What a repository does not

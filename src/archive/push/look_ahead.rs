@@ -9,7 +9,7 @@ pub const QUEUE_FILES_MAX: usize = 1024;
 
 /// What is known of a ready file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum ReadyState {
     /// It is durable already, or on its way.
     Known,
     /// It is not in the lead (see `lead.rs`), and nothing after it is.
@@ -38,7 +38,7 @@ pub struct Chosen {
 /// that such a file is on its way.
 pub fn choose(
     queue: &mut VecDeque<WalFileName>,
-    judge: impl Fn(WalFileName) -> Standing,
+    judge: impl Fn(WalFileName) -> ReadyState,
     mut unsettled: bool,
     places: usize,
 ) -> Chosen {
@@ -46,14 +46,14 @@ pub fn choose(
     while chosen.start.len() < places {
         let Some(name) = queue.front().copied() else { break };
         match judge(name) {
-            Standing::Known => {}
-            Standing::There => {
+            ReadyState::Known => {}
+            ReadyState::There => {
                 unsettled = true;
                 chosen.start.push(name);
             }
-            Standing::New if !unsettled => chosen.start.push(name),
-            Standing::New | Standing::Beyond => break,
-            Standing::Unlisted => {
+            ReadyState::New if !unsettled => chosen.start.push(name),
+            ReadyState::New | ReadyState::Beyond => break,
+            ReadyState::Unlisted => {
                 chosen.list = Some(name);
                 break;
             }
@@ -115,7 +115,7 @@ mod tests {
             let mut queue: VecDeque<_> = ready.iter().copied().collect();
             let mut all = Vec::new();
             loop {
-                let judge = |file| if known.contains(&file) { Standing::Known } else { Standing::New };
+                let judge = |file| if known.contains(&file) { ReadyState::Known } else { ReadyState::New };
                 let chosen = choose(&mut queue, judge, false, places).start;
                 if chosen.is_empty() { break }
                 prop_assert!(chosen.len() <= places);
@@ -130,11 +130,11 @@ mod tests {
             standings in proptest::collection::vec(0u8..5, 0..30), unsettled: bool, places in 0usize..40,
         ) {
             let of = |number: usize| match standings[number] {
-                0 => Standing::Known,
-                1 => Standing::There,
-                2 => Standing::Unlisted,
-                3 => Standing::Beyond,
-                _ => Standing::New,
+                0 => ReadyState::Known,
+                1 => ReadyState::There,
+                2 => ReadyState::Unlisted,
+                3 => ReadyState::Beyond,
+                _ => ReadyState::New,
             };
             let number = |file: WalFileName| match file {
                 WalFileName::Segment(segment) => segment.segment as usize,
@@ -143,17 +143,17 @@ mod tests {
             let mut queue: VecDeque<_> = (0u32..).zip(&standings).map(|(number, _)| name(number)).collect();
             let chosen = choose(&mut queue, |file| of(number(file)), unsettled, places);
             prop_assert!(chosen.start.len() <= places && chosen.start.is_sorted());
-            let there = chosen.start.iter().position(|file| of(number(*file)) == Standing::There);
+            let there = chosen.start.iter().position(|file| of(number(*file)) == ReadyState::There);
             for (at, file) in chosen.start.iter().enumerate() {
                 match of(number(*file)) {
-                    Standing::New => prop_assert!(!unsettled && there.is_none_or(|there| at < there)),
-                    other => prop_assert_eq!(other, Standing::There),
+                    ReadyState::New => prop_assert!(!unsettled && there.is_none_or(|there| at < there)),
+                    other => prop_assert_eq!(other, ReadyState::There),
                 }
-                let stopped = |before: usize| matches!(of(before), Standing::Unlisted | Standing::Beyond);
+                let stopped = |before: usize| matches!(of(before), ReadyState::Unlisted | ReadyState::Beyond);
                 prop_assert!(!(0..number(*file)).any(stopped));
             }
             if let Some(wanted) = chosen.list {
-                prop_assert_eq!(of(number(wanted)), Standing::Unlisted);
+                prop_assert_eq!(of(number(wanted)), ReadyState::Unlisted);
                 prop_assert_eq!(queue.front(), Some(&wanted), "it is looked at again");
             }
         }

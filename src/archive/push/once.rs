@@ -10,7 +10,7 @@ use super::delivery::Delivery;
 use super::error::PushError;
 use super::in_order::{earlier_waits, stand_alone};
 use super::patience::hope_for;
-use super::policy::{Acknowledge, Answer, Verdict};
+use super::policy::{Acknowledge, CopyState, Decision};
 use super::source::FileStamp;
 use super::upload::{LEFTOVER_PATIENCE, Listeners, Origin, send, why_unwritable};
 use walward_pg::WalFileName;
@@ -45,7 +45,7 @@ pub async fn archive_now(
     let everybody: Vec<usize> = (0..repositories.len()).collect();
     let (decide, _) = oneshot::channel();
     let delivery = Delivery::new(needed, 0, decide);
-    delivery.begin(None, vec![Answer::Waiting; repositories.len()]);
+    delivery.begin(None, vec![CopyState::Waiting; repositories.len()]);
     let report = |stamp: FileStamp, at: usize, result: Result<(), PushError>| {
         if let Some(outcome) = delivery.answered(stamp, at, result) {
             delivery.decide(outcome);
@@ -75,7 +75,7 @@ pub async fn archive_now(
     let waiting = delivery.waiting();
     // What another repository said after the decision counts as well: nothing here remembers it for the next file.
     let (verdict, stamp, mut failures) = delivery.end();
-    if verdict == Verdict::Archived {
+    if verdict == Decision::Archived {
         return stamp.map(|stamp| (stamp, failures)).ok_or(PushError::Died(name));
     }
     if !failures.is_empty() {

@@ -24,7 +24,7 @@ impl Acknowledge {
 
 /// What is known of one file at one repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum CopyState {
     /// It is on its way.
     Waiting,
     /// It is not sent there this time: the repository rests after failures.
@@ -39,7 +39,7 @@ pub enum Answer {
 
 /// What becomes of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// It cannot be told yet.
     Wait,
     /// It is archived; what other repositories lack is owed to them.
@@ -51,50 +51,51 @@ pub enum Verdict {
 }
 
 /// Judges by what every repository answered so far.
-pub fn judge(answers: &[Answer], needed: usize) -> Verdict {
+pub fn judge(answers: &[CopyState], needed: usize) -> Decision {
     let count = |wanted| answers.iter().filter(|answer| **answer == wanted).count();
-    if count(Answer::Different) > 0 {
-        Verdict::Refused
-    } else if count(Answer::Durable) >= needed {
-        Verdict::Archived
-    } else if count(Answer::Waiting) > 0 {
-        Verdict::Wait
+    if count(CopyState::Different) > 0 {
+        Decision::Refused
+    } else if count(CopyState::Durable) >= needed {
+        Decision::Archived
+    } else if count(CopyState::Waiting) > 0 {
+        Decision::Wait
     } else {
-        Verdict::Failed
+        Decision::Failed
     }
 }
 
 /// Before a file is sent: who gets it. It is durable in those that `durable` says; a repository that rests after failures is
 /// left out where enough others remain, so that it costs them no time and no memory; and so is one that missed files, until it
 /// was compared: what another server wrote to it meanwhile must not be continued.
-pub fn begin(places: &[Place], needed: usize) -> Vec<Answer> {
-    let are_enough =
-        |suits: &dyn Fn(&Place) -> bool| places.iter().filter(|place| place.durable || suits(place)).count() >= needed;
-    let is_awake = |place: &Place| !place.resting;
-    let is_compared = |place: &Place| !place.resting && !place.uncompared;
-    let suits: &dyn Fn(&Place) -> bool = if are_enough(&is_compared) {
+pub fn begin(places: &[CopyFacts], needed: usize) -> Vec<CopyState> {
+    let are_enough = |suits: &dyn Fn(&CopyFacts) -> bool| {
+        places.iter().filter(|place| place.durable || suits(place)).count() >= needed
+    };
+    let is_awake = |place: &CopyFacts| !place.resting;
+    let is_compared = |place: &CopyFacts| !place.resting && !place.uncompared;
+    let suits: &dyn Fn(&CopyFacts) -> bool = if are_enough(&is_compared) {
         &is_compared
     } else if are_enough(&is_awake) {
         &is_awake
     } else {
         &|_| true
     };
-    let answer = |place: &Place| match place {
-        Place { durable: true, .. } => Answer::Durable,
-        place if suits(place) => Answer::Waiting,
-        Place { .. } => Answer::LeftOut,
+    let answer = |place: &CopyFacts| match place {
+        CopyFacts { durable: true, .. } => CopyState::Durable,
+        place if suits(place) => CopyState::Waiting,
+        CopyFacts { .. } => CopyState::LeftOut,
     };
     places.iter().map(answer).collect()
 }
 
 /// How many have the file or are asked to take it.
-pub fn asked(answers: &[Answer]) -> usize {
-    answers.iter().filter(|answer| matches!(answer, Answer::Durable | Answer::Waiting)).count()
+pub fn asked(answers: &[CopyState]) -> usize {
+    answers.iter().filter(|answer| matches!(answer, CopyState::Durable | CopyState::Waiting)).count()
 }
 
 /// What is known of a repository before a file is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct CopyFacts {
     /// The file is durable there.
     pub durable: bool,
     /// It failed lately.
@@ -108,8 +109,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn places() -> impl Strategy<Value = Vec<Place>> {
-        let place = any::<(bool, bool, bool)>().prop_map(|(durable, resting, uncompared)| Place {
+    fn places() -> impl Strategy<Value = Vec<CopyFacts>> {
+        let place = any::<(bool, bool, bool)>().prop_map(|(durable, resting, uncompared)| CopyFacts {
             durable,
             resting,
             uncompared,
@@ -131,12 +132,12 @@ mod tests {
             let answers = begin(&places, needed);
             prop_assert!(asked(&answers) >= needed);
             for (place, answer) in places.iter().zip(&answers) {
-                prop_assert_eq!(place.durable, *answer == Answer::Durable);
-                prop_assert!(place.resting || place.uncompared || *answer != Answer::LeftOut);
+                prop_assert_eq!(place.durable, *answer == CopyState::Durable);
+                prop_assert!(place.resting || place.uncompared || *answer != CopyState::LeftOut);
             }
             // Who may be another's by now is asked only where too few others remain.
             let sure = places.iter().filter(|place| place.durable || !place.resting && !place.uncompared).count();
-            let doubtful = |(place, answer): (&Place, &Answer)| place.uncompared && *answer == Answer::Waiting;
+            let doubtful = |(place, answer): (&CopyFacts, &CopyState)| place.uncompared && *answer == CopyState::Waiting;
             prop_assert!(sure < needed || !places.iter().zip(&answers).any(doubtful));
         }
 
@@ -150,16 +151,16 @@ mod tests {
             let mut answers = begin(&places, needed);
             for (at, end) in ends.iter().enumerate().take(places.len()) {
                 let verdict = judge(&answers, needed);
-                let durable = answers.iter().filter(|answer| **answer == Answer::Durable).count();
-                let different = answers.contains(&Answer::Different);
-                prop_assert_eq!(verdict == Verdict::Archived, durable >= needed && !different);
-                prop_assert_eq!(verdict == Verdict::Refused, different);
-                if answers[at] == Answer::Waiting {
-                    answers[at] = [Answer::Durable, Answer::Failed, Answer::Different][usize::from(*end)];
+                let durable = answers.iter().filter(|answer| **answer == CopyState::Durable).count();
+                let different = answers.contains(&CopyState::Different);
+                prop_assert_eq!(verdict == Decision::Archived, durable >= needed && !different);
+                prop_assert_eq!(verdict == Decision::Refused, different);
+                if answers[at] == CopyState::Waiting {
+                    answers[at] = [CopyState::Durable, CopyState::Failed, CopyState::Different][usize::from(*end)];
                 }
             }
             // Once everybody has answered, nobody waits for a verdict.
-            prop_assert_ne!(judge(&answers, needed), Verdict::Wait);
+            prop_assert_ne!(judge(&answers, needed), Decision::Wait);
         }
     }
 }

@@ -59,7 +59,7 @@ impl From<Facts> for FileStamp {
 
 /// What one visit to a data directory tells of a file that is to be archived.
 #[derive(Debug)]
-pub struct Found {
+pub struct FileVisit {
     /// The file.
     pub file: io::Result<FileStamp>,
     /// PostgreSQL has marked it.
@@ -70,7 +70,7 @@ pub struct Found {
     pub life: Option<ServerLife>,
 }
 
-impl Found {
+impl FileVisit {
     /// Looks at `name` in `pg_wal`, whose parent is the data directory. Blocking.
     pub fn look(pg_wal: &Path, name: WalFileName) -> Self {
         let file = FileStamp::of(&pg_wal.join(name.to_string()));

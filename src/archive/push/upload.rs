@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::chain::ChainOfLife;
 use super::error::PushError;
-use super::policy::Answer;
+use super::policy::CopyState;
 use super::source::{FactsHandle, FileStamp, WalFile};
 use crate::archive::accept::{Rejection, accept};
 use walward_base::{ErrorClass, describe};
@@ -34,11 +34,11 @@ pub(super) fn why_unwritable(lazy: &LazyRepository) -> Option<(String, String)> 
 }
 
 /// What a repository's result means for the policy.
-pub fn answer_of(result: &Result<(), PushError>) -> Answer {
+pub fn answer_of(result: &Result<(), PushError>) -> CopyState {
     match result {
-        Ok(()) => Answer::Durable,
-        Err(PushError::Different { .. }) => Answer::Different,
-        Err(_) => Answer::Failed,
+        Ok(()) => CopyState::Durable,
+        Err(PushError::Different { .. }) => CopyState::Different,
+        Err(_) => CopyState::Failed,
     }
 }
 

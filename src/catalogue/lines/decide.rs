@@ -83,14 +83,14 @@ pub fn decide(
 
 /// How one line stands to another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
+enum LineRelation {
     /// The cluster is on it, and went there from the other, or the other has nothing of its own.
     After,
-    /// As [`Standing::After`], the other way round.
+    /// As [`LineRelation::After`], the other way round.
     Before,
     /// Both lived at the same time, or the later life is where the other left; the cluster is on this one by all that is known.
     Beside,
-    /// As [`Standing::Beside`], the other way round.
+    /// As [`LineRelation::Beside`], the other way round.
     Strayed,
     /// It cannot be told.
     Unknown,
@@ -122,7 +122,7 @@ impl<'a> Survey<'a> {
         at.and_then(|at| self.compared.get(&(way.target(), at))).cloned().unwrap_or_default()
     }
 
-    fn standing(&self, way: &Way, other: &Way) -> Standing {
+    fn standing(&self, way: &Way, other: &Way) -> LineRelation {
         let (own, theirs) = (self.life(way, other), self.life(other, way));
         let proven = is_proven(&own, &theirs, stays(way, other));
         let other_proven = is_proven(&theirs, &own, stays(other, way));
@@ -132,16 +132,20 @@ impl<'a> Survey<'a> {
             |one: &Life, other: &Life| one.born.zip(other.arrived).is_some_and(|(born, arrived)| born >= arrived);
         match (own.moments(), theirs.moments()) {
             // History says that the cluster went there.
-            (None, None) if way.target() > other.target() => Standing::After,
-            (Some(_), None) if began_later(&theirs, &own) || stays(way, other) && !proven => Standing::Unknown,
-            (None, Some(_)) if began_later(&own, &theirs) || stays(other, way) && !other_proven => Standing::Unknown,
-            (Some(_), None) => Standing::After,
-            (None, _) => Standing::Before,
-            (Some((_, last)), Some((first, _))) if last < first && !stays(other, way) => Standing::Before,
-            (Some((first, _)), Some((_, last))) if last < first && !stays(way, other) => Standing::After,
-            (Some((_, own_last)), Some((_, their_last))) if proven && own_last > their_last => Standing::Beside,
-            (Some((_, own_last)), Some((_, their_last))) if other_proven && own_last < their_last => Standing::Strayed,
-            (Some(_), Some(_)) => Standing::Unknown,
+            (None, None) if way.target() > other.target() => LineRelation::After,
+            (Some(_), None) if began_later(&theirs, &own) || stays(way, other) && !proven => LineRelation::Unknown,
+            (None, Some(_)) if began_later(&own, &theirs) || stays(other, way) && !other_proven => {
+                LineRelation::Unknown
+            }
+            (Some(_), None) => LineRelation::After,
+            (None, _) => LineRelation::Before,
+            (Some((_, last)), Some((first, _))) if last < first && !stays(other, way) => LineRelation::Before,
+            (Some((first, _)), Some((_, last))) if last < first && !stays(way, other) => LineRelation::After,
+            (Some((_, own_last)), Some((_, their_last))) if proven && own_last > their_last => LineRelation::Beside,
+            (Some((_, own_last)), Some((_, their_last))) if other_proven && own_last < their_last => {
+                LineRelation::Strayed
+            }
+            (Some(_), Some(_)) => LineRelation::Unknown,
         }
     }
 
@@ -151,13 +155,15 @@ impl<'a> Survey<'a> {
 
     /// The line that the cluster is on now.
     fn current(&self) -> Option<&'a Way> {
-        let leads = |way: &Way, other: &Way| matches!(self.standing(way, other), Standing::After | Standing::Beside);
+        let leads =
+            |way: &Way, other: &Way| matches!(self.standing(way, other), LineRelation::After | LineRelation::Beside);
         self.lines.iter().find(|way| self.others(way).all(|other| leads(way, other)))
     }
 
     /// The lines that no other one took the place of.
     fn candidates(&self) -> Vec<&'a Way> {
-        let lost = |way: &Way, other: &Way| matches!(self.standing(way, other), Standing::Before | Standing::Strayed);
+        let lost =
+            |way: &Way, other: &Way| matches!(self.standing(way, other), LineRelation::Before | LineRelation::Strayed);
         let left: Vec<&Way> = self.lines.iter().filter(|way| !self.others(way).any(|other| lost(way, other))).collect();
         if left.is_empty() { self.lines.iter().collect() } else { left }
     }
@@ -229,7 +235,7 @@ impl<'a> Survey<'a> {
     /// What should be known of the lines beside `way`.
     fn remarks(&self, way: &Way) -> Vec<String> {
         let beside = self.others(way).filter(|other| {
-            !matches!(self.standing(way, other), Standing::After | Standing::Before)
+            !matches!(self.standing(way, other), LineRelation::After | LineRelation::Before)
                 && self.life(other, way).moments().is_some()
         });
         beside

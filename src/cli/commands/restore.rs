@@ -18,7 +18,7 @@ use crate::cli::shell::{client_program, own_program, quote};
 use crate::config::{ClusterConfig, Config, DEFAULT_SOCKET};
 use crate::outcome::Exit;
 use crate::restore::{
-    self, Action, Archiving, Fate, Note, Phase, Place, Progress, RestorePlan, RestoreReport, RestoreRequest,
+    self, Action, Archiving, Fate, HostDirectory, Note, Phase, Progress, RestorePlan, RestoreReport, RestoreRequest,
     TablespaceSelector, Taken, TakenBy,
 };
 use walward_base::sys;
@@ -32,8 +32,11 @@ pub(in crate::cli) async fn run(
     printer: &Printer,
 ) -> Result<Exit, Failure> {
     let cluster = context.cluster()?;
-    let original =
-        Place { directory: cluster.data_directory.clone(), host: sys::host::name(), machine: sys::host::machine() };
+    let original = HostDirectory {
+        directory: cluster.data_directory.clone(),
+        host: sys::host::name(),
+        machine: sys::host::machine(),
+    };
     let mut request = request(arguments, original)?;
     request.refuse_seams = cluster.fetch.refuse_seams;
     request.restore_command = restore_command(context, &cluster.name, arguments, &request.target);
@@ -91,7 +94,7 @@ async fn carry_out(plan: RestorePlan, workers: usize, printer: &Printer) -> Resu
 }
 
 /// The request that the arguments spell.
-fn request(arguments: &RestoreArguments, original: Place) -> Result<RestoreRequest, Failure> {
+fn request(arguments: &RestoreArguments, original: HostDirectory) -> Result<RestoreRequest, Failure> {
     let usage = |text: String| Failure::new(Exit::Usage, text);
     let target = if let Some(text) = &arguments.time {
         Target::Time(parse_time(text)?)
@@ -343,7 +346,7 @@ mod tests {
     fn parse(line: &[&str]) -> Result<RestoreRequest, Failure> {
         let words = ["walward", "restore"].into_iter().chain(line.iter().copied());
         let Command::Restore(arguments) = Arguments::try_parse_from(words)?.command else { panic!("no restore") };
-        request(&arguments, Place { directory: "/data".into(), host: "db1".to_owned(), machine: None })
+        request(&arguments, HostDirectory { directory: "/data".into(), host: "db1".to_owned(), machine: None })
     }
 
     #[test]

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalogue::{Lives, decide, ways};
-use crate::restore::request::{Action, Archiving, Place};
+use crate::restore::request::{Action, Archiving, HostDirectory};
 use walward_pg::SegmentSize;
 use walward_repo::manifest::BackupType;
 
@@ -40,7 +40,7 @@ pub fn request(target: Target) -> RestoreRequest {
         use_partial: false,
         restore_command: "walward-wal fetch %f %p".to_owned(),
         end_command: "walward wal recovered || exit 1".to_owned(),
-        original: Place { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
+        original: HostDirectory { directory: "/original".into(), host: "elsewhere".to_owned(), machine: None },
         taken: Vec::new(),
         primary_conninfo: None,
     }

@@ -53,7 +53,7 @@ pub struct SlotInfo {
 
 /// The key slots that lie in a repository.
 #[derive(Debug, Clone)]
-pub struct Found {
+pub struct KeySlots {
     /// The newest generation under the root key that was asked for.
     pub newest: Option<KeysFile>,
     /// Objects under other root keys: what setups left that did not finish.
@@ -97,7 +97,7 @@ async fn named(store: &dyn Store, root: Option<RootId>) -> Result<(Option<u32>, 
     Ok((newest, foreign.into_iter().map(|(generation, root)| layout::keys(generation, root)).collect()))
 }
 
-impl Found {
+impl KeySlots {
     /// The newest generation under the root key `root`, and the objects of others.
     pub async fn load(store: &dyn Store, root: RootId) -> Result<Self, RepoError> {
         let (newest, foreign) = named(store, Some(root)).await?;

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use zeroize::Zeroizing;
 
-pub use file::{Found, KeysFile, OpenKeys, SlotInfo};
+pub use file::{KeySlots, KeysFile, OpenKeys, SlotInfo};
 pub use kind::SlotKind;
 pub use recovery::RecoveryKey;
 pub use root::RootId;

@@ -16,7 +16,7 @@ use walward_pg::session::quote_conninfo;
 
 /// A cluster on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct HostCluster {
     /// A name for it.
     pub(super) name: String,
     pub(super) data_directory: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Found {
     listens: Option<Listens>,
 }
 
-impl Found {
+impl HostCluster {
     /// Whose it is, for people.
     pub(super) fn owner_name(&self) -> String {
         self.owner.map_or_else(|| "nobody known".to_owned(), name_of)
@@ -48,7 +48,7 @@ impl Found {
 const MAJORS: std::ops::RangeInclusive<u16> = 13..=18;
 
 /// The cluster in `directory`. `known` are the names and folders that are configured: a cluster of them keeps its name, and no other gets it.
-pub(super) fn at(directory: &Path, known: &[(String, PathBuf)]) -> Result<Found, Failure> {
+pub(super) fn at(directory: &Path, known: &[(String, PathBuf)]) -> Result<HostCluster, Failure> {
     match judge(directory) {
         Judged::Good => Ok(found(directory, known, &taken(known))),
         Judged::Unreadable(error) => {
@@ -69,7 +69,7 @@ pub(super) fn at(directory: &Path, known: &[(String, PathBuf)]) -> Result<Found,
 /// What a search gave.
 #[derive(Debug, Default)]
 pub(super) struct Search {
-    pub(super) clusters: Vec<Found>,
+    pub(super) clusters: Vec<HostCluster>,
     /// Why others were left out.
     pub(super) left_out: Vec<String>,
 }
@@ -203,9 +203,9 @@ fn taken(known: &[(String, PathBuf)]) -> BTreeSet<String> {
     known.iter().map(|(name, _)| name.clone()).collect()
 }
 
-fn found(directory: &Path, known: &[(String, PathBuf)], taken: &BTreeSet<String>) -> Found {
+fn found(directory: &Path, known: &[(String, PathBuf)], taken: &BTreeSet<String>) -> HostCluster {
     let configured = known.iter().find(|(_, folder)| same_folder(folder, directory)).map(|(name, _)| name.clone());
-    Found {
+    HostCluster {
         name: configured.unwrap_or_else(|| name_for(directory, taken)),
         data_directory: directory.to_owned(),
         owner: owner(directory),
@@ -391,9 +391,9 @@ mod tests {
     #[test]
     fn a_connection_goes_where_the_server_listens() {
         let listens = parse_pid_file("123\n/data\n1700000000\n5433\n/tmp/s\nlocalhost\n  1 2\nready\n");
-        let found = Found { name: "main".into(), data_directory: "/data".into(), owner: None, listens };
+        let found = HostCluster { name: "main".into(), data_directory: "/data".into(), owner: None, listens };
         assert_eq!(found.connection("walward"), "host=/tmp/s port=5433 user=walward dbname=postgres");
-        let found = Found { listens: None, ..found };
+        let found = HostCluster { listens: None, ..found };
         assert_eq!(found.connection("walward"), "host=/var/run/postgresql user=walward dbname=postgres");
     }
 

@@ -30,7 +30,7 @@ pub(super) enum Agent {
 
 /// How things stand when setup has done what it may.
 #[derive(Debug)]
-pub(super) struct Standing<'a> {
+pub(super) struct SetupState<'a> {
     /// `walward`, with what it needs to find the configuration and the cluster.
     pub(super) walward: String,
     /// The same for whoever runs the agent, who can read what it reads and log in as it does.
@@ -59,7 +59,7 @@ pub(super) struct Standing<'a> {
     pub(super) has_backup: bool,
 }
 
-impl Standing<'_> {
+impl SetupState<'_> {
     fn psql(&self, statements: impl IntoIterator<Item = String>) -> String {
         let connection = self.admin.as_deref().unwrap_or("host=/var/run/postgresql user=postgres dbname=postgres");
         let mut text = format!("psql -X {}", word(connection));
@@ -72,7 +72,7 @@ impl Standing<'_> {
 }
 
 /// What is left, in order.
-pub(super) fn left(standing: &Standing<'_>) -> Vec<Left> {
+pub(super) fn left(standing: &SetupState<'_>) -> Vec<Left> {
     let mut all = Vec::new();
     let mut add = |what: String, commands: Vec<String>| all.push(Left { what, commands });
     for key in &standing.new_keys {
@@ -114,7 +114,7 @@ pub(super) fn left(standing: &Standing<'_>) -> Vec<Left> {
 }
 
 /// Archiving was to be changed and is as it was, or would be by the statements.
-fn after_an_attempt(standing: &Standing<'_>, undone: &Undone, all: &mut Vec<Left>) {
+fn after_an_attempt(standing: &SetupState<'_>, undone: &Undone, all: &mut Vec<Left>) {
     if let Some(why) = &undone.failed {
         let reload = std::iter::once("SELECT pg_reload_conf()".to_owned());
         let what = format!("give the server back what archived before, as a superuser ({why})");
@@ -127,7 +127,7 @@ fn after_an_attempt(standing: &Standing<'_>, undone: &Undone, all: &mut Vec<Left
     all.push(Left { what, commands: vec![format!("{} status", standing.as_agent)] });
 }
 
-fn on_the_server(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
+fn on_the_server(standing: &SetupState<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
     // What did not work is not to be done by hand.
     let undone: Vec<(Step, String)> =
         undone.iter().filter(|(step, _)| standing.undone.is_none() || !is_archiving(step)).cloned().collect();
@@ -168,7 +168,7 @@ fn on_the_server(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)]
     }
 }
 
-fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
+fn for_archiving(standing: &SetupState<'_>, plan: &Plan, undone: &[(Step, String)], all: &mut Vec<Left>) {
     let mut add = |what: String, commands: Vec<String>| all.push(Left { what, commands });
     let (walward, as_agent) = (&standing.walward, &standing.as_agent);
     if let Some(tool) = plan.kept() {
@@ -210,7 +210,7 @@ fn for_archiving(standing: &Standing<'_>, plan: &Plan, undone: &[(Step, String)]
     }
 }
 
-fn start_agent(standing: &Standing<'_>) -> String {
+fn start_agent(standing: &SetupState<'_>) -> String {
     if standing.config == Path::new(crate::config::DEFAULT_PATH) {
         return "systemctl enable --now walward.socket walward.service".to_owned();
     }
@@ -243,8 +243,8 @@ mod tests {
         Plan { steps: Vec::new(), archives, notes: Vec::new(), restart: Vec::new() }
     }
 
-    fn standing(plan: &Plan, undone: Vec<(Step, String)>) -> Standing<'_> {
-        Standing {
+    fn standing(plan: &Plan, undone: Vec<(Step, String)>) -> SetupState<'_> {
+        SetupState {
             walward: "walward".into(),
             as_agent: "sudo -u postgres walward".into(),
             config: Path::new(crate::config::DEFAULT_PATH),
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn the_order_is_the_one_to_type_them_in() {
         let plan = Plan { restart: vec!["archive_mode"], ..plan(Archives::Walward) };
-        let standing = Standing {
+        let standing = SetupState {
             agent: Agent::Away,
             new_keys: vec!["/etc/walward/main.key".into()],
             has_wal: false,
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn an_agent_without_a_package_is_started_as_its_user_and_in_folders_that_are_there() {
         let plan = plan(Archives::Walward);
-        let standing = Standing {
+        let standing = SetupState {
             agent: Agent::Away,
             config: Path::new("/opt/w.toml"),
             unmade: vec![("/var/spool/walward".into(), 0o700), ("/run/walward".into(), 0o755)],
@@ -330,7 +330,7 @@ mod tests {
             failed: None,
         };
         let standing =
-            |undone| Standing { undone: Some(undone), ..standing(&plan, vec![(failed.clone(), why.clone())]) };
+            |undone| SetupState { undone: Some(undone), ..standing(&plan, vec![(failed.clone(), why.clone())]) };
         let again = "walward setup --archive-command beside --apply";
         assert_eq!(commands(&left(&standing(&undone))), ["sudo -u postgres walward status", again]);
         let not_back = Undone { failed: Some("gone".into()), ..undone.clone() };

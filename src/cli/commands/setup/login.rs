@@ -56,8 +56,9 @@ pub(super) fn is_plain(name: &str) -> bool {
 pub(super) fn add(owner: Owner, lines: Lines) -> Result<Vec<Change>, Failure> {
     let added = owner.act(move || {
         // The map first: a line that names a map without entries lets nobody in.
-        let mut changes = Vec::from_iter(edit(&lines.ident.0, |text| with_line(text, &lines.ident.1, Place::End))?);
-        match edit(&lines.hba.0, |text| with_line(text, &lines.hba.1, Place::Top)) {
+        let mut changes =
+            Vec::from_iter(edit(&lines.ident.0, |text| with_line(text, &lines.ident.1, LoginPlace::End))?);
+        match edit(&lines.hba.0, |text| with_line(text, &lines.hba.1, LoginPlace::Top)) {
             Ok(change) => changes.extend(change),
             Err(error) => {
                 put_back(&changes)?;
@@ -89,21 +90,21 @@ fn put_back(changes: &[Change]) -> anyhow::Result<()> {
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum LoginPlace {
     /// The first line that fits decides (pg_hba.conf).
     Top,
     End,
 }
 
-fn with_line(text: &str, line: &str, place: Place) -> Option<String> {
+fn with_line(text: &str, line: &str, place: LoginPlace) -> Option<String> {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     if text.lines().any(|found| words(found) == words(line)) {
         return None;
     }
     Some(match place {
-        Place::Top => format!("{REMARK}\n{line}\n\n{text}"),
-        Place::End if text.is_empty() || text.ends_with('\n') => format!("{text}{REMARK}\n{line}\n"),
-        Place::End => format!("{text}\n{REMARK}\n{line}\n"),
+        LoginPlace::Top => format!("{REMARK}\n{line}\n\n{text}"),
+        LoginPlace::End if text.is_empty() || text.ends_with('\n') => format!("{text}{REMARK}\n{line}\n"),
+        LoginPlace::End => format!("{text}\n{REMARK}\n{line}\n"),
     })
 }
 

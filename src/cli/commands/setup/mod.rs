@@ -34,7 +34,7 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::{self, ClusterConfig, Config, ConfigError};
 use crate::outcome::Exit;
-use discover::{Found, Machine};
+use discover::{HostCluster, Machine};
 use file::{NewCluster, NewEncryption, NewRepository, NewTables};
 use places::same_folder;
 
@@ -185,7 +185,7 @@ fn clusters(
     arguments: &SetupArguments,
     known: &[(String, PathBuf)],
     printer: &Printer,
-) -> Result<Vec<Found>, Failure> {
+) -> Result<Vec<HostCluster>, Failure> {
     let mut found = match &arguments.data_directory {
         Some(directory) => {
             let directory = std::path::absolute(directory).context("cannot make --data-directory absolute")?;
@@ -209,7 +209,7 @@ fn search(
     arguments: &SetupArguments,
     known: &[(String, PathBuf)],
     printer: &Printer,
-) -> Result<Vec<Found>, Failure> {
+) -> Result<Vec<HostCluster>, Failure> {
     let search = Machine::this().search(known);
     let mut found = search.clusters;
     for reason in &search.left_out {

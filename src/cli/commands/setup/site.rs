@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::applied::Applied;
 use super::apply::{self, Role};
 use super::instructions::{self, Instructions};
-use super::left::{Agent, Left, Standing, left};
+use super::left::{Agent, Left, SetupState, left};
 use super::plan::{Plan, Wish, plan};
 use super::server::{self, Looked, Server};
 use super::{folders, initialise, proof, undo};
@@ -98,7 +98,7 @@ pub(super) async fn cluster(
         (None, false) => Exit::Done,
     };
     let unmade = if agent == Agent::Away { folders::make(context, role.owner, arguments.dry_run) } else { Vec::new() };
-    let standing = Standing {
+    let standing = SetupState {
         as_agent: as_agent(uid, &user, &walward(context, cluster)),
         walward: walward(context, cluster),
         config: &context.global.config,

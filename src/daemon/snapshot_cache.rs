@@ -5,7 +5,7 @@ use walward_base::kept::Kept;
 
 /// What is asked of others for a snapshot, however often snapshots are wanted.
 #[derive(Debug, Default)]
-pub struct Standing {
+pub struct SnapshotCache {
     /// How each repository answers, in the cluster's order.
     pub repositories: Kept<Vec<RepositorySnapshot>>,
     /// Files that wait, and how long the first of them has, in seconds.
