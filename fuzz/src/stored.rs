@@ -107,13 +107,14 @@ pub fn repository_files(data: &[u8]) {
             if let Ok(KeySlots { newest: Some(keys), .. }) = KeySlots::load(&*store, root).await {
                 let _ = keys.slots();
             }
-            let (repository, key) = (&fixture.repository, layout::lease(Work::Backup, 1));
+            let (repository, folder) = (&fixture.repository, layout::leases(Work::Backup));
+            let key = layout::lease(&folder, 1);
             put(repository.store(), &key, data).await;
             let minute = std::time::Duration::from_mins(1);
             let holder = Holder { name: "fuzz".to_owned(), process: None };
             if let Ok(lease) = Lease::take(repository, Work::Backup, &holder, minute, jiff::Timestamp::UNIX_EPOCH).await
             {
-                let mine = layout::lease(Work::Backup, lease.fencing());
+                let mine = layout::lease(&folder, lease.fencing());
                 repository.store().delete(&mine).await.expect("a deletion in memory");
             }
             repository.store().delete(&key).await.expect("a deletion in memory");

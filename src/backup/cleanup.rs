@@ -140,9 +140,10 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::backup::leases::{Leases, Pulse, TERMS};
     use walward_base::sys::cpu::CpuPool;
     use walward_repo::Encryption;
+    use walward_repo::lease;
+    use walward_repo::leases::{Leases, TERMS};
     use walward_storage::ObjectKey;
 
     async fn repository(root: &std::path::Path) -> Repository {
@@ -176,7 +177,9 @@ mod tests {
             "without a lease the time is not known"
         );
         let stop = tokio_util::sync::CancellationToken::new();
-        let leases = Leases::take(std::slice::from_ref(&repository), "db1", TERMS, Pulse::Calls, stop).await.unwrap();
+        let leases =
+            Leases::take(std::slice::from_ref(&repository), (lease::Work::Backup, "db1"), TERMS, || true, stop);
+        let leases = leases.await.unwrap();
         remove_remains(std::slice::from_ref(&repository)).await;
         leases.release().await;
         let there = |day| (0..2).filter(|n| root.path().join(layout::pack(&label(day), *n).as_str()).exists()).count();

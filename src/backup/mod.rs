@@ -16,7 +16,7 @@
 //!
 //! A file system that hangs: each read of the data directory has a deadline. Then the backup ends as any other that failed, the threads that hang
 //! are counted and bounded ([`walward_base::sys::ground`]), and no other backup begins in this process until they are answered. The leases are
-//! renewed by what was read and written ([`leases`]).
+//! renewed by what was read and written ([`walward_repo::leases`]).
 //!
 //! What a crash leaves behind: packs without a manifest, which are no backup (`check` and `info` mention them, and a later backup
 //! removes them under its lease, once they are old); leases that run out. The server ends its side when the session breaks.
@@ -64,6 +64,7 @@ mod wal;
 mod warnings;
 
 pub use error::BackupError;
+pub use leases::with_lease;
 #[doc(hidden)]
 pub use plan::packs;
 pub use preflight::Refusal;
@@ -75,4 +76,4 @@ pub use run::run;
 pub use run::run_on;
 #[doc(hidden)]
 pub use server::Server;
-pub use transfer::{CopiedBackup, copy_backup, copyable, with_lease};
+pub use transfer::{CopiedBackup, copy_backup, copyable};

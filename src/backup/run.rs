@@ -17,10 +17,10 @@ use super::copy::CorruptPages;
 use super::error::BackupError;
 use super::finish::{self, ControlCopy, LastFiles, LastPack};
 use super::history;
-use super::leases::{Leases, Pulse, Terms};
+use super::leases::{self, pulse};
 use super::member::{self, Attributes};
 use super::own_wal::{self, Sample};
-use super::packs::{self, PackDone, Target, Work};
+use super::packs::{self, PackDone, Target};
 use super::pages::PageChecks;
 use super::plan;
 use super::preflight::{self, Refusal};
@@ -36,6 +36,8 @@ use walward_base::trace;
 use walward_pg::session::{BackupStop, ServerFacts, Session, SessionError};
 use walward_pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
 use walward_repo::Repository;
+use walward_repo::lease::Work;
+use walward_repo::leases::{Leases, Terms};
 use walward_repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
 use walward_storage::folder_of;
 
@@ -98,12 +100,12 @@ async fn take<S: Server>(
 ) -> Result<BackupReport, BackupError> {
     let clock = Instant::now();
     reading.check()?;
-    let pulse = Pulse::Progress(progress.subscribe());
+    let pulse = pulse(progress.subscribe());
     let progress = Arc::new(progress);
     let (session, facts) = unless_cancelled(&cancel, connect(session, &options, &reading, repositories)).await??;
     let stop = cancel.child_token();
     let terms = Terms::of(options.read_deadline);
-    let leases = Leases::take(repositories, &options.host, terms, pulse, stop.clone());
+    let leases = Leases::take(repositories, (Work::Backup, &options.host), terms, pulse, stop.clone());
     let leases = unless_cancelled(&cancel, leases).await??;
     let mut warnings = Warnings::default();
     let begin = async {
@@ -117,7 +119,7 @@ async fn take<S: Server>(
     // That the lease was lost shows as a cancellation everywhere else.
     let taken = taken.map_err(|error| match error {
         BackupError::Hangs { .. } => error,
-        error => leases.lost().unwrap_or(error),
+        error => leases::lost(&leases).unwrap_or(error),
     });
     leases.release().await;
     let mut report = taken?;
@@ -167,7 +169,7 @@ async fn connect<S: Server>(
 struct Begun<S> {
     session: S,
     facts: ServerFacts,
-    work: Arc<Work>,
+    work: Arc<packs::Work>,
     tablespaces: Vec<TablespaceLink>,
     started: Timestamp,
     start: Lsn,
@@ -242,7 +244,7 @@ async fn begin<S: Server>(
             writer: options.host.clone(),
         })
         .collect();
-    let work = Work {
+    let work = packs::Work {
         folders: scan.folders,
         reading,
         tree: scan.tree,

@@ -6,10 +6,8 @@
 use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
-use tokio_util::sync::CancellationToken;
 
 use super::error::BackupError;
-use super::leases::{Leases, Pulse, TERMS};
 use walward_base::{ErrorClass, describe, hex};
 use walward_repo::format::{Kind, Spec};
 use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
@@ -63,25 +61,7 @@ pub async fn copyable(from: &Repository) -> Result<Vec<(BackupLabel, u64)>, Back
     Ok(found)
 }
 
-/// Holds the leases on all of `repositories` while `work` goes on. `host` and this process are shown to those who want one meanwhile.
-///
-/// # Errors
-/// [`BackupError::Locked`] when a backup, or another such work, goes on there.
-pub async fn with_lease<T, E: From<BackupError>>(
-    repositories: &[Repository],
-    host: &str,
-    cancel: &CancellationToken,
-    work: impl AsyncFnOnce() -> Result<T, E>,
-) -> Result<T, E> {
-    let stop = cancel.child_token();
-    let leases = Leases::take(repositories, host, TERMS, Pulse::Calls, stop.clone()).await?;
-    let done = stop.run_until_cancelled(work()).await.unwrap_or(Err(BackupError::Cancelled.into()));
-    let done = done.map_err(|error| leases.lost().map_or(error, E::from));
-    leases.release().await;
-    done
-}
-
-/// Copies one backup, unless it is there. Call under [`with_lease`]. `on_pack` hears of the bytes of each pack that is there, as
+/// Copies one backup, unless it is there. Call under [`super::with_lease`]. `on_pack` hears of the bytes of each pack that is there, as
 /// stored where it comes from.
 pub async fn copy_backup(
     from: &Repository,

@@ -81,14 +81,13 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
     judge_work(error)
 }
 
+const AT_WORK: &str = "`walward lease list` says who is at work; `walward lease break` is for a holder that is gone";
+
 /// As [`judge_one`], for the errors of the three verbs. What a repository or the server said decides where it is the cause.
 fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str>)> {
     if let Some(error) = error.downcast_ref::<BackupError>() {
         return match error {
-            BackupError::Locked { .. } => Some((
-                Exit::Locked,
-                Some("`walward lease list` says who is at work; `walward lease break` is for a holder that is gone"),
-            )),
+            BackupError::Locked { .. } => Some((Exit::Locked, Some(AT_WORK))),
             BackupError::LeaseLost { .. } => Some((Exit::Locked, None)),
             BackupError::Refused(_)
             | BackupError::Label(_)
@@ -110,6 +109,7 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
     if let Some(error) = error.downcast_ref::<RestoreError>() {
         return match error {
             RestoreError::Refused(_) if error.class() != ErrorClass::NotFound => Some((Exit::Refused, None)),
+            RestoreError::Locked { .. } => Some((Exit::Locked, Some(AT_WORK))),
             RestoreError::Catalogue(error) => judge_catalogue(error),
             _ => Some((exit_of(error.class()), None)),
         };

@@ -3,9 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use jiff::Timestamp;
+
 use super::refusal::Refusal;
 use crate::catalogue::CatalogueError;
 use walward_base::{ErrorClass, format_bytes};
+use walward_repo::lease::Work;
 
 /// A restore that was not begun, or not finished. One that was begun can be run again with the same request and goes on
 /// where it stopped.
@@ -50,6 +53,18 @@ pub enum RestoreError {
         /// What is wrong.
         why: String,
     },
+    /// Work goes on that takes away or moves what would be read.
+    #[error("{holder} is at work ({}) in repository {repository}; its lease ends at {until} unless it goes on", work.as_str())]
+    Locked {
+        /// The repository.
+        repository: String,
+        /// At what.
+        work: Work,
+        /// Who holds the lease.
+        holder: String,
+        /// When it ends.
+        until: Timestamp,
+    },
     /// The machine failed.
     #[error("cannot {verb} {}", .path.display())]
     Io {
@@ -77,7 +92,7 @@ impl RestoreError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Refused(refusal) if refusal.is_not_found() => ErrorClass::NotFound,
-            Self::Refused(_) | Self::Unproven(_) | Self::Died => ErrorClass::Permanent,
+            Self::Refused(_) | Self::Locked { .. } | Self::Unproven(_) | Self::Died => ErrorClass::Permanent,
             Self::NoSpace { .. } => ErrorClass::NoSpace,
             Self::Catalogue(error) => error.class(),
             Self::Pack { class, .. } => *class,

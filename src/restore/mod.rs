@@ -26,6 +26,7 @@ mod places;
 mod plan;
 mod proof;
 mod reachability;
+mod readers;
 mod refusal;
 mod request;
 mod run;

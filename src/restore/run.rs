@@ -24,6 +24,7 @@ use super::install::{self, Ending, Prepared};
 use super::places::Places;
 use super::plan::{RestorePlan, Work, blocking};
 use super::proof::Proof;
+use super::readers::Readers;
 use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
 use crate::catalogue::Copy;
 use walward_base::Locked;
@@ -100,6 +101,19 @@ pub struct RestoreReport {
 /// Carries `plan` out with `workers` packs at once (at least one). On a cancellation or an error everything is left for
 /// another run to go on with.
 pub async fn run(
+    plan: RestorePlan,
+    workers: usize,
+    progress: watch::Sender<Progress>,
+    cancel: CancellationToken,
+) -> Result<RestoreReport, RestoreError> {
+    let repositories = plan.work.copies.iter().map(|copy| &copy.repository);
+    let readers = Readers::take(repositories, &progress.subscribe()).await?;
+    let done = carry_out(plan, workers, progress, cancel).await;
+    readers.release().await;
+    done
+}
+
+async fn carry_out(
     plan: RestorePlan,
     workers: usize,
     progress: watch::Sender<Progress>,

@@ -14,7 +14,8 @@
 //! aside/<id>/list/<nnnnn>.json                     what belongs to it
 //! aside/<id>/{wal,backup}/…                        its objects, each under its own name
 //! lease/<work>/<fencing>.json                      who is at work
-//! lease/<work>/clock-<digits>                      what time the store has
+//! lease/<work>/<token>/<fencing>.json              the same, of work that several may do at once
+//! lease/<work>/[<token>/]clock-<digits>            what time the store has
 //! ```
 //!
 //! Generations have 8 decimal digits, packs and lists 5, fencing numbers 20, so that names sort as numbers do.
@@ -218,14 +219,19 @@ pub fn leases(work: Work) -> ObjectKey {
     key(format!("lease/{}", work.as_str()))
 }
 
-/// One state of a lease.
-pub fn lease(work: Work, fencing: u64) -> ObjectKey {
-    key(format!("lease/{}/{fencing:020}.json", work.as_str()))
+/// The folder of one reader's lease on work that several may do at once.
+pub fn reader_lease(work: Work, token: &str) -> ObjectKey {
+    key(format!("lease/{}/{token}", work.as_str()))
 }
 
-/// A name for an object whose time is the store's time of now; nobody else uses it.
-pub fn lease_clock(work: Work) -> ObjectKey {
-    key(format!("lease/{}/{LEASE_CLOCK}{}", work.as_str(), hex::encode(&rand::random::<[u8; 8]>())))
+/// One state of the lease in `folder`.
+pub fn lease(folder: &ObjectKey, fencing: u64) -> ObjectKey {
+    key(format!("{folder}/{fencing:020}.json"))
+}
+
+/// A name in the lease's `folder` for an object whose time is the store's time of now; nobody else uses it.
+pub fn lease_clock(folder: &ObjectKey) -> ObjectKey {
+    key(format!("{folder}/{LEASE_CLOCK}{}", hex::encode(&rand::random::<[u8; 8]>())))
 }
 
 const LEASE_CLOCK: &str = "clock-";
@@ -273,7 +279,11 @@ mod tests {
         let gap = gap(LINEAGE, first, last);
         assert_eq!(gap.as_str(), "gap/15-7437223446531284312/0000000A000000010000002B-0000000A0000000100000030.json");
         assert_eq!(parse_gap(gap.file_name()), Some((first, last)));
-        assert_eq!(lease(crate::lease::Work::Backup, 12).as_str(), "lease/backup/00000000000000000012.json");
+        let folder = leases(crate::lease::Work::Backup);
+        assert_eq!(lease(&folder, 12).as_str(), "lease/backup/00000000000000000012.json");
+        let folder = reader_lease(crate::lease::Work::Restore, &"0".repeat(32));
+        let name = "lease/restore/00000000000000000000000000000000/00000000000000000012.json";
+        assert_eq!(lease(&folder, 12).as_str(), name);
     }
 
     proptest! {
@@ -282,7 +292,8 @@ mod tests {
             prop_assert_eq!(parse_generation(identity(generation).file_name()), Some(generation));
             let root = RootId::for_tests(u8::try_from(fencing % 256).expect("a byte"));
             prop_assert_eq!(parse_keys(keys(generation, root).file_name()), Some((generation, root)));
-            prop_assert_eq!(parse_fencing(lease(crate::lease::Work::Backup, fencing).file_name()), Some(fencing));
+            let folder = leases(crate::lease::Work::Backup);
+            prop_assert_eq!(parse_fencing(lease(&folder, fencing).file_name()), Some(fencing));
         }
 
         #[test]

@@ -2,6 +2,13 @@
 //! each write the next number, and the highest holds. Lower numbers are removed, the highest never is: so a number, once
 //! seen, is never given out again, and whoever comes late with an old one finds a higher beside it.
 //!
+//! Work that several may do at once ([`Work::is_shared`]) has a line of such numbers for each reader, in a folder of its own. A reader removes
+//! its line when it ends; one that was ended by others stays until no renewal of it can be under way.
+//!
+//! What [`Work::excludes`] other kinds of work writes its own lease first, and then looks for theirs: of two that begin at the same time at
+//! least one sees the other, and gives its own back. A lease of theirs that has run out is ended by the next number in its line, so that its
+//! holder cannot renew it.
+//!
 //! A crash leaves a lease that runs out, and at worst an empty `clock-` object, which the next holder removes.
 //!
 //! Clocks: only the store's counts, for both sides. A lease has run out when its newest state is older than its length, by the
@@ -56,6 +63,7 @@ pub struct Seen {
     pub written: Timestamp,
     /// Whether it is held.
     pub standing: Standing,
+    folder: ObjectKey,
 }
 
 /// Whether a lease is held.
@@ -168,9 +176,9 @@ impl State {
     }
 }
 
-/// How old an object of a lease is by the store's own clock: what is written now has the store's time of now.
-async fn age(store: &dyn Store, work: Work, info: &ObjectInfo) -> Result<SignedDuration, RepoError> {
-    let key = layout::lease_clock(work);
+/// How old an object of the lease in `folder` is by the store's own clock: what is written now has the store's time of now.
+async fn age(store: &dyn Store, folder: &ObjectKey, info: &ObjectInfo) -> Result<SignedDuration, RepoError> {
+    let key = layout::lease_clock(folder);
     store.put_new(&key, Payload::default()).await?;
     let now = store.head(&key).await;
     remove(store, &key).await;
@@ -184,44 +192,98 @@ async fn remove(store: &dyn Store, key: &ObjectKey) {
     }
 }
 
-/// Whether `state`, stored as `info` says, is held. Writes to the store only where its time decides.
-async fn standing(store: &dyn Store, state: &State, info: &ObjectInfo) -> Result<Standing, RepoError> {
+/// Whether `state`, stored in `folder` as `info` says, is held. Writes to the store only where its time decides.
+async fn standing(
+    store: &dyn Store,
+    folder: &ObjectKey,
+    (state, info): (&State, &ObjectInfo),
+) -> Result<Standing, RepoError> {
     let gone = state.process.as_ref().is_some_and(Process::is_gone);
-    let age = if state.released || gone { SignedDuration::ZERO } else { age(store, state.work, info).await? };
+    let age = if state.released || gone { SignedDuration::ZERO } else { age(store, folder, info).await? };
     let coarse = info.modified.subsec_nanosecond() == 0;
     Ok(judge(state, age, coarse, gone))
 }
 
-/// What is known of the lease on `work`; `None` when nobody ever took it.
-pub async fn look(repository: &Repository, work: Work) -> Result<Option<Seen>, RepoError> {
-    let store = &**repository.store();
-    let Some((state, info)) = newest(store, work).await? else { return Ok(None) };
-    let standing = standing(store, &state, &info).await?;
-    Ok(Some(Seen { work, holder: state.holder, written: info.modified, standing }))
+/// The folders of the leases on `work`: one, or one for each reader.
+async fn folders(store: &dyn Store, work: Work) -> Result<Vec<ObjectKey>, RepoError> {
+    if !work.is_shared() {
+        return Ok(vec![layout::leases(work)]);
+    }
+    let readers = store.list(Some(&layout::leases(work))).await?.folders;
+    Ok(readers.iter().filter_map(|reader| layout::leases(work).join(reader).ok()).collect())
 }
 
-/// Takes the lease on `work` away from its holder, who learns of it at the next renewal, and leaves it free. `false` when nobody
-/// has it.
-pub async fn break_it(repository: &Repository, work: Work, by: &Holder, now: Timestamp) -> Result<bool, LeaseError> {
+/// What is known of the leases on `work`: nothing when nobody ever took one, and of readers only what was not given back.
+pub async fn look(repository: &Repository, work: Work) -> Result<Vec<Seen>, RepoError> {
+    let store = &**repository.store();
+    let mut seen = Vec::new();
+    for folder in folders(store, work).await? {
+        let Some((state, info)) = newest(store, work, &folder).await? else { continue };
+        if work.is_shared() && state.released {
+            continue;
+        }
+        let standing = standing(store, &folder, (&state, &info)).await?;
+        seen.push(Seen { work, holder: state.holder, written: info.modified, standing, folder });
+    }
+    Ok(seen)
+}
+
+/// Takes a lease away from its holder, who learns of it at the next renewal, and leaves it free. `false` when nobody has it.
+pub async fn break_it(repository: &Repository, seen: &Seen, by: &Holder, now: Timestamp) -> Result<bool, LeaseError> {
     let store = &**repository.store();
     for _ in 0..generations::ATTEMPTS_MAX {
-        match newest(store, work).await? {
+        match newest(store, seen.work, &seen.folder).await? {
             Some((state, _)) if !state.released => {
-                let next = State::new(state.fencing.saturating_add(1), work, by, now, Duration::ZERO);
-                if write(store, &State { released: true, ..next }).await? {
+                if end(store, &seen.folder, &state, by, now).await? {
                     return Ok(true);
                 }
             }
             _ => return Ok(false),
         }
     }
-    Err(contended(store, work).into())
+    Err(contended(store, &seen.folder).into())
+}
+
+/// Puts after `state`, the newest in `folder`, that nobody holds the lease; `false` when something else came first.
+async fn end(
+    store: &dyn Store,
+    folder: &ObjectKey,
+    state: &State,
+    by: &Holder,
+    now: Timestamp,
+) -> Result<bool, RepoError> {
+    let next = State::new(state.fencing.saturating_add(1), state.work, by, now, Duration::ZERO);
+    write(store, folder, &State { released: true, ..next }).await
+}
+
+/// The newest state in `folder`, of a lease that is not held. `now` is for people.
+///
+/// # Errors
+/// [`LeaseError::Held`] when it is.
+async fn unheld(
+    store: &dyn Store,
+    work: Work,
+    folder: &ObjectKey,
+    now: Timestamp,
+) -> Result<Option<(State, ObjectInfo)>, LeaseError> {
+    let Some((state, info)) = newest(store, work, folder).await? else { return Ok(None) };
+    let standing = standing(store, folder, (&state, &info)).await?;
+    if let Standing::Held(left) = standing {
+        let (url, holder) = (store.url().to_owned(), state.holder);
+        let until = now.saturating_add(left).unwrap_or(Timestamp::MAX);
+        return Err(LeaseError::Held { work, url, holder, until });
+    }
+    if standing != Standing::Released {
+        tracing::warn!(holder = state.holder, ?standing, "a lease that was not given back is taken over");
+    }
+    Ok(Some((state, info)))
 }
 
 /// The right to do some work, until it expires. Not released when dropped: then it expires.
 #[derive(Debug)]
 pub struct Lease {
     store: Arc<dyn Store>,
+    folder: ObjectKey,
     state: State,
     length: Duration,
     /// Before the newest state was written.
@@ -229,7 +291,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease on `work` for `length`, unless somebody has it. `now` is written down for people.
+    /// Takes the lease on `work` for `length`, unless somebody does what excludes it. `now` is written down for people.
     pub async fn take(
         repository: &Repository,
         work: Work,
@@ -237,34 +299,73 @@ impl Lease {
         length: Duration,
         now: Timestamp,
     ) -> Result<Self, LeaseError> {
-        let store = repository.store().clone();
-        for _ in 0..generations::ATTEMPTS_MAX {
-            let newest = newest(&*store, work).await?;
-            let fencing = match &newest {
-                None => 1,
-                Some((state, info)) => {
-                    let standing = standing(&*store, state, info).await?;
-                    if let Standing::Held(left) = standing {
-                        let (url, holder) = (store.url().to_owned(), state.holder.clone());
-                        let until = now.saturating_add(left).unwrap_or(Timestamp::MAX);
-                        return Err(LeaseError::Held { work, url, holder, until });
-                    }
-                    if standing != Standing::Released {
-                        tracing::warn!(
-                            holder = state.holder,
-                            ?standing,
-                            "a lease that was not given back is taken over"
-                        );
-                    }
-                    state.fencing.saturating_add(1)
-                }
-            };
-            let (state, renewed) = (State::new(fencing, work, holder, now, length), Instant::now());
-            if write(&*store, &state).await? {
-                return Ok(Self { store, state, length, renewed });
+        let lease = Self::write_first(repository.store(), work, holder, length, now).await?;
+        match lease.look_for_others(holder, now).await {
+            Ok(()) => Ok(lease),
+            Err(error) => {
+                // Where it cannot be given back now, it runs out.
+                let released = lease.release(now).await;
+                released.unwrap_or_else(|error| tracing::warn!(%error, "a lease that was refused was not given back"));
+                Err(error)
             }
         }
-        Err(contended(&*store, work).into())
+    }
+
+    async fn write_first(
+        store: &Arc<dyn Store>,
+        work: Work,
+        holder: &Holder,
+        length: Duration,
+        now: Timestamp,
+    ) -> Result<Self, LeaseError> {
+        let first = State::new(1, work, holder, now, length);
+        let folder = if work.is_shared() { layout::reader_lease(work, &first.token) } else { layout::leases(work) };
+        for _ in 0..generations::ATTEMPTS_MAX {
+            let newest = unheld(&**store, work, &folder, now).await?;
+            let fencing = newest.map_or(1, |(state, _)| state.fencing.saturating_add(1));
+            let (state, renewed) = (State { fencing, ..first.clone() }, Instant::now());
+            if write(&**store, &folder, &state).await? {
+                return Ok(Self { store: Arc::clone(store), folder, state, length, renewed });
+            }
+        }
+        Err(contended(&**store, &folder).into())
+    }
+
+    /// Looks for other work that excludes this, and ends the leases of what has run out.
+    async fn look_for_others(&self, holder: &Holder, now: Timestamp) -> Result<(), LeaseError> {
+        let store = &*self.store;
+        let ours = self.state.work;
+        for work in Work::ALL.into_iter().filter(|other| *other != ours && ours.excludes(*other)) {
+            for folder in folders(store, work).await? {
+                self.make_way(work, &folder, holder, now).await?;
+            }
+        }
+        // After that somebody else may have ended this lease, too.
+        if self.has_run_out() { Err(contended(store, &self.folder).into()) } else { Ok(()) }
+    }
+
+    /// Makes sure that nobody holds, or can renew, the lease on `work` in `folder`.
+    async fn make_way(
+        &self,
+        work: Work,
+        folder: &ObjectKey,
+        holder: &Holder,
+        now: Timestamp,
+    ) -> Result<(), LeaseError> {
+        let store = &*self.store;
+        for _ in 0..generations::ATTEMPTS_MAX {
+            let Some((state, info)) = unheld(store, work, folder, now).await? else { return Ok(()) };
+            if state.released {
+                if work.is_shared() && age(store, folder, &info).await? > LENGTH_MAX {
+                    remove(store, &info.key).await;
+                }
+                return Ok(());
+            }
+            if end(store, folder, &state, holder, now).await? {
+                return Ok(());
+            }
+        }
+        Err(contended(store, folder).into())
     }
 
     /// The number that rises with every state of the lease.
@@ -285,12 +386,17 @@ impl Lease {
 
     /// Gives the lease back, so that somebody else may take it at once.
     pub async fn release(mut self, now: Timestamp) -> Result<(), LeaseError> {
-        self.succeed(now, now, true).await
+        self.succeed(now, now, true).await?;
+        if self.state.work.is_shared() {
+            // Nobody else takes a number of this line.
+            remove(&*self.store, &layout::lease(&self.folder, self.state.fencing)).await;
+        }
+        Ok(())
     }
 
     async fn succeed(&mut self, now: Timestamp, expires: Timestamp, released: bool) -> Result<(), LeaseError> {
         for _ in 0..generations::ATTEMPTS_MAX {
-            let newest = newest(&*self.store, self.state.work).await?;
+            let newest = newest(&*self.store, self.state.work, &self.folder).await?;
             let fencing = match newest {
                 // An earlier call of ours may have been stored although its answer was lost.
                 Some((state, _)) if state.token == self.state.token => state.fencing,
@@ -300,12 +406,12 @@ impl Lease {
             let next =
                 State { fencing: fencing.saturating_add(1), written: now, expires, released, ..self.state.clone() };
             let renewed = Instant::now();
-            if write(&*self.store, &next).await? {
+            if write(&*self.store, &self.folder, &next).await? {
                 (self.state, self.renewed) = (next, renewed);
                 return Ok(());
             }
         }
-        Err(contended(&*self.store, self.state.work).into())
+        Err(contended(&*self.store, &self.folder).into())
     }
 
     fn lost(&self, holder: String) -> LeaseError {
@@ -313,13 +419,16 @@ impl Lease {
     }
 }
 
-fn contended(store: &dyn Store, work: Work) -> RepoError {
-    RepoError::Contended { object: generations::shown(store, &layout::leases(work)) }
+fn contended(store: &dyn Store, folder: &ObjectKey) -> RepoError {
+    RepoError::Contended { object: generations::shown(store, folder) }
 }
 
-/// The objects of a lease, by number, and what was written to learn the store's time.
-async fn objects(store: &dyn Store, work: Work) -> Result<(Vec<(u64, ObjectInfo)>, Vec<ObjectInfo>), RepoError> {
-    let listing = store.list(Some(&layout::leases(work))).await?;
+/// The objects of the lease in `folder`, by number, and what was written to learn the store's time.
+async fn objects(
+    store: &dyn Store,
+    folder: &ObjectKey,
+) -> Result<(Vec<(u64, ObjectInfo)>, Vec<ObjectInfo>), RepoError> {
+    let listing = store.list(Some(folder)).await?;
     let (clocks, others): (Vec<_>, Vec<_>) =
         listing.objects.into_iter().partition(|info| layout::is_lease_clock(info.key.file_name()));
     let numbered = others.into_iter();
@@ -330,9 +439,9 @@ async fn objects(store: &dyn Store, work: Work) -> Result<(Vec<(u64, ObjectInfo)
 }
 
 /// The state that holds.
-async fn newest(store: &dyn Store, work: Work) -> Result<Option<(State, ObjectInfo)>, RepoError> {
+async fn newest(store: &dyn Store, work: Work, folder: &ObjectKey) -> Result<Option<(State, ObjectInfo)>, RepoError> {
     for _ in 0..generations::ATTEMPTS_MAX {
-        let Some((fencing, info)) = objects(store, work).await?.0.pop() else { return Ok(None) };
+        let Some((fencing, info)) = objects(store, folder).await?.0.pop() else { return Ok(None) };
         let bytes = match generations::fetch(store, &info.key).await {
             Ok(bytes) => bytes,
             // Its holder wrote the next one since the listing.
@@ -347,19 +456,19 @@ async fn newest(store: &dyn Store, work: Work) -> Result<Option<(State, ObjectIn
         }
         return Ok(Some((state, info)));
     }
-    Err(contended(store, work))
+    Err(contended(store, folder))
 }
 
 /// Writes the next state; `false` when somebody else was first. Removes what it takes the place of.
-async fn write(store: &dyn Store, state: &State) -> Result<bool, RepoError> {
-    let key = layout::lease(state.work, state.fencing);
+async fn write(store: &dyn Store, folder: &ObjectKey, state: &State) -> Result<bool, RepoError> {
+    let key = layout::lease(folder, state.fencing);
     let bytes = checked_json::encode(state, None)
         .map_err(|error| RepoError::damaged(&generations::shown(store, &key), error))?;
     if !generations::put(store, &key, &bytes).await? {
         return Ok(false);
     }
     // A writer that was slow between looking and writing may have taken a number that was used and removed.
-    let (states, clocks) = objects(store, state.work).await?;
+    let (states, clocks) = objects(store, folder).await?;
     let highest = states.last().is_some_and(|(fencing, _)| *fencing == state.fencing);
     for (fencing, info) in &states {
         let superseded = if highest { *fencing < state.fencing } else { *fencing == state.fencing };
@@ -384,6 +493,7 @@ mod tests {
     use super::*;
     use crate::Encryption;
     use walward_base::sys::cpu::CpuPool;
+    use walward_storage::fault::{Fault, Faulty, Plan};
     use walward_storage::memory;
 
     const MINUTE: Duration = Duration::from_mins(1);
@@ -406,6 +516,95 @@ mod tests {
 
     async fn take(repository: &Repository, holder: &str, length: Duration) -> Result<Lease, LeaseError> {
         Lease::take(repository, Work::Backup, &named(holder), length, Timestamp::now()).await
+    }
+
+    async fn seen(repository: &Repository, work: Work) -> Seen {
+        look(repository, work).await.expect("read").pop().expect("a lease")
+    }
+
+    async fn do_work(repository: &Repository, work: Work, holder: &str, length: Duration) -> Result<Lease, LeaseError> {
+        Lease::take(repository, work, &named(holder), length, Timestamp::now()).await
+    }
+
+    #[tokio::test]
+    async fn of_all_pairs_of_works_those_that_exclude_each_other_are_not_held_together() {
+        for first in Work::ALL {
+            for second in Work::ALL {
+                let repository = repository().await;
+                let held = do_work(&repository, first, "a", MINUTE).await.expect("taken");
+                let other = do_work(&repository, second, "b", MINUTE).await;
+                assert_eq!(other.is_err(), first.excludes(second), "{first:?}, then {second:?}");
+                match other {
+                    Ok(other) => other.release(Timestamp::now()).await.expect("released"),
+                    Err(LeaseError::Held { work, holder, .. }) => assert_eq!((work, holder.as_str()), (first, "a")),
+                    Err(other) => panic!("{other}"),
+                }
+                held.release(Timestamp::now()).await.expect("released");
+                do_work(&repository, second, "b", MINUTE).await.expect("free");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn of_works_that_exclude_each_other_and_begin_at_once_no_two_are_held() {
+        let mut held = 0;
+        let works = [Work::Backup, Work::Expire, Work::SetAside, Work::Restore];
+        for (seed, first) in (0..60u64).zip(works.into_iter().cycle()) {
+            let inner = memory();
+            let pool = CpuPool::new(1).expect("a thread");
+            let none = Encryption::None;
+            let made = Repository::create("r", Arc::clone(&inner), "main", &none, &[], pool.clone(), Timestamp::now());
+            made.await.expect("a repository");
+            let open = async |number: u64| {
+                let mut calls = number + 2 * seed;
+                // Each call takes another while, so that the two meet at every step.
+                let plan = Plan::By(Box::new(move |_| {
+                    calls = calls.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    Some(Fault::Delay(Duration::from_millis(calls >> 61)))
+                }));
+                let store = Faulty::new(Arc::clone(&inner), Plan::script([]));
+                let repository =
+                    Repository::open("r", Arc::clone(&store) as _, &none, pool.clone()).await.expect("opens");
+                store.plan(plan);
+                repository
+            };
+            let (one, two) = (open(0).await, open(1).await);
+            let second = Work::Repair;
+            let both = tokio::join!(do_work(&one, first, "a", MINUTE), do_work(&two, second, "b", MINUTE));
+            assert!(both.0.is_err() || both.1.is_err(), "{seed}: {first:?}, {second:?}");
+            held += u64::from(both.0.is_ok() || both.1.is_ok());
+        }
+        assert!(held > 0);
+    }
+
+    #[tokio::test]
+    async fn readers_hold_together_are_told_apart_and_leave_nothing() {
+        let repository = repository().await;
+        let one = do_work(&repository, Work::Restore, "a", MINUTE).await.expect("taken");
+        let mut two = do_work(&repository, Work::Restore, "b", MINUTE).await.expect("taken");
+        two.renew(Timestamp::now()).await.expect("renewed");
+        let mut readers = look(&repository, Work::Restore).await.expect("read");
+        readers.sort_by(|one, other| one.holder.cmp(&other.holder));
+        assert_eq!(readers.iter().map(|seen| seen.holder.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+        assert!(break_it(&repository, &readers[1], &named("a person"), Timestamp::now()).await.expect("broken"));
+        assert!(matches!(two.renew(Timestamp::now()).await, Err(LeaseError::Lost { .. })));
+        assert!(do_work(&repository, Work::SetAside, "c", MINUTE).await.is_err(), "the first still reads");
+        one.release(Timestamp::now()).await.expect("released");
+        assert_eq!(look(&repository, Work::Restore).await.expect("read"), []);
+        do_work(&repository, Work::SetAside, "c", MINUTE).await.expect("nobody reads any more");
+    }
+
+    #[tokio::test]
+    async fn work_whose_lease_ran_out_cannot_renew_it_once_other_work_has_begun() {
+        for first in [Work::Backup, Work::Restore] {
+            let repository = repository().await;
+            let mut old = do_work(&repository, first, "a", SHORT).await.expect("taken");
+            assert!(do_work(&repository, Work::SetAside, "b", MINUTE).await.is_err());
+            tokio::time::sleep(SHORT * 2).await;
+            do_work(&repository, Work::SetAside, "b", MINUTE).await.expect("it ran out");
+            let lost = old.renew(Timestamp::now()).await;
+            assert!(matches!(&lost, Err(LeaseError::Lost { holder, .. }) if holder == "b"), "{first:?}: {lost:?}");
+        }
     }
 
     #[tokio::test]
@@ -456,7 +655,7 @@ mod tests {
         Lease::take(&repository, Work::Backup, &holder, MINUTE, Timestamp::now()).await.expect("taken");
         assert!(take(&repository, "b", MINUTE).await.is_err());
         child.kill().and_then(|()| child.wait()).expect("ended");
-        let seen = look(&repository, Work::Backup).await.expect("read").expect("a lease");
+        let seen = seen(&repository, Work::Backup).await;
         assert_eq!((seen.holder.as_str(), seen.standing), ("a", Standing::HolderGone));
         take(&repository, "b", MINUTE).await.expect("free");
     }
@@ -465,13 +664,12 @@ mod tests {
     async fn a_broken_lease_is_free_and_its_holder_learns_it() {
         let repository = repository().await;
         let by = named("a person");
-        assert_eq!(look(&repository, Work::Backup).await.expect("read"), None);
-        assert!(!break_it(&repository, Work::Backup, &by, Timestamp::now()).await.expect("nothing to break"));
+        assert_eq!(look(&repository, Work::Backup).await.expect("read"), []);
         let mut lease = take(&repository, "a", MINUTE).await.expect("taken");
-        let seen = look(&repository, Work::Backup).await.expect("read").expect("a lease");
+        let seen = seen(&repository, Work::Backup).await;
         assert!(matches!(seen.standing, Standing::Held(left) if left <= MINUTE), "{seen:?}");
-        assert!(break_it(&repository, Work::Backup, &by, Timestamp::now()).await.expect("broken"));
-        assert!(!break_it(&repository, Work::Backup, &by, Timestamp::now()).await.expect("nothing to break"));
+        assert!(break_it(&repository, &seen, &by, Timestamp::now()).await.expect("broken"));
+        assert!(!break_it(&repository, &seen, &by, Timestamp::now()).await.expect("nothing to break"));
         let lost = lease.renew(Timestamp::now()).await;
         assert!(matches!(&lost, Err(LeaseError::Lost { holder, .. }) if holder == "a person"), "{lost:?}");
         take(&repository, "b", MINUTE).await.expect("free");
@@ -487,7 +685,7 @@ mod tests {
         }
         assert!(take(&repository, "b", MINUTE).await.is_err());
         assert_eq!(lease.fencing(), 5);
-        let (states, clocks) = objects(&**repository.store(), Work::Backup).await.expect("listed");
+        let (states, clocks) = objects(&**repository.store(), &layout::leases(Work::Backup)).await.expect("listed");
         assert_eq!((states.len(), clocks.len()), (1, 0));
     }
 
@@ -498,7 +696,7 @@ mod tests {
         let slow = State { token: "x".to_owned(), holder: "slow".to_owned(), ..lease.state.clone() };
         lease.renew(Timestamp::now()).await.expect("renewed");
         // "slow" saw no lease before "a" took the first number, and writes only now.
-        assert!(!write(&**repository.store(), &slow).await.expect("written"));
+        assert!(!write(&**repository.store(), &lease.folder, &slow).await.expect("written"));
         lease.renew(Timestamp::now()).await.expect("renewed");
     }
 

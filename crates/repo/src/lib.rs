@@ -17,6 +17,7 @@ pub mod keys;
 pub mod layout;
 mod lazy;
 pub mod lease;
+pub mod leases;
 mod looks;
 pub mod manifest;
 pub mod place;

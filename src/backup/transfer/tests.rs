@@ -4,10 +4,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 
 use super::*;
+use crate::backup::with_lease;
+use tokio_util::sync::CancellationToken;
 use walward_base::sys::cpu::CpuPool;
 use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
 use walward_repo::Encryption;
 use walward_repo::keys::KeySource;
+use walward_repo::lease::Work;
 use walward_repo::manifest::{BackupType, EntryKind};
 use walward_storage::fault::{Fault, Faulty, Plan};
 use walward_storage::{Store, memory};
@@ -166,11 +169,15 @@ async fn another_backup_of_the_label_and_a_damaged_one_are_told_and_left() {
 async fn nobody_else_is_at_work_meanwhile() {
     let to = repository("to", memory(), None).await;
     let cancel = CancellationToken::new();
-    let nested = with_lease(std::slice::from_ref(&to), "db1", &cancel, async || {
-        let second = with_lease(std::slice::from_ref(&to), "db2", &cancel, async || Ok::<_, BackupError>(())).await;
+    let nested = with_lease(std::slice::from_ref(&to), (Work::Copy, "db1"), &cancel, async || {
+        let second =
+            with_lease(std::slice::from_ref(&to), (Work::Copy, "db2"), &cancel, async || Ok::<_, BackupError>(()))
+                .await;
         assert!(matches!(second, Err(BackupError::Locked { .. })), "{second:?}");
         Ok::<_, BackupError>(7)
     });
     assert_eq!(nested.await.unwrap(), 7);
-    with_lease(std::slice::from_ref(&to), "db2", &cancel, async || Ok::<_, BackupError>(())).await.unwrap();
+    with_lease(std::slice::from_ref(&to), (Work::Copy, "db2"), &cancel, async || Ok::<_, BackupError>(()))
+        .await
+        .unwrap();
 }

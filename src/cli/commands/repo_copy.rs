@@ -19,6 +19,7 @@ use crate::config::{ClusterConfig, RepositoryConfig};
 use crate::outcome::Exit;
 use walward_base::format_bytes;
 use walward_base::sys;
+use walward_repo::lease::Work;
 use walward_repo::manifest::BackupLabel;
 use walward_repo::{Repository, place};
 
@@ -127,7 +128,7 @@ async fn copy(
     if !backups.is_empty() {
         let host = sys::host::name();
         let made = &mut report.backups;
-        Box::pin(with_lease(std::slice::from_ref(to), &host, cancel, async || {
+        Box::pin(with_lease(std::slice::from_ref(to), (Work::Copy, &host), cancel, async || {
             for (label, bytes) in &backups {
                 let done = progress.bytes_done;
                 let message = format!("copying backup {label}");

@@ -20,7 +20,7 @@ pub(in crate::cli) async fn run(context: &Context, command: LeaseCommand, printe
     let mut leases = Vec::new();
     for repository in &repositories {
         for work in Work::ALL {
-            leases.extend(lease::look(repository, work).await?.map(|seen| (repository, seen)));
+            leases.extend(lease::look(repository, work).await?.into_iter().map(|seen| (repository, seen)));
         }
     }
     match command {
@@ -60,7 +60,7 @@ async fn break_them(context: &Context, leases: &[(&Repository, Seen)], printer: 
         confirm(&context.global, printer, &question)?;
         let by = Holder::this(&sys::host::name());
         let by = Holder { name: format!("walward lease break on {}", by.name), ..by };
-        let done = lease::break_it(repository, seen.work, &by, Timestamp::now()).await;
+        let done = lease::break_it(repository, seen, &by, Timestamp::now()).await;
         let done = done.map_err(|error| match error {
             LeaseError::Repo(error) => Failure::from(error),
             other => Failure::new(Exit::Locked, other),

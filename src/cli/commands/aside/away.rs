@@ -22,6 +22,7 @@ use walward_base::sys;
 use walward_pg::WalFileName;
 use walward_pg::archive_status::done_path;
 use walward_repo::aside::{Aside, AsideId, Begun, FORMAT, Stage};
+use walward_repo::lease::Work;
 use walward_repo::{Repository, layout};
 
 pub(in crate::cli) async fn run(
@@ -56,7 +57,7 @@ pub(in crate::cli) async fn run(
         carry_out(cluster, &repositories, jobs, (from, arguments.reason.as_deref().unwrap_or_default()), printer).await
     };
     let holder = holder("set-aside");
-    let work = with_lease(&repositories, &holder, &cancel, work);
+    let work = with_lease(&repositories, (Work::SetAside, &holder), &cancel, work);
     let moved = Box::pin(cancelled_by_signals(cancel.clone(), work)).await.map_err(|failure| match failure.hint {
         None => failure.hint("the same command again goes on where this one stopped"),
         Some(_) => failure,

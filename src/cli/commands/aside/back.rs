@@ -17,6 +17,7 @@ use crate::outcome::Exit;
 use walward_base::sys;
 use walward_repo::Repository;
 use walward_repo::aside::{AsideId, Begun, Stage};
+use walward_repo::lease::Work;
 
 pub(in crate::cli) async fn run(
     context: &Context,
@@ -41,7 +42,7 @@ pub(in crate::cli) async fn run(
     let cancel = CancellationToken::new();
     let work = async || put_back(&repositories, &id, printer).await;
     let holder = holder("restore-aside");
-    let work = with_lease(&repositories, &holder, &cancel, work);
+    let work = with_lease(&repositories, (Work::SetAside, &holder), &cancel, work);
     let done = cancelled_by_signals(cancel.clone(), work).await?;
     let exit = tell_agent(context, cluster, from, printer);
     let told = print(&repositories, &done, &cluster.name, printer).map(|()| exit);
