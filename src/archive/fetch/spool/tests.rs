@@ -35,9 +35,10 @@ async fn one_that_hangs_takes_no_file_until_it_answers_and_holds_nobody() {
     assert_eq!(spool.bytes(), 1, "there was no file");
     drop(release);
     eventually("it answers", || spool.hangs().is_none()).await;
+    spool.0.ground.settled(Duration::from_mins(1)).await;
     assert!(spool.place_ahead("c", 1).await.is_some());
     let new = entered(&spool, "b").await;
-    new.spot().make(ANSWERS_WITHIN).await.expect("it answers");
+    new.spot().make(Duration::from_mins(1)).await.expect("it answers");
     assert!(new.path().exists() && before.ask(Place::is_there).await.is_ok());
     drop((before, new, spool));
     eventually("it goes", || !path.exists()).await;
