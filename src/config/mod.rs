@@ -11,6 +11,7 @@ mod document;
 mod encryption;
 pub mod keys;
 mod loaded;
+mod options;
 mod problem;
 mod resolve;
 mod scope;

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::services::Service;
-use crate::backup::{self, BackupOptions, Progress};
+use crate::backup::{self, Progress};
 use crate::jobs::{Job, NotBegun, Registry};
 use crate::outcome::{Exit, judge};
 use walward_base::describe;
@@ -79,18 +79,7 @@ async fn run(
         Ok(chosen) => chosen,
         Err((exit, text)) => return (exit, Err(text)),
     };
-    let config = &service.config;
-    let options = BackupOptions {
-        connection: config.connection.clone(),
-        data_directory: config.data_directory.clone(),
-        workers: config.backup.workers,
-        fast_checkpoint: config.backup.fast_checkpoint,
-        archive_deadline: config.backup.archive_deadline,
-        read_deadline: config.backup.read_deadline,
-        pack_bytes: config.backup.pack_bytes,
-        levels,
-        host: sys::host::name(),
-    };
+    let options = service.config.backup_options(levels, sys::host::name());
     let (progress, mut watching) = watch::channel(Progress::new(Timestamp::now()));
     let passed_on = async {
         while watching.changed().await.is_ok() {

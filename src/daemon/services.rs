@@ -17,7 +17,7 @@ use super::recovered;
 use super::snapshot_cache::SnapshotCache;
 use super::spools;
 use super::watch::watch;
-use crate::archive::{self, ArchiveOptions, Archiver, FetchOptions, Fetcher, Spool};
+use crate::archive::{self, Archiver, Fetcher, Spool};
 use crate::config::{ClusterConfig, Config};
 use crate::health::{ArchiveStats, BeliefStats, FetchStats};
 use crate::jobs::{Registry, Task, supervise};
@@ -98,19 +98,11 @@ impl Services {
             LazyRepository::apart(&repositories);
             let archive_stats = Arc::new(ArchiveStats::default());
             let fetch_stats = Arc::new(FetchStats::default());
-            let archive_options = ArchiveOptions {
-                acknowledge: cluster.acknowledge,
-                workers: cluster.archive.workers,
-                look_ahead: cluster.archive.look_ahead,
-                deadline: cluster.archive.deadline,
-                rescan_interval: cluster.archive.rescan_interval,
-                writer: sys::host::name(),
-            };
             let archiver = Archiver::new(
                 name,
                 &cluster.data_directory,
                 repositories.clone(),
-                archive_options,
+                cluster.archive_options(sys::host::name()),
                 bounds.memory(),
                 Arc::clone(&archive_stats),
                 uploads.clone(),
@@ -122,11 +114,7 @@ impl Services {
             let fetcher = Fetcher::new(
                 name,
                 repositories.clone(),
-                FetchOptions {
-                    deadline: cluster.fetch.deadline,
-                    refuse_seams: cluster.fetch.refuse_seams,
-                    workers: cluster.fetch.workers,
-                },
+                cluster.fetch_options(),
                 spool,
                 Arc::clone(&fetch_stats),
                 stop.clone(),

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::text::moment_after;
-use crate::backup::{self, BackupOptions, BackupReport, Phase, Progress};
+use crate::backup::{self, BackupReport, Phase, Progress};
 use crate::cli::agent::{Answer, Asked};
 use crate::cli::arguments::BackupArguments;
 use crate::cli::context::Context;
@@ -92,17 +92,7 @@ pub(super) fn told(answer: Answer, printer: &Printer) -> Result<Exit, Failure> {
 async fn in_process(context: &Context, cluster: &ClusterConfig, printer: &Printer) -> Result<Exit, Failure> {
     let repositories = context.open_all(cluster).await?;
     let levels = context.repositories_of(cluster)?.iter().map(|repository| repository.backup_level).collect();
-    let options = BackupOptions {
-        connection: cluster.connection.clone(),
-        data_directory: cluster.data_directory.clone(),
-        workers: cluster.backup.workers,
-        fast_checkpoint: cluster.backup.fast_checkpoint,
-        archive_deadline: cluster.backup.archive_deadline,
-        read_deadline: cluster.backup.read_deadline,
-        pack_bytes: cluster.backup.pack_bytes,
-        levels,
-        host: sys::host::name(),
-    };
+    let options = cluster.backup_options(levels, sys::host::name());
     let cancel = CancellationToken::new();
     let (progress, mut watching) = watch::channel(Progress::new(Timestamp::now()));
     let mut meter = Meter::new(printer, "backup");
