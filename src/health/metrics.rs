@@ -17,6 +17,16 @@ pub fn render(snapshot: &Snapshot) -> String {
     page.sample("walward_agent_resident_bytes", &[], snapshot.resident_bytes);
 
     let clusters = &snapshot.clusters;
+    archive(&mut page, clusters);
+    lost_wal(&mut page, clusters);
+    fetch(&mut page, clusters);
+    backup(&mut page, clusters);
+    repositories(&mut page, clusters);
+    page.0
+}
+
+/// What goes into the archive.
+fn archive(page: &mut Page, clusters: &[ClusterSnapshot]) {
     page.each(clusters, "walward_archive_files_total", "counter", "Files that PostgreSQL was told are durable.", |c| {
         Some(c.archive.acknowledged_total)
     });
@@ -47,6 +57,11 @@ pub fn render(snapshot: &Snapshot) -> String {
         "How long the oldest waiting file has waited.",
         |c| c.oldest_ready_seconds,
     );
+    page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
+}
+
+/// What did not come into the archive, or is another's there.
+fn lost_wal(page: &mut Page, clusters: &[ClusterSnapshot]) {
     page.each(
         clusters,
         "walward_archive_let_go_total",
@@ -82,7 +97,10 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Segments of which a repository holds something else than the server still has.",
         |c| Some(c.belief.different_files),
     );
-    page.each(clusters, "walward_archive_in_flight", "gauge", "Files on their way.", |c| Some(c.uploads_in_flight));
+}
+
+/// What goes out to servers in recovery.
+fn fetch(page: &mut Page, clusters: &[ClusterSnapshot]) {
     page.each(clusters, "walward_fetch_files_total", "counter", "Files given to servers in recovery.", |c| {
         Some(c.fetch.served_total)
     });
@@ -122,6 +140,9 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Whether the file system of the spool does not answer: nothing is fetched ahead.",
         |c| Some(u64::from(c.spool_hangs_seconds.is_some())),
     );
+}
+
+fn backup(page: &mut Page, clusters: &[ClusterSnapshot]) {
     page.each(clusters, "walward_backup_running", "gauge", "Whether a base backup is running.", |c| {
         Some(u64::from(c.running_backup().is_some()))
     });
@@ -132,6 +153,9 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Reads of the data directory for a backup or the configuration, given up or not, that its file system does not answer now.",
         |c| Some(c.hanging_reads.len()),
     );
+}
+
+fn repositories(page: &mut Page, clusters: &[ClusterSnapshot]) {
     page.repositories(
         clusters,
         "walward_repository_reachable",
@@ -174,7 +198,6 @@ pub fn render(snapshot: &Snapshot) -> String {
         "Whether the repository holds other content than another one from some file on, as was found when they were compared last.",
         |repository| Some(u64::from(repository.debt.differs.is_some())),
     );
-    page.0
 }
 
 #[derive(Default)]

@@ -90,6 +90,41 @@ fn print_debt(debt: &DebtFacts, printer: &Printer) -> Result<(), Failure> {
 fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     let name = printer.tone(&cluster.name, Tone::Strong);
     printer.line(&format!("cluster {name} in {}", cluster.data_directory.display()))?;
+    print_archive(cluster, printer)?;
+    print_hanging(cluster, printer)?;
+    print_fetch(cluster, printer)?;
+    for repository in &cluster.repositories {
+        let state = match &repository.error {
+            None if repository.reachable => printer.tone("reachable", Tone::Good),
+            None => printer.tone("not reachable", Tone::Bad),
+            Some(error) => printer.tone(error, Tone::Bad),
+        };
+        printer.line(&format!("  repository  {} ({}): {state}", repository.name, repository.url))?;
+        if let Some(warning) = &repository.warning {
+            printer.line(&format!("              {}", printer.tone(warning, Tone::Warning)))?;
+        }
+        if cluster.repositories.len() > 1 {
+            print_comparison(&repository.debt, printer)?;
+        }
+        print_debt(&repository.debt, printer)?;
+    }
+    for job in &cluster.jobs {
+        let kind = job.work.kind();
+        let text = match (&job.error, job.ended) {
+            (None, None) => format!("is {}: {} (walward jobs watch {})", job.state.as_str(), how_far(job), job.id),
+            (Some(error), _) => {
+                format!("{} {}: {error}", job.state.as_str(), job.ended.map(moment).unwrap_or_default())
+            }
+            // What was done is shown by info.
+            (None, Some(_)) => continue,
+        };
+        let tone = if job.state == JobState::Failed { Tone::Warning } else { Tone::Good };
+        printer.line(&printer.tone(&format!("  {kind:<11} {text}"), tone))?;
+    }
+    Ok(())
+}
+
+fn print_archive(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     let archive = &cluster.archive;
     let waiting = match (cluster.ready_files, cluster.oldest_ready_seconds) {
         (Some(0), _) => "nothing waits".to_owned(),
@@ -106,6 +141,19 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     if let (Some(file), Some(at)) = (&archive.last_file, archive.last_acknowledged) {
         printer.line(&format!("  last in     {file} at {}", moment(at)))?;
     }
+    print_lost(cluster, printer)?;
+    // A failure that was followed by a success is history.
+    if let Some(error) =
+        archive.last_error.as_ref().filter(|error| archive.last_acknowledged.is_none_or(|at| error.at > at))
+    {
+        printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
+    }
+    Ok(())
+}
+
+/// WAL that the archive lacks, or has otherwise than the server.
+fn print_lost(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
+    let archive = &cluster.archive;
     if let Some(last) = &archive.last_let_go {
         let text = format!(
             "  LET GO      {} file(s), the last {} at {}: the archive lacks them, take a backup",
@@ -143,12 +191,10 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         );
         printer.line(&printer.tone(&text, Tone::Bad))?;
     }
-    // A failure that was followed by a success is history.
-    if let Some(error) =
-        archive.last_error.as_ref().filter(|error| archive.last_acknowledged.is_none_or(|at| error.at > at))
-    {
-        printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
-    }
+    Ok(())
+}
+
+fn print_hanging(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     for read in &cluster.hanging_reads {
         let age = format_duration(std::time::Duration::from_secs(read.seconds));
         let text = format!(
@@ -164,6 +210,10 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         );
         printer.line(&printer.tone(&text, Tone::Bad))?;
     }
+    Ok(())
+}
+
+fn print_fetch(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
     let fetch = &cluster.fetch;
     if fetch.served_total > 0 || fetch.absent_total > 0 || fetch.last_error.is_some() {
         printer.line(&format!(
@@ -188,34 +238,6 @@ fn print(cluster: &ClusterSnapshot, printer: &Printer) -> Result<(), Failure> {
         {
             printer.line(&printer.tone(&format!("  failing     {} ({})", error.text, moment(error.at)), Tone::Bad))?;
         }
-    }
-    for repository in &cluster.repositories {
-        let state = match &repository.error {
-            None if repository.reachable => printer.tone("reachable", Tone::Good),
-            None => printer.tone("not reachable", Tone::Bad),
-            Some(error) => printer.tone(error, Tone::Bad),
-        };
-        printer.line(&format!("  repository  {} ({}): {state}", repository.name, repository.url))?;
-        if let Some(warning) = &repository.warning {
-            printer.line(&format!("              {}", printer.tone(warning, Tone::Warning)))?;
-        }
-        if cluster.repositories.len() > 1 {
-            print_comparison(&repository.debt, printer)?;
-        }
-        print_debt(&repository.debt, printer)?;
-    }
-    for job in &cluster.jobs {
-        let kind = job.work.kind();
-        let text = match (&job.error, job.ended) {
-            (None, None) => format!("is {}: {} (walward jobs watch {})", job.state.as_str(), how_far(job), job.id),
-            (Some(error), _) => {
-                format!("{} {}: {error}", job.state.as_str(), job.ended.map(moment).unwrap_or_default())
-            }
-            // What was done is shown by info.
-            (None, Some(_)) => continue,
-        };
-        let tone = if job.state == JobState::Failed { Tone::Warning } else { Tone::Good };
-        printer.line(&printer.tone(&format!("  {kind:<11} {text}"), tone))?;
     }
     Ok(())
 }
