@@ -120,8 +120,7 @@ fn a_folder_with_something_in_it_and_a_running_server_are_left_alone() {
     assert_eq!(site.cluster.fingerprint(&site.room, &["t"]), before);
 
     let below_a_file = file.join("data");
-    let outcome = restore(&below_a_file);
-    assert!(outcome.code != 0 && outcome.stderr.contains("precious"), "{}", outcome.stderr);
+    restore(&below_a_file).expect(16).says("precious");
 }
 
 #[test]
@@ -145,8 +144,7 @@ fn a_half_restored_cluster_does_not_start_and_the_restore_goes_on_later() {
         "--target-directory",
         target.to_str().unwrap(),
     ];
-    let outcome = site.walward(&arguments);
-    assert_ne!(outcome.code, 0, "{}", outcome.stderr);
+    site.walward(&arguments).expect(14);
     assert!(fs::read_dir(&target).unwrap().count() > 3, "nothing was restored, which proves nothing");
     assert!(!target.join("global/pg_control").exists());
     let mut half = Cluster::adopt(&site.room, "half", &site.cluster.version, target.clone());
@@ -218,9 +216,7 @@ fn a_full_disk_fails_a_backup_and_leaves_no_backup_behind() {
     command.args(["-c", "trap '' XFSZ; ulimit -f 512; exec \"$0\" \"$@\""]);
     command.arg(site.room.program("walward")).arg("--config").arg(&site.config);
     // Without the agent, so that the limit is on the process that writes.
-    let outcome =
-        crate::support::Outcome::of(command.args(["--no-input", "--cluster", "main", "backup", "--no-agent"]));
-    assert_ne!(outcome.code, 0, "{}", outcome.stderr);
+    crate::support::Outcome::of(command.args(["--no-input", "--cluster", "main", "backup", "--no-agent"])).expect(17);
     let info = site.walward(&["--cluster", "main", "--json", "info"]);
     assert!(!info.stdout.contains("-full"), "a broken backup is listed:\n{}", info.stdout);
 }

@@ -86,7 +86,8 @@ fn as_root_a_backup_holds_nothing_that_the_owner_of_the_data_led_root_to() {
     plant(&site, &secret.path().join("space"), &link);
     let output = backup();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("root does not follow it"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("root does not follow it"), "{said}");
     assert!(!is_backed_up(&site, MARK));
     fs::remove_file(&link).unwrap();
 
@@ -133,7 +134,7 @@ fn as_root_a_restore_into_another_users_tree_follows_none_of_its_links() {
     };
     // One that ended early: its journal lets the next one into a directory that is not empty.
     fs::rename(&pack, &aside).unwrap();
-    assert!(!restore().status.success());
+    assert_eq!(restore().status.code(), Some(14));
     fs::rename(&aside, &pack).unwrap();
     let (base, trap) = (target.join("base"), target.join("trap"));
     let untouched = |when: &str| {
@@ -147,7 +148,7 @@ fn as_root_a_restore_into_another_users_tree_follows_none_of_its_links() {
     plant(&site, &theirs, &base);
     let output = restore();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
+    assert_eq!(output.status.code(), Some(12), "{said}");
     untouched("with a link in a folder's place");
     fs::remove_file(&base).unwrap();
     fs::rename(target.join("aside"), &base).unwrap();
@@ -226,8 +227,7 @@ fn as_root_a_backup_is_refused_rather_than_read_what_only_root_may_read() {
     let place = site.cluster.data.join("base/moved");
     let untouched = moved_there(&place);
     let refused = |found: Outcome| {
-        assert_ne!(found.code, 0);
-        found.says("base/moved").says("Move it to a folder that is not that user's");
+        found.expect(1).says("base/moved").says("Move it to a folder that is not that user's");
     };
     refused(backup(&site, &["--no-agent"]));
     site.stop_agent();
@@ -322,7 +322,7 @@ fn as_root_a_file_that_root_fetches_goes_where_no_link_of_the_owner_leads_and_is
 
     plant(&site, secret.path(), &trap);
     let led = fetch(&trap.join("RECOVERYXLOG"));
-    assert_ne!(led.code, 0);
+    assert_eq!(led.code, 255, "{}", led.stderr);
     assert!(led.stderr.contains("is a symbolic link of user"), "{}", led.stderr);
     untouched("with a link in the folder's place");
     let inner = site.room.make_folder("main/inner");
@@ -405,7 +405,8 @@ fn as_root_an_agent_of_roots_keeps_nothing_where_another_user_may_lead_it() {
     plant(&site, &base, &site.room.join("spool/main"));
     let output = agent();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("root keeps nothing there"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("root keeps nothing there"), "{said}");
     assert_eq!(databases(), before, "an old spool is removed where it lies, and a database is none");
     untouched("with a link in the place of the spool");
 }

@@ -98,11 +98,9 @@ fn as_root_a_restore_that_succeeds_after_a_failed_sync_is_on_the_disk_and_its_ow
         site.walward(&[&arguments[..], &[path(&target)]].concat())
     };
     thin.fill_but(12);
-    let first = restore();
-    assert!(first.stderr.contains("cannot sync"), "{}", first.stderr);
+    restore().expect(17).says("cannot sync");
     assert!(!target.join("global/pg_control").exists());
-    let second = restore();
-    assert_ne!(second.code, 0, "there is no room yet");
+    restore().expect(1).says("cannot sync");
     thin.make_room();
     restore().expect(0);
     thin.forget_the_cache();
