@@ -9,8 +9,9 @@ use serde::Serialize;
 
 use super::error::BackupError;
 use walward_base::{ErrorClass, describe, hex};
+use walward_repo::entries::Entries;
 use walward_repo::format::{Kind, Spec};
-use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
+use walward_repo::manifest::{BackupLabel, Manifest, Pack};
 use walward_repo::transfer::{TransferError, copy_over, same_content};
 use walward_repo::{RepoError, Repository, layout, stored};
 use walward_storage::ObjectKey;
@@ -164,11 +165,12 @@ async fn write_manifest(
     level: i32,
     host: &str,
     head: Manifest,
-    entries: Vec<Entry>,
+    entries: Entries,
 ) -> Result<(), BackupError> {
     let expected_bytes = 200 + 130 * entries.len() as u64;
     let first = std::iter::once_with(move || serde_json::to_vec(&head));
-    let mut lines = first.chain(entries.into_iter().map(|entry| serde_json::to_vec(&entry)));
+    let listed = (0u32..).map_while(move |number| Some(serde_json::to_vec(&entries.get(number)?)));
+    let mut lines = first.chain(listed);
     let chunks = std::iter::from_fn(move || {
         let mut chunk = Vec::new();
         while chunk.len() < MANIFEST_CHUNK_BYTES {

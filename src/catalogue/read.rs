@@ -16,8 +16,9 @@ use super::target::TargetTimeline;
 use super::way::{Histories, Way};
 use walward_base::{ErrorClass, describe};
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
+use walward_repo::entries::Entries;
 use walward_repo::gap::{self, Gap};
-use walward_repo::manifest::{BackupLabel, Entry, Manifest, Pack};
+use walward_repo::manifest::{BackupLabel, Manifest, Pack};
 use walward_repo::{RepoError, Repository, layout, stored};
 
 /// How many small objects are read at once.
@@ -406,7 +407,7 @@ impl<'a> Archive<'a> {
         &self,
         label: &BackupLabel,
         warnings: &mut Vec<String>,
-    ) -> Result<(Manifest, Vec<Entry>, Vec<Copy>), CatalogueError> {
+    ) -> Result<(Manifest, Entries, Vec<Copy>), CatalogueError> {
         let holders = self.manifests.iter().filter(|(_, manifest)| manifest.label == label.as_str());
         let holders: Vec<_> =
             holders.filter_map(|(index, manifest)| Some((self.repositories.get(*index)?, manifest))).collect();

@@ -167,18 +167,18 @@ struct Line {
 }
 
 /// The configuration of a backup, as far as it was read.
-pub struct Configuration {
+pub struct Configuration<'a> {
     /// The files of the backup, by their paths.
-    listed: BTreeSet<String>,
+    listed: BTreeSet<&'a str>,
     texts: BTreeMap<Source, String>,
     /// Whether something could not be read.
     is_partly_unread: bool,
 }
 
-impl Configuration {
+impl<'a> Configuration<'a> {
     /// Of a backup that holds the files `listed`; nothing is read yet.
-    pub fn new<'a>(listed: impl Iterator<Item = &'a str>) -> Self {
-        Self { listed: listed.map(str::to_owned).collect(), texts: BTreeMap::new(), is_partly_unread: false }
+    pub fn new(listed: impl Iterator<Item = &'a str>) -> Self {
+        Self { listed: listed.collect(), texts: BTreeMap::new(), is_partly_unread: false }
     }
 
     /// Whether all of the server's configuration is known. It may lie outside of the backup.
@@ -196,7 +196,7 @@ impl Configuration {
         for first in [CONF, AUTO_CONF] {
             self.walk(&Source::Inside(first.to_owned()), &mut seen, &mut |_| {}, &mut |source| {
                 let known = match source {
-                    Source::Inside(path) => self.listed.contains(path),
+                    Source::Inside(path) => self.listed.contains(&**path),
                     Source::Outside(_) => true,
                 };
                 if known && wanted.is_none() {
@@ -247,11 +247,11 @@ impl Configuration {
 
     /// What `include_dir` reads, in its order.
     fn files_of(&self, folder: &str) -> Vec<Source> {
-        let name = |path: &&String| path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned);
+        let name = |path: &str| path.strip_prefix(folder)?.strip_prefix('/').map(str::to_owned);
         let is_conf =
             |name: &str| !name.contains('/') && !name.starts_with('.') && name.strip_suffix(".conf").is_some();
         let files = self.listed.iter().filter(|path| name(path).is_some_and(|name| is_conf(&name)));
-        files.map(|path| Source::Inside(path.clone())).collect()
+        files.map(|path| Source::Inside((*path).to_owned())).collect()
     }
 
     /// What is to be done about it in the directory `root`; the cluster was in `original`. `in_place`: it is the cluster itself that comes back.
@@ -441,7 +441,7 @@ mod tests {
     use crate::restore::choose::tests::request;
     use walward_pg::Lsn;
 
-    fn configuration(files: &[(&str, &str)]) -> Configuration {
+    fn configuration<'a>(files: &[(&'a str, &str)]) -> Configuration<'a> {
         let mut configuration = Configuration::new(files.iter().map(|(path, _)| *path));
         while let Some(source) = configuration.next() {
             let text = files.iter().find(|(path, _)| *path == source.shown()).map_or("", |(_, text)| *text);

@@ -16,18 +16,17 @@ use walward_repo::manifest::BackupLabel;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// Reads what the server would read, but for what is nowhere or cannot be read: that is said in `warnings`.
-pub async fn read(
-    contents: &Contents,
+pub async fn read<'a>(
+    contents: &'a Contents,
     copies: &[Copy],
     label: &BackupLabel,
     warnings: &mut Vec<String>,
-) -> Result<Configuration, RestoreError> {
-    let files = || contents.packs.iter().flat_map(|(pack, files)| files.iter().map(move |file| (*pack, file)));
-    let mut configuration = Configuration::new(files().map(|(_, file)| &*file.path));
+) -> Result<Configuration<'a>, RestoreError> {
+    let mut configuration = Configuration::new(contents.paths());
     while let Some(source) = configuration.next() {
         let content = match &source {
-            Source::Inside(path) => match files().find(|(_, file)| *file.path == **path) {
-                Some((pack, file)) => from_pack(copies, label, pack, file).await,
+            Source::Inside(path) => match contents.find(path) {
+                Some((pack, file)) => from_pack(copies, label, pack, &file).await,
                 None => Ok(Vec::new()),
             },
             Source::Outside(path) => {

@@ -1,7 +1,5 @@
 //! What lies in the directory of an unfinished restore that neither this backup nor the restore put there. Blocking; reads names only.
 
-use std::collections::HashSet;
-
 use super::contents::Contents;
 use super::directory::{self, is_of_nobody, is_own};
 use super::error::RestoreError;
@@ -13,11 +11,9 @@ const NAMED_MAX: usize = 3;
 
 /// What is worth saying of it, if there is any.
 pub fn remark(places: &Places, contents: &Contents) -> Result<Option<String>, RestoreError> {
-    let files = contents.packs.values().flatten().map(|file| &*file.path);
     let tablespaces = places.tablespaces().iter().map(|tablespace| format!("pg_tblspc/{}", tablespace.oid));
     let mut looking = Looking {
         contents,
-        files: files.collect(),
         links: tablespaces.chain(places.wal().map(|_| "pg_wal".to_owned())).collect(),
         count: 0,
         named: Vec::new(),
@@ -43,7 +39,6 @@ pub fn remark(places: &Places, contents: &Contents) -> Result<Option<String>, Re
 
 struct Looking<'a> {
     contents: &'a Contents,
-    files: HashSet<&'a str>,
     links: Vec<String>,
     count: usize,
     named: Vec<String>,
@@ -61,7 +56,7 @@ impl Looking<'_> {
                 continue;
             }
             let known = (kind == Kind::Link && self.links.contains(&path))
-                || (kind == Kind::File && (self.files.contains(&*path) || is_own(&path)))
+                || (kind == Kind::File && (self.contents.find(&path).is_some() || is_own(&path)))
                 || is_of_nobody(&name);
             if !known {
                 self.count += 1;

@@ -205,7 +205,11 @@ pub async fn plan(
         move || Ok(apart::check(&places, &request)?)
     })
     .await?;
-    let contents = Contents::new(&manifest, entries, &places)?;
+    let (manifest, places, contents) = blocking(move || {
+        let contents = Contents::new(&manifest, entries, &places)?;
+        Ok((manifest, places, contents))
+    })
+    .await?;
     warnings.extend(remarks(&manifest, &contents, &choice, current));
     if let (Some(was), None) = (&manifest.wal_directory, &request.wal_directory) {
         warnings.push(format!(
@@ -345,7 +349,7 @@ struct Arranged {
 }
 
 async fn arrange(
-    configuration: &Configuration,
+    configuration: &Configuration<'_>,
     mut wanted: Vec<Setting>,
     request: &RestoreRequest,
     manifest: &Manifest,
@@ -486,7 +490,7 @@ fn needs(
         if unfinished.is_some_and(|journal| journal.packs_done.contains(&pack.number)) {
             continue;
         }
-        for file in contents.packs.get(&pack.number).into_iter().flatten() {
+        for file in contents.files_of(pack.number) {
             let place = places.tablespace_of(&file.path).map_or(places.root(), |(tablespace, _)| &tablespace.to);
             let bytes: &mut u64 = needs.entry(place).or_default();
             *bytes = bytes.saturating_add(file.size);
@@ -536,7 +540,7 @@ fn remarks(manifest: &Manifest, contents: &Contents, choice: &Choice, current: L
             choice.way.target()
         ));
     }
-    if !contents.packs.values().flatten().any(|file| &*file.path == "postgresql.conf") {
+    if contents.find("postgresql.conf").is_none() {
         remarks.push(
             "the backup holds no postgresql.conf: the configuration lay outside of the data directory (as on Debian and Ubuntu) \
              and has to be there before the server starts"

@@ -16,16 +16,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::configuration::Note;
-use super::contents::Contents;
 use super::directory::Owner;
 use super::early_sync::EarlySync;
 use super::error::RestoreError;
 use super::install::{self, Ending, Prepared};
-use super::places::Places;
 use super::plan::{RestorePlan, Work, blocking};
 use super::proof::Proof;
 use super::readers::Readers;
-use super::unpack::{Destination, UnpackError, Unpacker, are_intact};
+use super::unpack::{Destination, Destinations, UnpackError, Unpacker, are_intact};
 use crate::catalogue::Copy;
 use walward_base::Locked;
 use walward_base::{ErrorClass, describe, hex};
@@ -127,7 +125,7 @@ async fn carry_out(
             phase: Phase::Preparing,
             bytes_total: work.contents.bytes(),
             bytes_done: 0,
-            packs_total: work.contents.packs.len(),
+            packs_total: work.contents.packs().count(),
             packs_done: 0,
         };
     });
@@ -168,7 +166,7 @@ async fn carry_out(
         warnings: Vec::new(),
     };
     // The last pack holds the files that make a cluster of the others.
-    let numbers: Vec<u32> = work.contents.packs.keys().copied().collect();
+    let numbers: Vec<u32> = work.contents.packs().collect();
     let (last, others) = numbers.split_last().ok_or(RestoreError::Died)?;
     for group in [others, &[*last]] {
         let mut packs = stream::iter(group.iter().copied())
@@ -331,8 +329,14 @@ impl Restorer {
         }
     }
 
-    fn destinations(&self, number: u32) -> Result<Vec<Destination>, RestoreError> {
-        destinations(&self.work.contents, &self.work.places, number)
+    /// The files of a pack and where they go, each worked out when it is its turn: a pack may have some hundred thousand.
+    fn destinations(&self, number: u32) -> Destinations {
+        let work = Arc::clone(&self.work);
+        Box::new((0..).map_while(move |at| {
+            let file = work.contents.file_of(number, at)?;
+            let path = install::working_path(&work.places, &file.path).ok_or(RestoreError::Died);
+            Some(path.map(|path| Destination { file, path }))
+        }))
     }
 
     /// Restores a pack, from whichever repository can give it.
@@ -341,9 +345,9 @@ impl Restorer {
             return Err(RestoreError::Cancelled);
         }
         if self.written.contains(&number) {
-            let files = self.destinations(number)?;
-            let bytes: u64 = files.iter().map(|destination| destination.file.size).sum();
-            if blocking_as(self.owner, move || are_intact(&files)).await? {
+            let files = self.destinations(number);
+            if blocking_as(self.owner, move || are_intact(files)).await? {
+                let bytes: u64 = self.work.contents.files_of(number).map(|file| file.size).sum();
                 self.progress.send_modify(|progress| progress.bytes_done += bytes);
                 return Ok(PackOutcome { downloaded_bytes: 0, reused: true, warnings: Vec::new() });
             }
@@ -401,9 +405,8 @@ impl Restorer {
         let mut opened = self.within(copy.repository.read(&key)).await?;
 
         let (sender, receiver) = mpsc::channel(QUEUE_CHUNKS_MAX);
-        let files = self.destinations(number).map_err(Failure::Fatal)?;
         // What is made by its owner need not be given away.
-        let unpacker = Unpacker::new(files, None, Arc::clone(&self.early_sync));
+        let unpacker = Unpacker::new(self.destinations(number), None, Arc::clone(&self.early_sync));
         let (progress, length) = (self.progress.clone(), listed.content_bytes);
         let owner = self.owner;
         let work = move || write(unpacker, receiver, &progress, length);
@@ -499,14 +502,4 @@ fn write(
         progress.send_modify(|progress| progress.bytes_done -= written);
     }
     result
-}
-
-fn destinations(contents: &Contents, places: &Places, number: u32) -> Result<Vec<Destination>, RestoreError> {
-    let files = contents.packs.get(&number).into_iter().flatten();
-    files
-        .map(|file| {
-            let path = install::working_path(places, &file.path).ok_or(RestoreError::Died)?;
-            Ok(Destination { file: file.clone(), path })
-        })
-        .collect()
 }

@@ -91,10 +91,8 @@ fn compared(own: Capacity, needed: Capacity) -> Raised {
 
 /// The sizes in the backup's pg_control; none when it cannot be read, which the restore itself will say.
 async fn of_backup(choice: &Choice, contents: &Contents, copies: &[Copy]) -> Option<Capacity> {
-    let mut packs = contents.packs.iter();
-    let (pack, file) =
-        packs.find_map(|(pack, files)| Some((*pack, files.iter().find(|file| &*file.path == CONTROL_FILE)?)))?;
-    let bytes = from_pack(copies, &choice.backup.label, pack, file).await.ok()?;
+    let (pack, file) = contents.find(CONTROL_FILE)?;
+    let bytes = from_pack(copies, &choice.backup.label, pack, &file).await.ok()?;
     ControlFile::parse(choice.backup.lineage.major, &bytes).ok().map(|control| control.capacity)
 }
 

@@ -5,6 +5,7 @@
 
 use std::fs::{File, FileTimes, Permissions};
 use std::io::{self, Read, Write};
+use std::iter::Peekable;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,9 @@ pub struct Destination {
     pub path: PathBuf,
 }
 
+/// The files of a pack, by offset.
+pub type Destinations = Box<dyn Iterator<Item = Result<Destination, RestoreError>> + Send>;
+
 /// Why a pack was not unpacked.
 #[derive(Debug)]
 pub enum UnpackError {
@@ -36,10 +40,9 @@ pub enum UnpackError {
 }
 
 /// Unpacks one pack.
-#[derive(Debug)]
 pub struct Unpacker {
-    /// What is still to come, the next last.
-    waiting: Vec<Destination>,
+    /// What is still to come.
+    waiting: Peekable<Destinations>,
     open: Option<OpenFile>,
     /// Bytes of the stream so far.
     position: u64,
@@ -57,9 +60,8 @@ struct OpenFile {
 
 impl Unpacker {
     /// One for `files`, sorted by offset.
-    pub fn new(mut files: Vec<Destination>, owner: Option<Owner>, early_sync: Arc<EarlySync>) -> Self {
-        files.reverse();
-        Self { waiting: files, open: None, position: 0, owner, early_sync }
+    pub fn new(files: Destinations, owner: Option<Owner>, early_sync: Arc<EarlySync>) -> Self {
+        Self { waiting: files.peekable(), open: None, position: 0, owner, early_sync }
     }
 
     /// Takes the next bytes of the stream. Returns how many of them went into files.
@@ -68,7 +70,11 @@ impl Unpacker {
         while !bytes.is_empty() {
             if self.open.is_none() && !self.open_next()? {
                 // Between two files, or after the last one.
-                let gap = self.waiting.last().map_or(u64::MAX, |next| next.file.offset.saturating_sub(self.position));
+                let position = self.position;
+                let gap = match self.waiting.peek() {
+                    Some(Ok(next)) => next.file.offset.saturating_sub(position),
+                    _ => u64::MAX,
+                };
                 bytes = self.advance(bytes, gap).1;
                 continue;
             }
@@ -92,8 +98,9 @@ impl Unpacker {
         if self.position != length {
             return Err(UnpackError::Content(format!("it is {} bytes long instead of {length}", self.position)));
         }
-        match self.open.map(|open| open.destination).or(self.waiting.pop()) {
-            Some(missing) => Err(UnpackError::Content(format!("it ends before the end of {}", missing.file.path))),
+        match self.open.map(|open| Ok(open.destination)).or_else(|| self.waiting.next()) {
+            Some(Ok(missing)) => Err(UnpackError::Content(format!("it ends before the end of {}", missing.file.path))),
+            Some(Err(error)) => Err(UnpackError::Local(error)),
             None => Ok(()),
         }
     }
@@ -107,9 +114,10 @@ impl Unpacker {
 
     /// Opens the next file if it begins here.
     fn open_next(&mut self) -> Result<bool, UnpackError> {
-        let Some(destination) = self.waiting.pop_if(|next| next.file.offset <= self.position) else {
-            return Ok(false);
-        };
+        let position = self.position;
+        let is_here = |next: &Result<Destination, _>| next.as_ref().map_or(true, |next| next.file.offset <= position);
+        let Some(destination) = self.waiting.next_if(is_here) else { return Ok(false) };
+        let destination = destination.map_err(UnpackError::Local)?;
         let output = create(&destination.path).map_err(UnpackError::Local)?;
         self.open = Some(OpenFile { left: destination.file.size, crc32c: 0, destination, output });
         // An empty file is full at once.
@@ -170,13 +178,14 @@ fn finish_file(output: &File, file: &PackedFile, owner: Option<Owner>) -> io::Re
 
 /// Whether every one of `files` is there with the right content. What is read may come from memory: only files that were proven to be
 /// durable are good when they look so.
-pub fn are_intact(files: &[Destination]) -> Result<bool, RestoreError> {
-    for Destination { file, path } in files {
-        match is_intact(file, path) {
+pub fn are_intact(files: Destinations) -> Result<bool, RestoreError> {
+    for destination in files {
+        let Destination { file, path } = destination?;
+        match is_intact(&file, &path) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(error) => return Err(RestoreError::io("read", path)(error)),
+            Err(error) => return Err(RestoreError::io("read", &path)(error)),
         }
     }
     Ok(true)
@@ -232,6 +241,10 @@ mod tests {
         (packed, stream, destinations)
     }
 
+    fn boxed(files: Vec<Destination>) -> Destinations {
+        Box::new(files.into_iter().map(Ok))
+    }
+
     fn unpack(files: Vec<Destination>, chunks: &[&[u8]], length: usize) -> Result<u64, UnpackError> {
         unpack_beside(EarlySync::start(None).expect("a thread"), files, chunks, length)
     }
@@ -242,7 +255,7 @@ mod tests {
         chunks: &[&[u8]],
         length: usize,
     ) -> Result<u64, UnpackError> {
-        let mut unpacker = Unpacker::new(files, None, Arc::new(early_sync));
+        let mut unpacker = Unpacker::new(boxed(files), None, Arc::new(early_sync));
         let mut written = 0;
         for chunk in chunks {
             written += unpacker.push(chunk)?;
@@ -282,7 +295,7 @@ mod tests {
                 let metadata = std::fs::metadata(&destination.path).expect("there");
                 prop_assert_eq!((metadata.mode() & 0o777, metadata.mtime()), (0o640, 1_700_000_000));
             }
-            prop_assert!(are_intact(&destinations()).expect("readable"));
+            prop_assert!(are_intact(boxed(destinations())).expect("readable"));
 
             if !stream.is_empty() {
                 let short: Vec<&[u8]> = stream[..stream.len() - 1].chunks(chunk).collect();
@@ -316,11 +329,11 @@ mod tests {
         let path = directory.path().join("file0");
         let file = File::options().write(true).open(&path).expect("there");
         file.set_len(4999).expect("cut");
-        assert!(!are_intact(&destinations()).expect("readable"));
+        assert!(!are_intact(boxed(destinations())).expect("readable"));
         file.set_len(5000).expect("zeros at the end");
-        assert!(!are_intact(&destinations()).expect("readable"));
+        assert!(!are_intact(boxed(destinations())).expect("readable"));
         std::fs::remove_file(&path).expect("removed");
-        assert!(!are_intact(&destinations()).expect("readable"));
+        assert!(!are_intact(boxed(destinations())).expect("readable"));
     }
 
     #[test]

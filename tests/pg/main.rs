@@ -39,6 +39,7 @@ mod lives;
 mod logging;
 mod lying_store;
 mod main_job;
+mod million;
 mod queue_limit;
 mod recovery_end;
 mod root_at_work;

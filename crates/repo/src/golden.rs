@@ -10,6 +10,7 @@ use futures::{StreamExt, stream};
 use jiff::Timestamp;
 
 use super::aside::{self, Aside, Begun, Kept, Stage};
+use super::entries::Entries;
 use super::facts::{Facts, Predecessor};
 use super::format::{FRAME_BYTES, Kind, Spec};
 use super::gap::{self, Gap};
@@ -259,7 +260,9 @@ async fn repositories_of_version_1_are_read() {
         assert_eq!(stored::labels(&repository).await.expect("listed"), [label()]);
         let (head, entry) = manifest();
         assert_eq!(stored::head(&repository, &label()).await.expect("read"), head);
-        assert_eq!(stored::manifest(&repository, &label()).await.expect("read"), (head, vec![entry]));
+        let mut entries = Entries::default();
+        entries.push(&entry).expect("one");
+        assert_eq!(stored::manifest(&repository, &label()).await.expect("read"), (head, entries));
         assert_eq!(gap::list(&repository, LINEAGE).await.expect("listed"), [(segment(5), segment(9))]);
         let (gaps, damaged) = gap::read_all(&repository, LINEAGE).await.expect("read");
         assert_eq!((gaps, damaged.len()), (vec![gap()], 0));

@@ -4,6 +4,7 @@
 pub mod aside;
 mod aside_id;
 mod checked_json;
+pub mod entries;
 mod error;
 pub mod facts;
 pub mod format;

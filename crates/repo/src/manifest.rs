@@ -180,9 +180,9 @@ pub struct Tablespace {
 
 /// One file or directory of a backup. Paths are relative to the data directory, with `pg_tblspc/<oid>/…` for tablespaces.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct Entry<P = String> {
     /// Relative path. PostgreSQL's own names are ASCII; other bytes are refused by the backup.
-    pub path: String,
+    pub path: P,
     /// Permission bits, for example 0o600.
     pub mode: u32,
     /// Modification time, seconds since the Unix epoch.
@@ -193,7 +193,7 @@ pub struct Entry {
 }
 
 /// What an [`Entry`] is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum EntryKind {
     /// A directory.

@@ -3,6 +3,7 @@
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
+use super::entries::Entries;
 use super::error::RepoError;
 use super::format::FormatError;
 use super::manifest::{BackupLabel, Entry, Manifest, ManifestLines};
@@ -26,11 +27,11 @@ pub async fn head(repository: &Repository, label: &BackupLabel) -> Result<Manife
 }
 
 /// A whole manifest, verified to its end.
-pub async fn manifest(repository: &Repository, label: &BackupLabel) -> Result<(Manifest, Vec<Entry>), RepoError> {
+pub async fn manifest(repository: &Repository, label: &BackupLabel) -> Result<(Manifest, Entries), RepoError> {
     let mut reader = ManifestReader::open(repository, label).await?;
-    let mut entries = Vec::new();
+    let mut entries = Entries::default();
     while let Some(entry) = reader.next().await? {
-        entries.push(entry);
+        entries.push(&entry).map_err(|error| RepoError::damaged_text(&reader.object, &error.to_string()))?;
     }
     Ok((reader.head, entries))
 }

@@ -11,7 +11,7 @@ use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
 use walward_repo::Encryption;
 use walward_repo::keys::KeySource;
 use walward_repo::lease::Work;
-use walward_repo::manifest::{BackupType, EntryKind};
+use walward_repo::manifest::{BackupType, Entry, EntryKind};
 use walward_storage::fault::{Fault, Faulty, Plan};
 use walward_storage::{Store, memory};
 
@@ -84,11 +84,14 @@ async fn make(repository: &Repository) -> Manifest {
     head
 }
 
-fn entries() -> Vec<Entry> {
+fn entries() -> Entries {
     let what = |pack| EntryKind::File { size: 1, crc32c: 2, pack, offset: 3 };
-    (0..30_000)
-        .map(|number| Entry { path: format!("base/{number}"), mode: 0o600, mtime: 1, what: what(number % PACKS) })
-        .collect()
+    let mut entries = Entries::default();
+    for number in 0..30_000 {
+        let entry = Entry { path: format!("base/{number}"), mode: 0o600, mtime: 1, what: what(number % PACKS) };
+        entries.push(&entry).unwrap();
+    }
+    entries
 }
 
 async fn copy(from: &Repository, to: &Repository) -> Result<CopiedBackup, BackupError> {

@@ -59,6 +59,11 @@ impl Agent {
         self.process.signal(Signal::CONT);
     }
 
+    /// The most memory that was resident since it began, in MiB.
+    pub fn peak_mib(&self) -> u64 {
+        self.process.peak_mib()
+    }
+
     pub fn log(&self) -> String {
         self.process.log()
     }

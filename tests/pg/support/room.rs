@@ -166,6 +166,13 @@ impl Daemon {
         let _ = kill_process(pid, signal);
     }
 
+    /// The most memory that was resident since it began, in MiB; 0 when it has ended.
+    pub fn peak_mib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.parse().ok());
+        kib.map_or(0, |kib: u64| kib >> 10)
+    }
+
     /// Its exit, if it has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("wait")
