@@ -11,6 +11,7 @@ use super::scan::ScanError;
 use walward_base::sys::ground::Unanswered;
 use walward_pg::{BackupLabelError, ControlError, SegmentName, Timeline, session::SessionError};
 use walward_repo::RepoError;
+use walward_repo::lease::Work;
 
 /// Why a backup was not made. Whatever was uploaded has no manifest, so it is no backup; what could be removed was.
 #[derive(Debug, thiserror::Error)]
@@ -19,10 +20,12 @@ pub enum BackupError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// Another backup is running, or other work that keeps backups away.
-    #[error("{holder} is at work in repository {repository}; its lease ends at {until} unless it goes on")]
+    #[error("{holder} is at work in repository {repository} ({}); its lease ends at {until} unless it goes on", work.as_str())]
     Locked {
         /// The repository.
         repository: String,
+        /// At what.
+        work: Work,
         /// Who holds the lease.
         holder: String,
         /// When it ends.

@@ -12,7 +12,7 @@ use walward_repo::leases::{Leases, NotTaken, TERMS};
 impl From<NotTaken> for BackupError {
     fn from(NotTaken { repository, source }: NotTaken) -> Self {
         match source {
-            LeaseError::Held { holder, until, .. } => Self::Locked { repository, holder, until },
+            LeaseError::Held { work, holder, until, .. } => Self::Locked { repository, work, holder, until },
             LeaseError::Lost { .. } => Self::LeaseLost { repository },
             LeaseError::Repo(source) => Self::Repository { doing: "take the lease on".to_owned(), repository, source },
         }

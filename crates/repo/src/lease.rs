@@ -62,13 +62,13 @@ pub struct Seen {
     /// When its newest state was written, by the store's clock.
     pub written: Timestamp,
     /// Whether it is held.
-    pub standing: Standing,
+    pub standing: LeaseState,
     folder: ObjectKey,
 }
 
 /// Whether a lease is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum LeaseState {
     /// It is, for this long unless it is renewed.
     Held(Duration),
     /// It was given back.
@@ -138,18 +138,18 @@ struct State {
 
 /// What a newest state means. `age` is how old it is by the store's clock; `gone` whether its process is known to have ended.
 /// `coarse`: the store keeps whole seconds, so that a state may be younger than it seems.
-fn judge(state: &State, age: SignedDuration, coarse: bool, gone: bool) -> Standing {
+fn judge(state: &State, age: SignedDuration, coarse: bool, gone: bool) -> LeaseState {
     if state.released {
-        return Standing::Released;
+        return LeaseState::Released;
     }
     if gone {
-        return Standing::HolderGone;
+        return LeaseState::HolderGone;
     }
     let second = if coarse { SignedDuration::from_secs(1) } else { SignedDuration::ZERO };
     let left = state.length().saturating_add(second).saturating_sub(age.max(SignedDuration::ZERO));
     match Duration::try_from(left) {
-        Ok(left) if !left.is_zero() => Standing::Held(left),
-        _ => Standing::RanOut,
+        Ok(left) if !left.is_zero() => LeaseState::Held(left),
+        _ => LeaseState::RanOut,
     }
 }
 
@@ -197,7 +197,7 @@ async fn standing(
     store: &dyn Store,
     folder: &ObjectKey,
     (state, info): (&State, &ObjectInfo),
-) -> Result<Standing, RepoError> {
+) -> Result<LeaseState, RepoError> {
     let gone = state.process.as_ref().is_some_and(Process::is_gone);
     let age = if state.released || gone { SignedDuration::ZERO } else { age(store, folder, info).await? };
     let coarse = info.modified.subsec_nanosecond() == 0;
@@ -268,12 +268,12 @@ async fn unheld(
 ) -> Result<Option<(State, ObjectInfo)>, LeaseError> {
     let Some((state, info)) = newest(store, work, folder).await? else { return Ok(None) };
     let standing = standing(store, folder, (&state, &info)).await?;
-    if let Standing::Held(left) = standing {
+    if let LeaseState::Held(left) = standing {
         let (url, holder) = (store.url().to_owned(), state.holder);
         let until = now.saturating_add(left).unwrap_or(Timestamp::MAX);
         return Err(LeaseError::Held { work, url, holder, until });
     }
-    if standing != Standing::Released {
+    if standing != LeaseState::Released {
         tracing::warn!(holder = state.holder, ?standing, "a lease that was not given back is taken over");
     }
     Ok(Some((state, info)))
@@ -656,7 +656,7 @@ mod tests {
         assert!(take(&repository, "b", MINUTE).await.is_err());
         child.kill().and_then(|()| child.wait()).expect("ended");
         let seen = seen(&repository, Work::Backup).await;
-        assert_eq!((seen.holder.as_str(), seen.standing), ("a", Standing::HolderGone));
+        assert_eq!((seen.holder.as_str(), seen.standing), ("a", LeaseState::HolderGone));
         take(&repository, "b", MINUTE).await.expect("free");
     }
 
@@ -667,7 +667,7 @@ mod tests {
         assert_eq!(look(&repository, Work::Backup).await.expect("read"), []);
         let mut lease = take(&repository, "a", MINUTE).await.expect("taken");
         let seen = seen(&repository, Work::Backup).await;
-        assert!(matches!(seen.standing, Standing::Held(left) if left <= MINUTE), "{seen:?}");
+        assert!(matches!(seen.standing, LeaseState::Held(left) if left <= MINUTE), "{seen:?}");
         assert!(break_it(&repository, &seen, &by, Timestamp::now()).await.expect("broken"));
         assert!(!break_it(&repository, &seen, &by, Timestamp::now()).await.expect("nothing to break"));
         let lost = lease.renew(Timestamp::now()).await;
@@ -705,18 +705,18 @@ mod tests {
         let at = |second| Timestamp::from_second(second).expect("a time");
         let age = SignedDuration::from_secs;
         let state = State::new(1, Work::Backup, &named("a"), at(1_000_000_000), MINUTE);
-        let held = |seconds| Standing::Held(Duration::from_secs(seconds));
+        let held = |seconds| LeaseState::Held(Duration::from_secs(seconds));
         assert_eq!(judge(&state, age(0), false, false), held(60));
         assert_eq!(judge(&state, age(59), false, false), held(1));
-        assert_eq!(judge(&state, age(60), false, false), Standing::RanOut);
+        assert_eq!(judge(&state, age(60), false, false), LeaseState::RanOut);
         assert_eq!(judge(&state, age(60), true, false), held(1));
-        assert_eq!(judge(&state, age(61), true, false), Standing::RanOut);
+        assert_eq!(judge(&state, age(61), true, false), LeaseState::RanOut);
         // A store whose machines do not agree.
         assert_eq!(judge(&state, age(-100), false, false), held(60));
-        assert_eq!(judge(&state, age(0), false, true), Standing::HolderGone);
+        assert_eq!(judge(&state, age(0), false, true), LeaseState::HolderGone);
         let forged = State::new(1, Work::Backup, &named("a"), at(1_000_000_000), MINUTE * 60 * 24 * 365);
         assert_eq!(judge(&forged, age(0), false, false), held(3_600));
-        assert_eq!(judge(&State { released: true, ..state }, age(0), false, false), Standing::Released);
+        assert_eq!(judge(&State { released: true, ..state }, age(0), false, false), LeaseState::Released);
     }
 
     proptest! {

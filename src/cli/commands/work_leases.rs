@@ -13,7 +13,7 @@ use crate::outcome::Exit;
 use walward_base::format_duration;
 use walward_base::sys;
 use walward_repo::Repository;
-use walward_repo::lease::{self, Holder, LeaseError, Seen, Standing, Work};
+use walward_repo::lease::{self, Holder, LeaseError, LeaseState, Seen, Work};
 
 pub(in crate::cli) async fn run(context: &Context, command: LeaseCommand, printer: &Printer) -> Result<Exit, Failure> {
     let repositories = context.open_all(context.cluster()?).await?;
@@ -49,7 +49,7 @@ fn list(leases: &[(&Repository, Seen)], printer: &Printer) -> Result<Exit, Failu
 
 async fn break_them(context: &Context, leases: &[(&Repository, Seen)], printer: &Printer) -> Result<Exit, Failure> {
     let mut broken = Vec::new();
-    for (repository, seen) in leases.iter().filter(|(_, seen)| seen.standing != Standing::Released) {
+    for (repository, seen) in leases.iter().filter(|(_, seen)| seen.standing != LeaseState::Released) {
         let question = format!(
             "take the lease on {} in repository \"{}\" away from {} ({})? If it still works, two are at work until it notices",
             seen.work.as_str(),
@@ -84,22 +84,22 @@ async fn break_them(context: &Context, leases: &[(&Repository, Seen)], printer: 
     Ok(Exit::Done)
 }
 
-fn words(standing: Standing) -> String {
+fn words(standing: LeaseState) -> String {
     match standing {
-        Standing::Held(left) => format!("held, {} left unless it is renewed", format_duration(left)),
-        Standing::Released => "free".to_owned(),
-        Standing::RanOut => "ran out".to_owned(),
-        Standing::HolderGone => "its process has ended".to_owned(),
+        LeaseState::Held(left) => format!("held, {} left unless it is renewed", format_duration(left)),
+        LeaseState::Released => "free".to_owned(),
+        LeaseState::RanOut => "ran out".to_owned(),
+        LeaseState::HolderGone => "its process has ended".to_owned(),
     }
 }
 
 /// A lease as JSON.
 fn described(repository: &Repository, seen: &Seen) -> Value {
     let (state, left) = match seen.standing {
-        Standing::Held(left) => ("held", Some(left.as_secs())),
-        Standing::Released => ("released", None),
-        Standing::RanOut => ("ran_out", None),
-        Standing::HolderGone => ("holder_gone", None),
+        LeaseState::Held(left) => ("held", Some(left.as_secs())),
+        LeaseState::Released => ("released", None),
+        LeaseState::RanOut => ("ran_out", None),
+        LeaseState::HolderGone => ("holder_gone", None),
     };
     json!({
         "repository": repository.name(),
