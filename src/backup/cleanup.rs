@@ -176,9 +176,9 @@ mod tests {
             root.path().join(layout::pack(&label(22), 0).as_str()).exists(),
             "without a lease the time is not known"
         );
-        let stop = tokio_util::sync::CancellationToken::new();
+        let never = tokio_util::sync::CancellationToken::new();
         let leases =
-            Leases::take(std::slice::from_ref(&repository), (lease::Work::Backup, "db1"), TERMS, || true, stop);
+            Leases::take(std::slice::from_ref(&repository), (lease::Work::Backup, "db1"), TERMS, || true, &never);
         let leases = leases.await.unwrap();
         remove_remains(std::slice::from_ref(&repository)).await;
         leases.release().await;

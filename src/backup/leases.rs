@@ -14,6 +14,7 @@ impl From<NotTaken> for BackupError {
         match source {
             LeaseError::Held { work, holder, until, .. } => Self::Locked { repository, work, holder, until },
             LeaseError::Lost { .. } => Self::LeaseLost { repository },
+            LeaseError::GivenUp => Self::Cancelled,
             LeaseError::Repo(source) => Self::Repository { doing: "take the lease on".to_owned(), repository, source },
         }
     }
@@ -43,10 +44,8 @@ pub async fn with_lease<T, E: From<BackupError>>(
     cancel: &CancellationToken,
     work: impl AsyncFnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
-    let stop = cancel.child_token();
-    let leases = Leases::take(repositories, (kind, host), TERMS, || true, stop.clone()).await;
-    let leases = leases.map_err(BackupError::from)?;
-    let done = stop.run_until_cancelled(work()).await.unwrap_or(Err(BackupError::Cancelled.into()));
+    let leases = Leases::take(repositories, (kind, host), TERMS, || true, cancel).await.map_err(BackupError::from)?;
+    let done = leases.stop().run_until_cancelled(work()).await.unwrap_or(Err(BackupError::Cancelled.into()));
     let done = done.map_err(|error| lost(&leases).map_or(error, E::from));
     leases.release().await;
     done

@@ -103,10 +103,9 @@ async fn take<S: Server>(
     let pulse = pulse(progress.subscribe());
     let progress = Arc::new(progress);
     let (session, facts) = unless_cancelled(&cancel, connect(session, &options, &reading, repositories)).await??;
-    let stop = cancel.child_token();
     let terms = Terms::of(options.read_deadline);
-    let leases = Leases::take(repositories, (Work::Backup, &options.host), terms, pulse, stop.clone());
-    let leases = unless_cancelled(&cancel, leases).await??;
+    let leases = Leases::take(repositories, (Work::Backup, &options.host), terms, pulse, &cancel).await?;
+    let stop = leases.stop().clone();
     let mut warnings = Warnings::default();
     let begin = async {
         cleanup::remove_remains(repositories).await;

@@ -22,13 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Readers(Vec<Leases>);
 
 impl Readers {
-    /// Takes the lease in each of `repositories` that gives it; it is renewed when `progress` has moved.
+    /// Takes the lease in each of `repositories` that gives it until `cancel` is cancelled; it is renewed when `progress` has moved.
     ///
     /// # Errors
     /// [`RestoreError::Locked`] where work goes on that takes away or moves what is there.
     pub async fn take<'r, P: Send + Sync + 'static>(
         repositories: impl Iterator<Item = &'r Repository>,
         progress: &watch::Receiver<P>,
+        cancel: &CancellationToken,
     ) -> Result<Self, RestoreError> {
         let host = sys::host::name();
         let terms = Terms { attempt: PATIENCE, ..TERMS };
@@ -40,7 +41,7 @@ impl Readers {
                 moved
             };
             let work = (Work::Restore, host.as_str());
-            let taking = Leases::take(std::slice::from_ref(repository), work, terms, pulse, CancellationToken::new());
+            let taking = Leases::take(std::slice::from_ref(repository), work, terms, pulse, cancel);
             (repository.name(), tokio::time::timeout(PATIENCE, taking).await)
         }))
         .await;
@@ -98,18 +99,19 @@ mod tests {
     async fn what_takes_away_keeps_a_restore_out_and_waits_for_one_that_reads() {
         let repositories = [over("one", walward_storage::memory()).await, over("two", walward_storage::memory()).await];
         let (_progress, watching) = watch::channel(());
+        let never = CancellationToken::new();
         let mover = Holder { name: "a mover".to_owned(), process: None };
         let minute = Duration::from_mins(1);
         let set_aside = async || Lease::take(&repositories[1], Work::SetAside, &mover, minute, Timestamp::now()).await;
         let moving = set_aside().await.expect("nobody reads");
-        let locked = Readers::take(repositories.iter(), &watching).await.err();
+        let locked = Readers::take(repositories.iter(), &watching, &never).await.err();
         assert!(
             matches!(&locked, Some(RestoreError::Locked { repository, work: Work::SetAside, .. }) if repository == "two"),
             "{locked:?}"
         );
         assert_eq!(lease::look(&repositories[0], Work::Restore).await.expect("read"), [], "given back");
         moving.release(Timestamp::now()).await.expect("released");
-        let readers = [(); 2].map(|()| Readers::take(repositories.iter(), &watching));
+        let readers = [(); 2].map(|()| Readers::take(repositories.iter(), &watching, &never));
         let [one, two] = readers.map(Box::pin);
         let (one, two) = (one.await.expect("taken"), two.await.expect("two may read"));
         assert!(set_aside().await.is_err());
@@ -125,7 +127,8 @@ mod tests {
         let repository = over("one", Arc::clone(&store) as _).await;
         store.plan(Plan::By(Box::new(|call| (call.verb == "put").then_some(Fault::Before(ErrorClass::Denied)))));
         let (_progress, watching) = watch::channel(());
-        let readers = Readers::take([&repository].into_iter(), &watching).await.expect("it only reads");
+        let never = CancellationToken::new();
+        let readers = Readers::take([&repository].into_iter(), &watching, &never).await.expect("it only reads");
         assert_eq!(lease::look(&repository, Work::Restore).await.expect("read"), []);
         readers.release().await;
     }

@@ -105,7 +105,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) -> Result<RestoreReport, RestoreError> {
     let repositories = plan.work.copies.iter().map(|copy| &copy.repository);
-    let readers = Readers::take(repositories, &progress.subscribe()).await?;
+    let readers = Readers::take(repositories, &progress.subscribe(), &cancel).await?;
     let done = carry_out(plan, workers, progress, cancel).await;
     readers.release().await;
     done

@@ -104,6 +104,9 @@ pub enum LeaseError {
         /// Who has it now.
         holder: String,
     },
+    /// The wish for it ended before it was taken.
+    #[error("it was given up before it was taken")]
+    GivenUp,
     /// The repository failed: whether the lease is held is unknown.
     #[error(transparent)]
     Repo(#[from] RepoError),
@@ -114,6 +117,7 @@ impl LeaseError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Held { .. } | Self::Lost { .. } => ErrorClass::Permanent,
+            Self::GivenUp => ErrorClass::Cancelled,
             Self::Repo(error) => error.class(),
         }
     }
@@ -303,11 +307,16 @@ impl Lease {
         match lease.look_for_others(holder, now).await {
             Ok(()) => Ok(lease),
             Err(error) => {
-                // Where it cannot be given back now, it runs out.
-                let released = lease.release(now).await;
-                released.unwrap_or_else(|error| tracing::warn!(%error, "a lease that was refused was not given back"));
+                lease.give_back(now).await;
                 Err(error)
             }
+        }
+    }
+
+    /// Gives back what is not wanted. Where it cannot be given back now, it runs out.
+    async fn give_back(self, now: Timestamp) {
+        if let Err(error) = self.release(now).await {
+            tracing::warn!(%error, "a lease that was not wanted was not given back");
         }
     }
 
@@ -324,8 +333,15 @@ impl Lease {
             let newest = unheld(&**store, work, &folder, now).await?;
             let fencing = newest.map_or(1, |(state, _)| state.fencing.saturating_add(1));
             let (state, renewed) = (State { fencing, ..first.clone() }, Instant::now());
-            if write(&**store, &folder, &state).await? {
-                return Ok(Self { store: Arc::clone(store), folder, state, length, renewed });
+            let lease = Self { store: Arc::clone(store), folder: folder.clone(), state, length, renewed };
+            match write(&**store, &folder, &lease.state).await {
+                Ok(true) => return Ok(lease),
+                Ok(false) => {}
+                Err(error) => {
+                    // It may have been stored although the answer was lost.
+                    lease.give_back(now).await;
+                    return Err(error.into());
+                }
             }
         }
         Err(contended(&**store, &folder).into())

@@ -2,13 +2,18 @@
 //!
 //! Time alone renews nothing: work that hangs would keep all others away for ever. What renews a lease is that something was read or
 //! written since, as the work's pulse says.
+//!
+//! A task of its own takes each lease, renews it, and gives it back. So it is given back also when the caller gives up, at whatever point: a
+//! call to the store that is under way is waited for, because what becomes of one that is dropped nobody knows.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument;
 
 use super::lease::{Holder, Lease, LeaseError, Work};
@@ -52,47 +57,72 @@ pub struct NotTaken {
     pub source: LeaseError,
 }
 
-/// Leases on one or several repositories. Dropped without [`Leases::release`], they are no longer renewed and run out.
+/// Leases on one or several repositories. Dropped without [`Leases::release`], they are given back all the same, and nobody waits for that.
+#[derive(Debug)]
 pub struct Leases {
-    /// One task a repository; it gives the lease back as long as it holds it.
-    keepers: JoinSet<Option<(String, Lease)>>,
-    done: CancellationToken,
+    /// One task a repository, as long as the lease is wanted.
+    keepers: Vec<(String, JoinHandle<()>)>,
+    wanted: DropGuard,
+    stop: CancellationToken,
     lost: Arc<OnceLock<String>>,
     attempt: Duration,
 }
 
 impl Leases {
-    /// Takes the lease on `work` in every repository. When one is lost later, `stop` is cancelled. `pulse` says whether something was read or
-    /// written since it was asked last.
+    /// Takes the lease on `work` in every repository. `pulse` says whether something was read or written since it was asked last.
     ///
     /// # Errors
-    /// Somebody else has one, or a repository fails; those already taken are given back.
+    /// Somebody else has one, a repository fails, or `cancel` was cancelled; those already taken are given back.
     pub async fn take(
         repositories: &[Repository],
         (work, host): (Work, &str),
         terms: Terms,
         pulse: impl FnMut() -> bool + Clone + Send + 'static,
-        stop: CancellationToken,
+        cancel: &CancellationToken,
     ) -> Result<Self, NotTaken> {
-        let attempt = terms.attempt;
-        let mut leases =
-            Self { keepers: JoinSet::new(), done: CancellationToken::new(), lost: Arc::default(), attempt };
+        let done = CancellationToken::new();
+        let mut leases = Self {
+            keepers: Vec::new(),
+            wanted: done.clone().drop_guard(),
+            stop: cancel.child_token(),
+            lost: Arc::default(),
+            attempt: terms.attempt,
+        };
         let holder = Holder::this(host);
         for repository in repositories {
             let name = repository.name().to_owned();
-            match Lease::take(repository, work, &holder, terms.length, Timestamp::now()).await {
-                Ok(lease) => {
-                    let (pulse, lost) = (pulse.clone(), Arc::clone(&leases.lost));
-                    let keeper = Keeper { terms, name, pulse, lost, stop: stop.clone() };
-                    leases.keepers.spawn(keeper.keep(lease, leases.done.clone()).in_current_span());
+            let (lost, stop) = (Arc::clone(&leases.lost), leases.stop.clone());
+            let keeper = Keeper { terms, name: name.clone(), pulse: pulse.clone(), lost, stop, done: done.clone() };
+            let (taken, answer) = oneshot::channel();
+            let (repository, holder) = (repository.clone(), holder.clone());
+            let task = async move {
+                let lease = Lease::take(&repository, work, &holder, terms.length, Timestamp::now()).await;
+                // Whether the caller still listens is no matter: when it does not, the lease is not wanted.
+                match lease {
+                    Ok(lease) => {
+                        let _ = taken.send(Ok(()));
+                        keeper.keep(lease).await;
+                    }
+                    Err(error) => {
+                        let _ = taken.send(Err(error));
+                    }
                 }
-                Err(source) => {
-                    leases.release().await;
-                    return Err(NotTaken { repository: name, source });
-                }
-            }
+            };
+            leases.keepers.push((name.clone(), tokio::spawn(task.in_current_span())));
+            let source = match cancel.run_until_cancelled(answer).await {
+                Some(Ok(Ok(()))) => continue,
+                Some(Ok(Err(source))) => source,
+                Some(Err(_)) | None => LeaseError::GivenUp,
+            };
+            leases.release().await;
+            return Err(NotTaken { repository: name, source });
         }
         Ok(leases)
+    }
+
+    /// Cancelled when the token that was handed in is, and when a lease is lost.
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
     }
 
     /// The repository of which the lease was lost, if one was.
@@ -101,17 +131,16 @@ impl Leases {
     }
 
     /// Gives all leases back, best effort: one that cannot be given back runs out.
-    pub async fn release(mut self) {
-        self.done.cancel();
-        while let Some(kept) = self.keepers.join_next().await {
-            let Ok(Some((repository, lease))) = kept else { continue };
-            match tokio::time::timeout(self.attempt, lease.release(Timestamp::now())).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    let (class, error): (_, &dyn std::error::Error) = (error.class(), &error);
-                    tracing::warn!(repository, error_class = %class, error, "the lease was not given back, and runs out");
-                }
-                Err(_) => tracing::warn!(repository, "the lease was not given back in time, and runs out"),
+    pub async fn release(self) {
+        let Self { keepers, wanted, attempt, .. } = self;
+        drop(wanted);
+        let deadline = Instant::now() + attempt;
+        for (repository, keeper) in keepers {
+            if tokio::time::timeout_at(deadline, keeper).await.is_err() {
+                tracing::warn!(
+                    repository,
+                    "the lease was not given back in time; it is as soon as the store answers, or runs out"
+                );
             }
         }
     }
@@ -123,14 +152,15 @@ struct Keeper<P> {
     pulse: P,
     lost: Arc<OnceLock<String>>,
     stop: CancellationToken,
+    done: CancellationToken,
 }
 
 impl<P: FnMut() -> bool> Keeper<P> {
-    /// Renews until `done`; then gives the lease back. `None` when it was lost.
-    async fn keep(mut self, mut lease: Lease, done: CancellationToken) -> Option<(String, Lease)> {
+    /// Renews until `done`; then gives the lease back, unless it was lost.
+    async fn keep(mut self, mut lease: Lease) {
         let mut pause = self.terms.renewal;
         let mut beaten = false;
-        while done.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        while self.done.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
             beaten |= (self.pulse)();
             if !beaten {
                 pause = self.terms.again;
@@ -165,30 +195,39 @@ impl<P: FnMut() -> bool> Keeper<P> {
                 None => tracing::warn!(repository = self.name, "the lease was not renewed yet: no answer"),
             }
         }
-        Some((self.name, lease))
+        let (repository, attempt) = (self.name, self.terms.attempt);
+        match tokio::time::timeout(attempt, lease.release(Timestamp::now())).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                let (class, error): (_, &dyn std::error::Error) = (error.class(), &error);
+                tracing::warn!(repository, error_class = %class, error, "the lease was not given back, and runs out");
+            }
+            Err(_) => tracing::warn!(repository, "the lease was not given back in time, and runs out"),
+        }
     }
 
-    fn give_up(self, error: &LeaseError) -> Option<(String, Lease)> {
+    fn give_up(self, error: &LeaseError) {
         let (class, error): (_, &dyn std::error::Error) = (error.class(), error);
         tracing::error!(repository = self.name, error_class = %class, error, "the lease was lost");
-        self.lose()
+        self.lose();
     }
 
-    fn lose(self) -> Option<(String, Lease)> {
+    fn lose(self) {
         // Another one may have been lost before; one is enough to say.
         let _ = self.lost.set(self.name);
         self.stop.cancel();
-        None
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Encryption;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use crate::{Encryption, lease};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use walward_base::ErrorClass;
     use walward_base::sys::cpu::CpuPool;
     use walward_storage::Store;
+    use walward_storage::fault::{Fault, Faulty, Plan};
 
     const SHORT: Terms = Terms {
         length: Duration::from_millis(400),
@@ -207,9 +246,9 @@ mod tests {
         repositories: &[Repository],
         host: &str,
         terms: Terms,
-        stop: &CancellationToken,
+        cancel: &CancellationToken,
     ) -> Result<Leases, NotTaken> {
-        Leases::take(repositories, (Work::Backup, host), terms, || true, stop.clone()).await
+        Leases::take(repositories, (Work::Backup, host), terms, || true, cancel).await
     }
 
     #[tokio::test]
@@ -236,7 +275,7 @@ mod tests {
         let first = take(&repository, "db1", SHORT, &stop).await.expect("it does");
         tokio::time::sleep(SHORT.length * 3).await;
         assert!(take(&repository, "db2", SHORT, &stop).await.is_err());
-        assert!(first.lost().is_none() && !stop.is_cancelled());
+        assert!(first.lost().is_none() && !first.stop().is_cancelled());
         first.release().await;
     }
 
@@ -244,10 +283,10 @@ mod tests {
     async fn a_lease_is_renewed_by_what_is_read_and_not_by_time() {
         let repository = [repository("a").await];
         let beats = Arc::new(AtomicBool::new(true));
-        let (stop, pulse) = (CancellationToken::new(), Arc::clone(&beats));
+        let (never, pulse) = (CancellationToken::new(), Arc::clone(&beats));
         let pulse = move || pulse.swap(false, Ordering::Relaxed);
-        let first =
-            Leases::take(&repository, (Work::Backup, "db1"), SHORT, pulse, stop.clone()).await.expect("it does");
+        let first = Leases::take(&repository, (Work::Backup, "db1"), SHORT, pulse, &never).await.expect("it does");
+        let stop = first.stop();
         let second = async || take(&repository, "db2", SHORT, &CancellationToken::new()).await;
         for _ in 0..10 {
             tokio::time::sleep(SHORT.length / 4).await;
@@ -273,15 +312,122 @@ mod tests {
     #[tokio::test]
     async fn a_lease_that_is_lost_stops_the_work() {
         let repository = [repository("a").await];
-        let stop = CancellationToken::new();
-        let leases = take(&repository, "db1", SHORT, &stop).await.expect("it does");
+        let leases = take(&repository, "db1", SHORT, &CancellationToken::new()).await.expect("it does");
         let store = repository[0].store();
         let folder = crate::layout::leases(Work::Backup);
         for object in store.list(Some(&folder)).await.expect("it does").objects {
             store.delete(&object.key).await.expect("it does");
         }
-        tokio::time::timeout(Duration::from_secs(5), stop.cancelled()).await.expect("it does");
+        tokio::time::timeout(Duration::from_secs(5), leases.stop().cancelled()).await.expect("it does");
         assert_eq!(leases.lost(), Some("a"));
         leases.release().await;
+    }
+
+    /// A repository that is slow by plan, and whether a lease of it is held.
+    async fn slow(name: &str) -> (Arc<Faulty>, Repository) {
+        let store = Faulty::new(walward_storage::memory(), Plan::script([]));
+        let pool = CpuPool::new(1).expect("a thread");
+        let made =
+            Repository::create(name, Arc::clone(&store) as _, "main", &Encryption::None, &[], pool, Timestamp::now());
+        let made = made.await.expect("it does").0;
+        (store, made)
+    }
+
+    async fn is_held(repository: &Repository) -> bool {
+        let seen = lease::look(repository, Work::Backup).await.expect("it does");
+        seen.iter().any(|seen| matches!(seen.standing, lease::Standing::Held(_)))
+    }
+
+    /// The `at`-th call of the work gets `fault`.
+    fn only(at: usize, fault: Fault, calls: &Arc<AtomicUsize>) -> Plan {
+        calls.store(0, Ordering::Relaxed);
+        let calls = Arc::clone(calls);
+        Plan::By(Box::new(move |_| (calls.fetch_add(1, Ordering::Relaxed) == at).then_some(fault)))
+    }
+
+    /// How the caller gives up.
+    #[derive(Debug, Clone, Copy)]
+    enum End {
+        Cancelled,
+        Dropped,
+    }
+
+    #[tokio::test]
+    async fn leases_whose_taking_is_given_up_at_any_call_are_given_back() {
+        let (free, (store, slow)) = (repository("free").await, slow("slow").await);
+        let both = [free.clone(), slow.clone()];
+        let calls = Arc::new(AtomicUsize::new(0));
+        let (late, soon) = (Duration::from_secs(3), Duration::from_secs(1));
+        tokio::time::pause();
+        for end in [End::Cancelled, End::Dropped] {
+            for fault in [Fault::Delay(late), Fault::Late(late)] {
+                let mut given_up = 0;
+                for at in 0.. {
+                    store.plan(only(at, fault, &calls));
+                    let cancel = CancellationToken::new();
+                    let mut taking = Box::pin(take(&both, "db1", TERMS, &cancel));
+                    if let Ok(taken) = tokio::time::timeout(soon, &mut taking).await {
+                        taken.expect("nothing was slow").release().await;
+                        break;
+                    }
+                    given_up += 1;
+                    match end {
+                        End::Cancelled => {
+                            cancel.cancel();
+                            let error = taking.await.expect_err("cancelled");
+                            assert!(matches!(error.source, LeaseError::GivenUp), "{error:?}");
+                        }
+                        End::Dropped => {
+                            drop(taking);
+                            tokio::time::sleep(late).await;
+                        }
+                    }
+                    for repository in &both {
+                        assert!(!is_held(repository).await, "{end:?} {fault:?} at call {at}: {}", repository.name());
+                    }
+                }
+                assert!(given_up >= 5, "{given_up} calls");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_was_written_although_the_answer_was_lost_is_given_back() {
+        let (store, repository) = slow("slow").await;
+        let repository = [repository];
+        let calls = Arc::new(AtomicUsize::new(0));
+        let mut failed = 0;
+        for at in 0.. {
+            store.plan(only(at, Fault::After(ErrorClass::Transient), &calls));
+            match take(&repository, "db1", TERMS, &CancellationToken::new()).await {
+                Err(_) => {
+                    failed += 1;
+                    assert!(!is_held(&repository[0]).await, "failed at call {at}");
+                }
+                Ok(taken) => {
+                    let taking = calls.load(Ordering::Relaxed);
+                    store.plan(Plan::script([]));
+                    taken.release().await;
+                    if taking <= at {
+                        break;
+                    }
+                }
+            }
+        }
+        assert!(failed >= 3, "{failed} calls");
+    }
+
+    #[tokio::test]
+    async fn leases_that_are_dropped_are_given_back() {
+        let repository = [repository("a").await];
+        let leases = take(&repository, "db1", TERMS, &CancellationToken::new()).await.expect("it does");
+        assert!(is_held(&repository[0]).await);
+        drop(leases);
+        let free = async {
+            while is_held(&repository[0]).await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), free).await.expect("given back");
     }
 }

@@ -25,8 +25,10 @@ pub enum Fault {
     Before(ErrorClass),
     /// It happened, and the answer is an error.
     After(ErrorClass),
-    /// The answer comes late.
+    /// It happens late.
     Delay(Duration),
+    /// It happened, and the answer comes late.
+    Late(Duration),
     /// The answer never comes.
     Hang,
     /// A body ends, with a transient error, after so many bytes.
@@ -141,11 +143,15 @@ impl Faulty {
             Some(Fault::Before(class)) => return Err(error(class)),
             Some(Fault::Delay(time)) => tokio::time::sleep(time).await,
             Some(Fault::Hang) => std::future::pending().await,
-            Some(Fault::After(_) | Fault::Short(_) | Fault::Corrupt | Fault::Stale) | None => {}
+            Some(Fault::After(_) | Fault::Late(_) | Fault::Short(_) | Fault::Corrupt | Fault::Stale) | None => {}
         }
         let answer = call.await?;
         match fault {
             Some(Fault::After(class)) => Err(error(class)),
+            Some(Fault::Late(time)) => {
+                tokio::time::sleep(time).await;
+                Ok(answer)
+            }
             _ => Ok(answer),
         }
     }
