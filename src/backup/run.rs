@@ -49,6 +49,8 @@ const FAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_hours(2);
 const SPREAD_CHECKPOINT_TIME_MAX: Duration = Duration::from_hours(26);
 /// How long ending the backup may take.
 const STOP_TIME_MAX: Duration = Duration::from_mins(10);
+/// How long the server may take to end a statement that is cancelled.
+const STATEMENT_END_TIME_MAX: Duration = Duration::from_secs(5);
 /// How often the session is looked at: whether the connection is still there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the server is asked whether it is still what it was.
@@ -107,13 +109,10 @@ async fn take<S: Server>(
     let leases = Leases::take(repositories, (Work::Backup, &options.host), terms, pulse, &cancel).await?;
     let stop = leases.stop().clone();
     let mut warnings = Warnings::default();
-    let begin = async {
-        cleanup::remove_remains(repositories).await;
-        begin(repositories, &options, reading, (session, facts), &progress, &mut warnings).await
-    };
-    let taken = match unless_cancelled(&stop, begin).await {
-        Ok(Ok(backup)) => backup.take(&options, &stop).await,
-        Ok(Err(error)) | Err(error) => Err(error),
+    let begun = begin(repositories, &options, reading, (session, facts), &progress, &mut warnings, &stop).await;
+    let taken = match begun {
+        Ok(backup) => backup.take(&options, &stop).await,
+        Err(error) => Err(error),
     };
     // That the lease was lost shows as a cancellation everywhere else.
     let taken = taken.map_err(|error| match error {
@@ -130,6 +129,32 @@ async fn take<S: Server>(
 /// What `work` gives, or [`BackupError::Cancelled`] as soon as `cancel` is.
 async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, BackupError> {
     cancel.run_until_cancelled(work).await.ok_or(BackupError::Cancelled)
+}
+
+/// What `statement` of `session` gives, or [`BackupError::Cancelled`]. A server that only lost its client goes on with a statement until that
+/// ends, however long it takes (a checkpoint), and keeps the connection's place: so it is asked to end it, and gets a moment for that.
+async fn unless_cancelled_there<S: Server, T>(
+    cancel: &CancellationToken,
+    session: &S,
+    statement: impl Future<Output = Result<T, SessionError>>,
+) -> Result<Result<T, SessionError>, BackupError> {
+    tokio::pin!(statement);
+    if let Some(answer) = cancel.run_until_cancelled(&mut statement).await {
+        return Ok(answer);
+    }
+    let end = async {
+        loop {
+            session.cancel().await;
+            // One that the server had not begun yet is cancelled the next time.
+            if tokio::time::timeout(LOOK_INTERVAL, &mut statement).await.is_ok() {
+                break;
+            }
+        }
+    };
+    if tokio::time::timeout(STATEMENT_END_TIME_MAX, end).await.is_err() {
+        tracing::warn!("PostgreSQL has not ended the statement that was cancelled; it ends by itself");
+    }
+    Err(BackupError::Cancelled)
 }
 
 fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
@@ -176,7 +201,7 @@ struct Begun<S> {
     samples: Vec<Sample>,
 }
 
-/// Starts the backup on the server and lists the files.
+/// Removes what earlier backups left, starts the backup on the server and lists the files.
 async fn begin<S: Server>(
     repositories: &[Repository],
     options: &BackupOptions,
@@ -184,9 +209,14 @@ async fn begin<S: Server>(
     (session, facts): (S, ServerFacts),
     progress: &Arc<watch::Sender<Progress>>,
     warnings: &mut Warnings,
+    stop: &CancellationToken,
 ) -> Result<Begun<S>, BackupError> {
-    let started = session.now().await.map_err(server("ask for the server's time"))?;
-    let label = free_label(repositories, started).await?;
+    let name = async {
+        cleanup::remove_remains(repositories).await;
+        let started = session.now().await.map_err(server("ask for the server's time"))?;
+        Ok::<_, BackupError>((started, free_label(repositories, started).await?))
+    };
+    let (started, label) = unless_cancelled(stop, name).await??;
     progress.send_modify(|progress| {
         progress.phase = Phase::Checkpoint;
         progress.label = Some(label.to_string());
@@ -194,10 +224,8 @@ async fn begin<S: Server>(
     trace::name_backup(label.as_str());
     tracing::info!("starting a backup, waiting for the server's checkpoint");
     let deadline = if options.fast_checkpoint { FAST_CHECKPOINT_TIME_MAX } else { SPREAD_CHECKPOINT_TIME_MAX };
-    let start = session
-        .backup_start(label.as_str(), options.fast_checkpoint, deadline)
-        .await
-        .map_err(server("start the backup"))?;
+    let starting = session.backup_start(label.as_str(), options.fast_checkpoint, deadline);
+    let start = unless_cancelled_there(stop, &session, starting).await?.map_err(server("start the backup"))?;
 
     progress.send_modify(|progress| progress.phase = Phase::Listing);
     let root = options.data_directory.clone();
@@ -215,7 +243,7 @@ async fn begin<S: Server>(
         let scan = scan::scan(&root, &rules, &mut scan_warnings, steps, &on_files)?;
         Ok::<_, BackupError>((control, samples, scan, scan_warnings))
     };
-    let (control, samples, scan, scan_warnings) = reading.run(&CancellationToken::new(), list).await??;
+    let (control, samples, scan, scan_warnings) = unless_cancelled(stop, reading.run(stop, list)).await???;
     *warnings = scan_warnings;
     let files = scan.tree.file_count() + scan.tree.directories().len() as u64;
     // Some more come at the end: the label and its like.
@@ -431,7 +459,7 @@ impl<S: Server> Begun<S> {
         let read = move |steps: &Steps| steps.at(&root.path().join(CONTROL_FILE), || read_last(&root, major));
         let (control, directory) = self.work.reading.run(stop, read).await??;
         let stopping = self.session.backup_stop(STOP_TIME_MAX);
-        let stopped = unless_cancelled(stop, stopping).await?.map_err(server("end the backup"))?;
+        let stopped = unless_cancelled_there(stop, &self.session, stopping).await?.map_err(server("end the backup"))?;
         let label = BackupLabelFile::parse(&stopped.label_file)?;
         if label.start_lsn != self.start {
             return Err(BackupError::Label(stopped.label_file));

@@ -17,6 +17,8 @@ pub trait Server: Send + Sync {
     fn in_recovery(&self) -> impl Future<Output = Result<bool, SessionError>> + Send;
     /// See [`Session::is_closed`].
     fn is_closed(&self) -> bool;
+    /// See [`Session::cancel`].
+    fn cancel(&self) -> impl Future<Output = ()> + Send;
     /// See [`Session::backup_start`].
     fn backup_start(
         &self,
@@ -43,6 +45,10 @@ impl Server for Session {
 
     fn is_closed(&self) -> bool {
         Session::is_closed(self)
+    }
+
+    async fn cancel(&self) {
+        Session::cancel(self).await;
     }
 
     async fn backup_start(&self, label: &str, fast: bool, deadline: Duration) -> Result<Lsn, SessionError> {

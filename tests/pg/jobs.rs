@@ -98,3 +98,58 @@ fn a_backup_that_is_cancelled_ends_in_order_however_that_is_said() {
     archives(&site, &site.archive_command());
     site.walward(&["--cluster", "main", "backup"]).expect(0);
 }
+
+#[test]
+fn a_backup_that_is_cancelled_in_its_checkpoint_leaves_nothing_at_work_on_the_server() {
+    let mut site = Site::start(SiteOptions {
+        cluster_settings: "backup.fast_checkpoint = false\n".to_owned(),
+        ..SiteOptions::default()
+    });
+    // A checkpoint that is spread over an hour.
+    for statement in [
+        "ALTER SYSTEM SET checkpoint_timeout = '1h'",
+        "SELECT pg_reload_conf()",
+        "CREATE TABLE pages AS SELECT n, repeat('x', 500) AS text FROM generate_series(1, 20000) AS n",
+        "CHECKPOINT",
+        "UPDATE pages SET n = n + 1",
+    ] {
+        site.cluster.sql(&site.room, statement);
+    }
+    let waiting = |site: &Site| -> u32 {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() \
+            AND query ~ 'pg_(backup_start|start_backup)'";
+        site.cluster.sql(&site.room, count).trim().parse().expect("a number")
+    };
+    let begun = |site: &Site| {
+        eventually("the backup waits for its checkpoint", PATIENCE, || (waiting(site) == 1).then_some(()));
+    };
+    let nothing_left = |site: &Site, how: &str| {
+        eventually(how, PATIENCE, || (waiting(site) == 0).then_some(()));
+    };
+    let detach = |site: &Site| -> String {
+        let told = site.walward(&["--json", "--cluster", "main", "backup", "--detach"]).expect(0);
+        let told: Value = serde_json::from_str(&told.stdout).expect("JSON");
+        begun(site);
+        told["job"].as_str().expect("a name").to_owned()
+    };
+    // By a command.
+    let job = detach(&site);
+    site.walward(&["jobs", "cancel", &job]).expect(0);
+    site.walward(&["jobs", "watch", &job]).expect(130);
+    nothing_left(&site, "after jobs cancel");
+    // Without the agent: as the agent's user, and as root, who connects as that user.
+    let arguments = ["--cluster", "main", "backup", "--no-agent"];
+    let mut as_root = std::process::Command::new(site.room.program("walward"));
+    as_root.arg("--config").arg(&site.config).arg("--no-input").args(arguments);
+    for mut command in [site.walward_command(&arguments), as_root] {
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("started");
+        begun(&site);
+        signal(&child, Signal::INT);
+        assert_eq!(child.wait().expect("ended").code(), Some(130));
+        nothing_left(&site, "after Ctrl-C");
+    }
+    // With the agent's end.
+    detach(&site);
+    site.agent.take().expect("an agent").stop();
+    nothing_left(&site, "after the agent's end");
+}

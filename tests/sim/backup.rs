@@ -89,6 +89,8 @@ impl Server for Running<'_> {
         false
     }
 
+    async fn cancel(&self) {}
+
     async fn backup_start(&self, _label: &str, _fast: bool, _deadline: Duration) -> Result<Lsn, SessionError> {
         let start = self.write_to(Self::START);
         let checkpoint = Lsn(start.0 - Self::START + Self::CHECKPOINT);

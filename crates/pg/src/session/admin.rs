@@ -2,14 +2,13 @@
 //! asked for it; each statement stands by itself and may be run again.
 
 use std::collections::BTreeMap;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio_postgres::NoTls;
 
 use super::connect;
-use super::connection::{QUERY_TIME_MAX, Session, column};
+use super::connection::{Login, QUERY_TIME_MAX, Session, column};
 use super::error::SessionError;
 use super::grants::{self, Right};
 use walward_base::sys;
@@ -87,16 +86,11 @@ impl Session {
             return Self::connect(conninfo, deadline).await;
         };
         let connecting = async {
-            let stream = tokio::task::spawn_blocking(move || sys::identity::connect_as(uid, &socket));
-            let stream: UnixStream = match stream.await {
-                Ok(Ok(stream)) => stream,
-                // The ordinary way says why in words that people know.
-                Ok(Err(_)) | Err(_) => return Self::connect(conninfo, deadline).await,
-            };
-            let stream = stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
-            let Ok(stream) = stream else { return Self::connect(conninfo, deadline).await };
+            let login = Login { uid, socket };
+            // The ordinary way says why in words that people know.
+            let Ok(stream) = login.connect().await else { return Self::connect(conninfo, deadline).await };
             let (client, connection) = config.connect_raw(stream, NoTls).await.map_err(SessionError::connect)?;
-            Self::begin(client, connection).await
+            Self::begin(client, connection, Some(login)).await
         };
         tokio::time::timeout(deadline, connecting).await.map_err(|_| SessionError::ConnectTimeout(deadline))?
     }

@@ -1,7 +1,10 @@
 //! One connection to a server: how it is made, and how a statement runs on it within its time.
 
+use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row};
@@ -9,6 +12,7 @@ use tokio_postgres::{Client, NoTls, Row};
 use super::connect;
 use super::error::SessionError;
 use crate::Lsn;
+use walward_base::sys;
 
 /// How long a statement that only looks something up may take.
 pub(super) const QUERY_TIME_MAX: Duration = Duration::from_secs(30);
@@ -21,6 +25,24 @@ pub struct Session {
     pub(super) client: Client,
     driver: Driver,
     pub(super) version_num: u32,
+    /// Who connects, and where, when that is another user than this process.
+    login: Option<Login>,
+}
+
+/// A user of the operating system, and the server's socket.
+#[derive(Debug, Clone)]
+pub(super) struct Login {
+    pub(super) uid: u32,
+    pub(super) socket: PathBuf,
+}
+
+impl Login {
+    pub(super) async fn connect(&self) -> io::Result<UnixStream> {
+        let Self { uid, socket } = self.clone();
+        let stream = tokio::task::spawn_blocking(move || sys::identity::connect_as(uid, &socket)).await??;
+        stream.set_nonblocking(true)?;
+        UnixStream::from_std(stream)
+    }
 }
 
 /// The task that moves the connection's bytes; ends with the session.
@@ -43,7 +65,7 @@ impl Session {
         let config = connect::config(conninfo, deadline)?;
         let connecting = async {
             let (client, connection) = config.connect(NoTls).await.map_err(SessionError::connect)?;
-            Self::begin(client, connection).await
+            Self::begin(client, connection, None).await
         };
         tokio::time::timeout(deadline, connecting).await.map_err(|_| SessionError::ConnectTimeout(deadline))?
     }
@@ -52,6 +74,7 @@ impl Session {
     pub(super) async fn begin(
         client: Client,
         connection: impl Future<Output = Result<(), tokio_postgres::Error>> + Send + 'static,
+        login: Option<Login>,
     ) -> Result<Self, SessionError> {
         let driver = Driver(tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -67,7 +90,7 @@ impl Session {
         if !(130_000..190_000).contains(&version_num) {
             return Err(SessionError::Unsupported(version_num));
         }
-        let session = Self { client, driver, version_num };
+        let session = Self { client, driver, version_num, login };
         session.client.batch_execute(&connect::settings(session.major())).await.map_err(SessionError::connect)?;
         Ok(session)
     }
@@ -104,9 +127,27 @@ impl Session {
             return answer.map_err(|error| SessionError::statement(what, error));
         }
         // The answer to a cancellation is the statement's failure, which nobody waits for any more.
-        let cancelling = self.client.cancel_token();
-        let _ = tokio::time::timeout(CANCEL_TIME_MAX, cancelling.cancel_query(NoTls)).await;
+        self.cancel().await;
         Err(SessionError::Timeout { what, after: deadline })
+    }
+
+    /// Asks the server to end the statement that is under way; that fails then. Bounded, best effort: a statement that the server has not begun
+    /// yet goes on.
+    pub async fn cancel(&self) {
+        let token = self.client.cancel_token();
+        let ask = async {
+            match &self.login {
+                None => token.cancel_query(NoTls).await.map_err(|error| error.to_string()),
+                Some(login) => {
+                    let stream = login.connect().await.map_err(|error| error.to_string())?;
+                    token.cancel_query_raw(stream, NoTls).await.map_err(|error| error.to_string())
+                }
+            }
+        };
+        let asked = tokio::time::timeout(CANCEL_TIME_MAX, ask).await;
+        if let Err(error) = asked.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            tracing::debug!(error, "PostgreSQL was not asked to cancel a statement");
+        }
     }
 }
 
