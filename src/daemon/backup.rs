@@ -53,7 +53,8 @@ pub fn begin(request: BackupRequest, service: &Arc<Service>, jobs: &Registry) ->
         return Err((Exit::Refused, text));
     }
     let work = Work::Backup(Progress::new(Timestamp::now()));
-    let begun = jobs.begin(name, work, |tell, cancel| {
+    let whose = (name.as_str(), service.config.data_directory.as_path());
+    let begun = jobs.begin(whose, work, |tell, cancel| {
         run(request, Arc::clone(service), tell, cancel).instrument(service.archiver.span())
     });
     begun.map_err(|not| match not {

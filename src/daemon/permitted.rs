@@ -14,6 +14,9 @@ use crate::outcome::Exit;
 
 /// How long a file system may take to say what lies in it.
 pub const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(20);
+/// As [`FILE_SYSTEM_DEADLINE`], where an answer is about all clusters: it tells of the others without that one.
+pub const STATUS_DEADLINE: Duration = Duration::from_secs(5);
+
 /// That somebody was refused.
 static REFUSED: Throttle = Throttle::new();
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::peer::Peer;
-use super::permitted::{FILE_SYSTEM_DEADLINE, in_file_system, may_use, permitted};
+use super::permitted::{FILE_SYSTEM_DEADLINE, STATUS_DEADLINE, in_file_system, may_use, permitted};
 use super::services::Services;
 use super::{backup, jobs, status};
 use crate::archive::{Asker, FetchError, Fetched, Place, PushError, Pushed, Spot, Want};
@@ -23,8 +23,6 @@ use walward_base::sys::folder::Folder;
 use walward_pg::{ControlFile, Lineage, WalFileName};
 use walward_wire::{OnError, Reply, Request};
 
-/// As [`FILE_SYSTEM_DEADLINE`], for `status`, which tells of the other clusters without it.
-const STATUS_DEADLINE: Duration = Duration::from_secs(5);
 /// How long an answer waits for what was written beside a destination to be removed.
 const SETTLE_TIME_MAX: Duration = Duration::from_secs(1);
 

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use tracing::Instrument;
 
+use super::jobs::is_of;
 use super::services::Service;
 use crate::health::{ClusterSnapshot, DebtFacts, HangingRead, RepositorySnapshot, Snapshot};
 use crate::jobs::Registry;
@@ -71,7 +72,7 @@ async fn cluster(service: &Service, jobs: &Registry) -> ClusterSnapshot {
         spool_hangs_seconds: service.fetcher.hangs().map(|step| step.waited.as_secs()),
         repositories,
         hanging_reads: Ground::of(&service.config.data_directory).hanging().into_iter().map(hanging).collect(),
-        jobs: jobs.all().iter().filter(|job| job.cluster() == service.config.name).map(|job| job.report()).collect(),
+        jobs: jobs.all().iter().filter(|job| is_of(job, service)).map(|job| job.report()).collect(),
     }
 }
 

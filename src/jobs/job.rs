@@ -1,11 +1,17 @@
 //! One job.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
 use jiff::Timestamp;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::outcome::Exit;
 use walward_report::{Job as JobReport, JobState, Work};
+
+/// So many may watch one job. Each keeps a connection, of which a user has a bounded number, for as long as the job lasts.
+const WATCHERS_MAX: usize = 32;
 
 /// How a job ended.
 #[derive(Debug, Clone)]
@@ -23,21 +29,32 @@ pub struct Ended {
 pub struct Job {
     id: String,
     cluster: String,
+    data_directory: PathBuf,
     started: Timestamp,
     progress: watch::Receiver<Work>,
     ended: watch::Receiver<Option<Ended>>,
     cancel: CancellationToken,
+    watchers: Arc<Semaphore>,
 }
 
 impl Job {
     pub(super) fn new(
         id: String,
-        cluster: String,
+        (cluster, data_directory): (String, PathBuf),
         progress: watch::Receiver<Work>,
         ended: watch::Receiver<Option<Ended>>,
         cancel: CancellationToken,
     ) -> Self {
-        Self { id, cluster, started: Timestamp::now(), progress, ended, cancel }
+        Self {
+            id,
+            cluster,
+            data_directory,
+            started: Timestamp::now(),
+            progress,
+            ended,
+            cancel,
+            watchers: Arc::new(Semaphore::new(WATCHERS_MAX)),
+        }
     }
 
     /// What it is called in this life of the agent.
@@ -48,6 +65,16 @@ impl Job {
     /// The cluster that it is about.
     pub fn cluster(&self) -> &str {
         &self.cluster
+    }
+
+    /// The data directory that the cluster's name stood for when it was begun: whose job it is.
+    pub fn data_directory(&self) -> &Path {
+        &self.data_directory
+    }
+
+    /// A place among those that watch it, unless there are too many.
+    pub fn watcher(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.watchers).try_acquire_owned().ok()
     }
 
     /// How it ended; none while it runs.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use futures::FutureExt;
@@ -30,11 +31,19 @@ struct Inner {
 
 #[derive(Debug, Default)]
 struct State {
-    /// How many were begun.
-    begun: u64,
     /// In the order in which they were begun.
     jobs: Vec<Arc<Job>>,
     is_closed: bool,
+}
+
+impl State {
+    /// By when it is begun, so that no agent before or after this one has another job of the name.
+    fn new_id(&self, kind: &Work) -> String {
+        let stem = format!("{}-{}", kind.kind(), Timestamp::now().strftime("%Y%m%dT%H%M%SZ"));
+        let is_free = |id: &String| self.jobs.iter().all(|job| job.id() != id);
+        let mut numbered = (2..).map(|number: u64| format!("{stem}-{number}"));
+        std::iter::once(stem.clone()).find(is_free).or_else(|| numbered.find(is_free)).unwrap_or(stem)
+    }
 }
 
 /// Why a job was not begun.
@@ -53,7 +62,7 @@ impl Registry {
     /// One of the kind runs for the cluster, or the agent is stopping.
     pub fn begin<F: Future<Output = (Exit, Result<String, String>)> + Send + 'static>(
         &self,
-        cluster: &str,
+        (cluster, data_directory): (&str, &Path),
         kind: Work,
         work: impl FnOnce(watch::Sender<Work>, CancellationToken) -> F,
     ) -> Result<Arc<Job>, NotBegun> {
@@ -65,12 +74,12 @@ impl Registry {
         if let Some(running) = state.jobs.iter().filter(of_the_kind).find(|job| job.ended().is_none()) {
             return Err(NotBegun::Runs(Arc::clone(running)));
         }
-        state.begun += 1;
-        let id = format!("{}-{}", kind.kind(), state.begun);
+        let id = state.new_id(&kind);
         let (tell, progress) = watch::channel(kind);
         let (end, ended) = watch::channel(None);
         let cancel = CancellationToken::new();
-        let job = Arc::new(Job::new(id, cluster.to_owned(), progress, ended, cancel.clone()));
+        let job =
+            Arc::new(Job::new(id, (cluster.to_owned(), data_directory.to_owned()), progress, ended, cancel.clone()));
         let work = AssertUnwindSafe(work(tell, cancel)).catch_unwind();
         self.0.tasks.spawn(async move {
             let ended = match work.await {
@@ -134,10 +143,15 @@ mod tests {
     #[tokio::test]
     async fn one_of_a_kind_runs_for_a_cluster_and_goes_on_with_nobody_watching() {
         let registry = Registry::default();
-        let job = registry.begin("main", backup(), until_cancelled).expect("begun");
-        let Err(NotBegun::Runs(running)) = registry.begin("main", backup(), until_cancelled) else { panic!("two") };
+        let job = registry.begin(("main", Path::new("/data")), backup(), until_cancelled).expect("begun");
+        let Err(NotBegun::Runs(running)) = registry.begin(("main", Path::new("/data")), backup(), until_cancelled)
+        else {
+            panic!("two")
+        };
         assert_eq!(running.id(), job.id());
-        let other = registry.begin("other", backup(), async |_, _| (Exit::Done, Ok("{}".to_owned()))).expect("begun");
+        let other = registry
+            .begin(("other", Path::new("/data")), backup(), async |_, _| (Exit::Done, Ok("{}".to_owned())))
+            .expect("begun");
         assert_ne!(other.id(), job.id());
         assert_eq!(other.end().await.exit, Exit::Done);
         // Who watches goes, and another one comes.
@@ -152,31 +166,34 @@ mod tests {
         assert_eq!(found.end().await.exit, Exit::Interrupted);
         let report = job.report();
         assert_eq!((report.state, report.error.as_deref()), (JobState::Cancelled, Some("interrupted")));
-        registry.begin("main", backup(), until_cancelled).expect("the place is free");
+        registry.begin(("main", Path::new("/data")), backup(), until_cancelled).expect("the place is free");
         registry.close();
         registry.ended().await;
         assert!(registry.all().iter().all(|job| job.ended().is_some()));
-        assert!(matches!(registry.begin("main", backup(), until_cancelled), Err(NotBegun::Stopping)));
+        assert!(matches!(
+            registry.begin(("main", Path::new("/data")), backup(), until_cancelled),
+            Err(NotBegun::Stopping)
+        ));
     }
 
     #[tokio::test]
     async fn one_that_dies_is_told_and_gives_its_place_back() {
         let registry = Registry::default();
         let dies = async |_, _| panic!("as a defect would");
-        let job = registry.begin("main", backup(), dies).expect("begun");
+        let job = registry.begin(("main", Path::new("/data")), backup(), dies).expect("begun");
         let ended = job.end().await;
         assert_eq!(ended.exit, Exit::Failed);
         assert!(ended.result.expect_err("failed").contains("log"));
-        registry.begin("main", backup(), dies).expect("the place is free");
+        registry.begin(("main", Path::new("/data")), backup(), dies).expect("the place is free");
     }
 
     #[tokio::test]
     async fn ended_ones_are_forgotten_in_the_end_and_running_ones_never() {
         let registry = Registry::default();
-        let first = registry.begin("first", backup(), until_cancelled).expect("begun");
+        let first = registry.begin(("first", Path::new("/data")), backup(), until_cancelled).expect("begun");
         for number in 0..ENDED_MAX + 10 {
             let job = registry
-                .begin("main", backup(), async move |_, _| (Exit::Done, Ok(number.to_string())))
+                .begin(("main", Path::new("/data")), backup(), async move |_, _| (Exit::Done, Ok(number.to_string())))
                 .expect("begun");
             job.end().await;
         }

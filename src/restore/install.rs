@@ -42,14 +42,14 @@ pub fn working_path(places: &Places, path: &str) -> Option<PathBuf> {
     places.resolve(if path == CONTROL_FILE { UNPLACED_CONTROL_FILE } else { path })
 }
 
-/// What only root can do: makes the data directory and those of the tablespaces where they are missing, and gives them to their owner, as
+/// What only root can do: makes the data directory and those of pg_wal and the tablespaces where they are missing, and gives them to their owner, as
 /// whom everything else is done. One that is there and empty is given, too; one with something in it is left as it is. None when this is
 /// not root.
 ///
 /// Root reaches each of them by [`Folder::enter`], which no other user's link leads elsewhere, and gives away what it holds open.
 pub fn make_for_owner(places: &Places) -> Result<Option<Owner>, RestoreError> {
     let Some(owner) = directory::owner(places.root())? else { return Ok(None) };
-    for place in places.tablespaces().iter().map(|tablespace| tablespace.to.as_path()).chain([places.root()]) {
+    for place in places.roots() {
         let failed = |verb| RestoreError::io(verb, place);
         if let Some(parent) = place.parent() {
             // The owner has to get through, whatever root's umask.

@@ -67,6 +67,13 @@ fn a_backup_goes_on_when_its_client_is_gone_and_when_the_configuration_is_read_a
     // Who comes late is told the same.
     site.walward(&["jobs", "watch", &job]).expect(0).says(label);
     site.walward(&["jobs", "watch", "backup-99"]).expect(14).says("walward jobs list");
+    // Another agent has no job of that name, whatever it begins.
+    let mut site = site;
+    site.stop_agent();
+    site.start_agent();
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let next = jobs(&site).pop().expect("remembered");
+    assert_ne!(next["id"].as_str(), Some(job.as_str()));
 }
 
 #[test]

@@ -189,6 +189,28 @@ fn moved_there(at: &Path) -> impl Fn(&str) + use<> {
 }
 
 #[test]
+#[ignore = "needs root; scripts/test.sh runs it"]
+fn as_root_a_restore_puts_pg_wal_where_root_has_to_make_the_folder() {
+    let site = Site::start(SiteOptions::default());
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    let disks = tempfile::tempdir().unwrap();
+    fs::set_permissions(disks.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    for (number, is_there) in [false, true].into_iter().enumerate() {
+        let (data, wal) =
+            (disks.path().join(format!("{number}/data")), disks.path().join(format!("{number}/disk/wal")));
+        if is_there {
+            fs::create_dir_all(&wal).unwrap();
+        }
+        let places = ["--target-directory", data.to_str().unwrap(), "--waldir", wal.to_str().unwrap()];
+        let arguments = [&["--yes", "--cluster", "main", "restore", "--archive-mode", "off"][..], &places].concat();
+        as_root(&site.room, &site.config, &arguments).expect(0);
+        let [data, wal] = [&data, &wal].map(|place| fs::metadata(place).unwrap());
+        assert_eq!((wal.uid(), wal.gid(), wal.mode() & 0o7777), (data.uid(), data.gid(), 0o700));
+        assert_ne!(data.uid(), 0);
+    }
+}
+
+#[test]
 #[ignore = "runs walward as root; scripts/test.sh runs it"]
 fn as_root_setup_gives_nothing_away_that_the_owner_moved_into_the_repository() {
     let mut bare = Bare::new(&Version::main(), &[]);

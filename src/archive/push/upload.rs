@@ -10,6 +10,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::{BoxStream, FuturesUnordered};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::chain::ChainOfLife;
 use super::error::PushError;
@@ -17,6 +18,7 @@ use super::policy::CopyState;
 use super::source::{FactsHandle, FileStamp, WalFile};
 use crate::archive::accept::{Rejection, accept};
 use walward_base::{ErrorClass, describe};
+use walward_pg::archive_status::ready_since;
 use walward_pg::{ControlFile, Lineage, WalFileName};
 use walward_repo::format::{Kind, Spec};
 use walward_repo::several::{self, SealTarget, Sealed};
@@ -185,6 +187,13 @@ impl Sending<'_> {
             };
             let result = match put {
                 Ok(PutNew::Created(_) | PutNew::Same) => Ok(()),
+                Ok(PutNew::Different { writer, .. }) if self.is_in_a_newer_timeline().await => {
+                    warn!(
+                        segment = %name, repository = lazy.name(), holder = writer,
+                        "another server was promoted in this segment before and has archived what it had received of it; that stays, and                          this server's is in its own timeline"
+                    );
+                    Ok(())
+                }
                 Ok(PutNew::Different { writer, modified }) => {
                     let (lineage, repository) = (self.lineage, lazy.name().to_owned());
                     Err(PushError::Different { name, lineage, repository, writer, modified })
@@ -199,6 +208,17 @@ impl Sending<'_> {
 }
 
 impl Sending<'_> {
+    /// Whether PostgreSQL itself asks for a partial segment. It does when it was promoted in the middle of it, and its own timeline begins with a
+    /// copy of that segment (`XLogInitNewTimeline`, src/backend/access/transam/xlog.c): what the partial one holds is archived there as well. Of
+    /// two servers that were promoted in one segment, one after the other, each has what it had received. What a person saved from a dead
+    /// server has no mark, and is nowhere else.
+    async fn is_in_a_newer_timeline(&self) -> bool {
+        let name = self.file.name();
+        let Some(pg_wal) = self.file.path().parent().map(Path::to_path_buf) else { return false };
+        let is_marked = move || ready_since(&pg_wal, name).is_ok();
+        matches!(name, WalFileName::Partial(_)) && tokio::task::spawn_blocking(is_marked).await.unwrap_or(false)
+    }
+
     /// Another server has written it under a master key that came after this repository was opened: the keys are read again.
     async fn under_newer_key(&self, lazy: &LazyRepository, key: &ObjectKey) -> Result<PutNew, RepoError> {
         let repository = lazy.reopen().await?;

@@ -235,6 +235,33 @@ async fn what_one_repository_refused_stays_refused_while_that_one_is_asked_no_mo
     push().await.expect("nothing speaks against it any more");
 }
 
+/// Two standbys that were promoted in one segment, one after the other, have received more and less of it.
+#[tokio::test]
+async fn a_partial_segment_of_an_earlier_promotion_holds_up_no_later_one_and_is_kept() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let partial = name("000000010000000000000007.partial");
+    let segment = |byte| {
+        let whole = name("000000010000000000000007");
+        segment(whole, room.lineage.system_identifier, byte)
+    };
+    room.write(partial, &segment(1));
+    archive_file(std::slice::from_ref(&one), &room.pg_wal(), partial, "first").await.expect("archived");
+    let stored = std::fs::read(room.object("one", partial)).expect("stored");
+    room.write(partial, &segment(2));
+    // What a person saved from a dead server is nowhere else.
+    let archiver = archiver(&room, vec![Arc::clone(&one)], Acknowledge::All);
+    let by_hand = archiver.push(partial, archiver.find(partial)).await.expect_err("other content");
+    assert!(matches!(*by_hand, PushError::Different { .. }), "{by_hand}");
+    // PostgreSQL has its own in its own timeline.
+    let mark = walward_pg::archive_status::ready_path(&room.pg_wal(), partial);
+    walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    archive_file(std::slice::from_ref(&one), &room.pg_wal(), partial, "second").await.expect("nobody waits for it");
+    archiver.forget();
+    archiver.push(partial, archiver.find(partial)).await.expect("nobody waits for it");
+    assert!(std::fs::read(room.object("one", partial)).expect("stored") == stored, "what was there stays");
+}
+
 #[tokio::test]
 async fn what_one_repository_refused_is_offered_to_no_other_while_that_one_refuses_it() {
     let room = Room::new();
