@@ -335,7 +335,7 @@ mod tests {
 
     async fn is_held(repository: &Repository) -> bool {
         let seen = lease::look(repository, Work::Backup).await.expect("it does");
-        seen.iter().any(|seen| matches!(seen.standing, lease::Standing::Held(_)))
+        seen.iter().any(|seen| matches!(seen.standing, lease::LeaseState::Held(_)))
     }
 
     /// The `at`-th call of the work gets `fault`.
