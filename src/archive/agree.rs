@@ -5,9 +5,9 @@
 //! in one repository continues another life than in the other, and must not be brought there.
 
 use walward_base::ErrorClass;
-use walward_pg::{Lineage, WalFileName};
+use walward_pg::{Lineage, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use walward_repo::transfer::{Compared, TransferError, compare};
-use walward_repo::{Repository, layout};
+use walward_repo::{RepoError, Repository, layout, stored};
 
 /// Files that are known to be the same everywhere; those before them are compared again when they have to be.
 pub const AGREED_MAX: usize = 4096;
@@ -83,6 +83,47 @@ pub async fn parting(
         }
     }
     Ok(Some(found))
+}
+
+/// The number of the segment in which `timeline` begins, by the history that `repository` has of it; none where it has none. A damaged history
+/// says nothing, and is told where it is read.
+pub async fn begin(
+    repository: &Repository,
+    lineage: Lineage,
+    timeline: Timeline,
+    size: SegmentSize,
+) -> Result<Option<u64>, RepoError> {
+    match stored::history(repository, lineage, timeline).await {
+        Ok(text) => {
+            let history = TimelineHistory::parse(timeline, &text).ok();
+            let begin = history.and_then(|history| history.begin_of(timeline));
+            Ok(begin.map(|begin| begin.segment_number(size)))
+        }
+        Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first of `names`, which `holder` has of a timeline, that lies before segment number `begin`, where that timeline begins by the history
+/// that `teller` has: it is of another server, which was promoted earlier and whose history is not there.
+pub fn before_its_timeline(
+    names: impl IntoIterator<Item = WalFileName>,
+    holder: &Repository,
+    (begin, teller): (u64, &Repository),
+    size: SegmentSize,
+) -> Option<Parting> {
+    let is_before = |name: &WalFileName| match name {
+        WalFileName::Segment(segment) => segment.number(size).is_some_and(|number| number < begin),
+        _ => false,
+    };
+    let first = names.into_iter().filter(is_before).min()?;
+    let why = format!(
+        "{first} in repository {:?} lies before the moment at which its timeline begins by the history in repository {:?}: two servers \
+         were promoted to that timeline",
+        holder.name(),
+        teller.name()
+    );
+    Some(Parting { first, why })
 }
 
 async fn differs(

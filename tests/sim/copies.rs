@@ -65,6 +65,15 @@ fn files(server: &Postgres) -> Vec<WalFileName> {
     names
 }
 
+/// Whether `name` lies before all that `ours` has of its timeline, and of its history: it is of one that was promoted earlier.
+fn is_before_its_timeline(name: WalFileName, ours: &Contents) -> bool {
+    let timeline = name.timeline();
+    let WalFileName::Segment(_) = name else { return false };
+    let is_segment = |other: &&WalFileName| matches!(other, WalFileName::Segment(_)) && other.timeline() == timeline;
+    ours.contains_key(&WalFileName::History(timeline))
+        && ours.keys().find(is_segment).is_some_and(|first| name < *first)
+}
+
 fn comes_after(earlier: &WalFileName, later: &WalFileName) -> bool {
     match (earlier, later) {
         (WalFileName::Segment(earlier), WalFileName::Segment(later)) => {
@@ -107,7 +116,9 @@ async fn copied(seed: u64, folder: &Path, trace: &Trace) -> Result<Tally, String
     // No replay reads a partial segment, and what two servers have after the end of one says nothing of their lives: it is not compared.
     let is_replayed = |name: &WalFileName| !matches!(name, WalFileName::Partial(_));
     let mut replayed = before.iter().filter(|(name, _)| is_replayed(name));
-    let differs = replayed.any(|(name, print)| ours.get(name).is_some_and(|other| other != print));
+    let differs = replayed.any(|(name, print)| {
+        ours.get(name).is_some_and(|other| other != print) || is_before_its_timeline(*name, &ours)
+    });
     let cut_at = random.random_range(1..120u64);
     for run in 0..2 {
         let mut calls = 0;

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use jiff::SignedDuration;
@@ -28,7 +28,7 @@ use crate::aside;
 use crate::disk::scratch;
 use crate::faults::{mix, of_store};
 use crate::machine::{CLUSTER, MEMORY_MIB, PUSH_DEADLINE, SetUp, Site, Trace, note};
-use crate::noted::{Book, Noted, SharedBook};
+use crate::noted::{Away, Book, Noted, SharedBook};
 use crate::postgres::Postgres;
 use crate::shape::{Mutant, Shape};
 use crate::wal::plain;
@@ -96,9 +96,6 @@ impl Setting {
     }
 }
 
-/// Which store whom cannot reach.
-type Away = Arc<Mutex<BTreeSet<(&'static str, &'static str)>>>;
-
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tally {
     pub acknowledged: u64,
@@ -147,14 +144,19 @@ impl Fleet {
             .into_iter()
             .take(setting.repositories)
             .map(|(name, key)| Site::new(name, &shape, seed, (folder.path(), trace), key));
+        let sites: Vec<Site> = sites.collect();
         let primary = Postgres::new(&folder.path().join(PRIMARY), 1, seed);
         let book = SharedBook::default();
-        book.lock().unwrap().lives.push(Arc::clone(&primary.own));
+        {
+            let mut book = book.lock().unwrap();
+            book.lives.push(Arc::clone(&primary.own));
+            book.sites = sites.iter().map(|site| site.name).collect();
+        }
         note(trace, format!("seed {seed}: {setting:?}"));
         Self {
             setting,
             seed,
-            sites: sites.collect(),
+            sites,
             primary,
             copy: None,
             copies: 0,
@@ -266,6 +268,8 @@ impl Fleet {
                 inner: site.store(),
                 repository: site.open().await.unwrap(),
                 book: Arc::clone(&self.book),
+                away: Arc::clone(&self.away),
+                pg_wal: server.pg_wal(),
                 clock: SignedDuration::from_hours(if at == 1 { self.setting.clock } else { 0 }),
                 taken_from: by_name.then(|| self.sites[0].store()),
             };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use crate::truth::print_of;
 pub struct Book {
     /// What each life wrote, or had inherited.
     pub lives: Vec<Own>,
+    /// The repositories.
+    pub sites: Vec<&'static str>,
     pub life: u64,
     pub unseen: Duration,
     pub told_lately: Duration,
@@ -63,7 +66,13 @@ impl Book {
         self.told.entry((who, name)).or_insert(Held { print, life: self.life, at: Instant::now() });
     }
 
-    fn wrote(&mut self, who: &'static str, site: &'static str, name: WalFileName, print: u64) {
+    /// `can_be_known` says of an earlier file whether anything could have told the writer whose it is.
+    fn wrote(
+        &mut self,
+        (who, site): (&'static str, &'static str),
+        (name, print): (WalFileName, u64),
+        can_be_known: impl Fn(WalFileName) -> bool,
+    ) {
         let known = |held: &Held| held.life < self.life || held.at.elapsed() > self.unseen;
         if self
             .told
@@ -82,7 +91,7 @@ impl Book {
                 _ => false,
             };
             let fits = !comes_first || *at != site || !known(held);
-            if !fits && !self.is_of_one_life((*earlier, held.print), (name, print)) {
+            if !fits && !self.is_of_one_life((*earlier, held.print), (name, print)) && can_be_known(*earlier) {
                 let what = format!("{who} brought {name} to {site}, after {earlier}, which is of another life there");
                 self.broken.get_or_insert(what);
             }
@@ -90,6 +99,9 @@ impl Book {
         self.held.insert((site, name), Held { print, life: self.life, at: Instant::now() });
     }
 }
+
+/// Who does not see which repository.
+pub type Away = Arc<Mutex<BTreeSet<(&'static str, &'static str)>>>;
 
 pub type SharedBook = Arc<Mutex<Book>>;
 
@@ -102,6 +114,10 @@ pub struct Noted {
     /// The same, open.
     pub repository: Repository,
     pub book: SharedBook,
+    /// Who sees which repository not.
+    pub away: Away,
+    /// The server's own files.
+    pub pg_wal: PathBuf,
     /// How far its clock is ahead.
     pub clock: SignedDuration,
     /// The other one: where this is said of its files, a name is all that is compared.
@@ -139,7 +155,13 @@ impl Store for Noted {
         if let (Put::Created, Ok(name)) = (put, key.file_name().parse::<WalFileName>())
             && let Ok(bytes) = read_whole(&self.repository, key).await
         {
-            self.book.lock().unwrap().wrote(self.who, self.site, name, print_of(&bytes));
+            let away = self.away.lock().unwrap().clone();
+            let mut book = self.book.lock().unwrap();
+            // An agent that sees no other repository, and whose server has let go of all that came before: it looks at what is next.
+            let sees_another =
+                book.sites.iter().any(|other| *other != self.site && !away.contains(&(self.who, *other)));
+            let has = |earlier: WalFileName| self.pg_wal.join(earlier.to_string()).exists();
+            book.wrote((self.who, self.site), (name, print_of(&bytes)), |earlier| sees_another || has(earlier));
         }
         Ok(put)
     }

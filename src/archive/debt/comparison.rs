@@ -12,7 +12,7 @@ use tracing::{error, warn};
 
 use super::owed::{Holding, owed};
 use super::round::{Duties, Folder, Parted, Round, RoundOutcome};
-use crate::archive::agree::{AGREED_MAX, Seams, parting};
+use crate::archive::agree::{AGREED_MAX, Seams, before_its_timeline, begin, parting};
 use crate::archive::push::archiver::Archiver;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, WalFileName};
@@ -22,15 +22,20 @@ use walward_storage::{Listing, ObjectKey};
 
 /// How many files of the newest timeline are compared, seams or not: those that came while nobody looked.
 const NEWEST_COMPARED: usize = 32;
-/// Files of which two repositories were found to have the same content.
+/// What was found once and is not asked again.
 #[derive(Debug, Default)]
-pub struct Agreed(BTreeSet<((usize, usize), Lineage, WalFileName)>);
+pub struct Agreed {
+    /// Files of which two repositories have the same content.
+    files: BTreeSet<((usize, usize), Lineage, WalFileName)>,
+    /// In which segment a timeline begins, and the repository whose history says so.
+    begins: BTreeMap<(Lineage, Timeline), (u64, usize)>,
+}
 
 impl Agreed {
     fn add(&mut self, pair: (usize, usize), lineage: Lineage, name: WalFileName) {
-        self.0.insert((pair, lineage, name));
-        if self.0.len() > AGREED_MAX {
-            self.0.pop_first();
+        self.files.insert((pair, lineage, name));
+        if self.files.len() > AGREED_MAX {
+            self.files.pop_first();
         }
     }
 }
@@ -58,6 +63,7 @@ impl Round<'_> {
             self.hold(&self.holdings_of(&listings, lineage), lineage, &mut found);
             let newest = timelines.last().copied();
             for timeline in timelines {
+                let begins = self.begins(lineage, Timeline(timeline), agreed).await;
                 let mut all: BTreeMap<(usize, usize), Pair> = BTreeMap::new();
                 let logs = folders(&self.list(&layout::wal_timeline(lineage, Timeline(timeline)), lineage).await);
                 for log in logs {
@@ -65,6 +71,7 @@ impl Round<'_> {
                     let holdings = self.holdings(folder).await;
                     found.add(folder, &owed(&holdings));
                     self.hold(&holdings, lineage, &mut found);
+                    found.partings.extend(begins.and_then(|begins| self.one_before(&holdings, lineage, begins)));
                     walk(&holdings, &mut all);
                 }
                 for (pair, Pair { seams, common }) in all {
@@ -91,6 +98,44 @@ impl Round<'_> {
         }
     }
 
+    /// The number of the segment in which a timeline begins, and the repository whose history says so.
+    async fn begins(&mut self, lineage: Lineage, timeline: Timeline, agreed: &mut Agreed) -> Option<(u64, usize)> {
+        let known =
+            agreed.begins.get(&(lineage, timeline)).filter(|(_, at)| self.open.get(*at).is_some_and(Option::is_some));
+        if let Some(known) = known {
+            return Some(*known);
+        }
+        for at in 0..self.open.len() {
+            let Some(Some(repository)) = self.open.get(at) else { continue };
+            let Some(entry) = repository.identity().find(lineage) else { continue };
+            match begin(repository, lineage, timeline, entry.segment_bytes).await {
+                Ok(Some(begin)) => {
+                    agreed.begins.insert((lineage, timeline), (begin, at));
+                    return Some((begin, at));
+                }
+                Ok(None) => {}
+                Err(error) => self.leave_out(at, &error),
+            }
+        }
+        None
+    }
+
+    /// A repository that holds a segment of a timeline from before that begins.
+    fn one_before(
+        &self,
+        holdings: &[Option<Holding>],
+        lineage: Lineage,
+        (begin, teller): (u64, usize),
+    ) -> Option<Parted> {
+        let told_by = self.open.get(teller)?.as_ref()?;
+        let size = told_by.identity().find(lineage)?.segment_bytes;
+        holdings.iter().zip(&self.open).enumerate().find_map(|(at, (holding, repository))| {
+            let names = holding.as_ref()?.files.keys().copied();
+            let parting = before_its_timeline(names, repository.as_ref()?, (begin, told_by), size)?;
+            Some(((at.min(teller), at.max(teller)), lineage, parting))
+        })
+    }
+
     /// Compares `wanted`, of `common` names in order, at two repositories.
     async fn agree(
         &mut self,
@@ -102,7 +147,7 @@ impl Round<'_> {
         let (Some(Some(here)), Some(Some(there))) = (self.open.get(pair.0), self.open.get(pair.1)) else { return };
         let is_current = here.identity().current().is_some_and(|entry| entry.lineage == lineage);
         let known = |name: &WalFileName| {
-            agreed.0.contains(&(pair, lineage, *name)) || is_current && self.archiver.is_everywhere(*name)
+            agreed.files.contains(&(pair, lineage, *name)) || is_current && self.archiver.is_everywhere(*name)
         };
         let mut wanted: Vec<_> = wanted.iter().copied().filter(|name| !known(name)).collect();
         wanted.sort_unstable_by(|a, b| b.cmp(a));

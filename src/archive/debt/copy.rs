@@ -10,10 +10,11 @@ use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 
-use crate::archive::agree::{Parting, Seams, parting};
+use crate::archive::agree::{Parting, Seams, before_its_timeline, begin, parting};
 use crate::archive::follows::follows;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, TimelineHistory, WalFileName};
+use walward_repo::identity::LineageEntry;
 use walward_repo::transfer::{TransferError, copy_new};
 use walward_repo::{PutNew, RepoError, Repository, gap, layout, stored};
 use walward_storage::{Listing, ObjectKey};
@@ -61,7 +62,7 @@ pub struct Missing {
 pub async fn missing_wal(from: &Repository, to: &Repository) -> Result<Missing, TransferError> {
     let mut all = Missing::default();
     for entry in &from.identity().lineages {
-        let (files, partings) = look(from, to, entry.lineage).await?;
+        let (files, partings) = look(from, to, entry).await?;
         all.contradictions.extend(partings.iter().map(|parting| parting.why.clone()));
         let mut histories: HashMap<Timeline, Option<TimelineHistory>> = HashMap::new();
         for file in files {
@@ -85,8 +86,9 @@ pub async fn missing_wal(from: &Repository, to: &Repository) -> Result<Missing, 
 async fn look(
     from: &Repository,
     to: &Repository,
-    lineage: Lineage,
+    entry: &LineageEntry,
 ) -> Result<(Vec<MissingFile>, Vec<Parting>), TransferError> {
+    let (lineage, size) = (entry.lineage, entry.segment_bytes);
     let read = |source| TransferError::From { repository: from.name().to_owned(), source };
     let written = |source| TransferError::To { repository: to.name().to_owned(), source };
     let (mut missing, mut partings) = (Vec::new(), Vec::new());
@@ -97,11 +99,24 @@ async fn look(
     partings.extend(parting((from, to), lineage, &common, &common).await?);
     for timeline in words(&there).map(Timeline) {
         let (mut seams, mut common) = (Seams::default(), Vec::new());
-        let logs = list(from, &layout::wal_timeline(lineage, timeline)).await.map_err(read)?;
-        for log in words(&logs) {
+        let begins = match begin(from, lineage, timeline, size).await.map_err(read)? {
+            Some(begin) => Some((begin, from)),
+            None => begin(to, lineage, timeline, size).await.map_err(written)?.map(|begin| (begin, to)),
+        };
+        let folder = layout::wal_timeline(lineage, timeline);
+        let (there, here) = (list(from, &folder).await.map_err(read)?, list(to, &folder).await.map_err(written)?);
+        // Logs that the second alone has matter only where nothing of this timeline should be.
+        let logs: BTreeSet<u32> = words(&there).collect();
+        let is_early = |log: &u32| begins.is_some_and(|(begin, _)| u64::from(*log) <= begin / size.segments_per_log());
+        let all: BTreeSet<u32> = words(&here).filter(is_early).chain(logs).collect();
+        for log in all {
             let folder = layout::wal_log(lineage, timeline, log);
             let (there, here) = futures::join!(list(from, &folder), list(to, &folder));
-            for (name, both) in compare(&there.map_err(read)?, &here.map_err(written)?, lineage, &mut missing) {
+            let (there, here) = (there.map_err(read)?, here.map_err(written)?);
+            for (listing, holder) in [(&there, from), (&here, to)] {
+                partings.extend(begins.and_then(|begins| before_its_timeline(names(listing), holder, begins, size)));
+            }
+            for (name, both) in compare(&there, &here, lineage, &mut missing) {
                 if matches!(name, WalFileName::Segment(_)) {
                     seams.next(name, both);
                     common.extend(both.then_some(name));
@@ -189,6 +204,11 @@ pub async fn copy_gaps(from: &Repository, to: &Repository) -> Result<(u64, Vec<S
 
 async fn list(repository: &Repository, folder: &ObjectKey) -> Result<Listing, RepoError> {
     Ok(repository.store().list(Some(folder)).await?)
+}
+
+/// The files that are listed.
+fn names(listing: &Listing) -> impl Iterator<Item = WalFileName> + '_ {
+    listing.objects.iter().filter_map(|object| object.key.file_name().parse().ok())
 }
 
 /// The timelines or logs whose folders are listed.

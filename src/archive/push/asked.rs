@@ -80,12 +80,17 @@ impl Archiver {
     async fn push_now(&self, name: WalFileName, stamp: FileStamp) -> Result<Pushed, Arc<PushError>> {
         // What is on its way may be an older file of this name. Only what was asked for now may be acknowledged.
         for _ in 0..2 {
+            // Or it began before a person changed the archive, and is refused for what was there.
+            let is_outdated = {
+                let state = self.state();
+                state.in_flight.get(&name).is_some_and(|(_, delivery)| delivery.forgotten != state.forgotten)
+            };
             match self.within_patience(name, self.start(name, Why::Asked)).await {
                 Ok(archived) if archived == stamp => {
                     self.acknowledge(name, stamp);
                     return Ok(Pushed::Now);
                 }
-                Err(error) if !matches!(*error, PushError::Replaced(_)) => return Err(error),
+                Err(error) if !is_outdated && !matches!(*error, PushError::Replaced(_)) => return Err(error),
                 _ => {}
             }
         }

@@ -230,6 +230,37 @@ async fn a_copy_brings_nothing_that_comes_after_a_file_with_two_contents() {
 }
 
 #[tokio::test]
+async fn nothing_of_a_timeline_goes_where_another_server_was_on_it_before_it_began() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let second = name("00000002.history");
+    room.write(second, b"1\t0/A00028\tno recovery target specified\n");
+    let write = async |repository: &Arc<LazyRepository>, names: &[&str]| {
+        for file in names.iter().map(|text| name(text)) {
+            if file != second {
+                room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            }
+            let done = archive_file(std::slice::from_ref(repository), &room.pg_wal(), file, "host").await;
+            done.expect("archived");
+        }
+    };
+    // Promoted in segment 10; the other one was in segment 5, and its history has gone from the second repository, or never came there.
+    let begin = ["00000002.history", "00000002000000000000000A", "00000002000000000000000B"];
+    write(&one, &begin).await;
+    write(&two, &["000000020000000000000005"]).await;
+    let (from, to) = (one.get().await.expect("open"), two.get().await.expect("open"));
+    let missing = missing_wal(&from, &to).await.expect("compared");
+    assert_eq!((missing.files.len(), missing.withheld), (1, 2), "the history alone: {missing:?}");
+    assert!(missing.contradictions[0].starts_with("000000020000000000000005"), "{:?}", missing.contradictions);
+    let archiver = archiver(&room, vec![one, two], ONE);
+    archiver.compare_once().await;
+    for later in &begin[1..] {
+        assert!(!room.object("two", name(later)).exists(), "{later}");
+    }
+    assert_eq!(archiver.repository_facts()[1].differs.as_deref(), Some("000000020000000000000005"));
+}
+
+#[tokio::test]
 async fn debts_trust_no_clock_of_the_host_that_made_the_repository() {
     let room = Room::new();
     let ahead = Timestamp::now().checked_add(jiff::SignedDuration::from_hours(2)).expect("a time");
@@ -313,6 +344,29 @@ async fn what_a_repository_says_late_of_an_archive_that_a_person_has_changed_mea
     for facts in archiver.repository_facts() {
         assert_eq!((facts.last_contradiction, facts.differs), (None, None));
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_refused_while_a_person_sets_the_other_life_aside_is_sent_once_more() {
+    let room = Room::new();
+    let plan = Plan::By(Box::new(|call| (call.verb == "put").then_some(Fault::Delay(Duration::from_secs(1)))));
+    let store = walward_storage::memory();
+    let one = over(&room, "one", Arc::clone(&store), plan).await;
+    archived(&room, std::slice::from_ref(&one), &[1], 2).await;
+    let archiver = archiver(&room, vec![one], Acknowledge::All);
+    let file = numbered(1);
+    room.write(file, &segment(file, room.lineage.system_identifier, 1));
+    let refused = async {
+        let error = archiver.archive_again(file).await.expect_err("other content");
+        assert!(matches!(*error, PushError::Different { .. }), "{error}");
+        store.delete(&layout::wal_file(room.lineage, file)).await.expect("set aside");
+    };
+    let pushed = async {
+        archiver.forget();
+        archiver.push(file, archiver.find(file)).await
+    };
+    let ((), pushed) = futures::join!(refused, pushed);
+    pushed.expect("what it met is there no more");
 }
 
 #[tokio::test]

@@ -337,7 +337,7 @@ fn as_root_a_folder_is_given_only_where_nobody_else_can_put_another_in_its_place
     std::fs::create_dir(&secret).unwrap();
     std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
     // Held open and not empty: the loop below may meet it under the other name, and must neither remove it nor lose it.
-    std::fs::write(secret.join("file"), b"root's").unwrap();
+    durable::create(&secret.join("file"), b"root's", 0o600).unwrap();
     let roots = std::fs::File::open(&secret).unwrap();
     let made = place("held/made");
     std::thread::scope(|scope| {
