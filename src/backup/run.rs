@@ -296,6 +296,49 @@ async fn free_label(repositories: &[Repository], started: Timestamp) -> Result<B
     }
 }
 
+/// The WAL without which a backup is none.
+struct Needs<'a> {
+    wal: &'a NeededWal,
+    timeline: Timeline,
+    samples: &'a [Sample],
+}
+
+impl Needs<'_> {
+    /// Stores the timeline's history and waits until every repository has the segments, and these are this server's.
+    async fn arrive(
+        &self,
+        work: &packs::Work,
+        facts: &ServerFacts,
+        options: &BackupOptions,
+        stop: &CancellationToken,
+    ) -> Result<(), BackupError> {
+        work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
+        let files = (work.folders.root(), &work.reading, stop);
+        let stored = history::store(files, facts.lineage(), self.timeline, &work.targets);
+        unless_cancelled(stop, stored).await??;
+        try_join_all(work.targets.iter().map(async |target| {
+            let (repository, deadline) = (&target.repository, options.archive_deadline);
+            let waited = self.wal.wait(repository, facts.in_recovery, deadline, &work.progress, stop).await;
+            // Where another server took a name first, this server's file is refused, and what comes after it never arrives.
+            let proven = unless_cancelled(stop, own_wal::prove(repository, facts.lineage(), self.samples)).await?;
+            match (waited, proven) {
+                (_, Err(error @ BackupError::OtherWal { .. })) => Err(error),
+                (waited, proven) => waited.and(proven),
+            }
+        }))
+        .await
+        .map(drop)
+    }
+}
+
+/// Where pg_wal leads, when it is a link.
+async fn wal_directory(work: &packs::Work, stop: &CancellationToken) -> Result<Option<String>, BackupError> {
+    let root = work.folders.root().clone();
+    let read = move |steps: &Steps| steps.at(&root.path().join("pg_wal"), || root.read_link("pg_wal"));
+    let link = work.reading.run(stop, read).await?;
+    Ok(link.ok().and_then(|to| to.to_str().map(str::to_owned)))
+}
+
 impl<S: Server> Begun<S> {
     /// Copies, ends the backup on the server, waits for its WAL and writes the manifests. Removes what it has written when
     /// that fails.
@@ -325,28 +368,9 @@ impl<S: Server> Begun<S> {
         let (Some(first_segment), Some(last_segment)) = (wal.first(), wal.last()) else {
             return Err(BackupError::Label(stopped.label_file));
         };
-        work.progress.send_modify(|progress| progress.phase = Phase::WaitingForWal);
-        unless_cancelled(
-            stop,
-            history::store(
-                (work.folders.root(), &work.reading, stop),
-                facts.lineage(),
-                label_file.timeline,
-                &work.targets,
-            ),
-        )
-        .await??;
         samples.extend(sample);
-        try_join_all(work.targets.iter().map(async |target| {
-            let repository = &target.repository;
-            let waited = wal.wait(repository, facts.in_recovery, options.archive_deadline, &work.progress, stop).await;
-            // Where another server took a name first, this server's file is refused, and what comes after it never arrives.
-            match (waited, unless_cancelled(stop, own_wal::prove(repository, facts.lineage(), &samples)).await?) {
-                (_, Err(error @ BackupError::OtherWal { .. })) => Err(error),
-                (waited, proven) => waited.and(proven),
-            }
-        }))
-        .await?;
+        let needs = Needs { wal: &wal, timeline: label_file.timeline, samples: &samples };
+        needs.arrive(&work, &facts, options, stop).await?;
 
         work.progress.send_modify(|progress| {
             progress.phase = Phase::Finishing;
@@ -370,12 +394,7 @@ impl<S: Server> Begun<S> {
             machine: sys::host::machine(),
             walward_version: env!("CARGO_PKG_VERSION").to_owned(),
             data_directory: options.data_directory.to_str().map(str::to_owned),
-            wal_directory: {
-                let root = work.folders.root().clone();
-                let read = move |steps: &Steps| steps.at(&root.path().join("pg_wal"), || root.read_link("pg_wal"));
-                let link = work.reading.run(stop, read).await?;
-                link.ok().and_then(|to| to.to_str().map(str::to_owned))
-            },
+            wal_directory: wal_directory(&work, stop).await?,
             content_bytes: last.content_bytes(),
             stored_bytes: 0,
             packs: Vec::new(),

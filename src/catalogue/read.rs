@@ -130,6 +130,11 @@ impl<'a> Archive<'a> {
         }
     }
 
+    /// The repositories.
+    pub fn repositories(&self) -> &'a [Repository] {
+        self.repositories
+    }
+
     /// The backups, each once.
     pub fn facts(&self) -> Vec<BackupFacts> {
         let mut seen = BTreeSet::new();

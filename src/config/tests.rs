@@ -186,6 +186,7 @@ fn a_missing_file_is_its_own_error() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of inputs")]
 fn every_bad_input_gets_its_line_and_the_way_out() {
     // (what stands before the good configuration, what is replaced in it, parts of the message)
     let cases: &[(&str, (&str, &str), &[&str])] = &[

@@ -195,7 +195,7 @@ pub fn nearest(path: &Path) -> io::Result<Folder> {
 #[cfg(test)]
 mod tests {
     use super::super::places::Places;
-    use super::super::plan::check_tablespaces;
+    use super::super::space::check_tablespaces;
     use super::*;
 
     fn write(path: &Path, text: &str) {

@@ -10,7 +10,9 @@
 //! `walward.restore.json` in it; the same request goes on from there, and believes only what [`proof`] noted in it.
 
 mod apart;
+mod blocking;
 mod choose;
+mod chosen;
 mod configuration;
 mod configured;
 mod contents;
@@ -25,6 +27,7 @@ mod loan;
 mod places;
 mod plan;
 mod proof;
+mod proving;
 mod reachability;
 mod readers;
 mod refusal;
@@ -32,6 +35,7 @@ mod request;
 mod run;
 mod settings;
 mod sizes;
+mod space;
 #[cfg(test)]
 mod tests;
 mod unpack;
@@ -41,7 +45,8 @@ pub use error::RestoreError;
 pub use leftovers::leftovers;
 pub use loan::{Settled, settle};
 pub use places::PlacedTablespace;
-pub use plan::{RestorePlan, SpaceNeed, plan};
+pub use plan::{RestorePlan, plan};
 pub use refusal::Refusal;
 pub use request::{Action, Archiving, HostDirectory, RestoreRequest, TablespaceSelector, Taken, TakenBy};
 pub use run::{Phase, Progress, RestoreReport, run};
+pub use space::SpaceNeed;

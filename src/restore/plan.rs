@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::apart;
-use super::choose::{self, Choice, Settled};
+use super::blocking::blocking;
+use super::choose::Choice;
+use super::chosen::Chosen;
 use super::configuration::{Configuration, Note};
 use super::configured;
 use super::contents::Contents;
@@ -15,19 +17,16 @@ use super::error::RestoreError;
 use super::foreign;
 use super::journal::Journal;
 use super::places::{PlacedTablespace, Places};
-use super::reachability::route;
+use super::reachability::Route;
 use super::refusal::Refusal;
 use super::request::{Archiving, RestoreRequest};
 use super::settings::{self, Lending, Setting};
 use super::sizes;
-use crate::catalogue::{
-    Archive, BackupFacts, CatalogueError, Copy, Evidence, Histories, Lives, Seam, Sought, Target, TargetTimeline,
-    WalNeed, Way, count_partial, decide, format_microseconds, seams, ways, ways_without_backup,
-};
-use walward_base::sys::disk;
-use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
+use super::space::{SpaceNeed, check_space, check_tablespaces, needs};
+use crate::catalogue::{Archive, Copy, Target, TargetTimeline, WalNeed, format_microseconds};
+use walward_pg::{Lineage, Timeline};
 use walward_repo::Repository;
-use walward_repo::manifest::{BackupLabel, Manifest};
+use walward_repo::manifest::Manifest;
 
 /// A restore that can be run.
 #[derive(Debug, Serialize)]
@@ -86,17 +85,6 @@ pub struct RestorePlan {
     pub(super) work: Work,
 }
 
-/// What a file system has to take and has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SpaceNeed {
-    /// A directory on it.
-    pub path: PathBuf,
-    /// Bytes to write.
-    pub needed_bytes: u64,
-    /// Bytes that are free.
-    pub free_bytes: u64,
-}
-
 /// What the execution needs besides.
 #[derive(Debug)]
 pub(super) struct Work {
@@ -141,137 +129,24 @@ pub async fn plan(
 
     let archive = Archive::open(repositories).await?;
     let mut warnings = archive.warnings.clone();
-    let backups = archive.facts();
-    let label = unfinished.as_ref().map(|journal| own_label(journal, &backups, &root)).transpose()?;
-    let current = archive.lineage().ok_or(Refusal::NothingThere)?;
-    let lineage = choose::lineage(&backups, current, request)?;
-    let histories = archive.histories(lineage, request.timeline, &mut warnings).await?;
-    let choice = {
-        let own = choose::eligible(&backups, lineage, request)?;
-        let (line, sought) = settle(&archive, lineage, &own, &histories, request, &mut warnings).await?;
-        let settled = Settled { line: line.as_ref(), sought: sought.as_ref(), unfinished: label.as_ref() };
-        choose::choose(&backups, lineage, &histories, request, &settled)?
-    };
-    if request.timeline == TargetTimeline::Latest {
-        match archive.check_newest(&choice.backup, &choice.way, &histories, &mut warnings).await {
-            // A primary sends a standby the history, too.
-            Err(CatalogueError::Timelines { why, .. }) if request.standby => warnings.push(why),
-            other => other?,
-        }
-    }
-    let (archive_ref, size) = (&archive, choice.backup.segment_bytes);
-    let mut inventory = archive.inventory(&choice.backup, &choice.way, &mut warnings).await?;
-    if request.use_partial {
-        warnings.push(match count_partial(&mut inventory, &choice.way, choice.backup.start_lsn, size) {
-            Some(segment) => format!(
-                "recovery reads {segment}.partial, which its server left unfinished: what that server wrote later is not in it"
-            ),
-            None => "there is no partial segment at the end of the archive on this timeline; none is used".to_owned(),
-        });
-    }
-    let marks = |segment| async move {
-        let walk = || CommitTimes::new(segment, size);
-        Ok(archive_ref.walk(lineage, segment, walk).await?.and_then(|walk| walk.mark()))
-    };
-    let commits = |segment| async move { Ok(archive_ref.commit_times(lineage, segment).await?) };
-    let route = route(&choice, request, &inventory, commits, marks).await;
-    let route = route.map_err(|error| with_later_backups(error, &backups, lineage))?;
-    warnings.extend(route.warnings);
-    let wal = route.wal.as_ref().and_then(|wal| Some(wal.first.number(size)?..=wal.last.number(size)?));
-    let segments = wal.into_iter().flatten().filter_map(|number| choice.way.segment(number, size));
-    let seams = seams(repositories, lineage, segments).await;
-    warnings.extend(seams.warning());
-    if let Some(Seam { segment, before }) = seams.found.first().copied() {
-        let refusal = Refusal::Seam { segment, before };
-        if request.refuse_seams {
-            return Err(refusal.into());
-        }
-        warnings.push(refusal.to_string());
-    }
-
-    let (manifest, entries, copies) = archive.contents(&choice.backup.label, &mut warnings).await?;
-    let places = Places::new(
-        &root,
-        &manifest.label,
-        &manifest.tablespaces,
-        &request.tablespace_map,
-        request.wal_directory.as_deref(),
-    )?;
-    if let Some(journal) = &unfinished {
-        check_unfinished(journal, &places)?;
-    }
-    blocking({
-        let (places, request) = (places.clone(), request.clone());
-        move || Ok(apart::check(&places, &request)?)
-    })
-    .await?;
-    let (manifest, places, contents) = blocking(move || {
-        let contents = Contents::new(&manifest, entries, &places)?;
-        Ok((manifest, places, contents))
-    })
-    .await?;
-    warnings.extend(remarks(&manifest, &contents, &choice, current));
-    if let (Some(was), None) = (&manifest.wal_directory, &request.wal_directory) {
-        warnings.push(format!(
-            "pg_wal was a link to {was}: it is restored as a folder of the data directory; --waldir DIRECTORY puts it elsewhere"
-        ));
-    }
-    let raised = sizes::raised(&archive, &choice, route.wal.as_ref(), &contents, &copies).await?;
+    let resumed = unfinished.as_ref().map(|journal| (journal, root.as_path()));
+    let chosen = Chosen::of(&archive, request, resumed, &mut warnings).await?;
+    let route = chosen.route(request, &mut warnings).await?;
+    let Layout { manifest, places, contents, copies, space } =
+        lay_out(&chosen, request, &root, unfinished.as_ref(), &mut warnings).await?;
+    let raised = sizes::raised(&archive, &chosen.choice, route.wal.as_ref(), &contents, &copies).await?;
     warnings.extend(raised.warning);
-    let space = blocking({
-        let needs = needs(&manifest, &contents, &places, unfinished.as_ref());
-        let places = places.clone();
-        let fresh = unfinished.is_none();
-        move || {
-            if fresh {
-                check_tablespaces(&places)?;
-            }
-            check_space(&needs)
-        }
-    })
-    .await?;
-    let (contents, remark) = blocking({
-        let (places, resumes) = (places.clone(), unfinished.is_some());
-        move || {
-            let remark = if resumes { foreign::remark(&places, &contents)? } else { None };
-            Ok((contents, remark))
-        }
-    })
-    .await?;
-    warnings.extend(remark);
-
-    let timelines = match &route.wal {
-        None => vec![choice.way.target()],
-        Some(wal) => {
-            choice.way.crossed(wal.first.number(size).unwrap_or(0), wal.last.number(size).unwrap_or(u64::MAX), size)
-        }
-    };
-    // No transaction ended after the target: to the server it is the position of a record that is later.
-    let written = match route.stop {
-        Some(mark) => RestoreRequest { target: Target::Lsn(mark.lsn), exclusive: false, ..request.clone() },
-        None => request.clone(),
-    };
-    let written = match histories.keys().next_back().filter(|newest| **newest > choice.way.target()) {
-        // The server's own `latest` is the highest number, whose ever it is.
-        Some(newest) if written.standby && written.timeline == TargetTimeline::Latest => {
-            warnings.push(format!(
-                "the standby stays on timeline {}, because the archive has a timeline {newest} that is not the cluster's: it follows no \
-                 promotion until that is set aside and recovery_target_timeline is `latest`",
-                choice.way.target()
-            ));
-            RestoreRequest { timeline: TargetTimeline::Number(choice.way.target()), ..written }
-        }
-        _ => written,
-    };
-    let configuration = configured::read(&contents, &copies, &choice.backup.label, &mut warnings).await?;
-    let mut wanted = settings::wanted(&written, &choice.way);
+    let written = as_written(&chosen, &route, request, &mut warnings);
+    let configuration = configured::read(&contents, &copies, &chosen.choice.backup.label, &mut warnings).await?;
+    let mut wanted = settings::wanted(&written, &chosen.choice.way);
     wanted.extend(raised.settings);
     let arranged = arrange(&configuration, wanted, &written, &manifest, &root, &mut warnings).await?;
     let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));
     let left = |number: &u32| !done(*number);
+    let (timelines, lineage) = (chosen.crossed(&route), chosen.lineage);
     Ok(RestorePlan {
         backup: manifest.label.clone(),
-        reason: choice.reason,
+        reason: chosen.choice.reason,
         quiet_until: route.stop.map(|mark| format_microseconds(mark.time)),
         lineage,
         target: request.target.clone(),
@@ -298,45 +173,90 @@ pub async fn plan(
     })
 }
 
-/// Which line of the cluster the request is about, where it leaves that open; and where its transaction or restore point is.
-async fn settle(
-    archive: &Archive<'_>,
-    lineage: Lineage,
-    own: &[&BackupFacts],
-    histories: &Histories,
+/// What the backup holds, and where it goes.
+struct Layout {
+    manifest: Manifest,
+    places: Places,
+    contents: Contents,
+    copies: Vec<Copy>,
+    space: Vec<SpaceNeed>,
+}
+
+/// Gives every file its place, and looks at the places: they lie apart from all that is in use, are empty or hold what the `unfinished`
+/// restore left there, and have room.
+async fn lay_out(
+    chosen: &Chosen<'_>,
+    request: &RestoreRequest,
+    root: &Path,
+    unfinished: Option<&Journal>,
+    warnings: &mut Vec<String>,
+) -> Result<Layout, RestoreError> {
+    let (manifest, entries, copies) = chosen.contents(warnings).await?;
+    let places = Places::new(
+        root,
+        &manifest.label,
+        &manifest.tablespaces,
+        &request.tablespace_map,
+        request.wal_directory.as_deref(),
+    )?;
+    if let Some(journal) = unfinished {
+        check_unfinished(journal, &places)?;
+    }
+    blocking({
+        let (places, request) = (places.clone(), request.clone());
+        move || Ok(apart::check(&places, &request)?)
+    })
+    .await?;
+    let (manifest, places, contents) = blocking(move || {
+        let contents = Contents::new(&manifest, entries, &places)?;
+        Ok((manifest, places, contents))
+    })
+    .await?;
+    warnings.extend(remarks(&manifest, &contents, &chosen.choice, chosen.current));
+    if let (Some(was), None) = (&manifest.wal_directory, &request.wal_directory) {
+        warnings.push(format!(
+            "pg_wal was a link to {was}: it is restored as a folder of the data directory; --waldir DIRECTORY puts it elsewhere"
+        ));
+    }
+    let needs = needs(&manifest, &contents, &places, unfinished);
+    let is_fresh = unfinished.is_none();
+    let (places, contents, space, remark) = blocking(move || {
+        if is_fresh {
+            check_tablespaces(&places)?;
+        }
+        let space = check_space(&needs)?;
+        let remark = if is_fresh { None } else { foreign::remark(&places, &contents)? };
+        Ok((places, contents, space, remark))
+    })
+    .await?;
+    warnings.extend(remark);
+    Ok(Layout { manifest, places, contents, copies, space })
+}
+
+/// The request as the server is told it.
+fn as_written(
+    chosen: &Chosen<'_>,
+    route: &Route,
     request: &RestoreRequest,
     warnings: &mut Vec<String>,
-) -> Result<(Option<Way>, Option<Sought>), RestoreError> {
-    let size = own.last().map_or(SegmentSize::DEFAULT, |backup| backup.segment_bytes);
-    let evidence = Evidence { archive, lineage, size, backups: own };
-    let to_lines = match request.timeline {
-        TargetTimeline::Latest | TargetTimeline::Current => ways(own, histories),
-        TargetTimeline::Number(number) => {
-            ways(own, histories).into_iter().filter(|way| way.target() == number).collect()
+) -> RestoreRequest {
+    // No transaction ended after the target: to the server it is the position of a record that is later.
+    let written = match route.stop {
+        Some(mark) => RestoreRequest { target: Target::Lsn(mark.lsn), exclusive: false, ..request.clone() },
+        None => request.clone(),
+    };
+    let target = chosen.choice.way.target();
+    match chosen.histories.keys().next_back().filter(|newest| **newest > target) {
+        // The server's own `latest` is the highest number, whose ever it is.
+        Some(newest) if written.standby && written.timeline == TargetTimeline::Latest => {
+            warnings.push(format!(
+                "the standby stays on timeline {target}, because the archive has a timeline {newest} that is not the cluster's: it follows no \
+                 promotion until that is set aside and recovery_target_timeline is `latest`"
+            ));
+            RestoreRequest { timeline: TargetTimeline::Number(target), ..written }
         }
-    };
-    let (lines, compared) = match request.timeline {
-        TargetTimeline::Latest => {
-            let without_backup = match request.target {
-                // The first consistent moment is a backup's.
-                Target::Immediate => Vec::new(),
-                _ => ways_without_backup(own, histories),
-            };
-            evidence.lines(to_lines, without_backup, warnings).await?
-        }
-        TargetTimeline::Current | TargetTimeline::Number(_) => (to_lines, Lives::new()),
-    };
-    let sought = match request.target {
-        Target::Xid(_) | Target::Name(_) => Some(evidence.search(&lines, &request.target, warnings).await?),
-        Target::Latest | Target::Time(_) | Target::Lsn(_) | Target::Immediate => None,
-    };
-    if request.timeline != TargetTimeline::Latest {
-        return Ok((None, sought));
+        _ => written,
     }
-    let decision = decide(&lines, &compared, &request.target, sought.as_ref()).map_err(Refusal::SeveralLines)?;
-    let Some(decision) = decision else { return Ok((None, sought)) };
-    warnings.extend(decision.remarks);
-    Ok((Some(decision.way), sought))
 }
 
 /// What is written about the configuration, by where the cluster was and where it goes.
@@ -393,32 +313,6 @@ async fn arrange(
     Ok(Arranged { settings, archives, notes: verdict.notes, lending, changes })
 }
 
-/// Names the backups that began after WAL that was let go, the oldest first.
-fn with_later_backups(error: RestoreError, backups: &[BackupFacts], lineage: Lineage) -> RestoreError {
-    match error {
-        RestoreError::Refused(Refusal::LetGo(mut let_go)) => {
-            let last = let_go.gap.last;
-            let began_after = |backup: &&BackupFacts| {
-                let number = backup.start_lsn.segment_number(backup.segment_bytes);
-                let name = SegmentName::from_number(last.timeline(), number, backup.segment_bytes);
-                backup.lineage == lineage && name.is_some_and(|name| WalFileName::Segment(name) > last)
-            };
-            let mut after: Vec<&BackupFacts> = backups.iter().filter(began_after).collect();
-            after.sort_by_key(|backup| backup.stopped);
-            let_go.later = after.into_iter().map(|backup| backup.label.to_string()).collect();
-            Refusal::LetGo(let_go).into()
-        }
-        other => other,
-    }
-}
-
-/// Runs `work` where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
-) -> Result<T, RestoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| RestoreError::Died)?
-}
-
 fn check_request(request: &RestoreRequest) -> Result<(), Refusal> {
     let refuse = |why| Err(Refusal::Contradiction(why));
     if request.exclusive && !matches!(request.target, Target::Time(_) | Target::Lsn(_) | Target::Xid(_)) {
@@ -441,87 +335,10 @@ fn check_request(request: &RestoreRequest) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The backup that an unfinished restore is of.
-fn own_label(journal: &Journal, backups: &[BackupFacts], root: &Path) -> Result<BackupLabel, Refusal> {
-    let known =
-        backups.iter().find(|backup| backup.label.as_str() == journal.backup && backup.lineage == journal.lineage);
-    known.map(|backup| backup.label.clone()).ok_or_else(|| Refusal::OtherRequest {
-        directory: root.to_owned(),
-        what: format!("backup {} of {}, which these repositories do not have", journal.backup, journal.lineage),
-    })
-}
-
 fn check_unfinished(journal: &Journal, places: &Places) -> Result<(), Refusal> {
     let Some(how) = journal.differs(places) else { return Ok(()) };
     let what = format!("backup {} {how}", journal.backup);
     Err(Refusal::OtherRequest { directory: places.root().to_owned(), what })
-}
-
-/// Refuses tablespaces' places with something in them. Blocking.
-pub(super) fn check_tablespaces(places: &Places) -> Result<(), RestoreError> {
-    let holds = |directory: &Path| match directory::enter(directory)? {
-        Some(folder) => directory::first_entry(&folder),
-        None => Ok(None),
-    };
-    for tablespace in places.tablespaces() {
-        let directory = &tablespace.to;
-        if let Some(holds) = holds(directory)? {
-            let (directory, name) = (directory.clone(), tablespace.name.clone());
-            return Err(Refusal::TablespaceTaken { directory, holds, name }.into());
-        }
-    }
-    if let Some(directory) = places.wal()
-        && let Some(holds) = holds(directory)?
-    {
-        return Err(Refusal::NotEmpty { directory: directory.to_owned(), holds }.into());
-    }
-    Ok(())
-}
-
-/// Bytes to be written under each place. What an unfinished restore wrote is there already.
-fn needs(
-    manifest: &Manifest,
-    contents: &Contents,
-    places: &Places,
-    unfinished: Option<&Journal>,
-) -> Vec<(PathBuf, u64)> {
-    let mut needs = BTreeMap::new();
-    for pack in &manifest.packs {
-        if unfinished.is_some_and(|journal| journal.packs_done.contains(&pack.number)) {
-            continue;
-        }
-        for file in contents.files_of(pack.number) {
-            let place = places.tablespace_of(&file.path).map_or(places.root(), |(tablespace, _)| &tablespace.to);
-            let bytes: &mut u64 = needs.entry(place).or_default();
-            *bytes = bytes.saturating_add(file.size);
-        }
-    }
-    // The data directory first: a file system is named by the first place on it.
-    let root = (places.root().to_owned(), needs.remove(places.root()).unwrap_or(0));
-    std::iter::once(root).chain(needs.into_iter().map(|(path, bytes)| (path.to_owned(), bytes))).collect()
-}
-
-/// Compares what is to be written with what is free, by file system. Blocking.
-fn check_space(needs: &[(PathBuf, u64)]) -> Result<Vec<SpaceNeed>, RestoreError> {
-    let mut space: Vec<(u64, SpaceNeed)> = Vec::new();
-    for (path, needed_bytes) in needs {
-        let there = directory::nearest(path).map_err(RestoreError::io("look at", path))?;
-        let device = there.facts().map_err(RestoreError::io("look at", there.path()))?.id.0;
-        if let Some((_, known)) = space.iter_mut().find(|(known, _)| *known == device) {
-            known.needed_bytes = known.needed_bytes.saturating_add(*needed_bytes);
-            continue;
-        }
-        let free_bytes =
-            disk::space_of(&there).map_err(RestoreError::io("ask how much is free at", there.path()))?.free;
-        space.push((device, SpaceNeed { path: path.clone(), needed_bytes: *needed_bytes, free_bytes }));
-    }
-    let space: Vec<SpaceNeed> = space.into_iter().map(|(_, need)| need).collect();
-    match space.iter().find(|need| need.needed_bytes > need.free_bytes) {
-        Some(SpaceNeed { path, needed_bytes, free_bytes }) => {
-            Err(RestoreError::NoSpace { path: path.clone(), needed_bytes: *needed_bytes, free_bytes: *free_bytes })
-        }
-        None => Ok(space),
-    }
 }
 
 /// What somebody should know about this backup.

@@ -12,16 +12,17 @@ use futures::StreamExt;
 use futures::stream;
 use serde::Serialize;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use super::blocking::{blocking, blocking_as};
 use super::configuration::Note;
 use super::directory::Owner;
 use super::early_sync::EarlySync;
 use super::error::RestoreError;
 use super::install::{self, Ending, Prepared};
-use super::plan::{RestorePlan, Work, blocking};
+use super::plan::{RestorePlan, Work};
 use super::proof::Proof;
+use super::proving::Proving;
 use super::readers::Readers;
 use super::unpack::{Destination, Destinations, UnpackError, Unpacker, are_intact};
 use crate::catalogue::Copy;
@@ -169,45 +170,7 @@ async fn carry_out(
     let numbers: Vec<u32> = work.contents.packs().collect();
     let (last, others) = numbers.split_last().ok_or(RestoreError::Died)?;
     for group in [others, &[*last]] {
-        let mut packs = stream::iter(group.iter().copied())
-            .map(|number| {
-                let restorer = Arc::clone(&restorer);
-                async move { (number, restorer.pack(number).await) }
-            })
-            .buffer_unordered(workers.max(1));
-        let mut proving = Proving::default();
-        let mut failure = None;
-        loop {
-            let error = tokio::select! {
-                next = packs.next() => match next {
-                    Some((number, Ok(outcome))) => {
-                        report.downloaded_bytes += outcome.downloaded_bytes;
-                        report.packs_reused += usize::from(outcome.reused);
-                        report.warnings.extend(outcome.warnings);
-                        restorer.progress.send_modify(|progress| progress.packs_done += 1);
-                        if !outcome.reused {
-                            proving.finished.insert(number);
-                        }
-                        None
-                    }
-                    Some((_, Err(error))) => Some(error),
-                    None => break,
-                },
-                proven = proving.running() => proven.err(),
-            };
-            match error {
-                None => proving.start(&restorer.proof, owner),
-                Some(error) => {
-                    restorer.stop_after(&error);
-                    failure.get_or_insert(error);
-                }
-            }
-        }
-        // What arrived is for the next run, should this one have failed.
-        let proven = proving.finish(&restorer.proof, owner).await;
-        if let Some(failure) = failure.or(proven.err()) {
-            return Err(failure);
-        }
+        restorer.packs(group, workers, &mut report).await?;
     }
     if cancel.is_cancelled() {
         return Err(RestoreError::Cancelled);
@@ -231,61 +194,6 @@ async fn carry_out(
     restorer.phase(Phase::Done);
     report.seconds = began.elapsed().as_secs_f64();
     Ok(report)
-}
-
-/// Packs that are written, and the sync that proves those that were before it began: one at a time.
-#[derive(Default)]
-struct Proving {
-    finished: BTreeSet<u32>,
-    running: Option<JoinHandle<Result<(), RestoreError>>>,
-}
-
-impl Proving {
-    /// Begins to prove what is finished, unless a sync is under way.
-    fn start(&mut self, proof: &Arc<Mutex<Proof>>, owner: Option<Owner>) {
-        if self.running.is_none() && !self.finished.is_empty() {
-            let (proof, packs) = (Arc::clone(proof), std::mem::take(&mut self.finished));
-            let prove = move || proof.locked().packs(&packs);
-            self.running = Some(tokio::task::spawn_blocking(move || act_as(owner, prove)));
-        }
-    }
-
-    /// Waits for the sync that is under way; for ever when there is none.
-    async fn running(&mut self) -> Result<(), RestoreError> {
-        match &mut self.running {
-            Some(running) => {
-                let proven = running.await.map_err(|_| RestoreError::Died);
-                self.running = None;
-                proven?
-            }
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Proves the rest.
-    async fn finish(mut self, proof: &Arc<Mutex<Proof>>, owner: Option<Owner>) -> Result<(), RestoreError> {
-        while self.running.is_some() || !self.finished.is_empty() {
-            self.start(proof, owner);
-            self.running().await?;
-        }
-        Ok(())
-    }
-}
-
-/// Does `work` with the rights of `owner`.
-fn act_as<T: Send + 'static>(
-    owner: Option<Owner>,
-    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
-) -> Result<T, RestoreError> {
-    Owner::act(owner, work).map_err(RestoreError::io("act as the owner of", Path::new("the files")))?
-}
-
-/// As [`blocking`], with the rights of `owner`.
-async fn blocking_as<T: Send + 'static>(
-    owner: Option<Owner>,
-    work: impl FnOnce() -> Result<T, RestoreError> + Send + 'static,
-) -> Result<T, RestoreError> {
-    blocking(move || act_as(owner, work)).await
 }
 
 struct Restorer {
@@ -318,6 +226,52 @@ enum Failure {
 impl Restorer {
     fn phase(&self, phase: Phase) {
         self.progress.send_modify(|progress| progress.phase = phase);
+    }
+
+    /// Restores the packs `numbers`, `workers` at once, and proves them.
+    async fn packs(
+        self: &Arc<Self>,
+        numbers: &[u32],
+        workers: usize,
+        report: &mut RestoreReport,
+    ) -> Result<(), RestoreError> {
+        let mut packs = stream::iter(numbers.iter().copied())
+            .map(|number| {
+                let restorer = Arc::clone(self);
+                async move { (number, restorer.pack(number).await) }
+            })
+            .buffer_unordered(workers.max(1));
+        let mut proving = Proving::default();
+        let mut failure = None;
+        loop {
+            let error = tokio::select! {
+                next = packs.next() => match next {
+                    Some((number, Ok(outcome))) => {
+                        report.downloaded_bytes += outcome.downloaded_bytes;
+                        report.packs_reused += usize::from(outcome.reused);
+                        report.warnings.extend(outcome.warnings);
+                        self.progress.send_modify(|progress| progress.packs_done += 1);
+                        if !outcome.reused {
+                            proving.finished.insert(number);
+                        }
+                        None
+                    }
+                    Some((_, Err(error))) => Some(error),
+                    None => break,
+                },
+                proven = proving.running() => proven.err(),
+            };
+            match error {
+                None => proving.start(&self.proof, self.owner),
+                Some(error) => {
+                    self.stop_after(&error);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        // What arrived is for the next run, should this one have failed.
+        let proven = proving.finish(&self.proof, self.owner).await;
+        failure.or(proven.err()).map_or(Ok(()), Err)
     }
 
     /// After an error nobody begins another pack. Those that are on their way are finished, unless it is the disk that failed;

@@ -93,65 +93,7 @@ pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
             "somebody streams WAL by the replication slot {slot:?} (Barman): that goes on beside Walward; drop the slot when you leave Barman, or pg_wal fills up"
         ));
     }
-    let (command, library) = (seen.setting("archive_command"), seen.setting("archive_library"));
-    let before = archives(command, library);
-    let set = |name, value: &str, because: String| Step::Set {
-        name,
-        value: value.to_owned(),
-        was: seen.setting(name).to_owned(),
-        restart: false,
-        because,
-    };
-    let mut after = before;
-    match (before, wish.other) {
-        (Archives::Nobody, _) => {
-            let because = if command.is_empty() { "nobody archives" } else { "what stands there throws WAL away" };
-            steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
-            after = Archives::Walward;
-        }
-        (Archives::Lossy, _) => {
-            let because = "what stands there may say that a segment is archived when it is not";
-            steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
-            after = Archives::Walward;
-        }
-        (Archives::Walward, _) => {
-            if command != wish.archive_command {
-                notes.push(format!("archive_command is Walward's already, and stays as it is: {command}"));
-            }
-        }
-        (Archives::Other(tool), ArchiveCommandChoice::Beside) => {
-            let Some(both) = beside(&wish.archive_command, command) else {
-                return Err(format!(
-                    "the archive_command cannot be joined with another one safely: {command}; put it into a script and set that as archive_command, or take its place with --archive-command replace"
-                ));
-            };
-            steps.push(set(
-                "archive_command",
-                &both,
-                format!("every segment goes to Walward, then to {}", tool.name()),
-            ));
-            after = Archives::Both(tool);
-        }
-        (Archives::Both(tool) | Archives::Other(tool), ArchiveCommandChoice::Replace) => {
-            let because = format!("{} gets no more WAL", tool.name());
-            steps.push(set("archive_command", &wish.archive_command, because));
-            after = Archives::Walward;
-        }
-        (Archives::Library, ArchiveCommandChoice::Replace) => {
-            let because = format!("the library {library:?} stands before every archive_command");
-            steps.push(set("archive_library", "", because));
-            if command != wish.archive_command {
-                steps.push(set("archive_command", &wish.archive_command, "Walward archives".to_owned()));
-            }
-            after = Archives::Walward;
-        }
-        (Archives::Library, ArchiveCommandChoice::Beside) => {
-            return Err(format!(
-                "archive_library = {library} archives, and PostgreSQL runs no archive_command beside a library; take its place with --archive-command replace"
-            ));
-        }
-        (Archives::Other(_) | Archives::Library | Archives::Both(_), _) => {}
-    }
+    let after = who_archives(seen, wish, &mut steps, &mut notes)?;
     if after == Archives::Both(Tool::WalG) {
         notes.push(
             "PG_READY_RENAME of WAL-G must not be set while both archive: with it WAL-G keeps files from Walward"
@@ -188,6 +130,69 @@ pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
             || steps.iter().any(|step| matches!(step, Step::Set { name: set, restart: true, .. } if set == name))
     });
     Ok(Plan { restart: waiting.collect(), archives: after, steps, notes })
+}
+
+/// Sets who gets the segments, and says who that is then.
+fn who_archives(seen: &Seen, wish: &Wish, steps: &mut Vec<Step>, notes: &mut Vec<String>) -> Result<Archives, String> {
+    let (command, library) = (seen.setting("archive_command"), seen.setting("archive_library"));
+    let before = archives(command, library);
+    let set = |name, value: &str, because: String| Step::Set {
+        name,
+        value: value.to_owned(),
+        was: seen.setting(name).to_owned(),
+        restart: false,
+        because,
+    };
+    Ok(match (before, wish.other) {
+        (Archives::Nobody, _) => {
+            let because = if command.is_empty() { "nobody archives" } else { "what stands there throws WAL away" };
+            steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
+            Archives::Walward
+        }
+        (Archives::Lossy, _) => {
+            let because = "what stands there may say that a segment is archived when it is not";
+            steps.push(set("archive_command", &wish.archive_command, because.to_owned()));
+            Archives::Walward
+        }
+        (Archives::Walward, _) => {
+            if command != wish.archive_command {
+                notes.push(format!("archive_command is Walward's already, and stays as it is: {command}"));
+            }
+            before
+        }
+        (Archives::Other(tool), ArchiveCommandChoice::Beside) => {
+            let Some(both) = beside(&wish.archive_command, command) else {
+                return Err(format!(
+                    "the archive_command cannot be joined with another one safely: {command}; put it into a script and set that as archive_command, or take its place with --archive-command replace"
+                ));
+            };
+            steps.push(set(
+                "archive_command",
+                &both,
+                format!("every segment goes to Walward, then to {}", tool.name()),
+            ));
+            Archives::Both(tool)
+        }
+        (Archives::Both(tool) | Archives::Other(tool), ArchiveCommandChoice::Replace) => {
+            let because = format!("{} gets no more WAL", tool.name());
+            steps.push(set("archive_command", &wish.archive_command, because));
+            Archives::Walward
+        }
+        (Archives::Library, ArchiveCommandChoice::Replace) => {
+            let because = format!("the library {library:?} stands before every archive_command");
+            steps.push(set("archive_library", "", because));
+            if command != wish.archive_command {
+                steps.push(set("archive_command", &wish.archive_command, "Walward archives".to_owned()));
+            }
+            Archives::Walward
+        }
+        (Archives::Library, ArchiveCommandChoice::Beside) => {
+            return Err(format!(
+                "archive_library = {library} archives, and PostgreSQL runs no archive_command beside a library; take its place with --archive-command replace"
+            ));
+        }
+        (Archives::Other(_) | Archives::Library | Archives::Both(_), _) => before,
+    })
 }
 
 /// A line for the agent's user, where that is what keeps the role out, and where nobody is made a superuser by it.

@@ -64,31 +64,9 @@ pub(super) async fn cluster(
         owner: Owner::of(&cluster.data_directory),
     };
 
-    let (mut applied, mut decided, mut arrived) = (Applied::default(), None, None);
-    let mut agent = proof::agent(context, cluster, false, printer).await;
-    let mut has_wal = false;
-    if let Ok(server) = &found {
-        let mut plan = decide(context, server, arguments, &lines, printer)?;
-        has_wal = proof::has_wal(&repositories, server.facts.lineage()).await?;
-        let go = !arguments.dry_run && wants(context, cluster, arguments, (server, &plan, agent), printer)?;
-        if go {
-            agent = proof::agent(context, cluster, true, printer).await;
-            guard(context, server, &plan, (agent, has_backup), printer)?;
-            applied = apply::apply(server, cluster, &plan, &role, printer).await;
-            arrived = prove(server, &plan, &applied, &repositories, (agent, has_wal), arguments, printer).await;
-            has_wal |= matches!(arrived, Some(Ok(_)));
-            if let (Some(Err(why)), true) = (&arrived, takes_over(server, &plan)) {
-                let because = format!("no segment came through: {why}");
-                undo::undo(server, &mut applied, &because, printer).await;
-            }
-            if applied.undone.is_some() {
-                plan.archives = before(server);
-            }
-        } else {
-            applied.left = plan.steps.iter().map(|step| (step.clone(), String::new())).collect();
-        }
-        decided = Some((plan, go));
-    }
+    let ground = Ground { lines: &lines, repositories: &repositories, role: &role, has_backup };
+    let Served { decided, applied, arrived, agent, has_wal } =
+        serve(context, cluster, &found, arguments, &ground, printer).await?;
     let warns =
         decided.as_ref().is_some_and(|(_, go)| *go && (!applied.left.is_empty() || matches!(arrived, Some(Err(_)))))
             || (found.is_err() && arguments.apply);
@@ -148,6 +126,62 @@ pub(super) async fn cluster(
     });
     let kept = decided.as_ref().is_some_and(|(plan, _)| plan.kept().is_some());
     Ok(Outcome { json, changed, exit, seen: found.is_ok(), kept, lines, proposed, notes, left })
+}
+
+/// What setup works on beside the server.
+struct Ground<'a> {
+    lines: &'a Instructions,
+    repositories: &'a [Repository],
+    role: &'a Role<'a>,
+    has_backup: bool,
+}
+
+/// What became of the server.
+struct Served {
+    /// What was to be done, and whether it was.
+    decided: Option<(Plan, bool)>,
+    applied: Applied,
+    /// The first segment that came through, or why none did.
+    arrived: Option<Result<proof::Arrival, String>>,
+    agent: Agent,
+    has_wal: bool,
+}
+
+/// Decides what the server needs, does it where that is wanted, and takes it back where no segment comes through.
+async fn serve(
+    context: &Context,
+    cluster: &ClusterConfig,
+    found: &Looked,
+    arguments: &SetupArguments,
+    ground: &Ground<'_>,
+    printer: &Printer,
+) -> Result<Served, Failure> {
+    let (mut applied, mut decided, mut arrived) = (Applied::default(), None, None);
+    let mut agent = proof::agent(context, cluster, false, printer).await;
+    let mut has_wal = false;
+    if let Ok(server) = found {
+        let mut plan = decide(context, server, arguments, ground.lines, printer)?;
+        has_wal = proof::has_wal(ground.repositories, server.facts.lineage()).await?;
+        let go = !arguments.dry_run && wants(context, cluster, arguments, (server, &plan, agent), printer)?;
+        if go {
+            agent = proof::agent(context, cluster, true, printer).await;
+            guard(context, server, &plan, (agent, ground.has_backup), printer)?;
+            applied = apply::apply(server, cluster, &plan, ground.role, printer).await;
+            arrived = prove(server, &plan, &applied, ground.repositories, (agent, has_wal), arguments, printer).await;
+            has_wal |= matches!(arrived, Some(Ok(_)));
+            if let (Some(Err(why)), true) = (&arrived, takes_over(server, &plan)) {
+                let because = format!("no segment came through: {why}");
+                undo::undo(server, &mut applied, &because, printer).await;
+            }
+            if applied.undone.is_some() {
+                plan.archives = before(server);
+            }
+        } else {
+            applied.left = plan.steps.iter().map(|step| (step.clone(), String::new())).collect();
+        }
+        decided = Some((plan, go));
+    }
+    Ok(Served { decided, applied, arrived, agent, has_wal })
 }
 
 /// For programs: who gets the segments.
