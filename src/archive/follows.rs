@@ -36,6 +36,17 @@ pub fn follows(earlier: WalFileName, later: WalFileName, history: Option<&Timeli
     }
 }
 
+/// Whether `name` stays where it is because two servers wrote `parted` differently: it is that, continues it, or is the history of its timeline.
+/// A history says where the files of its timeline lead; where those are another server's, it must not come before them.
+pub fn is_withheld(
+    parted: WalFileName,
+    name: WalFileName,
+    history: Option<&TimelineHistory>,
+    size: SegmentSize,
+) -> bool {
+    parted == name || name == WalFileName::History(parted.timeline()) || follows(parted, name, history, size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

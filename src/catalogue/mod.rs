@@ -51,7 +51,7 @@ pub use moments::{LastCommit, first_commit, first_passing, last_commit};
 pub use online::goes_on;
 pub use reach::{Reach, WalNeed, count_partial, goes_on_after, reach, segment_before};
 pub use read::{Archive, Copy};
-pub use seams::{SEAMS_LOOKED_FOR, Seam, Seams, newest, seams};
+pub use seams::{SEAMS_LOOKED_FOR, Seam, Seams, newest, seams, seams_of_line};
 pub use target::{Target, TargetTimeline};
 pub use time::{TimeError, format_microseconds, format_time, parse_time};
 pub use way::{Histories, Span, Way};

@@ -44,6 +44,10 @@ pub struct Seams {
 }
 
 impl Seams {
+    fn with(self, (unread, failure): (usize, Option<String>)) -> Self {
+        Self { unread, failure, ..self }
+    }
+
     /// What is not known, in words; none when everything was compared that could be.
     pub fn warning(&self) -> Option<String> {
         let why = self.failure.as_ref()?;
@@ -57,6 +61,25 @@ pub async fn seams(
     lineage: Lineage,
     segments: impl IntoIterator<Item = SegmentName>,
 ) -> Seams {
+    let (links, unread) = links(repositories, lineage, segments).await;
+    judge(&links).with(unread)
+}
+
+/// As [`seams`], of the segments of one line in its order. There a segment also tells of another life when it names one of the right number on
+/// another timeline than the line has before it.
+pub async fn seams_of_line(repositories: &[Repository], lineage: Lineage, line: &[SegmentName]) -> Seams {
+    let (links, unread) = links(repositories, lineage, line.iter().copied()).await;
+    let mut seams = judge(&links).with(unread);
+    seams.found.extend(other_timelines(&links, line));
+    seams.found.sort_by_key(|seam| line.iter().position(|segment| *segment == seam.segment));
+    seams
+}
+
+async fn links(
+    repositories: &[Repository],
+    lineage: Lineage,
+    segments: impl IntoIterator<Item = SegmentName>,
+) -> (BTreeMap<SegmentName, Link>, (usize, Option<String>)) {
     let read = |segment| async move { (segment, link(repositories, lineage, segment).await) };
     let mut reads = stream::iter(segments.into_iter().map(read)).buffer_unordered(READS_AT_ONCE);
     let (mut links, mut unread, mut failure) = (BTreeMap::new(), 0, None);
@@ -69,7 +92,7 @@ pub async fn seams(
             }
         }
     }
-    Seams { unread, failure, ..judge(&links) }
+    (links, (unread, failure))
 }
 
 /// The newest `most` of the segments that are there, of the highest timelines first.
@@ -118,6 +141,16 @@ fn judge(links: &BTreeMap<SegmentName, Link>) -> Seams {
     seams
 }
 
+/// Where a segment of `line` names one of the number before it, and of another timeline than the line: its server was promoted elsewhere.
+fn other_timelines(links: &BTreeMap<SegmentName, Link>, line: &[SegmentName]) -> Vec<Seam> {
+    let pairs = line.iter().zip(line.iter().skip(1));
+    let seam = |(before, segment): (&SegmentName, &SegmentName)| {
+        let named = links.get(segment)?.predecessor?.name;
+        named.is_on_another_timeline_than(*before).then_some(Seam { segment: *segment, before: *before })
+    };
+    pairs.filter_map(seam).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +182,21 @@ mod tests {
         // What is not there is a gap, and told as one.
         let without: BTreeMap<_, _> = links.into_iter().filter(|(name, _)| *name != two).collect();
         assert_eq!(judge(&without).found, []);
+    }
+
+    #[test]
+    fn a_segment_that_names_another_timeline_than_its_line_has_before_it_is_of_another_life() {
+        let [nine, other] = ["000000010000000000000009", "000000020000000000000009"].map(name);
+        let [ten, eleven] = ["00000002000000000000000A", "00000002000000000000000B"].map(name);
+        let link = |before: SegmentName| Link {
+            digest: [0; 32],
+            predecessor: Some(Predecessor { name: before, digest: [0; 32] }),
+        };
+        let way = [nine, ten, eleven];
+        let links = BTreeMap::from([(ten, link(other)), (eleven, link(ten))]);
+        assert_eq!(other_timelines(&links, &way), [Seam { segment: ten, before: nine }]);
+        let links = BTreeMap::from([(ten, link(nine)), (eleven, link(ten))]);
+        assert_eq!(other_timelines(&links, &way), []);
     }
 
     #[test]

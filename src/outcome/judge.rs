@@ -127,7 +127,9 @@ fn judge_work(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static st
     }
     if let Some(error) = error.downcast_ref::<PushError>() {
         return match error {
-            PushError::Rejected { .. } | PushError::Different { .. } => Some((Exit::Refused, None)),
+            PushError::Rejected { .. } | PushError::Different { .. } | PushError::Beyond { .. } => {
+                Some((Exit::Refused, None))
+            }
             PushError::Repository { .. } => None,
             _ => Some((exit_of(error.class()), None)),
         };

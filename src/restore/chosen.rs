@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::request::RestoreRequest;
 use crate::catalogue::{
     Archive, BackupFacts, CatalogueError, Copy, Evidence, Histories, Lives, Seam, Sought, Target, TargetTimeline, Way,
-    count_partial, decide, seams, ways, ways_without_backup,
+    count_partial, decide, seams_of_line, ways, ways_without_backup,
 };
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
 use walward_repo::entries::Entries;
@@ -93,8 +93,8 @@ impl<'a> Chosen<'a> {
         let mut route = route.map_err(|error| with_later_backups(error, &self.backups, lineage))?;
         warnings.append(&mut route.warnings);
         let wal = route.wal.as_ref().and_then(|wal| Some(wal.first.number(size)?..=wal.last.number(size)?));
-        let segments = wal.into_iter().flatten().filter_map(|number| choice.way.segment(number, size));
-        let seams = seams(archive.repositories(), lineage, segments).await;
+        let line: Vec<_> = wal.into_iter().flatten().filter_map(|number| choice.way.segment(number, size)).collect();
+        let seams = seams_of_line(archive.repositories(), lineage, &line).await;
         warnings.extend(seams.warning());
         if let Some(Seam { segment, before }) = seams.found.first().copied() {
             let refusal = Refusal::Seam { segment, before };

@@ -46,6 +46,11 @@ impl SegmentName {
     pub fn next(self, size: SegmentSize) -> Option<Self> {
         Self::from_number(self.timeline, self.number(size)?.checked_add(1)?, size)
     }
+
+    /// Whether the two have one number and different timelines.
+    pub fn is_on_another_timeline_than(self, other: Self) -> bool {
+        (self.log, self.segment) == (other.log, other.segment) && self.timeline != other.timeline
+    }
 }
 
 impl fmt::Display for SegmentName {

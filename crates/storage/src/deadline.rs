@@ -97,6 +97,12 @@ impl Store for WithDeadlines {
         within(self.limits.request_timeout, "delete", self.key(key), self.inner.delete(key)).await
     }
 
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        // It looks first.
+        let limit = self.limits.request_timeout.saturating_mul(2);
+        within(limit, "delete", self.key(&object.key), self.inner.delete_same(object)).await
+    }
+
     async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
         // It may have to be copied.
         let limit = self.limits.attempt_timeout(self.head(key).await?.size);

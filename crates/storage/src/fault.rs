@@ -265,6 +265,10 @@ impl Store for Faulty {
         self.call(self.next("delete", key.as_str()), self.inner.delete(key)).await
     }
 
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        self.call(self.next("delete", object.key.as_str()), self.inner.delete_same(object)).await
+    }
+
     async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
         self.call(self.next("keep", key.as_str()), self.inner.keep(key)).await
     }

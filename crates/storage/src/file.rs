@@ -184,6 +184,17 @@ impl Store for FileStore {
         self.run("delete", key.as_str(), move |disk| disk.delete(&name)).await
     }
 
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        let of = object.clone();
+        let remove = move |disk: &Disk| match disk.open(&of.key) {
+            Ok((_, now)) if now.is_same(&of) => disk.delete(&of.key).map(|()| true),
+            Ok(_) => Ok(false),
+            Err(error) if error.class == ErrorClass::NotFound => Ok(true),
+            Err(error) => Err(error),
+        };
+        self.run("delete", object.key.as_str(), remove).await
+    }
+
     async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let name = key.clone();
         self.run("keep", key.as_str(), move |disk| disk.keep(&name)).await

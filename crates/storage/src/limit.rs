@@ -98,6 +98,11 @@ impl Store for Limited {
         self.inner.delete(key).await
     }
 
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        let _place = self.place("delete", &object.key).await?;
+        self.inner.delete_same(object).await
+    }
+
     async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
         let _place = self.place("keep", key).await?;
         self.inner.keep(key).await

@@ -21,7 +21,7 @@ use super::classify::{Classified, judge};
 use super::client::{ObjectStoreBacked, WriteAnswer};
 use super::create;
 use super::error::shown;
-use super::store::{REPLACED, length_within};
+use super::store::{REPLACED, length_within, look_and_delete};
 use super::upload::{MultipartUpload, Parts};
 use super::{
     Creates, Listing, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError, StoredObject, Unfinished, Upload,
@@ -205,6 +205,10 @@ impl Store for ObjectStoreBacked {
         listing.folders.sort_unstable();
         listing.objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
         Ok(listing)
+    }
+
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        look_and_delete(self, object).await
     }
 
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError> {

@@ -88,6 +88,10 @@ impl Store for Retrying {
         retried(&self.limits, key, || self.inner.delete(key)).await
     }
 
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        retried(&self.limits, &object.key, || self.inner.delete_same(object)).await
+    }
+
     async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
         retried(&self.limits, key, || self.inner.keep(key)).await
     }
@@ -281,6 +285,26 @@ mod tests {
             let read = object.body.try_collect::<Vec<_>>().await;
             assert_eq!(read.unwrap_err().class, ErrorClass::Corrupt, "{} bytes at {url}", other.len());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removal_whose_answer_was_lost_does_not_take_what_was_written_under_the_name_since() {
+        let payload = |text: &'static [u8]| Bytes::from_static(text).into();
+        let inner = memory();
+        inner.put_new(&key(), payload(b"theirs")).await.unwrap();
+        let theirs = inner.head(&key()).await.unwrap();
+        let lost = Faulty::new(Arc::clone(&inner), Plan::script([Some(Fault::After(ErrorClass::Transient))]));
+        let store = Retrying::new(lost, limits());
+        let taken = async {
+            while inner.head(&key()).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+            inner.put_new(&key(), payload(b"the kept server's")).await.unwrap();
+        };
+        let (removed, ()) = tokio::join!(store.delete_same(&theirs), taken);
+        assert!(!removed.unwrap(), "another one has the name");
+        let (_, bytes) = inner.get_tail(&key(), 100).await.unwrap();
+        assert_eq!(bytes, b"the kept server's"[..]);
     }
 
     #[tokio::test]

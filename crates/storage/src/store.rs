@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use walward_base::ErrorClass;
 
 use super::creates::Creates;
 use super::{ObjectKey, StoreError};
@@ -176,6 +177,14 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// Removes an object; one that is not there is a success.
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
+    /// Removes the very object that `object` is about; whether its name is free of it by this: `false` when another one has the name by now, which
+    /// stays. To be taken for names that somebody else may write to at the same time: an answer that was lost says nothing of what has the
+    /// name now, so that it is looked at again before each repetition. (Between the look and the removal another request could still come:
+    /// no store of all that are served removes on a condition.)
+    async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
+        look_and_delete(self, object).await
+    }
+
     /// Makes durable what is there under `key`, whoever wrote it: a writer that was killed, or whose last step failed, shows it
     /// before it is. Where a store shows only what is durable there is nothing to do.
     async fn keep(&self, key: &ObjectKey) -> Result<(), StoreError> {
@@ -194,6 +203,16 @@ pub trait Store: Debug + Send + Sync + 'static {
     /// [`Upload::finish`] has answered nothing is visible under the name. `expected_bytes` is a guess of the size, from which
     /// part sizes are chosen.
     async fn start_upload(&self, key: &ObjectKey, expected_bytes: u64) -> Result<Box<dyn Upload>, StoreError>;
+}
+
+/// [`Store::delete_same`] by two requests.
+pub(crate) async fn look_and_delete<S: Store + ?Sized>(store: &S, object: &ObjectInfo) -> Result<bool, StoreError> {
+    match store.head(&object.key).await {
+        Ok(now) if now.is_same(object) => store.delete(&object.key).await.map(|()| true),
+        Ok(_) => Ok(false),
+        Err(error) if error.class == ErrorClass::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// An object on its way. Dropped without [`Upload::finish`] it is as if it had never been (the store's own clean-up of

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
-use super::carry::{compare, copy_over, present, remove};
+use super::carry::{compare, copy_over, present};
 use super::{AsideError, AsidePlan, Rest, failed};
 use walward_repo::aside::{self, Aside, Begun, Kept, Stage};
 use walward_repo::{RepoError, Repository, layout};
@@ -182,7 +182,7 @@ impl<'a> Away<'a> {
         {
             let each = some.iter().map(async |(at, info)| {
                 // Where another object has its name by now, that one stays.
-                remove(&**self.repository.store(), info).await.map(|_| *at).map_err(|error| failed(error.into()))
+                self.repository.store().delete_same(info).await.map(|_| *at).map_err(|error| failed(error.into()))
             });
             let removed: Vec<usize> = stream::iter(each).buffered(AT_ONCE).try_collect().await?;
             for at in removed {

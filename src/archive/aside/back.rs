@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 
-use super::carry::{compare, copy_new, copy_over, present, remove};
+use super::carry::{compare, copy_new, copy_over, present};
 use super::{AsideError, failed};
 use walward_repo::aside::{self, Aside, Begun, Stage};
 use walward_repo::{RepoError, Repository, layout};
@@ -131,6 +131,6 @@ impl<'a> Back<'a> {
         if !is_same {
             return Err(self.taken(key, 1));
         }
-        remove(store, &info).await.map(drop).map_err(|error| failed(error.into()))
+        store.delete_same(&info).await.map(drop).map_err(|error| failed(error.into()))
     }
 }

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use sha2::{Digest, Sha256};
 
-use walward_base::ErrorClass;
 use walward_repo::{Repository, layout};
 use walward_storage::{Body, ObjectInfo, ObjectKey, Payload, Put, Store, StoreError};
 
@@ -92,14 +91,4 @@ async fn sum_of(mut body: Body) -> Result<Sum, StoreError> {
         bytes = bytes.saturating_add(part.len() as u64);
     }
     Ok((bytes, digest.finalize().into()))
-}
-
-/// Removes the object that `info` is about; `false` when another one has its name by now, which stays.
-pub async fn remove(store: &dyn Store, info: &ObjectInfo) -> Result<bool, StoreError> {
-    match store.head(&info.key).await {
-        Ok(now) if now.is_same(info) => store.delete(&info.key).await.map(|()| true),
-        Ok(_) => Ok(false),
-        Err(error) if error.class == ErrorClass::NotFound => Ok(true),
-        Err(error) => Err(error),
-    }
 }

@@ -63,7 +63,7 @@ impl Round<'_> {
             self.hold(&self.holdings_of(&listings, lineage), lineage, &mut found);
             let newest = timelines.last().copied();
             for timeline in timelines {
-                let begins = self.begins(lineage, Timeline(timeline), agreed).await;
+                let mut begins = self.begins(lineage, Timeline(timeline), agreed).await;
                 let mut all: BTreeMap<(usize, usize), Pair> = BTreeMap::new();
                 let logs = folders(&self.list(&layout::wal_timeline(lineage, Timeline(timeline)), lineage).await);
                 for log in logs {
@@ -71,7 +71,12 @@ impl Round<'_> {
                     let holdings = self.holdings(folder).await;
                     found.add(folder, &owed(&holdings));
                     self.hold(&holdings, lineage, &mut found);
-                    found.partings.extend(begins.and_then(|begins| self.one_before(&holdings, lineage, begins)));
+                    if begins.is_some_and(|begins| self.one_before(&holdings, lineage, begins).is_some()) {
+                        // What is remembered saves a request and accuses nobody: another history may be there by now.
+                        agreed.begins.remove(&(lineage, Timeline(timeline)));
+                        begins = self.begins(lineage, Timeline(timeline), agreed).await;
+                        found.partings.extend(begins.and_then(|begins| self.one_before(&holdings, lineage, begins)));
+                    }
                     walk(&holdings, &mut all);
                 }
                 for (pair, Pair { seams, common }) in all {

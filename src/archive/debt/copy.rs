@@ -11,7 +11,7 @@ use futures::stream;
 use serde::Serialize;
 
 use crate::archive::agree::{Parting, Seams, before_its_timeline, begin, parting};
-use crate::archive::follows::follows;
+use crate::archive::follows::is_withheld;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Timeline, TimelineHistory, WalFileName};
 use walward_repo::identity::LineageEntry;
@@ -72,7 +72,7 @@ pub async fn missing_wal(from: &Repository, to: &Repository) -> Result<Missing, 
                 histories.insert(timeline, text.and_then(|text| TimelineHistory::parse(timeline, &text).ok()));
             }
             let history = histories.get(&timeline).and_then(Option::as_ref);
-            if partings.iter().any(|parting| follows(parting.first, file.name, history, entry.segment_bytes)) {
+            if partings.iter().any(|parting| is_withheld(parting.first, file.name, history, entry.segment_bytes)) {
                 all.withheld += 1;
             } else {
                 all.files.push(file);

@@ -20,7 +20,7 @@ use super::comparison::Agreed;
 use super::known::{Known, LastOfAll};
 use super::owed::{Owed, owed};
 use super::round::{Round, RoundOutcome, note};
-use crate::archive::follows::follows;
+use crate::archive::follows::is_withheld;
 use crate::archive::push::archiver::Archiver;
 use walward_base::ErrorClass;
 use walward_pg::{Lineage, TimelineHistory, WalFileName};
@@ -245,7 +245,7 @@ impl Round<'_> {
             }
         }
         let Some((history, size)) = known else { return true };
-        firsts.into_iter().any(|first| first == name || follows(first, name, history.as_ref(), size))
+        firsts.into_iter().any(|first| is_withheld(first, name, history.as_ref(), size))
     }
 
     /// Brings one file to one repository, from the first that can give it. Whether it is there.

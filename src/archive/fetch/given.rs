@@ -60,6 +60,12 @@ impl Given {
             (Some((last, Some(digest))), ..) if last.name == WalFileName::Segment(before) => {
                 (link.continues(before, &digest) == Some(false)).then_some(before)
             }
+            // Its server was promoted elsewhere than the history says that the recovery follows.
+            (Some((Want { name: WalFileName::Segment(last), .. }, _)), ..)
+                if before.is_on_another_timeline_than(last) =>
+            {
+                Some(last)
+            }
             (_, Some(size), Some(pg_wal)) => seam::in_pg_wal_in_time(pg_wal, size, link).await,
             _ => None,
         }
@@ -68,4 +74,29 @@ impl Given {
 
 fn is_of_one_recovery(one: &Want, other: &Want) -> bool {
     (&one.lineage, &one.pg_wal) == (&other.lineage, &other.pg_wal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use walward_repo::facts::Predecessor;
+
+    #[tokio::test]
+    async fn what_continues_another_timeline_than_the_recovery_was_given_is_a_seam() {
+        let given = Given::of("a folder of this test alone".to_owned());
+        let want = |name: &str| Want::new(None, name.parse().expect("a name"));
+        let link = |before: &str| Link {
+            digest: [2; 32],
+            predecessor: Some(Predecessor { name: before.parse().expect("a name"), digest: [1; 32] }),
+        };
+        given.remember(&want("000000010000000000000009"), Some(Link { digest: [1; 32], predecessor: None }));
+        let next = want("00000002000000000000000A");
+        let seam = given.seam(&next, link("000000020000000000000009"), None).await;
+        assert_eq!(
+            seam,
+            Some("000000010000000000000009".parse().expect("a name")),
+            "its server was on timeline 2 before"
+        );
+        assert_eq!(given.seam(&next, link("000000010000000000000009"), None).await, None);
+    }
 }

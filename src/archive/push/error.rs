@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::archive::accept::Rejection;
 use walward_base::ErrorClass;
-use walward_pg::{ControlError, Lineage, WalFileName};
+use walward_pg::{ControlError, Lineage, Lsn, WalFileName};
 use walward_repo::RepoError;
 
 /// Why a file was not archived.
@@ -64,6 +64,20 @@ pub enum PushError {
         writer: String,
         /// When.
         modified: jiff::Timestamp,
+    },
+    /// Another server was promoted in the same segment before, and this one holds WAL that neither that one's file nor its own timeline has.
+    #[error(
+        "{name} is refused: repository {repository:?} holds that of host {writer:?}, which was promoted in this segment before, and from {from} on this one holds WAL that is nowhere else, because recovery ended before it; nothing was overwritten. Copy pg_wal/{name} to a safe place, then remove pg_wal/archive_status/{name}.ready: PostgreSQL goes on with what comes next"
+    )]
+    Beyond {
+        /// The file.
+        name: WalFileName,
+        /// The repository's name.
+        repository: String,
+        /// Who wrote the first.
+        writer: String,
+        /// The first record that is nowhere else.
+        from: Lsn,
     },
     /// What comes before it has other content in a repository, or another server's.
     #[error(
@@ -147,6 +161,7 @@ impl PushError {
         match self {
             Self::Repository { repository, .. }
             | Self::Different { repository, .. }
+            | Self::Beyond { repository, .. }
             | Self::NotCompared { repository, .. } => Some(repository),
             _ => None,
         }
@@ -159,6 +174,7 @@ impl PushError {
             Self::Control { .. }
             | Self::Rejected { .. }
             | Self::Different { .. }
+            | Self::Beyond { .. }
             | Self::Follows { .. }
             | Self::Died(_) => ErrorClass::Permanent,
             Self::Repository { source, .. } => source.class(),
@@ -180,6 +196,7 @@ impl PushError {
             | Self::Control { .. }
             | Self::Rejected { .. }
             | Self::Different { .. }
+            | Self::Beyond { .. }
             | Self::Follows { .. }
             | Self::NoAnswer { .. }
             | Self::Replaced(_)
@@ -199,6 +216,6 @@ impl PushError {
 
     /// Whether trying again changes nothing before a person has put something right: the file is none, or another one has its name.
     pub(super) fn is_refusal(&self) -> bool {
-        matches!(self, Self::Rejected { .. } | Self::Different { .. } | Self::Follows { .. })
+        matches!(self, Self::Rejected { .. } | Self::Different { .. } | Self::Beyond { .. } | Self::Follows { .. })
     }
 }

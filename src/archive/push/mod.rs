@@ -20,6 +20,7 @@
 //! | `done_list` | the segments that the server believes archived, listed once for many |
 //! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
 //! | `refused` | a file that a repository refused before is offered to nobody while it still does |
+//! | `second_partial` | a partial segment of which the archive has another server's |
 //! | `once` | one file without an archiver, for a process that ends after it |
 
 mod ahead;
@@ -40,6 +41,7 @@ mod patience;
 pub(super) mod policy;
 pub(super) mod pushed;
 mod refused;
+mod second_partial;
 pub(super) mod source;
 mod state;
 mod there;

@@ -169,13 +169,18 @@ impl WalFile {
     ///
     /// # Errors
     /// Also when it changes meanwhile.
-    pub fn read_through(&self, mut take: impl FnMut(Bytes)) -> io::Result<Option<Walked>> {
-        let mut cleaned = self.cleaned(());
+    pub fn read_through(&self, take: impl FnMut(Bytes)) -> io::Result<Option<Walked>> {
+        Ok(self.observe((), take)?.map(|(walked, ())| walked))
+    }
+
+    /// As [`WalFile::read_through`], with an observer of the records.
+    pub fn observe<O: Observer>(&self, observer: O, mut take: impl FnMut(Bytes)) -> io::Result<Option<(Walked, O)>> {
+        let mut cleaned = self.cleaned(observer);
         read_chunks(&self.file, self.stamp, |chunk| {
             take(cleaned.take(chunk));
             true
         })?;
-        Ok(cleaned.walk.map(|walk| walk.finish().0))
+        Ok(cleaned.walk.map(Walk::finish))
     }
 
     fn segment(&self) -> Option<(SegmentName, SegmentSize)> {

@@ -15,10 +15,10 @@ use tracing::warn;
 use super::chain::ChainOfLife;
 use super::error::PushError;
 use super::policy::CopyState;
+use super::second_partial::{self, Held};
 use super::source::{FactsHandle, FileStamp, WalFile};
 use crate::archive::accept::{Rejection, accept};
 use walward_base::{ErrorClass, describe};
-use walward_pg::archive_status::ready_since;
 use walward_pg::{ControlFile, Lineage, WalFileName};
 use walward_repo::format::{Kind, Spec};
 use walward_repo::several::{self, SealTarget, Sealed};
@@ -187,17 +187,7 @@ impl Sending<'_> {
             };
             let result = match put {
                 Ok(PutNew::Created(_) | PutNew::Same) => Ok(()),
-                Ok(PutNew::Different { writer, .. }) if self.is_in_a_newer_timeline().await => {
-                    warn!(
-                        segment = %name, repository = lazy.name(), holder = writer,
-                        "another server was promoted in this segment before and has archived what it had received of it; that stays, and                          this server's is in its own timeline"
-                    );
-                    Ok(())
-                }
-                Ok(PutNew::Different { writer, modified }) => {
-                    let (lineage, repository) = (self.lineage, lazy.name().to_owned());
-                    Err(PushError::Different { name, lineage, repository, writer, modified })
-                }
+                Ok(PutNew::Different { writer, modified }) => self.differs(lazy.name(), writer, modified).await,
                 Err(source) => Err(PushError::Repository { name, repository: lazy.name().to_owned(), source }),
             };
             self.report(*at, lazy, result);
@@ -208,15 +198,27 @@ impl Sending<'_> {
 }
 
 impl Sending<'_> {
-    /// Whether PostgreSQL itself asks for a partial segment. It does when it was promoted in the middle of it, and its own timeline begins with a
-    /// copy of that segment (`XLogInitNewTimeline`, src/backend/access/transam/xlog.c): what the partial one holds is archived there as well. Of
-    /// two servers that were promoted in one segment, one after the other, each has what it had received. What a person saved from a dead
-    /// server has no mark, and is nowhere else.
-    async fn is_in_a_newer_timeline(&self) -> bool {
-        let name = self.file.name();
-        let Some(pg_wal) = self.file.path().parent().map(Path::to_path_buf) else { return false };
-        let is_marked = move || ready_since(&pg_wal, name).is_ok();
-        matches!(name, WalFileName::Partial(_)) && tokio::task::spawn_blocking(is_marked).await.unwrap_or(false)
+    /// What a repository's other content under the name means.
+    async fn differs(&self, repository: &str, writer: String, modified: jiff::Timestamp) -> Result<(), PushError> {
+        let (name, repository) = (self.file.name(), repository.to_owned());
+        if let (WalFileName::Partial(segment), Some(pg_wal)) = (name, self.file.path().parent().map(Path::to_path_buf))
+        {
+            let look = tokio::task::spawn_blocking(move || second_partial::look(&pg_wal, segment));
+            let held = look.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Other.into()));
+            match held.map_err(|source| PushError::Read { path: self.file.path().to_path_buf(), source })? {
+                Held::InOwnTimeline => {
+                    warn!(
+                        segment = %name, repository, holder = writer,
+                        "another server was promoted in this segment before and has archived what it had received of it; that stays, and \
+                         all that this server had received is in its own timeline"
+                    );
+                    return Ok(());
+                }
+                Held::Beyond(from) => return Err(PushError::Beyond { name, repository, writer, from }),
+                Held::Unknown => {}
+            }
+        }
+        Err(PushError::Different { name, lineage: self.lineage, repository, writer, modified })
     }
 
     /// Another server has written it under a master key that came after this repository was opened: the keys are read again.

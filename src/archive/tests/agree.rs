@@ -250,14 +250,47 @@ async fn nothing_of_a_timeline_goes_where_another_server_was_on_it_before_it_beg
     write(&two, &["000000020000000000000005"]).await;
     let (from, to) = (one.get().await.expect("open"), two.get().await.expect("open"));
     let missing = missing_wal(&from, &to).await.expect("compared");
-    assert_eq!((missing.files.len(), missing.withheld), (1, 2), "the history alone: {missing:?}");
+    assert_eq!(
+        (missing.files.len(), missing.withheld),
+        (0, 3),
+        "nor the history: it would lead to what is there: {missing:?}"
+    );
     assert!(missing.contradictions[0].starts_with("000000020000000000000005"), "{:?}", missing.contradictions);
     let archiver = archiver(&room, vec![one, two], ONE);
     archiver.compare_once().await;
-    for later in &begin[1..] {
+    for later in &begin {
         assert!(!room.object("two", name(later)).exists(), "{later}");
     }
     assert_eq!(archiver.repository_facts()[1].differs.as_deref(), Some("000000020000000000000005"));
+}
+
+#[tokio::test]
+async fn where_a_timeline_begins_is_asked_anew_before_it_accuses() {
+    let room = Room::new();
+    let (one, two) = (room.repository("one").await, room.repository("two").await);
+    let both = [Arc::clone(&one), Arc::clone(&two)];
+    let promoted = async |at: &str, first: &str| {
+        let second = name("00000002.history");
+        room.write(second, format!("1\t{at}\tno recovery target specified\n").as_bytes());
+        room.write(name(first), &segment(name(first), room.lineage.system_identifier, 1));
+        for file in [second, name(first)] {
+            archive_file(&both, &room.pg_wal(), file, "host").await.expect("archived");
+        }
+    };
+    promoted("0/A00028", "00000002000000000000000A").await;
+    let archiver = archiver(&room, both.to_vec(), ONE);
+    archiver.compare_once().await;
+    // On another host a person sets that life aside, and the one that stays was promoted earlier.
+    for (repository, file) in [("one", "00000002.history"), ("one", "00000002000000000000000A")]
+        .into_iter()
+        .chain([("two", "00000002.history"), ("two", "00000002000000000000000A")])
+    {
+        let aside = room.folder.path().join(format!("{repository}-{file}"));
+        walward_base::sys::durable::rename(&room.object(repository, name(file)), &aside).expect("moved");
+    }
+    promoted("0/200028", "000000020000000000000002").await;
+    archiver.compare_once().await;
+    assert_eq!(archiver.repository_facts().iter().find_map(|facts| facts.differs.clone()), None);
 }
 
 #[tokio::test]

@@ -253,13 +253,40 @@ async fn a_partial_segment_of_an_earlier_promotion_holds_up_no_later_one_and_is_
     let archiver = archiver(&room, vec![Arc::clone(&one)], Acknowledge::All);
     let by_hand = archiver.push(partial, archiver.find(partial)).await.expect_err("other content");
     assert!(matches!(*by_hand, PushError::Different { .. }), "{by_hand}");
-    // PostgreSQL has its own in its own timeline.
     let mark = walward_pg::archive_status::ready_path(&room.pg_wal(), partial);
     walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    // Nothing says where its own timeline begins.
+    archiver.forget();
+    let unknown = archiver.push(partial, archiver.find(partial)).await.expect_err("other content");
+    assert!(matches!(*unknown, PushError::Different { .. }), "{unknown}");
+    // PostgreSQL has it in its own timeline.
+    room.write(name("00000002.history"), b"1\t0/700100\tno recovery target specified\n");
     archive_file(std::slice::from_ref(&one), &room.pg_wal(), partial, "second").await.expect("nobody waits for it");
     archiver.forget();
     archiver.push(partial, archiver.find(partial)).await.expect("nobody waits for it");
     assert!(std::fs::read(room.object("one", partial)).expect("stored") == stored, "what was there stays");
+}
+
+/// Recovery ended at a target, before all that the second one had received.
+#[tokio::test]
+async fn a_second_partial_segment_that_holds_more_than_its_own_timeline_is_refused() {
+    let room = Room::new();
+    let one = room.repository("one").await;
+    let (partial, whole) = (name("000000010000000000000007.partial"), name("000000010000000000000007"));
+    let segment = |byte| segment(whole, room.lineage.system_identifier, byte);
+    room.write(partial, &segment(1));
+    archive_file(std::slice::from_ref(&one), &room.pg_wal(), partial, "first").await.expect("archived");
+    room.write(partial, &segment(2));
+    let mark = walward_pg::archive_status::ready_path(&room.pg_wal(), partial);
+    walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    let archiver = archiver(&room, vec![Arc::clone(&one)], Acknowledge::All);
+    // Its one record begins where recovery ended.
+    room.write(name("00000002.history"), b"1\t0/700028\tat restore point \"before\"\n");
+    let refused = archiver.push(partial, archiver.find(partial)).await.expect_err("it is nowhere else");
+    assert!(matches!(*refused, PushError::Beyond { from: walward_pg::Lsn(0x0070_0028), .. }), "{refused}");
+    // A person has saved it and takes the mark away; or that one's file goes.
+    std::fs::remove_file(room.object("one", partial)).expect("removed");
+    archiver.push(partial, archiver.find(partial)).await.expect("archived");
 }
 
 #[tokio::test]
