@@ -389,6 +389,11 @@ impl Lease {
         self.state.fencing
     }
 
+    /// How long it still holds unless it is renewed.
+    pub fn left(&self) -> Duration {
+        self.length.saturating_sub(self.renewed.elapsed())
+    }
+
     /// Whether it may be another's by now, because it was not renewed for its whole length.
     pub fn has_run_out(&self) -> bool {
         self.renewed.elapsed() >= self.length

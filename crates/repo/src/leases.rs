@@ -160,7 +160,8 @@ impl<P: FnMut() -> bool> Keeper<P> {
     async fn keep(mut self, mut lease: Lease) {
         let mut pause = self.terms.renewal;
         let mut beaten = false;
-        while self.done.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        // That it runs out is noticed when it does: from that moment on somebody else may begin.
+        while self.done.run_until_cancelled(tokio::time::sleep(pause.min(lease.left()))).await.is_some() {
             beaten |= (self.pulse)();
             if !beaten {
                 pause = self.terms.again;
@@ -170,7 +171,8 @@ impl<P: FnMut() -> bool> Keeper<P> {
                 }
                 continue;
             }
-            let error = match tokio::time::timeout(self.terms.attempt, lease.renew(Timestamp::now())).await {
+            let attempt = self.terms.attempt.min(lease.left());
+            let error = match tokio::time::timeout(attempt, lease.renew(Timestamp::now())).await {
                 Ok(Ok(())) => {
                     pause = self.terms.renewal;
                     beaten = false;
@@ -182,7 +184,6 @@ impl<P: FnMut() -> bool> Keeper<P> {
             };
             pause = self.terms.again;
             match error {
-                // From the moment that it runs out somebody else may begin.
                 Some(error) if lease.has_run_out() => return self.give_up(&error),
                 Some(error) => {
                     let (class, error): (_, &dyn std::error::Error) = (error.class(), &error);
@@ -230,7 +231,7 @@ mod tests {
     use walward_storage::fault::{Fault, Faulty, Plan};
 
     const SHORT: Terms = Terms {
-        length: Duration::from_millis(400),
+        length: Duration::from_millis(1500),
         renewal: Duration::from_millis(50),
         again: Duration::from_millis(50),
         attempt: Duration::from_secs(5),
@@ -321,6 +322,18 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(5), leases.stop().cancelled()).await.expect("it does");
         assert_eq!(leases.lost(), Some("a"));
         leases.release().await;
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_a_hanging_store_does_not_renew_is_lost_when_it_ends_and_not_later() {
+        let (store, repository) = slow("slow").await;
+        let leases = take(&[repository], "db1", TERMS, &CancellationToken::new()).await.expect("it does");
+        store.plan(Plan::By(Box::new(|_| Some(Fault::Hang))));
+        tokio::time::pause();
+        let begun = Instant::now();
+        leases.stop().cancelled().await;
+        assert!(begun.elapsed() < TERMS.length + Duration::from_secs(1), "{:?}", begun.elapsed());
+        assert_eq!(leases.lost(), Some("slow"));
     }
 
     /// A repository that is slow by plan, and whether a lease of it is held.
