@@ -11,6 +11,7 @@
 //! - [`catalogue`]: what a set of repositories holds, and how far that carries.
 //! - [`archive`], [`backup`], [`restore`]: what Walward does, one room a verb.
 //! - [`config`]: TOML to checked, resolved values.
+//! - [`setup`]: what a host and its servers need before Walward works: looked at and decided.
 //! - [`outcome`]: exit codes, and what an error means for them.
 //! - [`jobs`]: what runs for longer than a request.
 //! - [`daemon`], [`cli`]: wiring only.
@@ -25,3 +26,4 @@ pub mod health;
 pub mod jobs;
 pub mod outcome;
 pub mod restore;
+pub mod setup;

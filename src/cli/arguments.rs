@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use crate::config::DEFAULT_PATH;
 use crate::outcome::Exit;
+use crate::setup::Takeover;
 use walward_wire::EXIT_FETCH_FAILED;
 
 /// Keeps a PostgreSQL cluster recoverable: archives WAL, takes base backups, restores to a point in time.
@@ -186,6 +187,16 @@ pub(super) enum ArchiveCommandChoice {
     Beside,
     /// Walward takes its place
     Replace,
+}
+
+impl From<ArchiveCommandChoice> for Takeover {
+    fn from(choice: ArchiveCommandChoice) -> Self {
+        match choice {
+            ArchiveCommandChoice::Keep => Self::Keep,
+            ArchiveCommandChoice::Beside => Self::Beside,
+            ArchiveCommandChoice::Replace => Self::Replace,
+        }
+    }
 }
 
 /// How a new repository is protected.

@@ -28,8 +28,8 @@ mod manual;
 mod meter;
 mod owner;
 mod printer;
+mod programs;
 mod segment_memory;
-mod shell;
 mod whose;
 
 use std::ffi::OsString;

@@ -9,6 +9,7 @@ use crate::backup::BackupError;
 use crate::catalogue::{CatalogueError, TimeError};
 use crate::config::ConfigError;
 use crate::restore::RestoreError;
+use crate::setup::DirectoryError;
 use walward_base::ErrorClass;
 use walward_pg::session::SessionError;
 use walward_repo::RepoError;
@@ -74,6 +75,15 @@ fn judge_one(error: &(dyn Error + 'static)) -> Option<(Exit, Option<&'static str
     }
     if let Some(error) = error.downcast_ref::<ClientError>() {
         return Some((client_exit(error), None));
+    }
+    if let Some(error) = error.downcast_ref::<DirectoryError>() {
+        return Some(match error {
+            DirectoryError::Unreadable { .. } => {
+                (Exit::Key, Some("run this as root, or as the owner of the data directory"))
+            }
+            DirectoryError::Unsupported { .. } => (Exit::Refused, None),
+            DirectoryError::NotOne { .. } => (Exit::NotFound, None),
+        });
     }
     if error.downcast_ref::<TimeError>().is_some() {
         return Some((Exit::Usage, None));

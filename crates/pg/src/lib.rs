@@ -45,6 +45,7 @@ mod record;
 mod relation_file;
 pub mod session;
 pub mod settings;
+pub mod shell;
 pub mod synthetic;
 mod wal_name;
 mod walk;

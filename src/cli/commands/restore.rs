@@ -14,7 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::interrupt::cancelled_by_signals;
 use crate::cli::meter::Meter;
 use crate::cli::printer::{Printer, Tone};
-use crate::cli::shell::{client_program, own_program, quote};
+use crate::cli::programs::{client_program, own_program};
 use crate::config::{ClusterConfig, Config, DEFAULT_SOCKET};
 use crate::outcome::Exit;
 use crate::restore::{
@@ -23,6 +23,7 @@ use crate::restore::{
 };
 use walward_base::sys;
 use walward_base::{format_bytes, format_duration};
+use walward_pg::shell::quote;
 use walward_pg::{Lsn, Timeline};
 use walward_repo::Repository;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::source::{is_name, sources};
 
 /// Where the product works in folders of other users, with root's rights perhaps: how the path in the house begins.
-const IN_FOREIGN_FOLDERS: [&str; 12] = [
+const IN_FOREIGN_FOLDERS: [&str; 13] = [
     "archive/",
     "backup/",
     "cli/commands/",
@@ -14,6 +14,7 @@ const IN_FOREIGN_FOLDERS: [&str; 12] = [
     "daemon/",
     "pg/",
     "restore/",
+    "setup/",
     "storage/disk.rs",
     "storage/file.rs",
     "base/sys/durable/",
@@ -38,18 +39,14 @@ const BY_PATH_NEVERTHELESS: [(&str, &[&str], &str); 28] = [
         OWN_SPOOL,
     ),
     ("cli/commands/keys.rs", &[".exists()"], THERE),
-    (
-        "cli/commands/setup/discover.rs",
-        &["std::fs::canonicalize"],
-        "the real name of a place; whose it is, is asked after it",
-    ),
+    ("setup/discover.rs", &["std::fs::canonicalize"], "the real name of a place; whose it is, is asked after it"),
     ("cli/commands/setup/file.rs", &[".exists()", "std::fs::metadata", "std::fs::read_to_string"], ROOTS_OWN),
     ("cli/commands/setup/folders.rs", &[".is_dir()"], THERE),
     ("cli/commands/setup/initialise.rs", &[".exists()"], THERE),
     ("cli/commands/setup/login.rs", &[], OWNERS_RIGHTS),
     ("cli/commands/setup/mod.rs", &[".exists()"], THERE),
-    ("cli/commands/setup/places.rs", &["std::fs::read_dir", "std::fs::read_link"], SYSTEMS),
-    ("cli/commands/setup/places.rs", &[".is_dir()"], THERE),
+    ("setup/places.rs", &["std::fs::read_dir", "std::fs::read_link"], SYSTEMS),
+    ("setup/places.rs", &[".is_dir()"], THERE),
     ("cli/commands/setup/turn.rs", &["File::open("], ROOTS_OWN),
     ("cli/whose.rs", &["std::fs::canonicalize"], COMPARED),
     ("daemon/log.rs", &["std::fs::metadata"], SYSTEMS),

@@ -4,14 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::applied::{Applied, is_archiving};
 use super::login;
-use super::plan::{Plan, Step};
-use super::server::{Seen, Server};
+use super::server::Server;
 use super::undo::undo;
 use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
+use crate::setup::{Applied, Plan, Seen, Step, is_archiving};
 use walward_base::describe;
 use walward_pg::session::{Session, Setting};
 

@@ -1,16 +1,14 @@
 //! The folders that the agent needs before it starts: that of the spool, and that of its socket. The packages and their units make them;
 //! without those nobody has.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::server;
 use crate::cli::context::Context;
 use crate::cli::owner::Owner;
 use crate::config::{Config, DEFAULT_PATH};
+use crate::setup::Unmade;
 use walward_base::sys::durable;
-
-/// A folder that is missing, and the mode that it is made with.
-pub(super) type Unmade = (PathBuf, u32);
 
 /// Makes the agent's folders for its user as far as that goes, and answers those that are missing still. With `dry_run` none is made.
 pub(super) fn make(context: &Context, owner: Owner, dry_run: bool) -> Vec<Unmade> {

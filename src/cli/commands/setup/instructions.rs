@@ -5,11 +5,12 @@ use std::path::Path;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
-use crate::cli::shell::{client_program, quote};
+use crate::cli::programs::client_program;
 use crate::config::{ClusterConfig, DEFAULT_SOCKET};
 use walward_pg::read_major;
 use walward_pg::session::grants::{create_role_statement, grant_statements};
 use walward_pg::settings::setting_line;
+use walward_pg::shell::quote;
 
 /// Lines for people to put where they belong.
 #[derive(Debug)]

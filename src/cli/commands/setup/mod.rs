@@ -5,17 +5,12 @@
 //! not set, and only what is missing is added. An archive_command that no segment comes through is taken back. A crash leaves a part of that done, and the next run does the rest. Another tool's
 //! archive_command is changed only by `--archive-command`.
 
-mod applied;
 mod apply;
-mod discover;
 mod file;
 mod folders;
 mod initialise;
 mod instructions;
-mod left;
 mod login;
-mod places;
-mod plan;
 mod proof;
 mod server;
 mod site;
@@ -34,9 +29,8 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::{self, ClusterConfig, Config, ConfigError};
 use crate::outcome::Exit;
-use discover::{HostCluster, Machine};
+use crate::setup::{self, HostCluster, Machine, same_folder};
 use file::{NewCluster, NewEncryption, NewRepository, NewTables};
-use places::same_folder;
 
 /// The role that the printed statements make.
 const ROLE: &str = "walward";
@@ -189,7 +183,7 @@ fn clusters(
     let mut found = match &arguments.data_directory {
         Some(directory) => {
             let directory = std::path::absolute(directory).context("cannot make --data-directory absolute")?;
-            vec![discover::at(&directory, known)?]
+            vec![setup::at(&directory, known)?]
         }
         // What is configured is initialised; other clusters are looked for only where nothing is configured yet, or all are wanted.
         None if !known.is_empty() && !arguments.all => Vec::new(),

@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
-use super::left::Agent;
 use super::server::Server;
 use crate::cli::agent::{self, Asked};
 use crate::cli::arrival;
@@ -15,6 +14,7 @@ use crate::cli::failure::Failure;
 use crate::cli::printer::Printer;
 use crate::config::ClusterConfig;
 use crate::health::Snapshot;
+use crate::setup::Agent;
 use walward_base::describe;
 use walward_pg::Lineage;
 use walward_repo::{Repository, layout, stored};

@@ -1,6 +1,5 @@
 //! What setup finds out about the server: who archives its WAL, and what may be changed by whoever asks.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -9,10 +8,11 @@ use crate::cli::failure::Failure;
 use crate::cli::whose;
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
+use crate::setup::{Refusal, Seen};
 use walward_base::describe;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::identity::user_name;
-use walward_pg::session::{Rights, ServerFacts, Session, SessionError, Setting, quote_conninfo};
+use walward_pg::session::{ServerFacts, Session, SessionError, quote_conninfo};
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -22,45 +22,6 @@ pub(super) struct Server {
     pub(super) session: Session,
     pub(super) facts: ServerFacts,
     pub(super) seen: Seen,
-}
-
-/// What is decided on.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Seen {
-    pub(super) major: u16,
-    pub(super) in_recovery: bool,
-    pub(super) settings: BTreeMap<String, Setting>,
-    /// What ALTER SYSTEM has set of them, when that may be known.
-    pub(super) altered: Option<BTreeMap<String, String>>,
-    pub(super) rights: Rights,
-    /// Statements that Walward's role still needs.
-    pub(super) missing_grants: Vec<String>,
-    /// Whether Walward's role may do everything as it is.
-    pub(super) role_is_superuser: bool,
-    /// Why Walward's role cannot log in, if it cannot.
-    pub(super) login: Option<Refusal>,
-    /// Physical replication slots.
-    pub(super) slots: Vec<String>,
-}
-
-/// A role that cannot log in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) because: String,
-    /// The rules of pg_hba.conf and pg_ident.conf, to which a line can be added.
-    pub(super) by_rules: bool,
-}
-
-impl Seen {
-    /// A setting's value as configured; empty when the version does not have it.
-    pub(super) fn setting(&self, name: &str) -> &str {
-        self.settings.get(name).map_or("", |setting| setting.value.as_str())
-    }
-
-    /// Whether a restart is needed for what the files say already.
-    pub(super) fn is_pending(&self, name: &str) -> bool {
-        self.settings.get(name).is_some_and(|setting| setting.pending_restart)
-    }
 }
 
 /// Who owns the data directory: whom `peer` authentication knows, and as whom the agent runs.

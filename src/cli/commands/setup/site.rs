@@ -2,24 +2,22 @@
 
 use serde_json::{Value, json};
 
-use super::applied::Applied;
 use super::apply::{self, Role};
 use super::instructions::{self, Instructions};
-use super::left::{Agent, Left, SetupState, left};
-use super::plan::{Plan, Wish, plan};
 use super::server::{self, Looked, Server};
 use super::{folders, initialise, proof, undo};
-use crate::cli::arguments::{ArchiveCommandChoice, SetupArguments};
+use crate::cli::arguments::SetupArguments;
 use crate::cli::ask::{ask, can_ask, confirm};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::owner::Owner;
 use crate::cli::printer::Printer;
-use crate::cli::shell::word;
 use crate::config::{ClusterConfig, DEFAULT_PATH, redact_connection};
 use crate::outcome::Exit;
+use crate::setup::{Agent, Applied, Left, Plan, SetupState, Takeover, Wish, left, plan};
 use walward_base::sys::identity::is_root;
 use walward_pg::archiving::{Archives, Tool, archives};
+use walward_pg::shell::word;
 use walward_repo::Repository;
 
 /// How setup ended for one cluster.
@@ -211,8 +209,8 @@ fn decide(
         other,
     };
     let refused = |text: String| Failure::new(Exit::Refused, text);
-    let chosen = arguments.archive_command;
-    let made = plan(&server.seen, &wish(chosen.unwrap_or(ArchiveCommandChoice::Keep))).map_err(refused)?;
+    let chosen = arguments.archive_command.map(Takeover::from);
+    let made = plan(&server.seen, &wish(chosen.unwrap_or(Takeover::Keep))).map_err(refused)?;
     let (Some(tool), None, true, false) = (made.kept(), chosen, can_ask(&context.global), arguments.dry_run) else {
         return Ok(made);
     };
@@ -224,8 +222,8 @@ fn decide(
     printer.note("keep: nothing is changed; beside: every segment goes to both; replace: Walward takes its place (docs/moving-over.md)");
     let other = match ask(printer, "keep, beside or replace?", Some("keep"))?.as_str() {
         "keep" => return Ok(made),
-        "beside" => ArchiveCommandChoice::Beside,
-        "replace" => ArchiveCommandChoice::Replace,
+        "beside" => Takeover::Beside,
+        "replace" => Takeover::Replace,
         answer => return Err(Failure::new(Exit::Usage, format!("{answer:?} is none of keep, beside, replace"))),
     };
     plan(&server.seen, &wish(other)).map_err(refused)

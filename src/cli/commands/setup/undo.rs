@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::applied::{Applied, Undone, is_archiving};
-use super::plan::Step;
 use super::server::Server;
 use crate::cli::printer::Printer;
+use crate::setup::{Applied, Step, Undone, is_archiving};
 use walward_base::describe;
 use walward_pg::session::{SessionError, alter_system_statement};
 

@@ -8,32 +8,30 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::places::{self, Heard, Listens, Of, parse_pid_file, same_folder};
-use crate::cli::failure::Failure;
-use crate::outcome::Exit;
 use walward_base::sys::folder::Folder;
 use walward_base::sys::identity::{user_id, user_name};
 use walward_pg::session::quote_conninfo;
 
 /// A cluster on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HostCluster {
+pub(crate) struct HostCluster {
     /// A name for it.
-    pub(super) name: String,
-    pub(super) data_directory: PathBuf,
+    pub(crate) name: String,
+    pub(crate) data_directory: PathBuf,
     /// Whose that is.
-    pub(super) owner: Option<u32>,
+    pub(crate) owner: Option<u32>,
     /// Where it listens, when it runs.
     listens: Option<Listens>,
 }
 
 impl HostCluster {
     /// Whose it is, for people.
-    pub(super) fn owner_name(&self) -> String {
+    pub(crate) fn owner_name(&self) -> String {
         self.owner.map_or_else(|| "nobody known".to_owned(), name_of)
     }
 
     /// How to reach it as `role`.
-    pub(super) fn connection(&self, role: &str) -> String {
+    pub(crate) fn connection(&self, role: &str) -> String {
         let folder = self.listens.as_ref().and_then(|listens| listens.socket_folder.as_deref());
         let mut connection = format!("host={}", quote_conninfo(folder.unwrap_or("/var/run/postgresql")));
         if let Some(port) = self.listens.as_ref().map(|listens| listens.port).filter(|port| *port != 5432) {
@@ -47,36 +45,44 @@ impl HostCluster {
 /// The versions that Walward knows.
 const MAJORS: std::ops::RangeInclusive<u16> = 13..=18;
 
+/// Why a folder is not set up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DirectoryError {
+    /// It cannot be looked into.
+    #[error("cannot look into {}: {error}", .directory.display())]
+    Unreadable { directory: PathBuf, error: String },
+    /// PostgreSQL's version is too old or too new.
+    #[error("{} is of PostgreSQL {major}; 13 to 18 are supported", .directory.display())]
+    Unsupported { directory: PathBuf, major: u16 },
+    /// It has no PG_VERSION.
+    #[error("{} is no PostgreSQL data directory (it has no PG_VERSION)", .directory.display())]
+    NotOne { directory: PathBuf },
+}
+
 /// The cluster in `directory`. `known` are the names and folders that are configured: a cluster of them keeps its name, and no other gets it.
-pub(super) fn at(directory: &Path, known: &[(String, PathBuf)]) -> Result<HostCluster, Failure> {
+pub(crate) fn at(directory: &Path, known: &[(String, PathBuf)]) -> Result<HostCluster, DirectoryError> {
+    let directory_of = || directory.to_owned();
     match judge(directory) {
         Judged::Good => Ok(found(directory, known, &taken(known))),
         Judged::Unreadable(error) => {
-            let text = format!("cannot look into {}: {error}", directory.display());
-            Err(Failure::new(Exit::Key, text).hint("run this as root, or as the owner of the data directory"))
+            Err(DirectoryError::Unreadable { directory: directory_of(), error: error.to_string() })
         }
-        Judged::Unsupported(major) => {
-            let text = format!("{} is of PostgreSQL {major}; 13 to 18 are supported", directory.display());
-            Err(Failure::new(Exit::Refused, text))
-        }
-        Judged::None => {
-            let text = format!("{} is no PostgreSQL data directory (it has no PG_VERSION)", directory.display());
-            Err(Failure::new(Exit::NotFound, text))
-        }
+        Judged::Unsupported(major) => Err(DirectoryError::Unsupported { directory: directory_of(), major }),
+        Judged::None => Err(DirectoryError::NotOne { directory: directory_of() }),
     }
 }
 
 /// What a search gave.
 #[derive(Debug, Default)]
-pub(super) struct Search {
-    pub(super) clusters: Vec<HostCluster>,
+pub(crate) struct Search {
+    pub(crate) clusters: Vec<HostCluster>,
     /// Why others were left out.
-    pub(super) left_out: Vec<String>,
+    pub(crate) left_out: Vec<String>,
 }
 
 /// Where clusters are looked for; the real machine, or a tree of a test's.
 #[derive(Debug, Clone)]
-pub(super) struct Machine {
+pub(crate) struct Machine {
     root: PathBuf,
     pgdata: Option<PathBuf>,
     /// Who may have clusters that no administrator put where they are.
@@ -85,7 +91,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// This one.
-    pub(super) fn this() -> Self {
+    pub(crate) fn this() -> Self {
         let caller = rustix::process::geteuid().as_raw();
         let trusted = [Some(0), Some(caller), user_id("postgres")].into_iter().flatten().collect();
         Self { root: PathBuf::from("/"), pgdata: std::env::var_os("PGDATA").map(PathBuf::from), trusted }
@@ -96,7 +102,7 @@ impl Machine {
     }
 
     /// Every cluster that can be found; the same one once. `known` as for [`at`].
-    pub(super) fn search(&self, known: &[(String, PathBuf)]) -> Search {
+    pub(crate) fn search(&self, known: &[(String, PathBuf)]) -> Search {
         let mut heard = places::debian(&self.at("etc/postgresql"));
         heard.extend(places::running(&self.at("proc")));
         for folder in ["var/run/postgresql", "tmp"] {
@@ -363,11 +369,11 @@ mod tests {
     #[test]
     fn a_folder_that_is_no_cluster_is_refused_with_the_reason() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(at(folder.path(), &[]).unwrap_err().exit, Exit::NotFound);
+        assert!(matches!(at(folder.path(), &[]).unwrap_err(), DirectoryError::NotOne { .. }));
         put(folder.path(), "PG_VERSION", "9.6\n");
         let failure = at(folder.path(), &[]).unwrap_err();
-        assert_eq!(failure.exit, Exit::Refused);
-        assert!(failure.message().contains("PostgreSQL 9;"), "{}", failure.message());
+        assert!(matches!(failure, DirectoryError::Unsupported { major: 9, .. }));
+        assert!(failure.to_string().contains("PostgreSQL 9;"), "{failure}");
         let nowhere = machine(folder.path(), None);
         assert!(nowhere.search(&[]).clusters.is_empty());
     }

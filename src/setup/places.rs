@@ -17,7 +17,7 @@ const SMALL_BYTES_MAX: u64 = 64 * 1024;
 const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Whether both paths lead to one folder; one whose file system does not answer counts as it is written. Blocking, for a while at most.
-pub(super) fn same_folder(one: &Path, other: &Path) -> bool {
+pub(crate) fn same_folder(one: &Path, other: &Path) -> bool {
     let real = |path: &Path| {
         let real = Ground::of(path).ask(path, FILE_SYSTEM_DEADLINE, resolved);
         real.unwrap_or_else(|| path.to_owned())
@@ -27,14 +27,14 @@ pub(super) fn same_folder(one: &Path, other: &Path) -> bool {
 
 /// A folder that may be a data directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Heard {
-    pub(super) folder: PathBuf,
-    pub(super) of: Of,
+pub(crate) struct Heard {
+    pub(crate) folder: PathBuf,
+    pub(crate) of: Of,
 }
 
 /// Whose word it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Of {
+pub(crate) enum Of {
     /// It stands where only an administrator, or whoever runs this, puts things.
     Administrator,
     /// Any user could say so; this one does.
@@ -47,15 +47,15 @@ fn kept(folder: PathBuf) -> Heard {
 
 /// From `postmaster.pid`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Listens {
-    pub(super) pid: u32,
-    pub(super) port: u16,
+pub(crate) struct Listens {
+    pub(crate) pid: u32,
+    pub(crate) port: u16,
     /// The first of its socket folders; none when it has no socket.
-    pub(super) socket_folder: Option<String>,
+    pub(crate) socket_folder: Option<String>,
 }
 
 /// `postgresql-common`: `/etc/postgresql/<version>/<name>/postgresql.conf` names the data directory.
-pub(super) fn debian(root: &Path) -> Vec<Heard> {
+pub(crate) fn debian(root: &Path) -> Vec<Heard> {
     let folders = |path: &Path| -> Vec<PathBuf> {
         let entries = std::fs::read_dir(path).map(|entries| entries.flatten().map(|entry| entry.path()).collect());
         let mut entries: Vec<PathBuf> = entries.unwrap_or_default();
@@ -75,7 +75,7 @@ pub(super) fn debian(root: &Path) -> Vec<Heard> {
 }
 
 /// A postmaster works in its data directory, and its process id stands in the first line of postmaster.pid there.
-pub(super) fn running(proc: &Path) -> Vec<Heard> {
+pub(crate) fn running(proc: &Path) -> Vec<Heard> {
     let Ok(entries) = std::fs::read_dir(proc) else { return Vec::new() };
     let mut found = Vec::new();
     for entry in entries.flatten() {
@@ -93,7 +93,7 @@ pub(super) fn running(proc: &Path) -> Vec<Heard> {
 
 /// A server keeps a lock file beside each of its sockets, whose second line is the data directory (`CreateLockFile`,
 /// src/backend/utils/init/miscinit.c). It stays after a crash, so that it says where to look, and no more.
-pub(super) fn locked_sockets(folder: &Path) -> Vec<Heard> {
+pub(crate) fn locked_sockets(folder: &Path) -> Vec<Heard> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<Heard> = entries
         .flatten()
@@ -113,7 +113,7 @@ pub(super) fn locked_sockets(folder: &Path) -> Vec<Heard> {
 }
 
 /// Red Hat's and PGDG's packages: `/var/lib/pgsql/data`, `/var/lib/pgsql/<version>/data`.
-pub(super) fn red_hat(root: &Path) -> Vec<Heard> {
+pub(crate) fn red_hat(root: &Path) -> Vec<Heard> {
     let versions = std::fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path().join("data"));
     let mut found: Vec<PathBuf> = versions.filter(|path| path.is_dir()).collect();
     found.sort();
@@ -122,7 +122,7 @@ pub(super) fn red_hat(root: &Path) -> Vec<Heard> {
 }
 
 /// `postmaster.pid`: process id, data directory, start time, port, first socket folder, … (src/include/utils/pidfile.h).
-pub(super) fn parse_pid_file(text: &str) -> Option<Listens> {
+pub(crate) fn parse_pid_file(text: &str) -> Option<Listens> {
     let mut lines = text.lines();
     let pid = lines.next()?.trim().parse().ok()?;
     let port = lines.nth(2)?.trim().parse().ok()?;
@@ -131,7 +131,7 @@ pub(super) fn parse_pid_file(text: &str) -> Option<Listens> {
 }
 
 /// A small file that may be anybody's, and whose it is: not through a link, and without waiting for the writer of a pipe.
-pub(super) fn read_of_anybody(path: &Path) -> io::Result<(String, u32)> {
+pub(crate) fn read_of_anybody(path: &Path) -> io::Result<(String, u32)> {
     let (folder, name) = Folder::of(path)?;
     let file = folder.open(name)?;
     let user = Facts::of(&file)?.uid;

@@ -5,22 +5,24 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::applied::{Undone, is_archiving};
-use super::folders::Unmade;
 use super::plan::{Plan, Step};
-use crate::cli::shell::word;
 use walward_pg::archiving::{Archives, Tool};
+use walward_pg::shell::word;
+
+/// A folder that is missing, and the mode that it is made with.
+pub(crate) type Unmade = (PathBuf, u32);
 
 /// One thing to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Left {
-    pub(super) what: String,
-    pub(super) commands: Vec<String>,
+pub(crate) struct Left {
+    pub(crate) what: String,
+    pub(crate) commands: Vec<String>,
 }
 
 /// Whether the agent serves the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Agent {
+pub(crate) enum Agent {
     /// Nobody listens.
     Away,
     /// It has not read the configuration since.
@@ -30,33 +32,33 @@ pub(super) enum Agent {
 
 /// How things stand when setup has done what it may.
 #[derive(Debug)]
-pub(super) struct SetupState<'a> {
+pub(crate) struct SetupState<'a> {
     /// `walward`, with what it needs to find the configuration and the cluster.
-    pub(super) walward: String,
+    pub(crate) walward: String,
     /// The same for whoever runs the agent, who can read what it reads and log in as it does.
-    pub(super) as_agent: String,
-    pub(super) config: &'a Path,
-    pub(super) data_directory: &'a Path,
+    pub(crate) as_agent: String,
+    pub(crate) config: &'a Path,
+    pub(crate) data_directory: &'a Path,
     /// How an administrator connects.
-    pub(super) admin: Option<String>,
-    pub(super) agent: Agent,
+    pub(crate) admin: Option<String>,
+    pub(crate) agent: Agent,
     /// The user who runs the agent.
-    pub(super) user: &'a str,
+    pub(crate) user: &'a str,
     /// Folders that the agent needs, and neither has nor can make.
-    pub(super) unmade: Vec<Unmade>,
+    pub(crate) unmade: Vec<Unmade>,
     /// Key files that were made now.
-    pub(super) new_keys: Vec<PathBuf>,
+    pub(crate) new_keys: Vec<PathBuf>,
     /// The plan, and what of it was not done; none when there is no server.
-    pub(super) server: Option<(&'a Plan, Vec<(Step, String)>)>,
-    pub(super) in_recovery: bool,
+    pub(crate) server: Option<(&'a Plan, Vec<(Step, String)>)>,
+    pub(crate) in_recovery: bool,
     /// That archiving was changed, and is again as it was.
-    pub(super) undone: Option<&'a Undone>,
+    pub(crate) undone: Option<&'a Undone>,
     /// Whether a segment came through, where that was tried; the text says why not.
-    pub(super) arrived: Option<Result<(), String>>,
+    pub(crate) arrived: Option<Result<(), String>>,
     /// Whether every repository holds WAL of this cluster.
-    pub(super) has_wal: bool,
+    pub(crate) has_wal: bool,
     /// Whether every repository holds a finished backup.
-    pub(super) has_backup: bool,
+    pub(crate) has_backup: bool,
 }
 
 impl SetupState<'_> {
@@ -72,7 +74,7 @@ impl SetupState<'_> {
 }
 
 /// What is left, in order.
-pub(super) fn left(standing: &SetupState<'_>) -> Vec<Left> {
+pub(crate) fn left(standing: &SetupState<'_>) -> Vec<Left> {
     let mut all = Vec::new();
     let mut add = |what: String, commands: Vec<String>| all.push(Left { what, commands });
     for key in &standing.new_keys {

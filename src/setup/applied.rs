@@ -6,26 +6,26 @@ use super::plan::Step;
 
 /// What became of a plan.
 #[derive(Debug, Default)]
-pub(super) struct Applied {
-    pub(super) done: Vec<Step>,
+pub(crate) struct Applied {
+    pub(crate) done: Vec<Step>,
     /// With the reason why not.
-    pub(super) left: Vec<(Step, String)>,
+    pub(crate) left: Vec<(Step, String)>,
     /// That archiving was changed, and is again as it was.
-    pub(super) undone: Option<Undone>,
+    pub(crate) undone: Option<Undone>,
 }
 
 /// A change of who archives that was taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(super) struct Undone {
+pub(crate) struct Undone {
     /// Why.
-    pub(super) because: String,
+    pub(crate) because: String,
     /// What gives back what was there.
-    pub(super) statements: Vec<String>,
+    pub(crate) statements: Vec<String>,
     /// Why they are still to be run by a person, when they are.
-    pub(super) failed: Option<String>,
+    pub(crate) failed: Option<String>,
 }
 
 /// Whether a step belongs to the change of who archives: all of them hold, or none.
-pub(super) fn is_archiving(step: &Step) -> bool {
+pub(crate) fn is_archiving(step: &Step) -> bool {
     matches!(step, Step::Set { name, .. } if name.starts_with("archive_"))
 }

@@ -2,26 +2,25 @@
 
 use serde::Serialize;
 
-use super::server::Seen;
-use crate::cli::arguments::ArchiveCommandChoice;
+use super::seen::Seen;
 use walward_pg::archiving::{Archives, Tool, archives, beside};
 use walward_pg::session::alter_system_statement;
 
 /// What setup would have.
 #[derive(Debug, Clone)]
-pub(super) struct Wish {
+pub(crate) struct Wish {
     /// `archive_command` with Walward alone.
-    pub(super) archive_command: String,
+    pub(crate) archive_command: String,
     /// `restore_command` of a standby.
-    pub(super) restore_command: String,
+    pub(crate) restore_command: String,
     /// What becomes of another tool.
-    pub(super) other: ArchiveCommandChoice,
+    pub(crate) other: Takeover,
 }
 
 /// Something to be done on the server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// A statement for a superuser.
     Grant { statement: String },
     /// Lines of pg_hba.conf and pg_ident.conf, so that the agent's user may be Walward's role.
@@ -32,7 +31,7 @@ pub(super) enum Step {
 
 impl Step {
     /// The statement, when it is one.
-    pub(super) fn statement(&self) -> Option<String> {
+    pub(crate) fn statement(&self) -> Option<String> {
         match self {
             Self::Grant { statement } => Some(statement.clone()),
             Self::Login { .. } => None,
@@ -41,7 +40,7 @@ impl Step {
     }
 
     /// For people.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Grant { statement } => statement.clone(),
             Self::Login { because } => format!("let the agent's user log in as Walward's role ({because})"),
@@ -52,19 +51,19 @@ impl Step {
 
 /// What is to be done, and what is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Plan {
-    pub(super) steps: Vec<Step>,
+pub(crate) struct Plan {
+    pub(crate) steps: Vec<Step>,
     /// Who gets the segments when the steps are done.
-    pub(super) archives: Archives,
+    pub(crate) archives: Archives,
     /// What a person should know besides.
-    pub(super) notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// Settings that wait for a restart when the steps are done.
-    pub(super) restart: Vec<&'static str>,
+    pub(crate) restart: Vec<&'static str>,
 }
 
 impl Plan {
     /// Whether another tool archives alone, and stays.
-    pub(super) fn kept(&self) -> Option<Tool> {
+    pub(crate) fn kept(&self) -> Option<Tool> {
         match self.archives {
             Archives::Other(tool) => Some(tool),
             Archives::Library => Some(Tool::Unknown),
@@ -73,13 +72,24 @@ impl Plan {
     }
 
     /// Whether a step takes the WAL away from another tool, or gives Walward a say in what that gets.
-    pub(super) fn touches_archiving(&self) -> bool {
+    pub(crate) fn touches_archiving(&self) -> bool {
         self.steps.iter().any(|step| matches!(step, Step::Set { name: "archive_command" | "archive_library", .. }))
     }
 }
 
+/// What becomes of another tool that archives a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takeover {
+    /// It goes on alone; Walward archives nothing.
+    Keep,
+    /// Every segment goes to Walward, then to the other tool.
+    Beside,
+    /// Walward takes its place.
+    Replace,
+}
+
 /// Decides. The text of an error says why what was asked for cannot be.
-pub(super) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
+pub(crate) fn plan(seen: &Seen, wish: &Wish) -> Result<Plan, String> {
     let mut steps = Vec::new();
     let mut notes = Vec::new();
     if seen.in_recovery {
@@ -160,7 +170,7 @@ fn who_archives(seen: &Seen, wish: &Wish, steps: &mut Vec<Step>, notes: &mut Vec
             }
             before
         }
-        (Archives::Other(tool), ArchiveCommandChoice::Beside) => {
+        (Archives::Other(tool), Takeover::Beside) => {
             let Some(both) = beside(&wish.archive_command, command) else {
                 return Err(format!(
                     "the archive_command cannot be joined with another one safely: {command}; put it into a script and set that as archive_command, or take its place with --archive-command replace"
@@ -173,12 +183,12 @@ fn who_archives(seen: &Seen, wish: &Wish, steps: &mut Vec<Step>, notes: &mut Vec
             ));
             Archives::Both(tool)
         }
-        (Archives::Both(tool) | Archives::Other(tool), ArchiveCommandChoice::Replace) => {
+        (Archives::Both(tool) | Archives::Other(tool), Takeover::Replace) => {
             let because = format!("{} gets no more WAL", tool.name());
             steps.push(set("archive_command", &wish.archive_command, because));
             Archives::Walward
         }
-        (Archives::Library, ArchiveCommandChoice::Replace) => {
+        (Archives::Library, Takeover::Replace) => {
             let because = format!("the library {library:?} stands before every archive_command");
             steps.push(set("archive_library", "", because));
             if command != wish.archive_command {
@@ -186,7 +196,7 @@ fn who_archives(seen: &Seen, wish: &Wish, steps: &mut Vec<Step>, notes: &mut Vec
             }
             Archives::Walward
         }
-        (Archives::Library, ArchiveCommandChoice::Beside) => {
+        (Archives::Library, Takeover::Beside) => {
             return Err(format!(
                 "archive_library = {library} archives, and PostgreSQL runs no archive_command beside a library; take its place with --archive-command replace"
             ));
@@ -212,7 +222,7 @@ fn login(seen: &Seen, steps: &mut Vec<Step>, notes: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::Refusal;
+    use super::super::seen::Refusal;
     use super::*;
     use walward_pg::session::Setting;
 
@@ -228,7 +238,7 @@ mod tests {
         Seen { major: 15, settings: settings.collect(), ..Seen::default() }
     }
 
-    fn wish(other: ArchiveCommandChoice) -> Wish {
+    fn wish(other: Takeover) -> Wish {
         Wish { archive_command: OURS.into(), restore_command: "walward-wal fetch %f %p".into(), other }
     }
 
@@ -248,11 +258,11 @@ mod tests {
             missing_grants: vec!["GRANT x".into()],
             ..seen(&[("archive_mode", "off"), ("wal_level", "minimal")])
         };
-        let made = plan(&fresh, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        let made = plan(&fresh, &wish(Takeover::Keep)).unwrap();
         assert_eq!(sets(&made), [("archive_command", OURS), ("wal_level", "replica"), ("archive_mode", "on")]);
         assert_eq!(made.restart, ["wal_level", "archive_mode"]);
         assert_eq!(made.steps[0], Step::Grant { statement: "GRANT x".into() });
-        for other in [ArchiveCommandChoice::Keep, ArchiveCommandChoice::Beside, ArchiveCommandChoice::Replace] {
+        for other in [Takeover::Keep, Takeover::Beside, Takeover::Replace] {
             let made = plan(&seen(&[("archive_command", OURS)]), &wish(other)).unwrap();
             assert_eq!((made.steps, made.archives), (vec![], Archives::Walward));
         }
@@ -261,7 +271,7 @@ mod tests {
     #[test]
     fn a_command_that_loses_wal_is_replaced_by_one_that_does_not() {
         for command in [format!("{OURS} || true"), format!("echo {OURS}"), "walward-wal push %f".to_owned()] {
-            let made = plan(&seen(&[("archive_command", &command)]), &wish(ArchiveCommandChoice::Keep)).unwrap();
+            let made = plan(&seen(&[("archive_command", &command)]), &wish(Takeover::Keep)).unwrap();
             assert_eq!(sets(&made), [("archive_command", OURS)], "{command}");
             assert_eq!(made.archives, Archives::Walward);
         }
@@ -272,7 +282,7 @@ mod tests {
         for (command, library) in [("pgbackrest archive-push %p", ""), ("/my/script %p", ""), (OURS, "basic_archive")] {
             // Not even archive_mode: that would start what somebody has switched off.
             let found = seen(&[("archive_command", command), ("archive_library", library), ("archive_mode", "off")]);
-            let made = plan(&found, &wish(ArchiveCommandChoice::Keep)).unwrap();
+            let made = plan(&found, &wish(Takeover::Keep)).unwrap();
             assert_eq!(made.steps, []);
             assert!(made.kept().is_some());
         }
@@ -281,23 +291,23 @@ mod tests {
     #[test]
     fn the_way_over_goes_from_the_other_tool_to_both_to_walward() {
         let old = "pgbackrest --stanza=main archive-push %p";
-        let first = plan(&seen(&[("archive_command", old)]), &wish(ArchiveCommandChoice::Beside)).unwrap();
+        let first = plan(&seen(&[("archive_command", old)]), &wish(Takeover::Beside)).unwrap();
         let both = format!("{OURS} && {{ {old}; }}");
         assert_eq!(sets(&first), [("archive_command", both.as_str())]);
         assert_eq!(first.archives, Archives::Both(Tool::PgBackRest));
 
         let between = seen(&[("archive_command", &both)]);
-        assert_eq!(plan(&between, &wish(ArchiveCommandChoice::Keep)).unwrap().steps, []);
-        assert_eq!(plan(&between, &wish(ArchiveCommandChoice::Beside)).unwrap().steps, []);
-        let last = plan(&between, &wish(ArchiveCommandChoice::Replace)).unwrap();
+        assert_eq!(plan(&between, &wish(Takeover::Keep)).unwrap().steps, []);
+        assert_eq!(plan(&between, &wish(Takeover::Beside)).unwrap().steps, []);
+        let last = plan(&between, &wish(Takeover::Replace)).unwrap();
         assert_eq!(sets(&last), [("archive_command", OURS)]);
 
         let library = seen(&[("archive_library", "basic_archive")]);
-        assert!(plan(&library, &wish(ArchiveCommandChoice::Beside)).unwrap_err().contains("replace"));
-        let last = plan(&library, &wish(ArchiveCommandChoice::Replace)).unwrap();
+        assert!(plan(&library, &wish(Takeover::Beside)).unwrap_err().contains("replace"));
+        let last = plan(&library, &wish(Takeover::Replace)).unwrap();
         assert_eq!(sets(&last), [("archive_library", ""), ("archive_command", OURS)]);
         let comment = seen(&[("archive_command", "cp %p /x/%f # y")]);
-        assert!(plan(&comment, &wish(ArchiveCommandChoice::Beside)).is_err());
+        assert!(plan(&comment, &wish(Takeover::Beside)).is_err());
     }
 
     fn refused(by_rules: bool) -> Refusal {
@@ -311,24 +321,24 @@ mod tests {
         {
             let found =
                 Seen { login: Some(refused(by_rules)), role_is_superuser, ..seen(&[("archive_command", OURS)]) };
-            let made = plan(&found, &wish(ArchiveCommandChoice::Keep)).unwrap();
+            let made = plan(&found, &wish(Takeover::Keep)).unwrap();
             assert_eq!(made.steps.iter().any(|step| matches!(step, Step::Login { .. })), planned, "{found:?}");
             assert_eq!(made.notes.len(), notes, "{made:?}");
         }
         // The role is made first; it may log in then.
         let new = Seen { login: Some(refused(false)), missing_grants: vec!["CREATE ROLE x LOGIN".into()], ..seen(&[]) };
-        assert_eq!(plan(&new, &wish(ArchiveCommandChoice::Keep)).unwrap().notes, [""; 0]);
+        assert_eq!(plan(&new, &wish(Takeover::Keep)).unwrap().notes, [""; 0]);
     }
 
     #[test]
     fn a_standby_gets_settings_and_no_grants() {
         let standby =
             Seen { in_recovery: true, missing_grants: vec!["GRANT x".into()], login: Some(refused(true)), ..seen(&[]) };
-        let made = plan(&standby, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        let made = plan(&standby, &wish(Takeover::Keep)).unwrap();
         let names: Vec<&str> = sets(&made).into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, ["archive_command", "restore_command"]);
         assert!(made.steps.iter().all(|step| matches!(step, Step::Set { restart: false, .. })));
-        let old = plan(&Seen { major: 13, ..standby }, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        let old = plan(&Seen { major: 13, ..standby }, &wish(Takeover::Keep)).unwrap();
         assert_eq!(old.restart, ["restore_command"]);
     }
 
@@ -336,14 +346,14 @@ mod tests {
     fn what_waits_for_a_restart_is_said_and_not_set_again() {
         let mut waiting = seen(&[("archive_command", OURS), ("archive_mode", "off")]);
         waiting.settings.get_mut("archive_mode").unwrap().pending_restart = true;
-        let made = plan(&waiting, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        let made = plan(&waiting, &wish(Takeover::Keep)).unwrap();
         assert_eq!((made.steps, made.restart), (vec![], vec!["archive_mode"]));
     }
 
     #[test]
     fn a_slot_of_barman_is_noticed() {
         let streaming = Seen { slots: vec!["barman_main".into()], ..seen(&[]) };
-        let made = plan(&streaming, &wish(ArchiveCommandChoice::Keep)).unwrap();
+        let made = plan(&streaming, &wish(Takeover::Keep)).unwrap();
         assert!(made.notes.iter().any(|note| note.contains("barman_main")));
     }
 }
