@@ -13,12 +13,14 @@
 //! - [`config`]: TOML to checked, resolved values.
 //! - [`setup`]: what a host and its servers need before Walward works: looked at and decided.
 //! - [`outcome`]: exit codes, and what an error means for them.
+//! - [`check`]: judgements of how a cluster stands, each with what to do.
 //! - [`jobs`]: what runs for longer than a request.
 //! - [`daemon`], [`cli`]: wiring only.
 
 pub mod archive;
 pub mod backup;
 pub mod catalogue;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;

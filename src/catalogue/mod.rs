@@ -53,6 +53,6 @@ pub use reach::{Reach, WalNeed, count_partial, goes_on_after, reach, segment_bef
 pub use read::{Archive, Copy};
 pub use seams::{SEAMS_LOOKED_FOR, Seam, Seams, newest, seams, seams_of_line};
 pub use target::{Target, TargetTimeline};
-pub use time::{TimeError, format_microseconds, format_time, parse_time};
+pub use time::{TimeError, format_microseconds, format_moment, format_time, parse_time};
 pub use way::{Histories, Span, Way};
 pub use windows::{Carried, Window};

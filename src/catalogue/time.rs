@@ -125,6 +125,11 @@ pub fn format_time(time: Timestamp) -> String {
     time.strftime(&format!("%Y-%m-%d %H:%M:%S{fraction}+00")).to_string()
 }
 
+/// A moment to the second, in UTC: the zone that restores are told, too.
+pub fn format_moment(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+}
+
 /// A commit time of the archive (microseconds since the Unix epoch), for people.
 pub fn format_microseconds(microseconds: i64) -> String {
     Timestamp::from_microsecond(microseconds).map_or_else(|_| format!("{microseconds} µs"), format_time)

@@ -126,12 +126,12 @@ impl Context {
         let opening = join_all(configured.iter().map(|repository| self.open_one_of(cluster, repository)));
         let opened = opening.await;
         let failed = opened.iter().filter(|opened| opened.is_err()).count();
-        let needed = cluster.acknowledge.needed(configured.len());
+        let suffices = cluster.acknowledge.is_met_without(failed, configured.len());
         let (mut repositories, mut left_out) = (Vec::new(), Vec::new());
         for (opened, configured) in opened.into_iter().zip(&configured) {
             match opened {
                 Ok(repository) => repositories.push(repository),
-                Err(failure) if failed >= needed => return Err(failure),
+                Err(failure) if !suffices => return Err(failure),
                 Err(failure) => left_out.push(format!(
                     "repository \"{}\" is left out: {}. The others have all WAL that was acknowledged, but a backup that only this \
                      one holds is not considered. Before the server is started, take it out of `repositories` and reload the agent, or bring \

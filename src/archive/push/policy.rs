@@ -20,6 +20,11 @@ impl Acknowledge {
             Self::Number(number) => number.get().min(repositories),
         }
     }
+
+    /// Whether what was acknowledged is all in the rest of `all` repositories while `away` of them cannot be asked.
+    pub fn is_met_without(self, away: usize, all: usize) -> bool {
+        away < self.needed(all)
+    }
 }
 
 /// What is known of one file at one repository.

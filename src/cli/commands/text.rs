@@ -4,9 +4,11 @@ use comfy_table::{ContentArrangement, Table, presets};
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::catalogue::format_moment;
+
 /// A moment to the second, in UTC: the zone that restores are told, too.
 pub(super) fn moment(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::UTC).strftime("%Y-%m-%d %H:%M:%SZ").to_string()
+    format_moment(time)
 }
 
 /// As [`moment`], rounded up: the first second that is not before `time`.

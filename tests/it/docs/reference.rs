@@ -199,6 +199,7 @@ fn the_schemas_are_what_the_programs_print() {
     let page = |schema: schemars::Schema| serde_json::to_string_pretty(&schema).unwrap() + "\n";
     hold("docs/schemas/status.json", &page(schemars::schema_for!(walward_report::Snapshot)));
     hold("docs/schemas/job.json", &page(schemars::schema_for!(walward_report::Job)));
+    hold("docs/schemas/check.json", &page(schemars::schema_for!(walward_report::Findings)));
 }
 
 fn sources(folder: &Path, text: &mut String) {

@@ -5,12 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::finding::Findings;
 use crate::cli::agent::{self, Asked};
 use crate::cli::context::Context;
 use crate::config::ClusterConfig;
 use crate::health::{ClusterSnapshot, DebtFacts, Snapshot};
 use walward_base::format_duration;
+use walward_report::Findings;
 
 /// The agent compares repositories every hour; a comparison that is older has been missed.
 const COMPARED_AGE_MAX: Duration = Duration::from_hours(2);
@@ -178,15 +178,15 @@ fn unrecorded(cluster: &ClusterSnapshot, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
+    use walward_report::Level;
 
     #[test]
     fn what_nobody_has_compared_lately_is_not_called_complete() {
         let judged = |compared: Option<Duration>| {
             let mut findings = Findings::default();
             judge_comparison(compared, None, &mut findings);
-            findings.0.into_iter().map(|finding| finding.level).collect::<Vec<_>>()
+            findings.checks.into_iter().map(|finding| finding.level).collect::<Vec<_>>()
         };
         assert_eq!(judged(Some(Duration::from_mins(61))), [Level::Ok]);
         assert_eq!(judged(Some(Duration::from_hours(3))), [Level::Warning]);
@@ -202,7 +202,7 @@ mod tests {
             ..DebtFacts::default()
         };
         check_debt("main, s3", &debt, &mut findings);
-        let levels: Vec<_> = findings.0.iter().map(|finding| finding.level).collect();
+        let levels: Vec<_> = findings.checks.iter().map(|finding| finding.level).collect();
         assert_eq!(levels, [Level::Failed]);
     }
 
@@ -211,7 +211,7 @@ mod tests {
         let mut findings = Findings::default();
         let waits = Some("3 of them wait while repository \"far\" is away".to_owned());
         check_debt("main, s3", &DebtFacts { files: 3, waits, ..DebtFacts::default() }, &mut findings);
-        let [finding] = findings.0.as_slice() else { panic!("{} findings", findings.0.len()) };
+        let [finding] = findings.checks.as_slice() else { panic!("{} findings", findings.checks.len()) };
         assert_eq!(finding.level, Level::Warning);
         assert!(finding.text.contains("repository \"far\" is away"), "{}", finding.text);
         assert!(finding.advice.as_deref().is_some_and(|advice| advice.contains("walward repo copy")));

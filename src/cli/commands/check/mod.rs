@@ -1,10 +1,6 @@
 //! `check`: named checks of everything that archiving, backup and restore depend on, each with what to do.
 
 mod agent;
-mod answered;
-mod backups;
-mod finding;
-mod leftovers;
 mod postgres;
 mod repository;
 mod spool;
@@ -13,13 +9,14 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::check;
 use crate::cli::arguments::CheckArguments;
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
 use crate::cli::printer::{Printer, Tone};
 use crate::config::ClusterConfig;
 use crate::outcome::Exit;
-use finding::{Finding, Findings, Level};
+use walward_report::{Finding, Findings, Level};
 
 /// How old things may be.
 #[derive(Debug, Clone, Copy)]
@@ -48,15 +45,14 @@ pub(in crate::cli) async fn run(
         }
         check_cluster(context, cluster, arguments.switch_wal, ages, &mut findings).await?;
     }
-    let findings = findings.0;
-    let worst = findings.iter().map(|finding| finding.level).max().unwrap_or(Level::Ok);
+    let worst = findings.worst();
     if arguments.nagios {
-        return nagios(&findings, worst, printer);
+        return nagios(&findings.checks, worst, printer);
     }
     if printer.is_json() {
-        printer.json("check", json!({ "ok": worst < Level::Failed, "checks": findings }))?;
+        printer.json("check", json!(findings))?;
     } else {
-        for finding in &findings {
+        for finding in &findings.checks {
             let tone = match finding.level {
                 Level::Ok => Tone::Good,
                 Level::Warning => Tone::Warning,
@@ -97,7 +93,7 @@ async fn check_cluster(
 ) -> Result<(), Failure> {
     let server = postgres::check(cluster, findings).await;
     if let Some(server) = &server {
-        leftovers::check(cluster, server.facts.in_recovery, findings).await;
+        check::check_leftovers(cluster, server.facts.in_recovery, findings).await;
     }
     postgres::check_waiting(cluster, ages.ready, findings).await;
     let mut all = Vec::new();
@@ -107,8 +103,8 @@ async fn check_cluster(
         if let Some(repository) = &repository {
             let primary =
                 server.as_ref().filter(|server| !server.facts.in_recovery).map(|server| server.facts.timeline);
-            backups::check(cluster, repository, ages.backup, primary, findings).await;
-            backups::check_uploads(cluster, configured, findings).await;
+            check::check_backups(cluster, repository, ages.backup, primary, findings).await;
+            check::check_uploads(cluster, configured, findings).await;
         }
         all.push(repository);
     }

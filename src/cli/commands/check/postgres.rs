@@ -5,10 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::answered::{FILE_SYSTEM_DEADLINE, answered};
-use super::finding::Findings;
 use crate::archive::believed::{self, Believed};
 use crate::archive::contents;
+use crate::check::{FILE_SYSTEM_DEADLINE, answered};
 use crate::cli::{arrival, whose};
 use crate::config::{ClusterConfig, DEFAULT_SOCKET};
 use crate::outcome::judge;
@@ -19,6 +18,7 @@ use walward_pg::archive_status::{list_ready, ready_since};
 use walward_pg::session::{ServerFacts, ServerTablespace, Session};
 use walward_pg::{ServerLife, WalFileName, place_inside};
 use walward_repo::Repository;
+use walward_report::Findings;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a switched segment may take.

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::answered::{FILE_SYSTEM_DEADLINE, answered};
-use super::finding::Findings;
+use crate::check::{FILE_SYSTEM_DEADLINE, answered};
 use crate::cli::commands::keys::unused;
 use crate::cli::context::{Context, file_root};
 use crate::config::{ClusterConfig, RepositoryConfig};
@@ -12,6 +11,7 @@ use walward_base::sys::disk;
 use walward_base::{ErrorClass, describe, format_bytes};
 use walward_pg::Lineage;
 use walward_repo::{Repository, layout, place};
+use walward_report::Findings;
 use walward_storage::{Payload, Put, Store, StoreError};
 
 /// Below this part of a file system's size its free space is a warning: one in so many.

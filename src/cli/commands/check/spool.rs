@@ -5,14 +5,14 @@ use std::path::Path;
 
 use rustix::fs::Access;
 
-use super::answered::{FILE_SYSTEM_DEADLINE, answered};
-use super::finding::Findings;
+use crate::check::{FILE_SYSTEM_DEADLINE, answered};
 use crate::cli::context::Context;
 use crate::cli::segment_memory;
 use crate::config::ClusterConfig;
 use walward_base::format_bytes;
 use walward_base::sys::disk::{self, Space};
 use walward_pg::{ControlFile, SegmentSize};
+use walward_report::Findings;
 
 /// As many segments as the spool should have room for: the one that is asked for, and the next.
 const SEGMENTS: u64 = 2;
@@ -80,8 +80,8 @@ fn judge(facts: &Facts, folder: &str, cluster: &str, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
+    use walward_report::Level;
 
     #[test]
     fn a_spool_without_room_for_two_segments_is_told_before_a_recovery_meets_it() {
@@ -91,7 +91,7 @@ mod tests {
             let closed = closed.then(|| io::ErrorKind::PermissionDenied.into());
             let mut findings = Findings::default();
             judge(&Facts { space, closed, segment: SegmentSize::DEFAULT }, "/spool", "main", &mut findings);
-            findings.0.into_iter().map(|finding| finding.level).collect::<Vec<_>>()
+            findings.checks.into_iter().map(|finding| finding.level).collect::<Vec<_>>()
         };
         assert_eq!(level(Ok((32, 40)), false), [Level::Ok]);
         for (space, closed) in [

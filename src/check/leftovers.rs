@@ -1,12 +1,12 @@
 //! Settings of an earlier recovery that would rule the next one.
 
 use super::answered::{FILE_SYSTEM_DEADLINE, answered};
-use super::finding::Findings;
 use crate::config::ClusterConfig;
 use crate::restore;
 use walward_base::describe;
+use walward_report::Findings;
 
-pub(super) async fn check(cluster: &ClusterConfig, in_recovery: bool, findings: &mut Findings) {
+pub(crate) async fn check(cluster: &ClusterConfig, in_recovery: bool, findings: &mut Findings) {
     let about = Some(cluster.name.as_str());
     let directory = cluster.data_directory.clone();
     match answered(FILE_SYSTEM_DEADLINE, move || restore::leftovers(&directory)).await {
@@ -50,15 +50,15 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
+    use walward_report::Level;
 
     #[test]
     fn what_an_ended_recovery_left_is_named_with_the_statement_that_removes_it() {
         let judged = |left: &[(&'static str, String)], is_lent, in_recovery| {
             let mut findings = Findings::default();
             judge(left, is_lent, in_recovery, None, &mut findings);
-            findings.0.remove(0)
+            findings.checks.remove(0)
         };
         let left = [("recovery_target_time", "2026-11-21 14:03:00+00".to_owned())];
         let found = judged(&left, false, false);

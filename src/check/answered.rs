@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 /// How long a file system may take to say what is asked of it.
-pub(super) const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(10);
+pub(crate) const FILE_SYSTEM_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What `work` finds out, which blocks in a file system; `None` when that has not answered within `deadline`: a mount whose
 /// server is gone holds whoever looks at it, and a check must say so instead of hanging with it.
-pub(super) async fn answered<T: Send + 'static>(
+pub(crate) async fn answered<T: Send + 'static>(
     deadline: Duration,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

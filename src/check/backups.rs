@@ -4,17 +4,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::finding::Findings;
-use crate::catalogue::{Holdings, SEAMS_LOOKED_FOR, Seam, Seams};
-use crate::cli::commands::text::moment;
-use crate::cli::failure::Failure;
+use crate::catalogue::{Holdings, SEAMS_LOOKED_FOR, Seam, Seams, format_moment};
 use crate::config::{ClusterConfig, RepositoryConfig};
-use walward_base::format_duration;
+use crate::outcome::judge;
+use walward_base::{describe, format_duration};
 use walward_pg::{Lsn, Timeline, WalFileName};
 use walward_repo::aside::Stage;
 use walward_repo::gap::Gap;
 use walward_repo::remains::REMOVED_AGE_MIN;
 use walward_repo::{Repository, layout};
+use walward_report::Findings;
 use walward_storage::{BegunUploads, begun_uploads};
 
 /// How the last backup stands.
@@ -28,7 +27,7 @@ struct Last<'a> {
     consistent: bool,
 }
 
-pub(super) async fn check(
+pub(crate) async fn check(
     cluster: &ClusterConfig,
     repository: &Repository,
     age_max: Duration,
@@ -41,8 +40,8 @@ pub(super) async fn check(
         Ok(Some(holdings)) => holdings,
         Ok(None) => return,
         Err(error) => {
-            let failure = Failure::from(error);
-            return findings.failed("backup", about, failure.message(), failure.hint.as_deref());
+            let (_, advice) = judge(&error);
+            return findings.failed("backup", about, describe(&error), advice);
         }
     };
     for warning in &holdings.warnings {
@@ -68,7 +67,7 @@ pub(super) async fn check(
 }
 
 /// Uploads that killed backups left in a bucket, where Walward itself removes nothing.
-pub(super) async fn check_uploads(cluster: &ClusterConfig, configured: &RepositoryConfig, findings: &mut Findings) {
+pub(crate) async fn check_uploads(cluster: &ClusterConfig, configured: &RepositoryConfig, findings: &mut Findings) {
     let now = Timestamp::now();
     // What is younger may belong to a backup that is running.
     let before = now.checked_sub(REMOVED_AGE_MIN).unwrap_or(now);
@@ -159,7 +158,7 @@ fn above_server(
     left: Option<&(Timeline, Lsn)>,
     origin: Option<&(String, Timestamp)>,
 ) -> String {
-    let origin = origin.map(|(host, time)| format!(", archived by {host} at {}", moment(*time)));
+    let origin = origin.map(|(host, time)| format!(", archived by {host} at {}", format_moment(*time)));
     let left = left.map(|(parent, at)| format!(", left timeline {parent} at {at}"));
     format!(
         "timeline {timeline} is above that of the server, which writes timeline {primary}: it is no past of this server{}{}",
@@ -178,7 +177,7 @@ fn judge_last(last: Option<&Last<'_>>, age_max: Duration, about: Option<&str>, f
         let advice = "look at the server's disk and keep an older backup; take a new one when it is repaired";
         findings.warning("backup", about, text, Some(advice));
     }
-    let text = format!("{label} is {} old (ended {})", format_duration(last.age), moment(last.stopped));
+    let text = format!("{label} is {} old (ended {})", format_duration(last.age), format_moment(last.stopped));
     if !last.consistent {
         let text = format!("{label}: WAL that it needs is missing");
         findings.failed("backup", about, text, Some("take a new backup: `walward backup`"));
@@ -208,7 +207,7 @@ fn judge_wal(holdings: &Holdings, about: Option<&str>, findings: &mut Findings) 
         let text = format!(
             "WAL was let go on {} (queue_limit) from {} on: {} to {} is missing, and no backup began after it",
             first.host,
-            moment(first.since),
+            format_moment(first.since),
             first.first,
             last.last
         );
@@ -250,15 +249,15 @@ fn judge_seams(seams: &Seams, about: Option<&str>, findings: &mut Findings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Level;
     use super::*;
+    use walward_report::Level;
 
     const DAY: Duration = Duration::from_hours(24);
 
     fn judged(last: Option<&Last<'_>>) -> Vec<(Level, String)> {
         let mut findings = Findings::default();
         judge_last(last, DAY, None, &mut findings);
-        findings.0.into_iter().map(|finding| (finding.level, finding.text)).collect()
+        findings.checks.into_iter().map(|finding| (finding.level, finding.text)).collect()
     }
 
     #[test]
@@ -267,7 +266,7 @@ mod tests {
         let judged = |begun| {
             let mut findings = Findings::default();
             judge_uploads(begun, now, "main, store", &mut findings);
-            findings.0.pop().map(|finding| (finding.level, finding.text, finding.advice.unwrap_or_default()))
+            findings.checks.pop().map(|finding| (finding.level, finding.text, finding.advice.unwrap_or_default()))
         };
         let begun = BegunUploads { count: 3, oldest: "2026-11-20T12:00:00Z".parse().unwrap(), complete: true };
         let (level, text, advice) = judged(Ok(Some(begun))).unwrap();
