@@ -9,7 +9,7 @@ use tracing::{debug, warn};
 use super::archiver::Archiver;
 use super::look_ahead::{QUEUE_FILES_MAX, ReadyState, choose, places};
 use super::state::Why;
-use super::there;
+use super::there::{self, Presence};
 use walward_base::describe;
 use walward_base::sys::ground::Ground;
 use walward_pg::{ControlFile, ServerLife, WalFileName, list_ready};
@@ -78,8 +78,9 @@ impl Archiver {
                 _ if stored(name) || state.in_flight.contains_key(&name) => ReadyState::Known,
                 _ if !state.lead.covers(name) => ReadyState::Beyond,
                 None => ReadyState::Unlisted,
-                Some(true) => ReadyState::There,
-                Some(false) => ReadyState::New,
+                Some(Presence::Everywhere) => ReadyState::There,
+                Some(Presence::Somewhere) => ReadyState::Partly,
+                Some(Presence::Nowhere) => ReadyState::New,
             };
             let unsettled = state.is_unsettled(now);
             choose(&mut state.queue, judge, unsettled, places)

@@ -2,7 +2,7 @@
 //!
 //! PostgreSQL asks in order, and stops at a file that is refused. A person who pushes by hand does not, and may take a mark away.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -127,7 +127,7 @@ pub async fn stand_alone(
     writer: &str,
 ) -> Result<(), PushError> {
     let way = Way::read(pg_wal, name).await?;
-    let mut listed: HashMap<Log, HashSet<WalFileName>> = HashMap::new();
+    let mut listed: HashMap<Log, there::Names> = HashMap::new();
     for earlier in way.waiting.iter().rev().copied().filter(|earlier| way.leads_over(*earlier)) {
         if let Some(log) = there::log_of(earlier) {
             if !listed.contains_key(&log) {
@@ -138,7 +138,7 @@ pub async fn stand_alone(
                 let failed = |(repository, source)| PushError::Repository { name, repository, source };
                 listed.insert(log, names.map_err(failed)?);
             }
-            if listed.get(&log).is_none_or(|names| !names.contains(&earlier)) {
+            if listed.get(&log).is_none_or(|names| !names.contains_key(&earlier)) {
                 continue;
             }
         }

@@ -16,8 +16,10 @@ pub enum ReadyState {
     Beyond,
     /// Nobody looked lately whether the archive has its name.
     Unlisted,
-    /// The archive has its name: to send it is to compare it, and writes nothing.
+    /// Every repository has its name: to send it is to compare it, and writes nothing.
     There,
+    /// Some have its name, and it is written to the others.
+    Partly,
     /// The archive does not have its name.
     New,
 }
@@ -52,7 +54,11 @@ pub fn choose(
                 chosen.start.push(name);
             }
             ReadyState::New if !unsettled => chosen.start.push(name),
-            ReadyState::New | ReadyState::Beyond => break,
+            ReadyState::Partly if !unsettled => {
+                unsettled = true;
+                chosen.start.push(name);
+            }
+            ReadyState::New | ReadyState::Partly | ReadyState::Beyond => break,
             ReadyState::Unlisted => {
                 chosen.list = Some(name);
                 break;
@@ -127,13 +133,14 @@ mod tests {
 
         #[test]
         fn nothing_new_is_written_after_a_name_that_is_there_and_not_settled_or_that_nobody_looked_for(
-            standings in proptest::collection::vec(0u8..5, 0..30), unsettled: bool, places in 0usize..40,
+            standings in proptest::collection::vec(0u8..6, 0..30), unsettled: bool, places in 0usize..40,
         ) {
             let of = |number: usize| match standings[number] {
                 0 => ReadyState::Known,
                 1 => ReadyState::There,
                 2 => ReadyState::Unlisted,
                 3 => ReadyState::Beyond,
+                4 => ReadyState::Partly,
                 _ => ReadyState::New,
             };
             let number = |file: WalFileName| match file {
@@ -143,10 +150,12 @@ mod tests {
             let mut queue: VecDeque<_> = (0u32..).zip(&standings).map(|(number, _)| name(number)).collect();
             let chosen = choose(&mut queue, |file| of(number(file)), unsettled, places);
             prop_assert!(chosen.start.len() <= places && chosen.start.is_sorted());
-            let there = chosen.start.iter().position(|file| of(number(*file)) == ReadyState::There);
+            let has_name = |file: &WalFileName| matches!(of(number(*file)), ReadyState::There | ReadyState::Partly);
+            let there = chosen.start.iter().position(has_name);
             for (at, file) in chosen.start.iter().enumerate() {
                 match of(number(*file)) {
                     ReadyState::New => prop_assert!(!unsettled && there.is_none_or(|there| at < there)),
+                    ReadyState::Partly => prop_assert!(!unsettled && there.is_none_or(|there| at <= there)),
                     other => prop_assert_eq!(other, ReadyState::There),
                 }
                 let stopped = |before: usize| matches!(of(before), ReadyState::Unlisted | ReadyState::Beyond);

@@ -11,7 +11,7 @@ use super::delivery::{Delivery, Outcome};
 use super::lead::Lead;
 use super::look_ahead::UnderWay;
 use super::source::FileStamp;
-use super::there::There;
+use super::there::{Presence, There};
 use crate::archive::agree::{AGREED_MAX, Parting};
 use walward_pg::{Lineage, ServerLife, WalFileName};
 
@@ -103,14 +103,16 @@ impl State {
     /// lie after another life's where that file has other content.
     pub fn may_differ(&self, at: usize, name: WalFileName, now: Instant) -> bool {
         self.lagging.iter().any(|(lagging, delivery)| {
-            *lagging != name && self.there.has(*lagging, now) == Some(true) && delivery.waiting().contains(&at)
+            *lagging != name
+                && self.there.has(*lagging, now).is_some_and(|there| there != Presence::Nowhere)
+                && delivery.waiting().contains(&at)
         })
     }
 
     /// Whether a file is on its way whose name may be in the archive already, with other content perhaps.
     pub fn is_unsettled(&self, now: Instant) -> bool {
         let lagging = self.lagging.iter().map(|(name, _)| name);
-        self.in_flight.keys().chain(lagging).any(|name| self.there.has(*name, now) != Some(false))
+        self.in_flight.keys().chain(lagging).any(|name| self.there.has(*name, now) != Some(Presence::Nowhere))
     }
 
     /// What is known of this very file under `name`.

@@ -1,7 +1,7 @@
 //! Which names the archive has already: one listing of a log's folder, believed for a minute. A name that is there may have been
 //! written by another server, or by this one in an earlier life.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,19 +32,37 @@ pub fn log_of(name: WalFileName) -> Option<Log> {
     }
 }
 
+/// Which repositories have a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence {
+    /// None that answered.
+    Nowhere,
+    /// Some; the others lack it, or were not asked.
+    Somewhere,
+    /// All.
+    Everywhere,
+}
+
+/// The names that any repository has, and whether all have it.
+pub type Names = HashMap<WalFileName, bool>;
+
 /// What was listed within the last minute: a few folders.
 #[derive(Debug, Default)]
-pub struct There(HashMap<Log, (Instant, HashSet<WalFileName>)>);
+pub struct There(HashMap<Log, (Instant, Names)>);
 
 impl There {
-    /// Whether a repository has the name; `None` when nobody looked lately.
-    pub fn has(&self, name: WalFileName, now: Instant) -> Option<bool> {
+    /// Which repositories have the name; `None` when nobody looked lately.
+    pub fn has(&self, name: WalFileName, now: Instant) -> Option<Presence> {
         let (listed, names) = self.0.get(&log_of(name)?)?;
-        (now < *listed + BELIEVED).then(|| names.contains(&name))
+        (now < *listed + BELIEVED).then(|| match names.get(&name) {
+            None => Presence::Nowhere,
+            Some(false) => Presence::Somewhere,
+            Some(true) => Presence::Everywhere,
+        })
     }
 
     /// Takes the listing of a folder, which was asked for at `asked`.
-    pub fn listed(&mut self, log: Log, names: HashSet<WalFileName>, asked: Instant) {
+    pub fn listed(&mut self, log: Log, names: Names, asked: Instant) {
         self.0.retain(|_, (listed, _)| asked < *listed + BELIEVED);
         self.0.insert(log, (asked, names));
     }
@@ -59,7 +77,7 @@ pub async fn names(
     acknowledge: Acknowledge,
     lineage: Lineage,
     (timeline, log): Log,
-) -> Result<HashSet<WalFileName>, (String, RepoError)> {
+) -> Result<Names, (String, RepoError)> {
     let folder = layout::wal_log(lineage, timeline, log);
     let needed = acknowledge.needed(repositories.len());
     let now = Instant::now();
@@ -75,21 +93,23 @@ pub async fn names(
         answer.map_err(|error| (lazy.name().to_owned(), error))
     }))
     .await;
-    let (mut found, mut answered, mut failure) = (HashSet::new(), 0, None);
+    let (mut holders, mut answered, mut failure) = (HashMap::<WalFileName, usize>::new(), 0, None);
     for answer in answers {
         match answer {
             Ok(listing) => {
                 answered += 1;
-                found.extend(
-                    listing.objects.iter().filter_map(|object| object.key.file_name().parse::<WalFileName>().ok()),
-                );
+                for object in &listing.objects {
+                    if let Ok(name) = object.key.file_name().parse() {
+                        *holders.entry(name).or_default() += 1;
+                    }
+                }
             }
             Err(error) => failure = Some(error),
         }
     }
     match failure {
         Some(error) if answered < needed => Err(error),
-        _ => Ok(found),
+        _ => Ok(holders.into_iter().map(|(name, count)| (name, count == repositories.len())).collect()),
     }
 }
 
@@ -100,18 +120,20 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_listing_is_believed_for_a_minute_and_says_nothing_of_other_folders() {
         let name = |text: &str| text.parse::<WalFileName>().expect("a name");
-        let (third, fourth) = (name("000000010000000000000003"), name("000000010000000000000004"));
+        let [third, fourth, fifth] = [3, 4, 5].map(|number| name(&format!("00000001000000000000000{number}")));
         let mut there = There::default();
         let begun = Instant::now();
         assert_eq!(there.has(third, begun), None);
-        there.listed((Timeline(1), 0), HashSet::from([third]), begun);
-        assert_eq!((there.has(third, begun), there.has(fourth, begun)), (Some(true), Some(false)));
+        there.listed((Timeline(1), 0), Names::from([(third, true), (fifth, false)]), begun);
+        assert_eq!(there.has(third, begun), Some(Presence::Everywhere));
+        assert_eq!(there.has(fourth, begun), Some(Presence::Nowhere));
+        assert_eq!(there.has(fifth, begun), Some(Presence::Somewhere));
         for elsewhere in ["000000010000000100000003", "000000020000000000000003", "00000002.history"] {
             assert_eq!(there.has(name(elsewhere), begun), None);
         }
         let late = begun + BELIEVED;
         assert_eq!(there.has(third, late), None);
-        there.listed((Timeline(1), 1), HashSet::new(), late);
+        there.listed((Timeline(1), 1), Names::new(), late);
         assert_eq!(there.0.len(), 1, "what is not believed any more is forgotten");
     }
 }
