@@ -7,15 +7,16 @@
 //!
 //! As unkind as Linux: a sync that fails forgets what it was to keep. Reads show it, and a later sync of the same file, folder or
 //! file system succeeds and keeps it no more: only what is written or named anew. An error is told to the caller of the sync that
-//! failed and, once, to each descriptor of the file system that was opened before.
+//! failed and, once, to each descriptor of the file system, and of the folder, that was opened before.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, Once, Weak};
+use std::thread::ThreadId;
 
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
@@ -117,6 +118,10 @@ struct State {
     /// How many syncs failed, and how many of them each descriptor of the file system has told or is too young for.
     failures: u64,
     watched: HashMap<u64, u64>,
+    /// Folders, and the threads that have changed a name there and not synced it yet: each holds a descriptor of the folder that is older.
+    named: HashSet<(u64, ThreadId)>,
+    /// Those of them that are still to hear of a sync that failed since.
+    told: HashSet<(u64, ThreadId)>,
     /// From and to, since the beginning.
     renames: Vec<[(u64, OsString); 2]>,
     wreck: Option<Arc<Wreck>>,
@@ -182,6 +187,8 @@ impl Disk {
             forgotten: HashMap::new(),
             failures: 0,
             watched: HashMap::new(),
+            named: HashSet::new(),
+            told: HashSet::new(),
             renames: Vec::new(),
             wreck: None,
             trace: None,
@@ -218,6 +225,9 @@ impl Disk {
         state.wreck = None;
         state.decide = decide;
         state.steps = 0;
+        // Whoever held a descriptor is dead.
+        state.named.clear();
+        state.told.clear();
     }
 
     fn wreck(&self, state: &mut State) -> Arc<Wreck> {
@@ -303,7 +313,13 @@ impl State {
     fn fail(&mut self, step: &Step<'_>, root: &Path) -> io::Result<bool> {
         match *step {
             Step::SyncFile(path) => self.forget_file(inode(path)?, path)?,
-            Step::SyncFolder(path) => self.forget_names(inode(path)?, &read_names(path)?),
+            Step::SyncFolder(path) => {
+                let folder = inode(path)?;
+                self.forget_names(folder, &read_names(path)?);
+                // Who has named something there and not synced it yet opened the folder before: the error is told there as well.
+                self.named.remove(&(folder, std::thread::current().id()));
+                self.told.extend(self.named.iter().filter(|(of, _)| *of == folder));
+            }
             Step::SyncFileSystem(..) => {
                 let mut folders = vec![root.to_owned()];
                 while let Some(folder) = folders.pop() {
@@ -369,7 +385,11 @@ impl State {
 
     fn effect(&mut self, step: &Step<'_>, root: &Path, act: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()> {
         match *step {
-            Step::Create(_) | Step::MakeFolder(_) | Step::Write(..) | Step::Remove(_) | Step::RemoveFolder(_) => act()?,
+            Step::Create(_) | Step::MakeFolder(_) | Step::Write(..) | Step::RemoveFolder(_) => act()?,
+            Step::Remove(path) => {
+                act()?;
+                self.named.insert((inode(path.parent().unwrap_or(path))?, std::thread::current().id()));
+            }
             Step::SyncFile(path) => {
                 if !self.lies.files {
                     self.keep_file(inode(path)?, read_file(path)?);
@@ -382,9 +402,15 @@ impl State {
                 };
                 let ends = [place(from)?, place(to)?];
                 act()?;
+                self.named.insert((ends[1].0, std::thread::current().id()));
                 self.renames.push(ends);
             }
             Step::SyncFolder(path) => {
+                let descriptor = (inode(path)?, std::thread::current().id());
+                self.named.remove(&descriptor);
+                if self.told.remove(&descriptor) && !self.lies.retried {
+                    return Err(io::Error::other("a sync of this folder failed since it was opened"));
+                }
                 if !self.lies.folders {
                     self.keep_names(inode(path)?, read_names(path)?);
                 }

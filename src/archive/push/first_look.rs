@@ -4,7 +4,8 @@
 //! meanwhile. An agent that has just started remembers nothing of that, and one whose server was down was told nothing: another may have been
 //! the primary. So the file before the first one is looked for in each, and what comes before that by name: one
 //! that lacks any of it where another has it, or does not say so in time, gets new files when it was compared with the others; and
-//! where two hold different ones, nothing is archived after it. One that missed files may have got another server's in their place, and this
+//! where two hold different ones, nothing is archived after it. Where the newest files of one do not continue what lies before them, that is
+//! compared, too: another life's may have come before this one's there. One that missed files may have got another server's in their place, and this
 //! one's after them: the file before the first one proves nothing there.
 
 use std::collections::BTreeSet;
@@ -20,7 +21,8 @@ use super::error::PushError;
 use super::in_order::Way;
 use super::state::Looked;
 use crate::archive::agree::{Parting, parting};
-use walward_pg::{SegmentName, ServerLife, WalFileName};
+use crate::catalogue::{SEAMS_LOOKED_FOR, seams};
+use walward_pg::{Lineage, SegmentName, ServerLife, WalFileName};
 use walward_repo::{LazyRepository, RepoError, Repository, layout};
 
 /// How long one repository may take to say whether it has the file, and two to be compared.
@@ -54,12 +56,22 @@ impl Archiver {
             .collect();
         let mut unproven = Vec::new();
         if let [(_, first), others @ ..] = holders.as_slice() {
-            let wanted = [name_before];
+            // Where another life's files lie before its own, they are linked to other ones than stand there.
+            let mut wanted = vec![name_before];
+            for (at, _) in &holders {
+                let Some((_, seen)) = found.iter().find(|(number, _)| number == at) else { continue };
+                match tokio::time::timeout(LOOK_TIME_MAX, seams_of(seen, way.lineage())).await {
+                    Ok(Some(seams)) => wanted.extend(seams),
+                    Ok(None) | Err(_) => unproven.push(*at),
+                }
+            }
+            wanted.sort_unstable();
+            wanted.dedup();
             for (at, other) in others {
                 let compared = parting((first, other), way.lineage(), &wanted, &[]);
                 match tokio::time::timeout(LOOK_TIME_MAX, compared).await {
                     Ok(Ok(Some(parting))) => {
-                        return Err(PushError::Follows { name, earlier: name_before, why: parting.why });
+                        return Err(PushError::Follows { name, earlier: parting.first, why: parting.why });
                     }
                     Ok(Ok(None)) => {}
                     // What cannot be compared now is compared with all the rest.
@@ -135,6 +147,14 @@ struct Seen {
 
 /// The repository could not be asked, or not in time.
 struct NoAnswer;
+
+/// Of the newest segments on the line, those that the next one should continue and does not. `None` when not all could be read.
+async fn seams_of(seen: &Seen, lineage: Lineage) -> Option<Vec<WalFileName>> {
+    let newest: Vec<SegmentName> = seen.names.iter().rev().take(SEAMS_LOOKED_FOR).copied().collect();
+    let opened = [seen.repository.clone()];
+    let seams = Box::pin(seams(&opened, lineage, newest)).await;
+    (seams.unread == 0).then(|| seams.found.iter().map(|seam| WalFileName::Segment(seam.before)).collect())
+}
 
 /// Whether a repository that has `names` lacks any of `all` after its own first. What came before that, it was perhaps not there for. Pure.
 fn has_gap(names: &BTreeSet<SegmentName>, all: &BTreeSet<SegmentName>) -> bool {

@@ -116,6 +116,23 @@ async fn an_agent_that_has_just_started_sends_nothing_where_the_file_before_cann
 }
 
 #[tokio::test]
+async fn an_agent_that_has_just_started_sees_that_another_life_lies_before_its_own_files() {
+    let room = Room::new();
+    let both = vec![room.repository("one").await, room.repository("two").await];
+    archived(&room, &both, &[1, 2], 1).await;
+    archived(&room, &both[1..], &[3], 2).await;
+    archived(&room, &both[..1], &[3], 1).await;
+    // The last one is the same in both, and in the second one follows another life's.
+    archived(&room, &both, &[4], 1).await;
+    let archiver = archiver(&room, both, ONE);
+    room.write(numbered(5), &segment(numbered(5), room.lineage.system_identifier, 1));
+    let refused = archiver.push(numbered(5), archiver.find(numbered(5))).await.expect_err("two lives");
+    assert!(matches!(*refused, PushError::Follows { earlier, .. } if earlier == numbered(3)), "{refused}");
+    archiver.drain().await;
+    assert_eq!((held(&room, "one", 5..=5), held(&room, "two", 5..=5)), (vec![], vec![]));
+}
+
+#[tokio::test]
 async fn an_agent_that_has_just_started_sends_nothing_where_it_could_not_look_for_the_file_before() {
     let room = Room::new();
     let one = room.repository("one").await;
