@@ -178,9 +178,9 @@ pub trait Store: Debug + Send + Sync + 'static {
     async fn delete(&self, key: &ObjectKey) -> Result<(), StoreError>;
 
     /// Removes the very object that `object` is about; whether its name is free of it by this: `false` when another one has the name by now, which
-    /// stays. To be taken for names that somebody else may write to at the same time: an answer that was lost says nothing of what has the
-    /// name now, so that it is looked at again before each repetition. (Between the look and the removal another request could still come:
-    /// no store of all that are served removes on a condition.)
+    /// stays. For names that somebody else may write to at the same time: an answer that was lost says nothing of what has the name now, so
+    /// that it is looked at again before each repetition. Between the look and the removal another write can still come: nothing here
+    /// removes on a condition.
     async fn delete_same(&self, object: &ObjectInfo) -> Result<bool, StoreError> {
         look_and_delete(self, object).await
     }

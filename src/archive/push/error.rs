@@ -209,7 +209,7 @@ impl PushError {
     /// that other content has the name.
     pub(super) fn urgency(&self) -> u8 {
         match self {
-            Self::Different { .. } => 0,
+            Self::Different { .. } | Self::Beyond { .. } => 0,
             error => 1 + u8::from(error.is_the_stores()),
         }
     }

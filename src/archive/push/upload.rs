@@ -39,7 +39,7 @@ pub(super) fn why_unwritable(lazy: &LazyRepository) -> Option<(String, String)> 
 pub fn answer_of(result: &Result<(), PushError>) -> CopyState {
     match result {
         Ok(()) => CopyState::Durable,
-        Err(PushError::Different { .. }) => CopyState::Different,
+        Err(PushError::Different { .. } | PushError::Beyond { .. }) => CopyState::Different,
         Err(_) => CopyState::Failed,
     }
 }
@@ -139,7 +139,7 @@ struct Sending<'f> {
 impl Sending<'_> {
     fn report(&self, at: usize, lazy: &LazyRepository, result: Result<(), PushError>) {
         match &result {
-            Ok(()) | Err(PushError::Different { .. }) => {
+            Ok(()) | Err(PushError::Different { .. } | PushError::Beyond { .. }) => {
                 lazy.standing().answered();
                 lazy.standing().writes().close();
             }

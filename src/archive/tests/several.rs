@@ -284,6 +284,7 @@ async fn a_second_partial_segment_that_holds_more_than_its_own_timeline_is_refus
     room.write(name("00000002.history"), b"1\t0/700028\tat restore point \"before\"\n");
     let refused = archiver.push(partial, archiver.find(partial)).await.expect_err("it is nowhere else");
     assert!(matches!(*refused, PushError::Beyond { from: walward_pg::Lsn(0x0070_0028), .. }), "{refused}");
+    assert!(!one.standing().is_resting(tokio::time::Instant::now()), "the repository has answered");
     // A person has saved it and takes the mark away; or that one's file goes.
     std::fs::remove_file(room.object("one", partial)).expect("removed");
     archiver.push(partial, archiver.find(partial)).await.expect("archived");
