@@ -130,3 +130,24 @@ fn what_the_server_could_not_take_out_is_named_by_check_and_taken_out_by_the_age
     assert_eq!(site.cluster.sql(&site.room, "select count(*) from t"), "3");
     assert_eq!(site.cluster.sql(&site.room, "show archive_mode"), "on", "in its own place it archives");
 }
+
+/// Guards against: what an earlier recovery was given last was held against the next one in the same place, until the agent was restarted.
+#[test]
+fn a_second_recovery_in_the_same_place_is_held_against_nothing_of_the_first() {
+    let (mut site, moment) = site();
+    let recover = |site: &mut Site, arguments: &[&str]| {
+        site.cluster.stop(Stop::Fast);
+        fs::remove_dir_all(&site.cluster.data).unwrap();
+        site.walward(&[&["--cluster", "main", "--yes", "restore"][..], arguments].concat()).expect(0);
+        site.cluster.start(&site.room);
+        site.wait_promoted(&site.cluster);
+    };
+    recover(&mut site, &["--target-time", &moment]);
+    // It begins with the segment after the one in which timeline 2 began.
+    site.walward(&["--cluster", "main", "backup"]).expect(0);
+    site.cluster.sql(&site.room, "insert into t values (4)");
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    recover(&mut site, &[]);
+    assert_eq!(site.cluster.sql(&site.room, "select max(id) from t"), "4");
+}

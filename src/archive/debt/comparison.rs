@@ -259,6 +259,7 @@ impl Archiver {
             // the others agree on may be another life's.
             if with.iter().all(|open| *open) {
                 state.uncompared.remove(&at);
+                state.unjudged.remove(&at);
                 state.unproven.remove(&at);
             }
         }

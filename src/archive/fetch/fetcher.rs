@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span, debug, warn};
 
 use super::early_end::still_holds;
-use super::given::Given;
+use super::given::{self, Given};
 use super::lookout::Lookout;
 use super::one_file::{AtHole, FetchError, Retrieved, Want};
 use super::progress::Progress;
@@ -27,7 +27,7 @@ use crate::health::FetchStats;
 use walward_base::Locked;
 use walward_base::sys::ground::Unanswered;
 use walward_base::{ErrorClass, describe, format_duration, trace};
-use walward_pg::{Lineage, SegmentName, SegmentSize, TimelineHistory, WalFileName};
+use walward_pg::{Lineage, SegmentName, SegmentSize, ServerLife, TimelineHistory, WalFileName};
 use walward_repo::LazyRepository;
 use walward_repo::facts::Link;
 
@@ -165,6 +165,7 @@ impl Fetcher {
     pub async fn fetch(&self, want: Want, asker: Asker, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         let forgotten = self.asked();
         let name = want.name;
+        let life = given::life_at(want.pg_wal.as_deref()).await;
         let work = async {
             let at_hole = match asker {
                 Asker::OneShot => AtHole::Wait,
@@ -173,7 +174,7 @@ impl Fetcher {
             };
             let fetched = self.fetch_patiently(&want, at_hole, beside).await?;
             if matches!(fetched, Fetched::Absent) {
-                self.last_is_there(&want).await?;
+                self.last_is_there(&want, life).await?;
             }
             Ok(fetched)
         };
@@ -182,13 +183,13 @@ impl Fetcher {
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
         let outcome = match outcome {
-            Ok(fetched) => self.without_seam(&want, fetched).await,
+            Ok(fetched) => self.without_seam(&want, life, fetched).await,
             failed => failed,
         };
         match &outcome {
             Ok(Fetched::File(place)) => {
                 self.0.stats.served(name);
-                self.gave(&want, place.link(), forgotten);
+                self.gave(&want, life, place.link(), forgotten);
                 self.learn(name, place, forgotten).await;
             }
             Ok(Fetched::Absent) => self.0.stats.absent(),
@@ -238,17 +239,22 @@ impl Fetcher {
     }
 
     /// That what this recovery was given last is still there, when it is remembered: else the archive's end is not believed.
-    async fn last_is_there(&self, want: &Want) -> Result<(), FetchError> {
-        let Some((last, _)) = self.0.given.last(want) else { return Ok(()) };
+    async fn last_is_there(&self, want: &Want, life: Option<ServerLife>) -> Result<(), FetchError> {
+        let Some((last, _)) = self.0.given.last(want, life) else { return Ok(()) };
         let until = Instant::now() + self.0.options.deadline;
         walward_storage::patient_until(until, still_holds(&self.0.repositories, &last, want)).await
     }
 
     /// What was fetched, unless the recovery has something before it that it does not continue.
-    async fn without_seam(&self, want: &Want, fetched: Fetched) -> Result<Fetched, FetchError> {
+    async fn without_seam(
+        &self,
+        want: &Want,
+        life: Option<ServerLife>,
+        fetched: Fetched,
+    ) -> Result<Fetched, FetchError> {
         let Fetched::File(place) = &fetched else { return Ok(fetched) };
         let Some(link) = place.link() else { return Ok(fetched) };
-        let before = self.0.given.seam(want, link, self.segment_size(want.lineage)).await;
+        let before = self.0.given.seam(want, life, link, self.segment_size(want.lineage)).await;
         if let Some(seam) = seam::told(want.name, before, self.0.options.refuse_seams)? {
             warn!(segment = %want.name, error = describe(&seam), "it is given all the same (fetch.refuse_seams = false)");
         }
@@ -434,10 +440,10 @@ impl Fetcher {
     }
 
     /// Remembers what was given last, unless the archive was `forgotten` since it was asked for.
-    fn gave(&self, want: &Want, link: Option<Link>, forgotten: u64) {
+    fn gave(&self, want: &Want, life: Option<ServerLife>, link: Option<Link>, forgotten: u64) {
         let state = self.state();
         if state.forgotten == forgotten {
-            self.0.given.remember(want, link);
+            self.0.given.remember(want, life, link);
         }
     }
 

@@ -302,7 +302,10 @@ impl Archiver {
         let place = |(at, lazy): (usize, &Arc<LazyRepository>)| CopyFacts {
             durable: stored.is_some_and(|stored| stored.places.contains(&at)),
             resting: lazy.standing().is_resting(now),
-            uncompared: state.uncompared.contains(&at) || state.may_differ(at, name, now),
+            uncompared: state.uncompared.contains(&at)
+                || state.unjudged.contains(&at)
+                || state.may_differ(at, name, now),
+            missed: state.uncompared.contains(&at),
         };
         self.0.repositories.iter().enumerate().map(place).collect()
     }
@@ -350,6 +353,7 @@ impl Archiver {
                             self.state().stored_as(name, stamp).different.insert(at, of_whom);
                             stats.contradicted(&text);
                         }
+                        PushError::Beyond { .. } => stats.contradicted(&text),
                         _ => stats.failed(&text),
                     }
                 }

@@ -88,13 +88,14 @@ impl Archiver {
             Ok(seen) => !is_first && (!seen.names.contains(&before) || has_gap(&seen.names, &all)),
             Err(NoAnswer) => true,
         });
-        let uncompared: Vec<usize> = lacking.map(|(at, _)| at).chain(unproven).collect();
+        let uncompared: Vec<usize> = lacking.map(|(at, _)| at).collect();
         // A name alone proves nothing of a single holder; and several that agree may all be another server's while one does not answer.
         if holders.len() == 1 || answers.iter().any(Result::is_err) {
             state.unproven.extend(holders.iter().map(|(at, _)| *at));
         }
-        state.unproven.extend(&uncompared);
+        state.unproven.extend(uncompared.iter().chain(&unproven));
         state.uncompared.extend(uncompared);
+        state.unjudged.extend(unproven);
         Ok(())
     }
 

@@ -71,15 +71,19 @@ pub fn judge(answers: &[CopyState], needed: usize) -> Decision {
 
 /// Before a file is sent: who gets it. It is durable in those that `durable` says; a repository that rests after failures is
 /// left out where enough others remain, so that it costs them no time and no memory; and so is one that missed files, until it
-/// was compared: what another server wrote to it meanwhile must not be continued.
+/// was compared: what another server wrote to it meanwhile must not be continued. Where too few were compared, those come first that have at least
+/// what comes before the file.
 pub fn begin(places: &[CopyFacts], needed: usize) -> Vec<CopyState> {
     let are_enough = |suits: &dyn Fn(&CopyFacts) -> bool| {
         places.iter().filter(|place| place.durable || suits(place)).count() >= needed
     };
     let is_awake = |place: &CopyFacts| !place.resting;
     let is_compared = |place: &CopyFacts| !place.resting && !place.uncompared;
+    let has_missed_none = |place: &CopyFacts| !place.resting && !place.missed;
     let suits: &dyn Fn(&CopyFacts) -> bool = if are_enough(&is_compared) {
         &is_compared
+    } else if are_enough(&has_missed_none) {
+        &has_missed_none
     } else if are_enough(&is_awake) {
         &is_awake
     } else {
@@ -105,8 +109,10 @@ pub struct CopyFacts {
     pub durable: bool,
     /// It failed lately.
     pub resting: bool,
-    /// It missed a file, and was not compared with the others since.
+    /// What lies in it before the file was not compared with the others.
     pub uncompared: bool,
+    /// It missed a file that comes before, or may have, and was not compared with the others since.
+    pub missed: bool,
 }
 
 #[cfg(test)]
@@ -115,10 +121,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn places() -> impl Strategy<Value = Vec<CopyFacts>> {
-        let place = any::<(bool, bool, bool)>().prop_map(|(durable, resting, uncompared)| CopyFacts {
+        let place = any::<(bool, bool, bool, bool)>().prop_map(|(durable, resting, uncompared, missed)| CopyFacts {
             durable,
             resting,
-            uncompared,
+            uncompared: uncompared || missed,
+            missed,
         });
         proptest::collection::vec(place, 1..6)
     }
@@ -144,6 +151,10 @@ mod tests {
             let sure = places.iter().filter(|place| place.durable || !place.resting && !place.uncompared).count();
             let doubtful = |(place, answer): (&CopyFacts, &CopyState)| place.uncompared && *answer == CopyState::Waiting;
             prop_assert!(sure < needed || !places.iter().zip(&answers).any(doubtful));
+            // And who missed something, only where even with those that did not too few do.
+            let complete = places.iter().filter(|place| place.durable || !place.resting && !place.missed).count();
+            let missed = |(place, answer): (&CopyFacts, &CopyState)| place.missed && *answer == CopyState::Waiting;
+            prop_assert!(complete < needed || !places.iter().zip(&answers).any(missed));
         }
 
         #[test]

@@ -56,6 +56,8 @@ pub struct State {
     pub there: There,
     /// Repositories that missed a file and were not compared with the others since: they may have been somebody else's meanwhile.
     pub uncompared: BTreeSet<usize>,
+    /// Repositories that have what comes before the first file, and of which it was not found out in time whether that is this server's.
+    pub unjudged: BTreeSet<usize>,
     /// Repositories that are held against what the server still has, before they get a file (`alone.rs`).
     pub unproven: BTreeSet<usize>,
     /// For whom it was looked whether they hold what comes before the first file (`first_look.rs`).
@@ -144,6 +146,7 @@ impl State {
         self.queue.clear();
         self.lead.forgive();
         self.uncompared.clear();
+        self.unjudged.clear();
         self.unproven.clear();
         self.looked = Looked::ForNobody;
         (self.there, self.parted, self.own) = (There::default(), Vec::new(), (None, BTreeMap::new()));
