@@ -1,8 +1,8 @@
 //! Where in a segment its transactions ended, and when: the index by which a moment is found without reading the segment.
 
 use super::lsn::Lsn;
+use super::observer::{Observer, Record};
 use super::record::{Mark, RESTORE_POINTS_MAX, RestorePoint, Told, later};
-use super::walk::{Observer, Record};
 
 /// An index has fewer entries than this.
 pub const COMMITS_MAX: usize = 512;

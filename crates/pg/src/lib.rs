@@ -8,6 +8,7 @@
 //! | `wal_name` | names of segments, partial segments, history files |
 //! | `lineage` | what WAL and backups belong to: major version and system identifier |
 //! | `page` | headers of WAL pages; is this file the segment that its name says? |
+//! | `observer` | what looks on while the records of a segment go by |
 //! | `walk` | the records of a segment, while it streams past, for who looks on; where and why it is not known any more |
 //! | `record`, `commit_index` | what records say of time: ends of transactions, restore points; the index of them |
 //! | `history` | timeline history files |
@@ -38,6 +39,7 @@ mod folders;
 mod history;
 mod lineage;
 mod lsn;
+mod observer;
 mod page;
 mod page_checksum;
 mod postmaster;
@@ -61,6 +63,7 @@ pub use folders::{ClusterFolders, NearbyFolders, place_inside};
 pub use history::{HistoryError, TimelineHistory, segment_before};
 pub use lineage::{Lineage, LineageError};
 pub use lsn::{Lsn, LsnError, SegmentSize, SegmentSizeError, Timeline};
+pub use observer::{Observer, Record};
 pub use page::{
     LONG_HEADER_BYTES, LongPageHeader, PageError, PageHeader, SHORT_HEADER_BYTES, magic_of_major, major_of_magic,
     read_long_header,
@@ -70,4 +73,4 @@ pub use postmaster::ServerLife;
 pub use record::{CommitTimes, Mark, RestorePoint};
 pub use relation_file::{Fork, RelationFile};
 pub use wal_name::{SegmentName, WalFileName, WalNameError};
-pub use walk::{Observer, Record, Unknown, Walk, Walked};
+pub use walk::{Unknown, Walk, Walked};

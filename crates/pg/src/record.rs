@@ -7,8 +7,9 @@
 use super::bytes::i64_at;
 use super::capacity::Capacity;
 use super::lsn::{Lsn, SegmentSize};
+use super::observer::{Observer, Record};
 use super::wal_name::SegmentName;
-use super::walk::{Observer, Record, Walk};
+use super::walk::Walk;
 
 /// How many restore points of one segment are kept; later ones are left out.
 pub(crate) const RESTORE_POINTS_MAX: usize = 64;

@@ -20,6 +20,7 @@
 
 use super::bytes::{array, u32_at, u64_at};
 use super::lsn::{Lsn, SegmentSize};
+use super::observer::{Observer, Record};
 use super::page::{LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, read_long_header};
 use super::wal_name::SegmentName;
 
@@ -34,56 +35,13 @@ const RECORD_BYTES_MAX: u64 = 1 << 30;
 const RM_XLOG: u8 = 0;
 const XLOG_SWITCH: u8 = 0x40;
 /// The last resource manager of 13 to 18, and the first that an extension may have (15 and later).
-const RM_BUILT_IN_MAX: u8 = 21;
-const RM_CUSTOM_MIN: u8 = 128;
+pub(crate) const RM_BUILT_IN_MAX: u8 = 21;
+pub(crate) const RM_CUSTOM_MIN: u8 = 128;
 /// Block ids that are not blocks, src/include/access/xlogrecord.h.
 pub(crate) const ID_DATA_SHORT: u8 = 255;
 pub(crate) const ID_DATA_LONG: u8 = 254;
 pub(crate) const ID_ORIGIN: u8 = 253;
-const ID_TOPLEVEL_XID: u8 = 252;
-
-/// A record that goes by.
-#[derive(Debug, Clone, Copy)]
-pub struct Record<'a> {
-    /// Its position.
-    pub lsn: Lsn,
-    /// Its transaction; 0 when it has none.
-    pub xid: u32,
-    /// Its resource manager.
-    pub manager: u8,
-    /// Its flags.
-    pub info: u8,
-    /// The beginning of its main data, when the observer wanted it and the record has no blocks.
-    pub data: Option<&'a [u8]>,
-}
-
-/// What is shown the records of a segment, in their order, and makes something of them.
-pub trait Observer {
-    /// Whether the data of such records is needed.
-    fn wants(&self, manager: u8, info: u8) -> bool;
-
-    /// A record of the segment. It is whole, or goes on in the next segment.
-    fn see(&mut self, record: &Record<'_>);
-}
-
-impl Observer for () {
-    fn wants(&self, _: u8, _: u8) -> bool {
-        false
-    }
-
-    fn see(&mut self, _: &Record<'_>) {}
-}
-
-impl<A: Observer, B: Observer> Observer for (A, B) {
-    fn wants(&self, manager: u8, info: u8) -> bool {
-        self.0.wants(manager, info) || self.1.wants(manager, info)
-    }
-
-    fn see(&mut self, record: &Record<'_>) {
-        self.0.see(record);
-        self.1.see(record);
-    }
-}
+pub(crate) const ID_TOPLEVEL_XID: u8 = 252;
 
 /// Why a walk stopped before the end. Stored; the numbers never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +97,8 @@ pub struct Walk<O> {
     /// The part of a header, of a page or of a record, that has arrived.
     partial: Partial,
     record: Part,
+    /// The observer wants the next bytes of the record in hand.
+    is_wanted: bool,
     first: Option<(Lsn, Lsn)>,
     last: Option<Lsn>,
     /// The last record that is whole, which the next one must name.
@@ -202,6 +162,7 @@ impl<O: Observer> Walk<O> {
                 shown: None,
             },
             record: next_record(),
+            is_wanted: false,
             first: None,
             last: None,
             previous: None,
@@ -233,12 +194,36 @@ impl<O: Observer> Walk<O> {
             };
             self.offset += taken as u64;
             if self.offset >= self.segment_bytes && self.at != At::End {
-                // What has begun goes on in the next segment.
-                self.show();
                 self.at = At::End;
+                self.cut();
             }
             chunk = chunk.get(taken..).unwrap_or_default();
         }
+    }
+
+    /// At the end of the segment: what has begun goes on in the next one.
+    fn cut(&mut self) {
+        let filled = self.partial.head_filled;
+        let left = match self.record {
+            Part::Head { .. } if filled == 0 => 0,
+            Part::Head { want } => {
+                let total = self.total();
+                if want == RECORD_HEADER_BYTES {
+                    // Of the header only the length is sure to be there.
+                    if let Err(why) = judge_length(total) {
+                        self.stop(self.partial.head_start, why);
+                        return;
+                    }
+                    self.observer.begin(Lsn(self.position()), self.partial.head.get(..filled).unwrap_or_default());
+                }
+                total.saturating_sub(filled as u64)
+            }
+            Part::Skip { left, .. } => left,
+        };
+        if left > 0 {
+            self.observer.cut(left);
+        }
+        self.show();
     }
 
     /// After how many bytes a segment switch ends, once it has gone by. Replay goes on with the next segment, and the server that switched
@@ -288,6 +273,7 @@ impl<O: Observer> Walk<O> {
 
     /// Judges the page header that has arrived; how many bytes of content follow.
     fn open_page(&mut self, page_start: u64) -> Result<u64, Unknown> {
+        let mut first = None;
         let header = if page_start == 0 {
             let long = read_long_header(&self.partial.page).map_err(|_| Unknown::Page)?;
             if long.segment_size.bytes() != self.segment_bytes {
@@ -295,6 +281,7 @@ impl<O: Observer> Walk<O> {
             }
             self.page_bytes = u64::from(long.page_bytes);
             self.magic = long.page.magic;
+            first = Some(long);
             long.page
         } else {
             let short = self.partial.page.get(..SHORT_HEADER_BYTES).unwrap_or_default();
@@ -310,18 +297,20 @@ impl<O: Observer> Walk<O> {
             return Err(Unknown::Page);
         }
         let remaining = if header.is_continuation() { u64::from(header.remaining) } else { 0 };
-        self.resume(page_start == 0, remaining, header.is_overwrite())?;
+        match first {
+            // What began in an earlier segment.
+            Some(first) => {
+                self.record = if remaining == 0 { next_record() } else { skip(remaining) };
+                self.is_wanted = self.observer.open(&first) && remaining > 0;
+            }
+            None => self.resume(remaining, header.is_overwrite())?,
+        }
         let header_bytes = if page_start == 0 { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
         self.page_bytes.checked_sub(header_bytes as u64).ok_or(Unknown::Page)
     }
 
     /// Holds the page's word that `remaining` bytes of a record go on here against the record in hand.
-    fn resume(&mut self, is_first: bool, remaining: u64, is_overwrite: bool) -> Result<(), Unknown> {
-        if is_first {
-            // What began in an earlier segment.
-            self.record = if remaining == 0 { next_record() } else { skip(remaining) };
-            return Ok(());
-        }
+    fn resume(&mut self, remaining: u64, is_overwrite: bool) -> Result<(), Unknown> {
         let expected = match self.record {
             Part::Head { .. } if self.partial.head_filled == 0 => 0,
             Part::Head { .. } => self.total().saturating_sub(self.partial.head_filled as u64),
@@ -334,6 +323,9 @@ impl<O: Observer> Walk<O> {
             return Err(Unknown::Continuation);
         }
         // A crash left the record unfinished, and recovery went on after it: the record is void for everyone, and no predecessor.
+        if !matches!(self.record, Part::Head { want: RECORD_HEADER_BYTES }) {
+            self.observer.void();
+        }
         self.partial.head_filled = 0;
         self.partial.shown = None;
         self.record = next_record();
@@ -356,6 +348,10 @@ impl<O: Observer> Walk<O> {
                     *left -= of_record;
                     let of_padding = (length - of_record).min(*padding);
                     let (left, mut still) = (*left, *padding);
+                    if self.is_wanted && of_record > 0 {
+                        let bytes = usize::try_from(of_record).ok().and_then(|length| rest.get(..length));
+                        self.is_wanted = self.observer.take(bytes.unwrap_or_default());
+                    }
                     if left == 0 {
                         still -= of_padding;
                         *padding = still;
@@ -374,6 +370,9 @@ impl<O: Observer> Walk<O> {
                     let room = self.partial.head.get_mut(filled..filled + taken);
                     if let (Some(room), Some(bytes)) = (room, rest.get(..taken)) {
                         room.copy_from_slice(bytes);
+                        if self.is_wanted && want > RECORD_HEADER_BYTES {
+                            self.is_wanted = self.observer.take(bytes);
+                        }
                     }
                     self.partial.head_filled += taken;
                     if self.partial.head_filled == want {
@@ -409,6 +408,8 @@ impl<O: Observer> Walk<O> {
             }
             self.first = self.first.or(Some((Lsn(position), Lsn(previous))));
             self.last = Some(Lsn(position));
+            let header = self.partial.head.get(..want).unwrap_or_default();
+            self.is_wanted = self.observer.begin(Lsn(position), header);
             if self.observer.wants(manager, info) {
                 let more = usize::try_from(total).unwrap_or(usize::MAX).min(HEAD_BYTES);
                 if more > want {
@@ -427,11 +428,9 @@ impl<O: Observer> Walk<O> {
     }
 
     fn judge(&self, total: u64, position: u64, previous: u64, manager: u8) -> Result<(), Unknown> {
-        if total == 0 {
-            return Err(Unknown::Zeros);
-        }
+        judge_length(total)?;
         let is_known = manager <= RM_BUILT_IN_MAX || manager >= RM_CUSTOM_MIN;
-        if !(RECORD_HEADER_BYTES as u64..=RECORD_BYTES_MAX).contains(&total) || !is_known {
+        if !is_known {
             return Err(Unknown::Record);
         }
         // Of the first record of the segment the predecessor lies in an earlier one.
@@ -479,6 +478,15 @@ impl<O: Observer> Walk<O> {
             data: main_data(head),
         };
         self.observer.see(&record);
+    }
+}
+
+/// Whether a record may be this long.
+fn judge_length(total: u64) -> Result<(), Unknown> {
+    match total {
+        0 => Err(Unknown::Zeros),
+        _ if (RECORD_HEADER_BYTES as u64..=RECORD_BYTES_MAX).contains(&total) => Ok(()),
+        _ => Err(Unknown::Record),
     }
 }
 
