@@ -49,6 +49,8 @@ pub mod session;
 pub mod settings;
 pub mod shell;
 pub mod synthetic;
+#[cfg(test)]
+mod tests;
 mod wal_name;
 mod walk;
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::Unknown;
-use crate::page::magic_of_major;
-use crate::walk::{ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN, Walked};
+use crate::tests::Writer;
+use crate::walk::{ID_DATA_SHORT, Walked};
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;
@@ -55,92 +55,6 @@ fn real_segments_give_the_times_and_restore_points_of_pg_waldump() {
             assert!(walk.mark().is_some_and(|mark| (found.time..micros(last) + hour).contains(&mark.time)));
             assert_eq!(walk.finish(), Some((micros(first), micros(last))));
         }
-    }
-}
-
-/// Writes records as PostgreSQL lays them out, over pages and segments.
-struct Writer {
-    wal: Vec<u8>,
-    start: u64,
-    segment: u64,
-    page: u64,
-    /// Where the last record begins.
-    previous: u64,
-    /// Whether recovery goes on at the next page after a torn record.
-    overwrites: bool,
-}
-
-impl Writer {
-    fn new(start: u64, segment: u64, page: u64) -> Self {
-        Self { wal: Vec::new(), start, segment, page, previous: 0, overwrites: false }
-    }
-
-    fn header(&mut self, remaining: usize) {
-        let at = self.start + self.wal.len() as u64;
-        let long = at.is_multiple_of(self.segment);
-        let overwrites = if std::mem::take(&mut self.overwrites) { 8 } else { 0 };
-        let info = u16::from(remaining > 0) | if long { 2 } else { 0 } | overwrites;
-        self.wal.extend(magic_of_major(15).expect("supported").to_le_bytes());
-        self.wal.extend(info.to_le_bytes());
-        self.wal.extend(1u32.to_le_bytes());
-        self.wal.extend(at.to_le_bytes());
-        self.wal.extend(u32::try_from(remaining).expect("small").to_le_bytes());
-        self.wal.extend([0; 4]);
-        if long {
-            self.wal.extend(42u64.to_le_bytes());
-            self.wal.extend(u32::try_from(self.segment).expect("small").to_le_bytes());
-            self.wal.extend(u32::try_from(self.page).expect("small").to_le_bytes());
-        }
-    }
-
-    fn bytes(&mut self, bytes: &[u8]) {
-        for (done, byte) in bytes.iter().enumerate() {
-            if (self.wal.len() as u64).is_multiple_of(self.page) {
-                self.header(if done == 0 { 0 } else { bytes.len() - done });
-            }
-            self.wal.push(*byte);
-        }
-        while !self.wal.len().is_multiple_of(8) {
-            self.wal.push(0);
-        }
-    }
-
-    fn record(&mut self, manager: u8, info: u8, body: &[u8]) {
-        self.record_of(0, manager, info, body);
-    }
-
-    /// A commit of transaction `xid`.
-    fn commit_of(&mut self, xid: u32, time: i64) {
-        let body = [&[ID_DATA_SHORT, 8], &time.to_le_bytes()[..]].concat();
-        self.record_of(xid, RM_XACT, 0, &body);
-    }
-
-    fn record_of(&mut self, xid: u32, manager: u8, info: u8, body: &[u8]) {
-        let mut record = u32::try_from(24 + body.len()).expect("small").to_le_bytes().to_vec();
-        record.extend(xid.to_le_bytes());
-        record.extend(self.previous.to_le_bytes());
-        let at = self.start + self.wal.len() as u64;
-        let header = if at.is_multiple_of(self.segment) { 40 } else { 24 };
-        self.previous = if at.is_multiple_of(self.page) { at + header } else { at };
-        record.extend([info, manager, 0, 0]);
-        record.extend(crc32c::crc32c_append(crc32c::crc32c(body), &record).to_le_bytes());
-        record.extend(body);
-        self.bytes(&record);
-    }
-
-    /// A commit at `time` (microseconds since 2000) with `extra` bytes of subtransactions and the like.
-    fn commit(&mut self, time: i64, extra: usize) {
-        let data = 8 + extra;
-        let mut body = vec![ID_ORIGIN, 0, 0];
-        if data < 256 {
-            body.extend([ID_DATA_SHORT, u8::try_from(data).expect("small")]);
-        } else {
-            body.push(ID_DATA_LONG);
-            body.extend(u32::try_from(data).expect("small").to_le_bytes());
-        }
-        body.extend(time.to_le_bytes());
-        body.extend(vec![0xEE; extra]);
-        self.record(RM_XACT, 0x80, &body);
     }
 }
 
