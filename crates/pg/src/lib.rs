@@ -11,6 +11,7 @@
 //! | `observer` | what looks on while the records of a segment go by |
 //! | `walk` | the records of a segment, while it streams past, for who looks on; where and why it is not known any more |
 //! | `record`, `commit_index` | what records say of time: ends of transactions, restore points; the index of them |
+//! | [`changes`] | what records change: blocks, lengths, databases; for incremental backups |
 //! | `history` | timeline history files |
 //! | `archive_status` | what waits to be archived |
 //! | `archiving` | who archives: Walward, another tool, both |
@@ -32,6 +33,7 @@ mod backup_label;
 mod backup_manifest;
 mod bytes;
 mod capacity;
+pub mod changes;
 mod commit_index;
 mod control;
 mod exclude;
