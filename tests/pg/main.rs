@@ -22,6 +22,7 @@ mod after_recovery;
 mod agent;
 mod archiving;
 mod bad_input;
+mod changed_blocks;
 #[path = "../shared/client.rs"]
 mod client_program;
 mod closed_doors;

@@ -63,6 +63,42 @@ impl Observer for () {
     fn see(&mut self, _: &Record<'_>) {}
 }
 
+impl<A: Observer> Observer for Option<A> {
+    fn wants(&self, manager: u8, info: u8) -> bool {
+        self.as_ref().is_some_and(|observer| observer.wants(manager, info))
+    }
+
+    fn see(&mut self, record: &Record<'_>) {
+        if let Some(observer) = self {
+            observer.see(record);
+        }
+    }
+
+    fn open(&mut self, first: &LongPageHeader) -> bool {
+        self.as_mut().is_some_and(|observer| observer.open(first))
+    }
+
+    fn begin(&mut self, lsn: Lsn, header: &[u8]) -> bool {
+        self.as_mut().is_some_and(|observer| observer.begin(lsn, header))
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> bool {
+        self.as_mut().is_some_and(|observer| observer.take(bytes))
+    }
+
+    fn void(&mut self) {
+        if let Some(observer) = self {
+            observer.void();
+        }
+    }
+
+    fn cut(&mut self, left: u64) {
+        if let Some(observer) = self {
+            observer.cut(left);
+        }
+    }
+}
+
 impl<A: Observer, B: Observer> Observer for (A, B) {
     fn wants(&self, manager: u8, info: u8) -> bool {
         self.0.wants(manager, info) || self.1.wants(manager, info)

@@ -4,6 +4,7 @@
 use bytes::Bytes;
 
 use super::format::{Fields, FormatError};
+use walward_pg::changes::{SegmentChanges, StoredError};
 use walward_pg::{COMMITS_MAX, CommitIndex, Commits, Lsn, Mark, RestorePoint, SegmentName, Timeline, Unknown, Walked};
 
 /// The longest content of a facts frame.
@@ -13,6 +14,10 @@ pub const FACTS_BYTES_MAX: usize = 1 << 20;
 const WALK: u16 = 1;
 const COMMIT_INDEX: u16 = 2;
 const PREDECESSOR: u16 = 3;
+const CHANGES: u16 = 4;
+
+/// The longest section of changes. One that would be longer is left out: what a segment changes can be computed again.
+pub const CHANGES_BYTES_MAX: usize = 512 << 10;
 
 /// More restore points are not kept, and none has a longer name.
 const RESTORE_POINTS_MAX: usize = 64;
@@ -53,6 +58,28 @@ pub struct Facts {
     pub commits: Option<CommitIndex>,
     /// The segment that it follows.
     pub predecessor: Option<Predecessor>,
+    /// What it changes of the cluster's relations.
+    pub changes: Option<StoredChanges>,
+}
+
+/// What a segment changes, as it is stored: most readers of facts do not ask for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredChanges(Bytes);
+
+impl StoredChanges {
+    /// Those of a segment; none when they would take more than [`CHANGES_BYTES_MAX`].
+    pub fn of(changes: &SegmentChanges) -> Option<Self> {
+        let stored = changes.encode();
+        (stored.len() <= CHANGES_BYTES_MAX).then(|| Self(stored.into()))
+    }
+
+    /// What they say.
+    ///
+    /// # Errors
+    /// What no version writes that is known here.
+    pub fn decode(&self) -> Result<SegmentChanges, StoredError> {
+        SegmentChanges::decode(&self.0)
+    }
 }
 
 impl Facts {
@@ -77,6 +104,9 @@ impl Facts {
             }
             content.extend_from_slice(digest);
             section(PREDECESSOR, &content);
+        }
+        if let Some(StoredChanges(changes)) = &self.changes {
+            section(CHANGES, changes);
         }
         facts.into()
     }
@@ -104,6 +134,10 @@ impl Facts {
                 WALK => facts.walk = Some(decode_walk(&mut fields)?),
                 COMMIT_INDEX => facts.commits = Some(decode_commits(&mut fields)?),
                 PREDECESSOR => facts.predecessor = Some(decode_predecessor(&mut fields).ok_or(CUT)?),
+                CHANGES => {
+                    facts.changes = Some(StoredChanges(Bytes::copy_from_slice(content)));
+                    continue;
+                }
                 _ => continue,
             }
             if !fields.0.is_empty() {
@@ -285,13 +319,16 @@ mod tests {
             walk in proptest::option::of(walks()),
             commits in proptest::option::of(indexes()),
             predecessor in proptest::option::of(any::<(u32, u32, u32, [u8; 32])>()),
+            changes: Option<Vec<u8>>,
             later: Option<Vec<u8>>,
         ) {
             let predecessor = predecessor.map(|(timeline, log, segment, digest)| Predecessor {
                 name: SegmentName { timeline: Timeline(timeline), log, segment },
                 digest,
             });
-            let facts = Facts { walk, commits, predecessor };
+            // They are understood by who asks for them, and by nobody else.
+            let changes = changes.map(|changes| StoredChanges(changes.into()));
+            let facts = Facts { walk, commits, predecessor, changes };
             let mut stored = facts.encode().to_vec();
             prop_assert!(stored.len() < 64 << 10);
             // What a later version adds.
@@ -308,7 +345,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0u16..5, framed: bool) {
+        fn arbitrary_bytes_never_panic(bytes: Vec<u8>, kind in 0u16..6, framed: bool) {
             let mut stored = Vec::new();
             if framed {
                 stored.extend_from_slice(&kind.to_le_bytes());

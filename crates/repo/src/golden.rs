@@ -11,7 +11,7 @@ use jiff::Timestamp;
 
 use super::aside::{self, Aside, Begun, Kept, Stage};
 use super::entries::Entries;
-use super::facts::{Facts, Predecessor};
+use super::facts::{Facts, Predecessor, StoredChanges};
 use super::format::{FRAME_BYTES, Kind, Spec};
 use super::gap::{self, Gap};
 use super::keys::{KeySource, SlotKind};
@@ -19,6 +19,7 @@ use super::lease::{Holder, Lease, LeaseError, Work};
 use super::manifest::{BackupLabel, BackupType, Entry, EntryKind, Manifest};
 use super::{Encryption, Repository, layout, stored};
 use walward_base::sys::cpu::CpuPool;
+use walward_pg::changes::{self, Changes, DatabaseName, Doubt, RelationChanges, RelationName, SegmentChanges};
 use walward_pg::{
     CommitIndex, Commits, Lineage, Lsn, Mark, RestorePoint, SegmentName, SegmentSize, Timeline, Unknown, WalFileName,
     Walked,
@@ -68,6 +69,26 @@ fn facts() -> Facts {
             name: SegmentName { timeline: Timeline(1), log: 0, segment: 1 },
             digest: [7; 32],
         }),
+        changes: StoredChanges::of(&changes()),
+    }
+}
+
+fn changes() -> SegmentChanges {
+    let relation = RelationName { tablespace: 1663, database: 5, relation: 16384 };
+    let mut changes = Changes::default();
+    let blocks = [0, 7, 70_000].into_iter().collect();
+    changes.relations.insert(relation, RelationChanges { blocks, limit: Some(9) });
+    changes.databases.insert(DatabaseName { tablespace: 1663, database: 6 });
+    changes.doubts.insert(Doubt::Stopped, Lsn(0x200_0280));
+    SegmentChanges {
+        major: 15,
+        start: Lsn(0x200_0000),
+        size: SegmentSize::DEFAULT,
+        entry: changes::Entry::Record,
+        first: Some((Lsn(0x200_0028), Lsn(0x1FF_FFD8))),
+        last: Some(Lsn(0x200_0200)),
+        open: None,
+        changes,
     }
 }
 

@@ -13,12 +13,16 @@ use walward_base::Locked;
 use walward_base::sys::folder::{Facts, Folder, Kind};
 use walward_base::sys::piece;
 use walward_pg::archive_status::ready_since;
+use walward_pg::changes::ChangesObserver;
 use walward_pg::{CommitIndex, Observer, SegmentName, SegmentSize, ServerLife, WalFileName, Walk, Walked};
-use walward_repo::facts::{Facts as SegmentFacts, Predecessor};
+use walward_repo::facts::{Facts as SegmentFacts, Predecessor, StoredChanges};
 use walward_repo::format::FRAME_BYTES;
 
 /// Chunks that wait between the reader and the sealer.
 const CHUNKS_AHEAD: usize = 2;
+
+/// Of a longer segment it is not found out, while it is archived, what it changes: that would take too much memory.
+const CHANGES_SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Which file it was: enough to notice that another one took its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,13 +160,17 @@ impl WalFile {
         let facts = FactsHandle::default();
         let Some((segment, size)) = self.segment() else { return (self.content(), facts) };
         let (handle, path) = (facts.clone(), self.path.clone());
-        let finish = move |walk: Option<Walk<CommitIndex>>| {
+        let finish = move |walk: Option<Walk<Observers>>| {
             let predecessor = path.parent().and_then(|pg_wal| before(pg_wal, segment, size));
-            let (walk, commits) = walk.map(Walk::finish).unzip();
-            handle.set(SegmentFacts { walk, commits, predecessor });
+            let (walk, seen) = walk.map(Walk::finish).unzip();
+            let (commits, changes) = seen.unzip();
+            let changes: Option<ChangesObserver> = changes.flatten();
+            let changes = walk.and_then(|walked| changes?.finish(&walked));
+            let changes = changes.as_ref().and_then(StoredChanges::of);
+            handle.set(SegmentFacts { walk, commits, predecessor, changes });
         };
-        // Who looks on while the records go by. Another observer is added here.
-        (self.stream(self.cleaned(CommitIndex::default()), finish), facts)
+        let changes = (size.bytes() <= CHANGES_SEGMENT_BYTES_MAX).then(ChangesObserver::default);
+        (self.stream(self.cleaned((CommitIndex::default(), changes)), finish), facts)
     }
 
     /// Reads it whole, on this thread, and answers how far its records reach; `None` for files that are no segments. Blocking.
@@ -256,6 +264,9 @@ impl<O: Observer> Cleaned<O> {
         cleaned.into()
     }
 }
+
+/// Who looks on while the records of a segment go by. Another observer is added here.
+type Observers = (CommitIndex, Option<ChangesObserver>);
 
 /// What is known of a segment, once its content has gone by.
 #[derive(Debug, Clone, Default)]
