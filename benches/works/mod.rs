@@ -9,7 +9,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use walward::backup::packs;
 use walward_base::sys::cpu::CpuPool;
-use walward_pg::{CommitTimes, Lineage, PageState, SegmentName, SegmentSize, Timeline, WalFileName, verify_page};
+use walward_pg::changes::ChangesObserver;
+use walward_pg::{
+    CommitIndex, CommitTimes, Lineage, PageState, SegmentName, SegmentSize, Timeline, WalFileName, Walk, verify_page,
+};
 use walward_repo::format::{Kind, Spec};
 use walward_repo::keys::KeySource;
 use walward_repo::manifest::{Entry, EntryKind};
@@ -45,7 +48,7 @@ const fn work(name: &'static str, unit: Unit, size: usize, prepare: fn(usize) ->
     Work { name, unit, size, prepare }
 }
 
-pub const ALL: [Work; 11] = [
+pub const ALL: [Work; 12] = [
     work("object written, plain", Unit::Bytes, SEGMENT_BYTES, |size| written(size, false)),
     work("object written, sealed", Unit::Bytes, SEGMENT_BYTES, |size| written(size, true)),
     work("object read, plain", Unit::Bytes, SEGMENT_BYTES, |size| read(size, false)),
@@ -53,6 +56,7 @@ pub const ALL: [Work; 11] = [
     work("CRC-32C", Unit::Bytes, SEGMENT_BYTES, crc),
     work("page checksums", Unit::Bytes, MIB, page_checksums),
     work("WAL records", Unit::Bytes, WAL.len(), wal_records),
+    work("WAL records as archived", Unit::Bytes, WAL.len(), wal_records_as_archived),
     work("manifest lines written", Unit::Elements, MILLION, manifest_written),
     work("manifest lines read", Unit::Elements, MILLION, manifest_read),
     work("files planned into packs", Unit::Elements, MILLION, planned),
@@ -149,6 +153,18 @@ fn wal_records(_size: usize) -> Box<dyn FnMut()> {
         let mut times = CommitTimes::new(name, SegmentSize::DEFAULT);
         times.feed(black_box(WAL));
         black_box(times.finish());
+    })
+}
+
+/// With all that look on while a segment is archived.
+fn wal_records_as_archived(_size: usize) -> Box<dyn FnMut()> {
+    let name = SegmentName::from_number(Timeline(1), 6, SegmentSize::DEFAULT).unwrap();
+    Box::new(move || {
+        let observers = (CommitIndex::default(), ChangesObserver::default());
+        let mut walk = Walk::new(name, SegmentSize::DEFAULT, observers);
+        walk.feed(black_box(WAL));
+        let (walked, (commits, changes)) = walk.finish();
+        black_box((commits, changes.finish(&walked).map(|changes| changes.encode())));
     })
 }
 
