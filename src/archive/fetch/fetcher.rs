@@ -165,38 +165,41 @@ impl Fetcher {
     pub async fn fetch(&self, want: Want, asker: Asker, beside: Option<Spot>) -> Result<Fetched, FetchError> {
         let forgotten = self.asked();
         let name = want.name;
-        let life = given::life_at(want.pg_wal.as_deref()).await;
+        // Read meanwhile: a standby is answered in time also where that disk is slow.
+        let reading = tokio::spawn(given::life_at(want.pg_wal.clone()));
         let work = async {
             let at_hole = match asker {
-                Asker::OneShot => AtHole::Wait,
-                Asker::Target => AtHole::Tell,
-                Asker::Standby => return self.fetch_now(want.clone(), beside).await,
+                Asker::OneShot => Some(AtHole::Wait),
+                Asker::Target => Some(AtHole::Tell),
+                Asker::Standby => None,
             };
-            let fetched = self.fetch_patiently(&want, at_hole, beside).await?;
-            if matches!(fetched, Fetched::Absent) {
-                self.last_is_there(&want, life).await?;
+            let fetched = match at_hole {
+                Some(at_hole) => self.fetch_patiently(&want, at_hole, beside).await?,
+                None => self.fetch_now(want.clone(), beside).await?,
+            };
+            let life = reading.await.ok().flatten();
+            match &fetched {
+                Fetched::File(place) => self.continues(&want, life, place).await?,
+                Fetched::Absent if at_hole.is_some() => self.last_is_there(&want, life).await?,
+                Fetched::Absent => {}
             }
-            Ok(fetched)
+            Ok((fetched, life))
         };
         let outcome = tokio::select! {
             outcome = work.instrument(self.0.span.clone()) => outcome,
             () = self.0.stop.cancelled() => Err(FetchError::Stopping(name)),
         };
-        let outcome = match outcome {
-            Ok(fetched) => self.without_seam(&want, life, fetched).await,
-            failed => failed,
-        };
         match &outcome {
-            Ok(Fetched::File(place)) => {
+            Ok((Fetched::File(place), life)) => {
                 self.0.stats.served(name);
-                self.gave(&want, life, place.link(), forgotten);
+                self.gave(&want, *life, place.link(), forgotten);
                 self.learn(name, place, forgotten).await;
             }
-            Ok(Fetched::Absent) => self.0.stats.absent(),
+            Ok((Fetched::Absent, _)) => self.0.stats.absent(),
             Err(error) => self.0.stats.failed(&describe(error), error.class()),
         }
         self.state().last_answer = Some(Instant::now());
-        outcome
+        outcome.map(|(fetched, _)| fetched)
     }
 
     /// For a recovery that must know: until the deadline.
@@ -245,20 +248,14 @@ impl Fetcher {
         walward_storage::patient_until(until, still_holds(&self.0.repositories, &last, want)).await
     }
 
-    /// What was fetched, unless the recovery has something before it that it does not continue.
-    async fn without_seam(
-        &self,
-        want: &Want,
-        life: Option<ServerLife>,
-        fetched: Fetched,
-    ) -> Result<Fetched, FetchError> {
-        let Fetched::File(place) = &fetched else { return Ok(fetched) };
-        let Some(link) = place.link() else { return Ok(fetched) };
+    /// That what was fetched continues what the recovery has before it.
+    async fn continues(&self, want: &Want, life: Option<ServerLife>, place: &Place) -> Result<(), FetchError> {
+        let Some(link) = place.link() else { return Ok(()) };
         let before = self.0.given.seam(want, life, link, self.segment_size(want.lineage)).await;
         if let Some(seam) = seam::told(want.name, before, self.0.options.refuse_seams)? {
             warn!(segment = %want.name, error = describe(&seam), "it is given all the same (fetch.refuse_seams = false)");
         }
-        Ok(fetched)
+        Ok(())
     }
 
     /// For a standby: what can be had now. What comes too late for it goes on, and is there when it asks again.

@@ -1,6 +1,6 @@
 //! What recoveries were given last: each goes on from there, and the archive must still have it.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -104,7 +104,7 @@ impl Recovery {
 }
 
 /// The life of the server that keeps its WAL in `pg_wal`, where that is found out in time.
-pub(super) async fn life_at(pg_wal: Option<&Path>) -> Option<ServerLife> {
+pub(super) async fn life_at(pg_wal: Option<PathBuf>) -> Option<ServerLife> {
     let data_directory = pg_wal?.parent()?.to_path_buf();
     let ground = Ground::of(&data_directory);
     let look = ground.look(move || ServerLife::read(&data_directory).ok().flatten());
@@ -144,7 +144,7 @@ mod tests {
             let lines = format!("77\n/data\n{started}\n5432\n\n\n\nready\n");
             walward_base::sys::durable::replace(&folder.path().join("postmaster.pid"), lines.as_bytes(), 0o600)
                 .expect("written");
-            life_at(Some(&pg_wal)).await
+            life_at(Some(pg_wal.clone())).await
         };
         let want = |name: &str| Want { pg_wal: Some(pg_wal.clone()), ..Want::new(None, name.parse().expect("a name")) };
         let first = live(1_700_000_000).await;

@@ -130,7 +130,7 @@ fn every_cut_at_the_end_of_a_segment_is_joined() {
             if body.len() < 10_000 || *manager != 1 {
                 assert_eq!(changes, all);
             } else {
-                // What is dropped lies behind more than is kept.
+                // What is dropped comes after more than is kept.
                 assert_eq!(changes.doubts.keys().collect::<Vec<_>>(), [&Doubt::Unreadable]);
             }
             assert_eq!(joined(&segments_keeping(50_000, MIB, MIB, &writer.wal, 4096)).finish(), all);
