@@ -106,7 +106,7 @@ impl LastPack {
     pub fn content_bytes(&self) -> u64 {
         let copied = self.packs.iter().flat_map(|pack| &pack.files).map(|packed| packed.copied.size);
         let last = self.entries.iter().map(|entry| match entry.what {
-            EntryKind::File { size, .. } => size,
+            EntryKind::File { size, .. } | EntryKind::Blocks { size, .. } => size,
             EntryKind::Directory => 0,
         });
         copied.chain(last).sum()
@@ -404,6 +404,7 @@ mod tests {
             packs: Vec::new(),
             tablespaces: Vec::new(),
             corrupt_pages: vec![("base/x".to_owned(), 3)],
+            depends_on: None,
         };
         let what = EntryKind::File { size: 1, crc32c: 2, pack: 1, offset: 3 };
         let entries = vec![Entry { path: "backup_label".to_owned(), mode: 0o600, mtime: 1, what }];

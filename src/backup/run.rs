@@ -400,6 +400,7 @@ impl<S: Server> Begun<S> {
             packs: Vec::new(),
             tablespaces: named(tablespaces, &facts),
             corrupt_pages: corrupt.listed.clone(),
+            depends_on: None,
         };
         let last = Arc::new(last);
         let mut stored_bytes = Vec::new();

@@ -130,6 +130,9 @@ impl Contents {
                     files.push(number);
                     contents.by_path.push(number);
                 }
+                EntryKind::Blocks { .. } => {
+                    return Err(refuse(format!("of {:?} it has some blocks only", entry.path)));
+                }
             }
         }
         contents.check(refuse)?;
@@ -195,7 +198,7 @@ fn path_of(entries: &Entries, number: u32) -> &str {
 fn place_of(entries: &Entries, number: u32) -> (u64, u64) {
     match entries.get(number).map(|entry| entry.what) {
         Some(EntryKind::File { offset, size, .. }) => (offset, size),
-        Some(EntryKind::Directory) | None => (0, 0),
+        Some(EntryKind::Directory | EntryKind::Blocks { .. }) | None => (0, 0),
     }
 }
 
@@ -239,6 +242,7 @@ pub(super) mod tests {
             packs: packs.iter().enumerate().map(pack).collect(),
             tablespaces,
             corrupt_pages: Vec::new(),
+            depends_on: None,
         }
     }
 

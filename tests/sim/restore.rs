@@ -104,6 +104,7 @@ pub async fn put_backup(repository: &Repository, taken: Taken) {
         packs: Vec::new(),
         tablespaces: Vec::new(),
         corrupt_pages: Vec::new(),
+        depends_on: None,
     };
     let folder = |path: &str| Entry { path: path.to_owned(), mode: 0o700, mtime: 0, what: EntryKind::Directory };
     let mut entries: Vec<Entry> = ["base", "base/5", "global", "pg_wal"].map(folder).into();

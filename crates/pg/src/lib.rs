@@ -22,6 +22,7 @@
 //! | `exclude` | what a base backup leaves out |
 //! | `backup_label` | `backup_label` and backup history files |
 //! | `backup_manifest` | writes PostgreSQL's `backup_manifest` |
+//! | `incremental_file` | PostgreSQL's file of some blocks of a relation's file |
 //! | [`session`] | the SQL session: facts, backup start and stop, grants, what an administrator may do |
 //! | `settings` | `postgresql.auto.conf` and its kind, as text |
 //! | `synthetic` | WAL that no server wrote, for tests |
@@ -39,6 +40,7 @@ mod control;
 mod exclude;
 mod folders;
 mod history;
+mod incremental_file;
 mod lineage;
 mod lsn;
 mod observer;
@@ -65,6 +67,7 @@ pub use control::{ClusterState, ControlError, ControlFile, read_major};
 pub use exclude::{Inclusion, UnloggedRelations, inclusion, is_database_directory};
 pub use folders::{ClusterFolders, NearbyFolders, place_inside};
 pub use history::{HistoryError, TimelineHistory, segment_before};
+pub use incremental_file::{incremental_bytes, incremental_header, incremental_header_bytes, incremental_path};
 pub use lineage::{Lineage, LineageError};
 pub use lsn::{Lsn, LsnError, SegmentSize, SegmentSizeError, Timeline};
 pub use observer::{Observer, Record};

@@ -85,7 +85,9 @@ mod tests {
             pack,
             offset,
         });
-        let what = prop_oneof![Just(EntryKind::Directory), file];
+        let blocks = any::<(u64, u32, u32, u64, u32)>()
+            .prop_map(|(size, crc32c, pack, offset, blocks)| EntryKind::Blocks { size, crc32c, pack, offset, blocks });
+        let what = prop_oneof![Just(EntryKind::Directory), file, blocks];
         let parts = ("[a-zé/]{0,12}", any::<u32>(), any::<i64>(), what);
         parts.prop_map(|(path, mode, mtime, what)| Entry { path, mode, mtime, what })
     }

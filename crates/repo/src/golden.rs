@@ -121,6 +121,7 @@ fn manifest() -> (Manifest, Entry) {
         packs: Vec::new(),
         tablespaces: Vec::new(),
         corrupt_pages: Vec::new(),
+        depends_on: None,
     };
     let what = EntryKind::File { size: 3, crc32c: 7, pack: 0, offset: 512 };
     (head, Entry { path: "PG_VERSION".to_owned(), mode: 0o600, mtime: 1, what })

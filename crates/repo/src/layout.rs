@@ -7,6 +7,7 @@
 //! wal/<lineage>/<timeline>.history                 timeline histories
 //! wal/<lineage>/<timeline>/<log>/<file>            segments, partial segments, backup histories
 //! backup/<label>/pack/<nnnnn>                      tar streams
+//! backup/<label>/blocks                            which blocks an incremental backup stores
 //! backup/<label>/manifest                          written last
 //! backup/<label>/hold                              pinned
 //! gap/<lineage>/<first>-<last>.json                WAL that was let go
@@ -134,6 +135,11 @@ pub fn packs(label: &BackupLabel) -> ObjectKey {
 /// One pack of a backup.
 pub fn pack(label: &BackupLabel, number: u32) -> ObjectKey {
     key(format!("backup/{label}/pack/{number:05}"))
+}
+
+/// Which blocks of which files an incremental backup stores.
+pub fn block_index(label: &BackupLabel) -> ObjectKey {
+    key(format!("backup/{label}/blocks"))
 }
 
 /// A backup's manifest: its existence is the backup's.

@@ -3,6 +3,7 @@
 
 pub mod aside;
 mod aside_id;
+pub mod block_index;
 mod checked_json;
 pub mod entries;
 mod error;

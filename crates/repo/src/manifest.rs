@@ -152,6 +152,41 @@ pub struct Manifest {
     /// Relation pages whose checksum did not match, after reading again: (path, block).
     #[serde(deserialize_with = "corrupt_pages")]
     pub corrupt_pages: Vec<(String, u32)>,
+    /// The backup without which this one is not whole; none of a full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depends_on: Option<DependsOn>,
+}
+
+/// What a differential or an incremental backup builds on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DependsOn {
+    /// The parent: the blocks that are not stored here are in it, or in what it builds on.
+    pub label: String,
+    /// How it was found which blocks are to be stored.
+    pub changes: ChangesSource,
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// The object that says which blocks are stored ([`crate::block_index`]).
+    pub index: StoredIndex,
+}
+
+/// Where it is known from what changed since the parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangesSource {
+    /// From the records of the archived WAL.
+    Wal,
+}
+
+/// A block index as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredIndex {
+    /// Length of its content.
+    pub content_bytes: u64,
+    /// Length of the object.
+    pub stored_bytes: u64,
+    /// SHA-256 of the stored bytes before the trailer, hexadecimal.
+    pub stored_sha256: String,
 }
 
 /// One pack of a backup.
@@ -208,6 +243,19 @@ pub enum EntryKind {
         pack: u32,
         /// Where its bytes begin in the pack's tar stream.
         offset: u64,
+    },
+    /// A file of a relation, of which the blocks are stored that the parent does not have: PostgreSQL's `INCREMENTAL.` file.
+    Blocks {
+        /// Length of the whole file in bytes, a multiple of the block size.
+        size: u64,
+        /// CRC-32C of the incremental file.
+        crc32c: u32,
+        /// The pack that holds it.
+        pack: u32,
+        /// Where the incremental file begins in the pack's tar stream.
+        offset: u64,
+        /// How many blocks are stored. Which ones, the block index says.
+        blocks: u32,
     },
 }
 
@@ -401,6 +449,13 @@ mod tests {
                 crc32c,
                 pack,
                 offset
+            }),
+            any::<(u64, u32, u32, u64, u32)>().prop_map(|(size, crc32c, pack, offset, blocks)| EntryKind::Blocks {
+                size,
+                crc32c,
+                pack,
+                offset,
+                blocks
             }),
         ];
         let entry = (path, any::<u32>(), any::<i64>(), what)

@@ -61,6 +61,7 @@ fn head(second: i64, timeline: u32, from: u64, to: u64) -> Manifest {
         packs: Vec::new(),
         tablespaces: Vec::new(),
         corrupt_pages: Vec::new(),
+        depends_on: None,
     }
 }
 

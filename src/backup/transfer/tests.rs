@@ -79,6 +79,7 @@ async fn make(repository: &Repository) -> Manifest {
         packs,
         tablespaces: Vec::new(),
         corrupt_pages: Vec::new(),
+        depends_on: None,
     };
     write_manifest(repository, &label(), 1, "db1", head.clone(), entries()).await.unwrap();
     head

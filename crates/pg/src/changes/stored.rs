@@ -76,6 +76,26 @@ impl Changes {
     }
 }
 
+impl BlockSet {
+    /// As a set is stored in the table above.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        write_blocks(&mut writer, self);
+        writer.0
+    }
+
+    /// Reads what [`BlockSet::encode`] writes from the beginning of `stored`, and leaves there what follows it.
+    ///
+    /// # Errors
+    /// Anything else.
+    pub fn decode_first(stored: &mut &[u8]) -> Result<Self, StoredError> {
+        let mut reader = Reader(stored);
+        let blocks = read_blocks(&mut reader)?;
+        *stored = reader.0;
+        Ok(blocks)
+    }
+}
+
 impl SegmentChanges {
     /// As they are stored; what is kept beyond that ([`super::ChangesObserver::keeping`]) is left out. As long as what they say: of a segment of
     /// 16 MiB seldom more than some kilobytes, but no bound is set here.

@@ -54,11 +54,13 @@ pub enum Kind {
     Pack = 4,
     /// A backup's manifest.
     Manifest = 5,
+    /// Which blocks an incremental backup stores.
+    BlockIndex = 6,
 }
 
 impl Kind {
     fn from_stored(number: u8) -> Option<Self> {
-        [Self::Segment, Self::History, Self::BackupHistory, Self::Pack, Self::Manifest]
+        [Self::Segment, Self::History, Self::BackupHistory, Self::Pack, Self::Manifest, Self::BlockIndex]
             .into_iter()
             .find(|kind| *kind as u8 == number)
     }
