@@ -12,7 +12,7 @@
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
 # Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20,
-# 200 with --thorough), RUST_TEST_THREADS (default 2). Tests see --thorough as WALWARD_TEST_THOROUGH=1.
+# 200 with --thorough), WALWARD_TEST_ROUNDS (rounds of random work and backups, 12 or 300), RUST_TEST_THREADS (default 2). Tests see --thorough as WALWARD_TEST_THOROUGH=1.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/common.sh"
@@ -31,7 +31,7 @@ for argument in "$@"; do
 done
 
 if [ -n "$thorough" ]; then
-    export WALWARD_TEST_THOROUGH=1 WALWARD_TEST_SEGMENTS=${WALWARD_TEST_SEGMENTS:-200}
+    export WALWARD_TEST_THOROUGH=1 WALWARD_TEST_SEGMENTS=${WALWARD_TEST_SEGMENTS:-200} WALWARD_TEST_ROUNDS=${WALWARD_TEST_ROUNDS:-300}
 else
     unset WALWARD_TEST_THOROUGH
 fi

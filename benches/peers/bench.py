@@ -21,7 +21,7 @@ import report
 import rows
 from cluster import SUM, Cluster, run
 from store import Store
-from tools import BarmanCloud, Walward
+from tools import BarmanCloud, PgBaseBackupIncremental, Walward
 
 SEGMENTS = 64
 
@@ -193,7 +193,7 @@ minutes. Every run's result was restored or fetched back and compared. Made by `
 {minutes:.0f} minutes here and writes this file. What counts is the ratio, not the number: every machine has others.
 
 Of {len(aims)} aims {sum(aim.endswith(": reached.") for aim in aims)} are reached. Under each table stand its aims, and what keeps Walward from those that are not.
-Incremental backups and delta restores have no row, because they are not there yet.
+Delta restores have no row, because they are not there yet.
 
 {machine(asked.programs)}
 - database: {data}; WAL of pgbench; zstd level 1 for WAL and 3 for backups; two workers each; AES-256 (GCM here, CBC in
@@ -215,6 +215,7 @@ def main():
     parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     Walward.programs, BarmanCloud.programs = asked.walward, asked.barman
+    PgBaseBackupIncremental.programs = Path(asked.programs)
     chosen = [row for row in all_rows() if not asked.rows or any(word in row.TITLE for word in asked.rows.split(","))]
     began = time.monotonic()
     sections, aims = [], []

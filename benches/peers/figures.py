@@ -28,6 +28,8 @@ ALL = {
     "requests": Figure("requests", lambda cost: cost.requests, 0, only_s3=True),
     "sent": Figure("sent MiB", lambda cost: cost.sent_bytes / MIB, 1, only_s3=True),
     "stored": Figure("stored MiB", lambda cost: cost.more["stored"] / MIB, 0),
+    "changed": Figure("changed MiB", lambda cost: cost.more["changed"] / MIB, 0),
+    "read per changed byte": Figure("bytes read for each that changed", lambda cost: cost.read_bytes / cost.more["changed"], 1),
     "restore": Figure("restore s", lambda cost: cost.more["restore"], 1, spread=True),
     "recovery": Figure("recovery s", lambda cost: cost.more["recovery"], 1),
     "segments": Figure("segments replayed", lambda cost: cost.more["segments"], 0),

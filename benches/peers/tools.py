@@ -72,6 +72,14 @@ class Tool:
         """The command that takes a full backup."""
         raise NotImplementedError
 
+    def incremental(self):
+        """The command that takes a backup of what changed since the last one."""
+        raise NotImplementedError
+
+    def settings(self):
+        """What the server has to be told for that."""
+        return {}
+
     def restore(self, target):
         """The command that restores the last backup to `target`."""
         raise NotImplementedError
@@ -161,6 +169,9 @@ repositories = ["main"]
     def backup(self):
         return self.walward("backup")
 
+    def incremental(self):
+        return self.walward("backup --type incr")
+
     def restore(self, target):
         return self.walward(f"restore --target-directory {target} --archive-mode off --yes")
 
@@ -192,6 +203,7 @@ repo1-storage-ca-file={self.store.ca}
         self.config = self.room / "pgbackrest.conf"
         self.config.write_text(f"""[global]
 {where}{cipher}repo1-bundle=y
+repo1-block=y
 compress-type=zst
 compress-level={BACKUP_LEVEL}
 process-max={WORKERS}
@@ -229,6 +241,9 @@ pg1-user=postgres
     def backup(self):
         return self.pgbackrest("backup --type=full")
 
+    def incremental(self):
+        return self.pgbackrest("backup --type=incr")
+
     def restore(self, target):
         return self.pgbackrest(f"restore --pg1-path={target} --archive-mode=off")
 
@@ -257,6 +272,39 @@ class PgBaseBackup(Tool):
         repository = f"{self.room}/repository"
         return (f"mkdir -m 700 {target} && zstd -dcq {repository}/base.tar.zst | tar x -C {target} && "
                 f"tar x -C {target}/pg_wal -f {repository}/pg_wal.tar && sync -f {target}")
+
+
+class PgBaseBackupIncremental(Tool):
+    """PostgreSQL's own, from 17 on: plain directories, which its own program puts together; nothing is compressed."""
+
+    name = "pg_basebackup --incremental"
+    encrypts = False
+    places = (DISK,)
+    programs = Path()
+
+    @classmethod
+    def is_there(cls):
+        return (cls.programs / "pg_combinebackup").exists()
+
+    def archive_command(self):
+        return "/bin/true"
+
+    def settings(self):
+        return {"summarize_wal": "on"}
+
+    def _backup(self, name, words=""):
+        return (f"{self.cluster.program('pg_basebackup')} -D {self.room}/repository/{name} -X stream -c fast {words} "
+                f"-h {self.cluster.folder} -p {self.cluster.port} -U postgres")
+
+    def backup(self):
+        return f"mkdir -p {self.room}/repository && " + self._backup("full")
+
+    def incremental(self):
+        return self._backup("incr", f"--incremental={self.room}/repository/full/backup_manifest")
+
+    def restore(self, target):
+        repository = f"{self.room}/repository"
+        return f"{self.cluster.program('pg_combinebackup')} -o {target} {repository}/full {repository}/incr"
 
 
 class Zstd(Tool):

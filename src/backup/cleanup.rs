@@ -119,8 +119,12 @@ pub async fn check_packs(repository: &Repository, label: &BackupLabel, packs: &[
 }
 
 async fn remove_from(repository: &Repository, label: &BackupLabel) -> Result<usize, StoreError> {
-    let packs = repository.store().list(Some(&layout::packs(label))).await?.objects;
-    remove_objects(repository, packs).await
+    let store = repository.store();
+    let mut objects = store.list(Some(&layout::packs(label))).await?.objects;
+    let index = layout::block_index(label);
+    let beside = store.list(Some(&layout::backup_root(label))).await?.objects;
+    objects.extend(beside.into_iter().filter(|object| object.key == index));
+    remove_objects(repository, objects).await
 }
 
 async fn remove_objects(repository: &Repository, packs: Vec<ObjectInfo>) -> Result<usize, StoreError> {

@@ -4,18 +4,21 @@
 //! there and what shrank is padded with zeros; recovery puts both right. What vanished is left out.
 
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::incremental::Since;
 use super::member::{self, Attributes};
 use super::pages::PageChecks;
 use super::source::SourceFile;
 use super::stream::{PIECE_BYTES, PackStream, Stopped};
 use walward_base::sys::ground::Steps;
-use walward_pg::{ClusterFolders, NearbyFolders};
+use walward_pg::changes::BlockSet;
+use walward_pg::{ClusterFolders, NearbyFolders, incremental_bytes, incremental_header, incremental_path};
 
 /// How often a page whose checksum does not match is read again: the server may have been writing it at that moment.
 const READS_AGAIN_MAX: u32 = 5;
@@ -24,21 +27,35 @@ const READ_AGAIN_PAUSE: Duration = Duration::from_millis(10);
 /// After so many corrupt pages in one file the rest of it gets one more reading without a pause: it is damaged, not torn.
 const PATIENT_PAGES_MAX: usize = 16;
 /// How many corrupt pages are listed for a file.
-const LISTED_PAGES_MAX: usize = 100;
+pub const LISTED_PAGES_MAX: usize = 100;
 
 /// A file that was copied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
-    /// Length in bytes.
+    /// Length of the whole file in bytes.
     pub size: u64,
-    /// CRC-32C of the content as it was copied.
+    /// CRC-32C of the member's content.
     pub crc32c: u32,
-    /// Where the content begins in the pack's stream.
+    /// Where the member's content begins in the pack's stream.
     pub offset: u64,
     /// Permission bits.
     pub mode: u32,
     /// Modification time, seconds since the Unix epoch.
     pub mtime: i64,
+    /// The blocks that were copied, when not all were; the member is an incremental file then.
+    pub blocks: Option<Box<BlockSet>>,
+}
+
+impl Copied {
+    /// The length of the member's content.
+    pub fn member_bytes(&self, block_bytes: u32) -> u64 {
+        self.blocks.as_ref().map_or(self.size, |blocks| incremental_bytes(count(blocks), block_bytes))
+    }
+}
+
+/// How many blocks there are: no more than a file has.
+pub fn count(blocks: &BlockSet) -> u32 {
+    u32::try_from(blocks.count()).unwrap_or(u32::MAX)
 }
 
 /// Pages whose checksum does not match.
@@ -81,10 +98,25 @@ pub struct Copier<'a> {
     folders: NearbyFolders,
     /// How pages are checked; `None` when the cluster has no checksums.
     checks: Option<&'a PageChecks>,
+    /// What changed since the parent; `None`: every file is copied whole.
+    since: Option<&'a Since>,
     cancel: &'a CancellationToken,
     steps: &'a Steps,
     buffer: Vec<u8>,
     corrupt: CorruptPages,
+    read_bytes: u64,
+}
+
+/// The file in hand.
+struct Source<'p> {
+    path: &'p str,
+    /// Where it lies.
+    place: PathBuf,
+    file: SourceFile,
+    /// Number, in its relation, of the first page of the file, when its pages are checked.
+    first_block: Option<u32>,
+    /// Its corrupt pages so far, not more than are listed.
+    corrupt: Vec<u32>,
 }
 
 impl<'a> Copier<'a> {
@@ -92,17 +124,25 @@ impl<'a> Copier<'a> {
     pub fn new(
         folders: &ClusterFolders,
         checks: Option<&'a PageChecks>,
+        since: Option<&'a Since>,
         cancel: &'a CancellationToken,
         steps: &'a Steps,
     ) -> Self {
         Self {
             folders: NearbyFolders::new(folders.clone()),
             checks,
+            since,
             cancel,
             steps,
             buffer: vec![0; PIECE_BYTES],
             corrupt: CorruptPages::default(),
+            read_bytes: 0,
         }
+    }
+
+    /// How many bytes were read of what was copied.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes
     }
 
     /// The corrupt pages in what was copied.
@@ -110,7 +150,8 @@ impl<'a> Copier<'a> {
         self.corrupt
     }
 
-    /// Copies one file as a tar member. `None` when it is not there any more. `on_bytes` hears of every piece that was read.
+    /// Copies one file as a tar member. `None` when it is not there any more. `on_bytes` hears of every piece of the file that was read, or that
+    /// need not be.
     pub fn copy(
         &mut self,
         path: &str,
@@ -118,50 +159,105 @@ impl<'a> Copier<'a> {
         mut on_bytes: impl FnMut(u64),
     ) -> Result<Option<Copied>, CopyError> {
         let place = self.folders.shown(path);
-        let failed = |source| CopyError::Read { path: place.clone(), source };
         let opened = self.steps.at(&place, || match self.folders.of(path) {
             // Dropped with its folder.
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             other => other.and_then(|(folder, name)| SourceFile::open(folder, name)),
         });
-        let Some(mut file) = opened.map_err(failed)? else { return Ok(None) };
-        let size = file.metadata().len();
-        let attributes = attributes(file.metadata());
-        stream.write(&member::file_header(path, size, attributes))?;
-        let mut copied =
-            Copied { size, crc32c: 0, offset: stream.position(), mode: attributes.mode, mtime: attributes.mtime };
-        let mut corrupt = Vec::new();
+        let opened = opened.map_err(|source| CopyError::Read { path: place.clone(), source })?;
+        let Some(file) = opened else { return Ok(None) };
         let first_block = self.checks.and_then(|checks| checks.first_block(path));
-        let mut done = 0;
-        while done < size {
+        let mut source = Source { path, place, file, first_block, corrupt: Vec::new() };
+        let size = source.file.metadata().len();
+        let blocks = self.since.and_then(|since| Some((since.blocks(path, size)?, since.block_bytes)));
+        let copied = match blocks {
+            None => self.whole(&mut source, size, stream, &mut on_bytes)?,
+            Some((blocks, block_bytes)) => {
+                self.some(&mut source, size, (blocks, block_bytes), stream, &mut on_bytes)?
+            }
+        };
+        self.corrupt.listed.extend(source.corrupt.into_iter().map(|block| (path.to_owned(), block)));
+        Ok(Some(copied))
+    }
+
+    fn whole(
+        &mut self,
+        source: &mut Source<'_>,
+        size: u64,
+        stream: &mut PackStream,
+        on_bytes: &mut impl FnMut(u64),
+    ) -> Result<Copied, CopyError> {
+        let attributes = attributes(source.file.metadata());
+        stream.write(&member::file_header(source.path, size, attributes))?;
+        let offset = stream.position();
+        let mut crc32c = 0;
+        self.stretch(source, 0..size, &mut crc32c, stream, on_bytes)?;
+        stream.write(member::padding(size))?;
+        Ok(Copied { size, crc32c, offset, mode: attributes.mode, mtime: attributes.mtime, blocks: None })
+    }
+
+    /// Copies these blocks as an incremental file.
+    fn some(
+        &mut self,
+        source: &mut Source<'_>,
+        size: u64,
+        (blocks, block_bytes): (BlockSet, u32),
+        stream: &mut PackStream,
+        on_bytes: &mut impl FnMut(u64),
+    ) -> Result<Copied, CopyError> {
+        let attributes = attributes(source.file.metadata());
+        let numbers: Vec<u32> = blocks.iter(..).collect();
+        let bytes = incremental_bytes(count(&blocks), block_bytes);
+        stream.write(&member::file_header(&incremental_path(source.path), bytes, attributes))?;
+        let offset = stream.position();
+        let block_bytes = u64::from(block_bytes);
+        let length = u32::try_from(size / block_bytes).unwrap_or(u32::MAX);
+        let header = incremental_header(&numbers, length, u32::try_from(block_bytes).unwrap_or(u32::MAX));
+        let mut crc32c = crc32c::crc32c(&header);
+        stream.write(&header)?;
+        on_bytes(size - block_bytes * numbers.len() as u64);
+        for run in numbers.chunk_by(|one, next| one.checked_add(1) == Some(*next)) {
+            let start = u64::from(run.first().copied().unwrap_or(0)) * block_bytes;
+            self.stretch(source, start..start + run.len() as u64 * block_bytes, &mut crc32c, stream, on_bytes)?;
+        }
+        stream.write(member::padding(bytes))?;
+        let blocks = Some(Box::new(blocks));
+        Ok(Copied { size, crc32c, offset, mode: attributes.mode, mtime: attributes.mtime, blocks })
+    }
+
+    /// Reads a stretch of a file, which begins with a page, checks its pages and hands it on. What is missing at the end becomes zeros.
+    fn stretch(
+        &mut self,
+        source: &mut Source<'_>,
+        stretch: Range<u64>,
+        crc32c: &mut u32,
+        stream: &mut PackStream,
+        on_bytes: &mut impl FnMut(u64),
+    ) -> Result<(), CopyError> {
+        let Source { place, file, first_block, corrupt, .. } = source;
+        let failed = |source| CopyError::Read { path: place.clone(), source };
+        let mut done = stretch.start;
+        while done < stretch.end {
             if self.cancel.is_cancelled() {
                 return Err(CopyError::Cancelled);
             }
-            let wanted = self.buffer.len().min(usize::try_from(size - done).unwrap_or(usize::MAX));
+            let wanted = self.buffer.len().min(usize::try_from(stretch.end - done).unwrap_or(usize::MAX));
             let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
-            let read = self.steps.at(&place, || file.read_at(buffer, done)).map_err(failed)?;
+            let read = self.steps.at(place, || file.read_at(buffer, done)).map_err(failed)?;
+            self.read_bytes += read as u64;
             let (content, missing) = buffer.split_at_mut(read);
             missing.fill(0);
-            if let (Some(checks), Some(first_block)) = (self.checks, first_block) {
-                let mut check = Check {
-                    file: &mut file,
-                    place: &place,
-                    checks,
-                    cancel: self.cancel,
-                    steps: self.steps,
-                    first_block,
-                    corrupt: &mut corrupt,
-                };
+            if let (Some(checks), Some(first_block)) = (self.checks, *first_block) {
+                let (cancel, steps) = (self.cancel, self.steps);
+                let mut check = Check { file, place, checks, cancel, steps, first_block, corrupt };
                 self.corrupt.count += check.run(content, done).map_err(failed)?;
             }
-            copied.crc32c = crc32c::crc32c_append(copied.crc32c, buffer);
+            *crc32c = crc32c::crc32c_append(*crc32c, buffer);
             stream.write(buffer)?;
             done += wanted as u64;
             on_bytes(wanted as u64);
         }
-        stream.write(member::padding(size))?;
-        self.corrupt.listed.extend(corrupt.into_iter().map(|block| (path.to_owned(), block)));
-        Ok(Some(copied))
+        Ok(())
     }
 }
 
@@ -268,7 +364,7 @@ mod tests {
         let (root, paths) = (root.to_owned(), paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>());
         let reader = tokio::task::spawn_blocking(move || {
             let (cancel, steps) = (CancellationToken::new(), Steps::default());
-            let mut copier = Copier::new(&folders(&root), Some(&CHECKS), &cancel, &steps);
+            let mut copier = Copier::new(&folders(&root), Some(&CHECKS), None, &cancel, &steps);
             let outcomes = paths.iter().map(|path| copier.copy(path, &mut stream, |_| meddle())).collect();
             stream.write(&member::END).unwrap();
             stream.finish().unwrap();
@@ -302,7 +398,7 @@ mod tests {
         let (outcomes, corrupt, stream) = copy(folder.path(), &["PG_VERSION", "gone", "base/5/large"], || {}).await;
         assert!(matches!(outcomes[1], Ok(None)));
         assert_eq!(corrupt, CorruptPages::default());
-        let copied = outcomes[2].as_ref().unwrap().unwrap();
+        let copied = outcomes[2].as_ref().unwrap().as_ref().unwrap();
         assert_eq!((copied.size, copied.crc32c), (3_000_001, crc32c::crc32c(&large)));
         let offset = usize::try_from(copied.offset).unwrap();
         assert!(stream[offset..].starts_with(&large));
@@ -322,7 +418,7 @@ mod tests {
             if new_length < 3 << 20 {
                 expected[1_500_000..].fill(0);
             }
-            let copied = outcomes[0].as_ref().unwrap().unwrap();
+            let copied = outcomes[0].as_ref().unwrap().as_ref().unwrap();
             assert_eq!((copied.size, copied.crc32c), (3 << 20, crc32c::crc32c(&expected)));
             assert_eq!(members(&stream), [("file".to_owned(), expected), ("next".to_owned(), b"next".to_vec())]);
         }
@@ -366,7 +462,8 @@ mod tests {
         let (mut stream, content) = pack_stream(cancel.clone());
         cancel.cancel();
         let steps = Steps::default();
-        let outcome = Copier::new(&folders(folder.path()), None, &cancel, &steps).copy("file", &mut stream, |_| {});
+        let outcome =
+            Copier::new(&folders(folder.path()), None, None, &cancel, &steps).copy("file", &mut stream, |_| {});
         assert!(matches!(outcome, Err(CopyError::Cancelled)));
         drop(content);
     }

@@ -15,10 +15,10 @@ use super::scan::CONTROL_FILE;
 use super::stream::{PackStream, Stopped, pack_stream};
 use walward_base::sys::folder::Folder;
 use walward_base::sys::ground::Steps;
-use walward_pg::{ControlError, ControlFile, ManifestWriter, WalRange};
+use walward_pg::{ControlError, ControlFile, ManifestWriter, WalRange, incremental_path};
 use walward_repo::format::{Kind, Summary};
 use walward_repo::layout;
-use walward_repo::manifest::{Entry, EntryKind, Manifest, Pack};
+use walward_repo::manifest::{Entry, EntryKind, Manifest, Pack, StoredIndex};
 
 /// How often a torn pg_control is read again, and the pause before each.
 const CONTROL_READS_MAX: u32 = 10;
@@ -29,6 +29,8 @@ const CONTROL_BYTES_MAX: u64 = 1 << 20;
 /// About how long a file's line is in PostgreSQL's manifest and in ours: guesses that part sizes are chosen by.
 const BACKUP_MANIFEST_LINE_BYTES: u64 = 160;
 const MANIFEST_LINE_BYTES: u64 = 130;
+/// The same of a file in the block index.
+const INDEX_FILE_BYTES: u64 = 20;
 
 /// pg_control as it will be restored.
 #[derive(Debug, Clone)]
@@ -102,7 +104,12 @@ impl LastPack {
         self.packs.iter().map(|pack| pack.files.len() as u64).sum::<u64>() + self.entries.len() as u64
     }
 
-    /// The length of all of them.
+    /// How many bytes were read of the data directory.
+    pub fn read_bytes(&self) -> u64 {
+        self.packs.iter().map(|pack| pack.read_bytes).sum()
+    }
+
+    /// The length of all of them as they are restored.
     pub fn content_bytes(&self) -> u64 {
         let copied = self.packs.iter().flat_map(|pack| &pack.files).map(|packed| packed.copied.size);
         let last = self.entries.iter().map(|entry| match entry.what {
@@ -182,24 +189,26 @@ fn entry(path: &str, size: u64, crc32c: u32, pack: u32, offset: u64, attributes:
 /// for itself.
 fn backup_manifest<W: Write>(output: W, work: &Work, files: &LastFiles) -> io::Result<W> {
     let mut writer = ManifestWriter::new(output, files.control.parsed.lineage())?;
+    let block_bytes = work.since.as_ref().map_or(0, |since| since.block_bytes);
     for (path, copied) in copied_files(work, &files.packs) {
-        writer.file(path.as_bytes(), copied.size, copied.mtime, copied.crc32c)?;
+        let path = if copied.blocks.is_some() { incremental_path(&path) } else { path };
+        writer.file(path.as_bytes(), copied.member_bytes(block_bytes), copied.mtime, Some(copied.crc32c))?;
     }
     for (path, bytes, attributes) in [
         ("backup_label", files.backup_label.as_bytes(), files.attributes),
         (CONTROL_FILE, &files.control.bytes, files.control.attributes),
     ] {
-        writer.file(path.as_bytes(), bytes.len() as u64, attributes.mtime, crc32c::crc32c(bytes))?;
+        writer.file(path.as_bytes(), bytes.len() as u64, attributes.mtime, Some(crc32c::crc32c(bytes)))?;
     }
     writer.finish(&[files.wal])
 }
 
 /// Every file in the packs before the last.
-fn copied_files<'a>(work: &'a Work, packs: &'a [PackDone]) -> impl Iterator<Item = (String, Copied)> + 'a {
+fn copied_files<'a>(work: &'a Work, packs: &'a [PackDone]) -> impl Iterator<Item = (String, &'a Copied)> + 'a {
     packs
         .iter()
         .flat_map(|pack| &pack.files)
-        .filter_map(|packed| Some((work.tree.file(packed.file)?.path(), packed.copied)))
+        .filter_map(|packed| Some((work.tree.file(packed.file)?.path(), &packed.copied)))
 }
 
 /// Counts what is written to it.
@@ -219,6 +228,35 @@ impl Write for Measure {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+/// Writes to every repository which blocks the packs hold: how that is stored in each.
+pub async fn block_index(
+    work: &Arc<Work>,
+    last: &Arc<LastPack>,
+    cancel: &CancellationToken,
+) -> Result<Vec<StoredIndex>, BackupError> {
+    let (mut stream, content) = pack_stream(cancel.clone());
+    let (packs, expected_bytes) = (Arc::clone(last), INDEX_FILE_BYTES * work.tree.file_count());
+    let writer = tokio::task::spawn_blocking(move || {
+        let copied = packs.packs.iter().flat_map(|pack| &pack.files).filter_map(|packed| packed.copied.blocks.as_ref());
+        for blocks in copied {
+            stream.write(&blocks.encode())?;
+        }
+        stream.finish()
+    });
+    let key = layout::block_index(&work.label);
+    let doing = "write which blocks are stored to".to_owned();
+    let sent = upload(&work.targets, doing, &key, Kind::BlockIndex, content, expected_bytes, cancel);
+    let (written, uploaded) = tokio::join!(writer, sent);
+    let uploaded = uploaded?;
+    written.map_err(|_| BackupError::Died)?.map_err(|Stopped| BackupError::Died)?;
+    let stored = |summary: Summary| StoredIndex {
+        content_bytes: summary.content_bytes,
+        stored_bytes: summary.stored_bytes,
+        stored_sha256: walward_base::hex::encode(&summary.stored_digest),
+    };
+    Ok(uploaded.into_iter().map(stored).collect())
 }
 
 /// Writes a backup's manifest to one repository: the backup exists from then on.
@@ -269,8 +307,13 @@ fn write_manifest(output: &mut PackStream, work: &Work, head: &Manifest, last: &
     for pack in &last.packs {
         for packed in &pack.files {
             let Some(file) = work.tree.file(packed.file) else { continue };
-            let Copied { size, crc32c, offset, mode, mtime } = packed.copied;
-            let what = EntryKind::File { size, crc32c, pack: pack.number, offset };
+            let Copied { size, crc32c, offset, mode, mtime, ref blocks } = packed.copied;
+            let what = match blocks {
+                None => EntryKind::File { size, crc32c, pack: pack.number, offset },
+                Some(blocks) => {
+                    EntryKind::Blocks { size, crc32c, pack: pack.number, offset, blocks: copy::count(blocks) }
+                }
+            };
             line(serde_json::to_string(&Entry { path: file.path(), mode, mtime, what }))?;
         }
     }
@@ -306,6 +349,7 @@ mod tests {
             reading: Reading::new(Path::new("/"), std::time::Duration::from_mins(1)),
             tree,
             checks: None,
+            since: None,
             targets: Vec::new(),
             label: BackupLabel::new(jiff::Timestamp::UNIX_EPOCH, BackupType::Full),
             progress: Arc::new(tokio::sync::watch::Sender::new(Progress::new(jiff::Timestamp::UNIX_EPOCH))),
@@ -314,7 +358,7 @@ mod tests {
     }
 
     fn last_files() -> LastFiles {
-        let copied = |size, offset| Copied { size, crc32c: 9, offset, mode: 0o600, mtime: 77 };
+        let copied = |size, offset| Copied { size, crc32c: 9, offset, mode: 0o600, mtime: 77, blocks: None };
         let file = |file, copied| PackedFile { file, copied };
         LastFiles {
             backup_label: "START WAL LOCATION: 0/2000028 (file 000000010000000000000002)\n".to_owned(),
@@ -331,6 +375,7 @@ mod tests {
                 stored: Vec::new(),
                 files: vec![file(0, copied(3, 512)), file(2, copied(7, 1536))],
                 corrupt: crate::backup::copy::CorruptPages::default(),
+                read_bytes: 10,
             }],
         }
     }

@@ -1,4 +1,4 @@
-//! Takes base backups: online, full, through PostgreSQL's own backup functions (`pg_backup_start`, `pg_backup_stop`; 13 and 14:
+//! Takes base backups: online, full, differential or incremental, through PostgreSQL's own backup functions (`pg_backup_start`, `pg_backup_stop`; 13 and 14:
 //! `pg_start_backup`, `pg_stop_backup`, non-exclusive), from a primary or a standby.
 //!
 //! One pass over the files goes into every repository. The order is what makes it safe:
@@ -24,6 +24,9 @@
 //! | file | what it does |
 //! |---|---|
 //! | `preflight` | decides whether a backup may be taken (pure) |
+//! | `begin` | what comes before the first file |
+//! | `waits` | waiting for what may be given up |
+//! | `incremental` | what a backup builds on, and what changed since |
 //! | `scan`, `tree` | list the files; hold the list |
 //! | `plan` | decides which file goes into which pack (pure) |
 //! | `member` | tar headers (pure) |
@@ -39,11 +42,13 @@
 //! | `server` | what it needs of the server |
 //! | `transfer` | a finished backup into another repository |
 
+mod begin;
 mod cleanup;
 mod copy;
 mod error;
 mod finish;
 mod history;
+mod incremental;
 mod leases;
 mod member;
 mod own_wal;
@@ -60,10 +65,12 @@ mod source;
 mod stream;
 mod transfer;
 mod tree;
+mod waits;
 mod wal;
 mod warnings;
 
 pub use error::BackupError;
+pub use incremental::Wanted;
 pub use leases::with_lease;
 #[doc(hidden)]
 pub use plan::packs;

@@ -11,17 +11,18 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::copy::{Copied, Copier, CopyError, CorruptPages};
+use super::copy::{self, Copied, Copier, CopyError, CorruptPages};
 use super::error::BackupError;
+use super::incremental::Since;
 use super::member::{self, Attributes};
 use super::pages::PageChecks;
 use super::plan::PackPlan;
 use super::reading::Reading;
 use super::report::Progress;
 use super::stream::{PackStream, pack_stream};
-use super::tree::Tree;
+use super::tree::{File, Tree};
 use walward_base::sys::ground::Steps;
-use walward_pg::ClusterFolders;
+use walward_pg::{ClusterFolders, incremental_bytes};
 use walward_repo::format::{Kind, Summary};
 use walward_repo::manifest::{BackupLabel, Pack};
 use walward_repo::several::{self, SealTarget};
@@ -52,6 +53,8 @@ pub struct Work {
     pub tree: Tree,
     /// How pages are checked.
     pub checks: Option<PageChecks>,
+    /// What changed since the parent; none of a full backup.
+    pub since: Option<Since>,
     /// Where it goes.
     pub targets: Vec<Target>,
     /// The backup's name.
@@ -62,8 +65,19 @@ pub struct Work {
     pub manifests_begun: AtomicUsize,
 }
 
+impl Work {
+    /// How long the tar member of a file will be, by what was listed.
+    pub fn member_bytes(&self, file: &File<'_>) -> u64 {
+        let some = self.since.as_ref().and_then(|since| {
+            let blocks = since.blocks(&file.path(), file.size)?;
+            Some(incremental_bytes(copy::count(&blocks), since.block_bytes))
+        });
+        member::member_bytes(file.path_bytes(), some.unwrap_or(file.size))
+    }
+}
+
 /// A file in a pack.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PackedFile {
     /// Its number in the tree.
     pub file: u32,
@@ -82,6 +96,8 @@ pub struct PackDone {
     pub files: Vec<PackedFile>,
     /// What is wrong with that.
     pub corrupt: CorruptPages,
+    /// How many bytes were read of the files.
+    pub read_bytes: u64,
 }
 
 /// Makes all packs, `workers` at a time; the first one begins with all directories. Returns them in the order of their
@@ -135,8 +151,15 @@ async fn copy_pack(
         let (work, cancel) = (Arc::clone(&work), cancel.clone());
         move |stream: &mut PackStream, steps: &Steps| read_files(&work, number, &plan, stream, &cancel, steps)
     };
-    let (stored, (files, corrupt)) = make_pack(&work, number, expected_bytes, &cancel, reader).await?;
-    Ok(PackDone { number, stored, files, corrupt })
+    let (stored, Read { files, corrupt, bytes }) = make_pack(&work, number, expected_bytes, &cancel, reader).await?;
+    Ok(PackDone { number, stored, files, corrupt, read_bytes: bytes })
+}
+
+/// What was read for a pack.
+struct Read {
+    files: Vec<PackedFile>,
+    corrupt: CorruptPages,
+    bytes: u64,
 }
 
 /// The reading side of one pack. Blocking.
@@ -147,7 +170,7 @@ fn read_files(
     stream: &mut PackStream,
     cancel: &CancellationToken,
     steps: &Steps,
-) -> Result<(Vec<PackedFile>, CorruptPages), CopyError> {
+) -> Result<Read, CopyError> {
     if number == 0 {
         for directory in work.tree.directories() {
             let attributes =
@@ -155,7 +178,7 @@ fn read_files(
             stream.write(&member::directory_header(&directory.path, attributes))?;
         }
     }
-    let mut copier = Copier::new(&work.folders, work.checks.as_ref(), cancel, steps);
+    let mut copier = Copier::new(&work.folders, work.checks.as_ref(), work.since.as_ref(), cancel, steps);
     let mut files = Vec::with_capacity(plan.files.len());
     for &number in &plan.files {
         let Some(file) = work.tree.file(number) else { continue };
@@ -165,7 +188,8 @@ fn read_files(
         }
         work.progress.send_modify(|progress| progress.files_done += 1);
     }
-    Ok((files, copier.into_corrupt_pages()))
+    let bytes = copier.read_bytes();
+    Ok(Read { files, corrupt: copier.into_corrupt_pages(), bytes })
 }
 
 /// Makes pack `number` of what `write` writes (the end of the archive is added) and uploads it to every repository.

@@ -6,12 +6,16 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::incremental::Wanted;
 use walward_pg::{Lineage, Lsn, SegmentName, Timeline};
+use walward_repo::manifest::BackupType;
 pub use walward_report::{BackupPhase as Phase, BackupProgress as Progress};
 
 /// What to back up, and how.
 #[derive(Debug, Clone)]
 pub struct BackupOptions {
+    /// Everything, or what changed since an earlier backup.
+    pub wanted: Wanted,
     /// How to reach the server, as libpq spells it: `host=/var/run/postgresql user=walward dbname=postgres`.
     pub connection: String,
     /// The server's data directory; this process must be able to read it.
@@ -38,6 +42,13 @@ pub struct BackupOptions {
 pub struct BackupReport {
     /// Its label.
     pub label: String,
+    /// Full, differential or incremental.
+    #[serde(rename = "type")]
+    pub kind: BackupType,
+    /// The backup that it builds on; none of a full.
+    pub parent: Option<String>,
+    /// Why it is a full one although another was asked for.
+    pub why_full: Option<String>,
     /// The repositories that hold it, by their names in the configuration.
     pub repositories: Vec<String>,
     /// Where they are, in the same order, without secrets.
@@ -69,8 +80,10 @@ pub struct BackupReport {
     pub seconds: f64,
     /// Files in it.
     pub files: u64,
-    /// Bytes of its files.
+    /// Bytes of its files, as they are restored.
     pub content_bytes: u64,
+    /// Bytes that were read of the data directory for it.
+    pub read_bytes: u64,
     /// Bytes of its packs in the first repository.
     pub stored_bytes: u64,
     /// Pages whose checksum does not match, (path, page in that file): at most a hundred a file and a thousand in all.

@@ -2,32 +2,33 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use super::begin::{Begun, begin};
 use super::cleanup;
 use super::copy::CorruptPages;
 use super::error::BackupError;
 use super::finish::{self, ControlCopy, LastFiles, LastPack};
 use super::history;
+use super::incremental::WhyFull;
 use super::leases::{self, pulse};
-use super::member::{self, Attributes};
+use super::member::Attributes;
 use super::own_wal::{self, Sample};
-use super::packs::{self, PackDone, Target};
-use super::pages::PageChecks;
+use super::packs::{self, PackDone};
 use super::plan;
 use super::preflight::{self, Refusal};
 use super::reading::Reading;
 use super::report::{BackupOptions, BackupReport, Phase, Progress};
-use super::scan::{self, CONTROL_FILE, Rules, TablespaceLink};
+use super::scan::{CONTROL_FILE, TablespaceLink};
 use super::server::Server;
+use super::waits::{server, unless_cancelled, unless_cancelled_there};
 use super::wal::NeededWal;
 use super::warnings::Warnings;
 use walward_base::sys::ground::Steps;
@@ -38,25 +39,17 @@ use walward_pg::{BackupLabelFile, ControlFile, Lsn, Timeline, WalRange};
 use walward_repo::Repository;
 use walward_repo::lease::Work;
 use walward_repo::leases::{Leases, Terms};
-use walward_repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, ENTRIES_MAX, Manifest, Tablespace};
+use walward_repo::manifest::{CORRUPT_PAGES_MAX, ChangesSource, DependsOn, Manifest, StoredIndex, Tablespace};
 use walward_storage::folder_of;
 
 /// How long connecting may take.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(30);
-/// How long a checkpoint that is asked for at once may take: much dirty memory on a slow disk.
-const FAST_CHECKPOINT_TIME_MAX: Duration = Duration::from_hours(2);
-/// How long a spread checkpoint may take: `checkpoint_timeout` is a day at most.
-const SPREAD_CHECKPOINT_TIME_MAX: Duration = Duration::from_hours(26);
 /// How long ending the backup may take.
 const STOP_TIME_MAX: Duration = Duration::from_mins(10);
-/// How long the server may take to end a statement that is cancelled.
-const STATEMENT_END_TIME_MAX: Duration = Duration::from_secs(5);
 /// How often the session is looked at: whether the connection is still there.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the server is asked whether it is still what it was.
 const ASK_INTERVAL: Duration = Duration::from_secs(15);
-/// zstd's level where none is configured.
-const LEVEL: i32 = 3;
 
 /// Takes a full backup of one cluster into every one of `repositories`: one pass over the files, the same label everywhere.
 ///
@@ -126,41 +119,6 @@ async fn take<S: Server>(
     Ok(report)
 }
 
-/// What `work` gives, or [`BackupError::Cancelled`] as soon as `cancel` is.
-async fn unless_cancelled<T>(cancel: &CancellationToken, work: impl Future<Output = T>) -> Result<T, BackupError> {
-    cancel.run_until_cancelled(work).await.ok_or(BackupError::Cancelled)
-}
-
-/// What `statement` of `session` gives, or [`BackupError::Cancelled`]. A server that only lost its client goes on with a statement until that
-/// ends, however long it takes (a checkpoint), and keeps the connection's place: so it is asked to end it, and gets a moment for that.
-async fn unless_cancelled_there<S: Server, T>(
-    cancel: &CancellationToken,
-    session: &S,
-    statement: impl Future<Output = Result<T, SessionError>>,
-) -> Result<Result<T, SessionError>, BackupError> {
-    tokio::pin!(statement);
-    if let Some(answer) = cancel.run_until_cancelled(&mut statement).await {
-        return Ok(answer);
-    }
-    let end = async {
-        loop {
-            session.cancel().await;
-            // One that the server had not begun yet is cancelled the next time.
-            if tokio::time::timeout(LOOK_INTERVAL, &mut statement).await.is_ok() {
-                break;
-            }
-        }
-    };
-    if tokio::time::timeout(STATEMENT_END_TIME_MAX, end).await.is_err() {
-        tracing::warn!("PostgreSQL has not ended the statement that was cancelled; it ends by itself");
-    }
-    Err(BackupError::Cancelled)
-}
-
-fn server(doing: &'static str) -> impl Fn(SessionError) -> BackupError {
-    move |source| BackupError::Server { doing, source }
-}
-
 /// Connects, and checks that server, data directory and repositories belong together.
 async fn connect<S: Server>(
     session: impl Future<Output = Result<S, SessionError>>,
@@ -187,113 +145,6 @@ async fn connect<S: Server>(
     };
     reading.run(&dropped, check).await??;
     Ok((session, facts))
-}
-
-/// A backup that the server has begun.
-struct Begun<S> {
-    session: S,
-    facts: ServerFacts,
-    work: Arc<packs::Work>,
-    tablespaces: Vec<TablespaceLink>,
-    started: Timestamp,
-    start: Lsn,
-    /// Where recovery begins in the server's WAL.
-    samples: Vec<Sample>,
-}
-
-/// Removes what earlier backups left, starts the backup on the server and lists the files.
-async fn begin<S: Server>(
-    repositories: &[Repository],
-    options: &BackupOptions,
-    reading: Reading,
-    (session, facts): (S, ServerFacts),
-    progress: &Arc<watch::Sender<Progress>>,
-    warnings: &mut Warnings,
-    stop: &CancellationToken,
-) -> Result<Begun<S>, BackupError> {
-    let name = async {
-        cleanup::remove_remains(repositories).await;
-        let started = session.now().await.map_err(server("ask for the server's time"))?;
-        Ok::<_, BackupError>((started, free_label(repositories, started).await?))
-    };
-    let (started, label) = unless_cancelled(stop, name).await??;
-    progress.send_modify(|progress| {
-        progress.phase = Phase::Checkpoint;
-        progress.label = Some(label.to_string());
-    });
-    trace::name_backup(label.as_str());
-    tracing::info!("starting a backup, waiting for the server's checkpoint");
-    let deadline = if options.fast_checkpoint { FAST_CHECKPOINT_TIME_MAX } else { SPREAD_CHECKPOINT_TIME_MAX };
-    let starting = session.backup_start(label.as_str(), options.fast_checkpoint, deadline);
-    let start = unless_cancelled_there(stop, &session, starting).await?.map_err(server("start the backup"))?;
-
-    progress.send_modify(|progress| progress.phase = Phase::Listing);
-    let root = options.data_directory.clone();
-    let (mut scan_warnings, major) = (std::mem::take(warnings), facts.major());
-    let listed = Arc::clone(progress);
-    let list = move |steps: &Steps| {
-        let control = steps.at(&root.join(CONTROL_FILE), || ControlFile::read(&root))?;
-        let pg_wal = root.join("pg_wal");
-        let samples = [start, control.checkpoint].into_iter().map(|position| {
-            steps.at(&pg_wal, || Sample::of_record(&pg_wal, control.timeline, control.segment_size, position))
-        });
-        let samples = samples.collect::<Result<Vec<_>, _>>()?;
-        let rules = Rules { major, tablespace_version_directory: format!("PG_{major}_{}", control.catalog_version) };
-        let on_files = |files| listed.send_modify(|progress| progress.files_total = files);
-        let scan = scan::scan(&root, &rules, &mut scan_warnings, steps, &on_files)?;
-        Ok::<_, BackupError>((control, samples, scan, scan_warnings))
-    };
-    let (control, samples, scan, scan_warnings) = unless_cancelled(stop, reading.run(stop, list)).await???;
-    *warnings = scan_warnings;
-    let files = scan.tree.file_count() + scan.tree.directories().len() as u64;
-    // Some more come at the end: the label and its like.
-    if files + 16 > ENTRIES_MAX as u64 {
-        return Err(BackupError::TooManyFiles { files });
-    }
-    preflight::check_begun(facts.in_recovery, start, &options.data_directory, &control)?;
-
-    progress.send_modify(|progress| {
-        progress.phase = Phase::Copying;
-        progress.files_total = scan.tree.file_count();
-        progress.content_bytes_total = scan.tree.bytes();
-    });
-    let checks = control.data_checksums().then_some(PageChecks {
-        page_bytes: usize::try_from(control.block_size).unwrap_or(usize::MAX),
-        segment_blocks: control.relation_segment_blocks,
-        start,
-    });
-    let targets = repositories
-        .iter()
-        .enumerate()
-        .map(|(at, repository)| Target {
-            repository: repository.clone(),
-            level: options.levels.get(at).copied().unwrap_or(LEVEL),
-            writer: options.host.clone(),
-        })
-        .collect();
-    let work = packs::Work {
-        folders: scan.folders,
-        reading,
-        tree: scan.tree,
-        checks,
-        targets,
-        label,
-        progress: Arc::clone(progress),
-        manifests_begun: AtomicUsize::new(0),
-    };
-    Ok(Begun { session, facts, work: Arc::new(work), tablespaces: scan.tablespaces, started, start, samples })
-}
-
-/// A label that no backup and no remains of one have in any repository: the start, or some seconds after it.
-async fn free_label(repositories: &[Repository], started: Timestamp) -> Result<BackupLabel, BackupError> {
-    let mut time = started;
-    loop {
-        let label = BackupLabel::new(time, BackupType::Full);
-        if !cleanup::is_taken(repositories, &label).await? {
-            return Ok(label);
-        }
-        time += Duration::from_secs(1);
-    }
 }
 
 /// The WAL without which a backup is none.
@@ -360,7 +211,7 @@ impl<S: Server> Begun<S> {
         let packs = self.copy(options, stop).await?;
         let corrupt = corrupt_pages(&packs);
         let Stopped { label: label_file, stop: stopped, last, sample } = self.stop(packs, stop).await?;
-        let Self { session, facts, tablespaces, started, start, mut samples, .. } = self;
+        let Self { session, facts, tablespaces, parent, started, start, mut samples, .. } = self;
         drop(session);
 
         let wal =
@@ -379,7 +230,7 @@ impl<S: Server> Begun<S> {
         let head = Manifest {
             format: 1,
             label: work.label.to_string(),
-            kind: BackupType::Full,
+            kind: work.label.kind(),
             lineage: facts.lineage(),
             server_version: facts.server_version.clone(),
             segment_bytes: facts.wal_segment_bytes,
@@ -402,18 +253,26 @@ impl<S: Server> Begun<S> {
             corrupt_pages: corrupt.listed.clone(),
             depends_on: None,
         };
-        let last = Arc::new(last);
+        let (read_bytes, last) = (last.read_bytes(), Arc::new(last));
+        let indexes = match &work.since {
+            Some(_) => finish::block_index(&work, &last, stop).await?,
+            None => Vec::new(),
+        };
         let mut stored_bytes = Vec::new();
         for (at, target) in work.targets.iter().enumerate() {
             let packs = last.stored_in(at);
-            let head =
-                Manifest { stored_bytes: packs.iter().map(|pack| pack.stored_bytes).sum(), packs, ..head.clone() };
+            let depends_on = depends_on(&work, parent.as_ref().ok(), indexes.get(at));
+            let stored_bytes_of_packs = packs.iter().map(|pack| pack.stored_bytes).sum();
+            let head = Manifest { stored_bytes: stored_bytes_of_packs, packs, depends_on, ..head.clone() };
             stored_bytes.push(head.stored_bytes);
             work.manifests_begun.store(at + 1, Ordering::Relaxed);
             finish::manifest(&work, target, head, &last, stop).await?;
         }
         Ok(BackupReport {
             label: head.label,
+            kind: head.kind,
+            why_full: parent.as_ref().err().filter(|why| **why != WhyFull::Asked).map(ToString::to_string),
+            parent: parent.ok().map(|parent| parent.label),
             repositories: work.targets.iter().map(|target| target.repository.name().to_owned()).collect(),
             urls: work.targets.iter().map(|target| target.repository.url().to_owned()).collect(),
             lineage: head.lineage,
@@ -430,6 +289,7 @@ impl<S: Server> Begun<S> {
             seconds: 0.0,
             files: last.file_count(),
             content_bytes: head.content_bytes,
+            read_bytes,
             stored_bytes: stored_bytes.first().copied().unwrap_or(0),
             corrupt_pages: corrupt.listed,
             corrupt_page_count: corrupt.count,
@@ -439,8 +299,7 @@ impl<S: Server> Begun<S> {
 
     /// Copies everything but the last pack, as long as the server stays what it was.
     async fn copy(&self, options: &BackupOptions, stop: &CancellationToken) -> Result<Vec<PackDone>, BackupError> {
-        let members =
-            self.work.tree.files().map(|(number, file)| (number, member::member_bytes(file.path_bytes(), file.size)));
+        let members = self.work.tree.files().map(|(number, file)| (number, self.work.member_bytes(&file)));
         let plans = plan::packs(members, options.pack_bytes.max(1));
         let copying_stop = stop.child_token();
         let copying = packs::copy_all(&self.work, plans, options.workers, &copying_stop);
@@ -487,7 +346,7 @@ impl<S: Server> Begun<S> {
         preflight::check_ended(self.facts.in_recovery, label.timeline, &control.parsed)?;
         let sample = self.sample_of_end(label.timeline, stopped.stop_lsn, stop).await?;
         let files = LastFiles {
-            backup_label: stopped.label_file.clone(),
+            backup_label: with_parent(stopped.label_file.clone(), self.parent.as_ref().ok()),
             tablespace_map: stopped.map_file.clone(),
             control,
             // Readable by the group when the data directory is (initdb --allow-group-access).
@@ -528,6 +387,25 @@ struct Stopped {
     last: LastPack,
     /// Where the backup ends in the server's WAL.
     sample: Option<Sample>,
+}
+
+/// What the manifest says of the parent, when there is one.
+fn depends_on(work: &packs::Work, parent: Option<&Manifest>, index: Option<&StoredIndex>) -> Option<DependsOn> {
+    let (parent, since, index) = (parent?, work.since.as_ref()?, index?);
+    Some(DependsOn {
+        label: parent.label.clone(),
+        changes: ChangesSource::Wal,
+        block_bytes: since.block_bytes,
+        index: index.clone(),
+    })
+}
+
+/// The server's label, and what PostgreSQL 17 adds to that of an incremental backup (`build_backup_content`, xlogbackup.c): servers from 17 on
+/// do not start with it, and a restore leaves it out.
+fn with_parent(label: String, parent: Option<&Manifest>) -> String {
+    let Some(Manifest { start_lsn, timeline, .. }) = parent else { return label };
+    let end = if label.ends_with('\n') { "" } else { "\n" };
+    format!("{label}{end}INCREMENTAL FROM LSN: {start_lsn}\nINCREMENTAL FROM TLI: {timeline}\n")
 }
 
 /// pg_control, and the data directory's owner and mode. Blocking.

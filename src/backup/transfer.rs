@@ -1,4 +1,5 @@
-//! Brings one repository's backups into another: packs, sealed anew, then the manifest, which says how they are stored there.
+//! Brings one repository's backups into another: packs and the block index, sealed anew, then the manifest, which says how they are stored
+//! there. A backup comes after the one that it builds on.
 //!
 //! A copy that is cut leaves packs without a manifest, as a backup does. The next run finds them, and uses those whose content is
 //! right; a backup into that repository removes them once they are old ([`super::cleanup`]). The lease keeps backups, and other copies, away from the repository that is written.
@@ -10,8 +11,8 @@ use serde::Serialize;
 use super::error::BackupError;
 use walward_base::{ErrorClass, describe, hex};
 use walward_repo::entries::Entries;
-use walward_repo::format::{Kind, Spec};
-use walward_repo::manifest::{BackupLabel, Manifest, Pack};
+use walward_repo::format::{Kind, Spec, Summary};
+use walward_repo::manifest::{BackupLabel, DependsOn, Manifest, Pack, StoredIndex};
 use walward_repo::transfer::{TransferError, copy_over, same_content};
 use walward_repo::{RepoError, Repository, layout, stored};
 use walward_storage::ObjectKey;
@@ -36,6 +37,11 @@ pub enum CopiedBackup {
     There,
     /// Another backup has its label there.
     Contradiction,
+    /// The backup that it builds on is not there.
+    WithoutParent {
+        /// That backup's label.
+        parent: String,
+    },
     /// It is not what was written, where it is.
     Damaged {
         /// How it shows.
@@ -87,6 +93,9 @@ pub async fn copy_backup(
         Err(error) if error.class() == ErrorClass::NotFound => {}
         Err(error) => return Err(at(to, "read a manifest in", error)),
     }
+    if let Some(parent) = missing_parent(from, to, &head).await? {
+        return Ok(CopiedBackup::WithoutParent { parent });
+    }
     let mut copies = stream::iter(&head.packs)
         .map(|pack| async move { (pack.stored_bytes, copy_pack(from, to, label, level, pack).await) })
         .buffered(PACKS_AT_ONCE);
@@ -99,27 +108,86 @@ pub async fn copy_backup(
                 packs_reused += usize::from(reused);
                 on_pack(bytes);
             }
-            Err(error @ TransferError::From { .. }) if error.class() == ErrorClass::Corrupt => {
-                return Ok(CopiedBackup::Damaged { why: describe(&error) });
-            }
-            Err(TransferError::From { source, .. }) => return Err(at(from, "copy a pack from", source)),
-            Err(TransferError::To { source, .. }) => return Err(at(to, "copy a pack to", source)),
+            Err(error) => return damaged(from, to, error),
         }
     }
     drop(copies);
+    let depends_on = match head.depends_on {
+        None => None,
+        Some(depends_on) => match copy_index(from, to, label, level, depends_on).await {
+            Ok(listed) => Some(listed),
+            Err(error) => return damaged(from, to, error),
+        },
+    };
     let stored_bytes = packs.iter().map(|pack| pack.stored_bytes).sum();
-    let head = Manifest { stored_bytes, packs, ..head };
+    let head = Manifest { stored_bytes, packs, depends_on, ..head };
     write_manifest(to, label, level, host, head, entries).await?;
     Ok(CopiedBackup::Copied { packs_reused, stored_bytes })
 }
 
-/// Whether two manifests are of one backup: everything but how its packs are stored.
+/// What it means that an object could not be copied.
+fn damaged(from: &Repository, to: &Repository, error: TransferError) -> Result<CopiedBackup, BackupError> {
+    match error {
+        error @ TransferError::From { .. } if error.class() == ErrorClass::Corrupt => {
+            Ok(CopiedBackup::Damaged { why: describe(&error) })
+        }
+        TransferError::From { source, .. } => Err(at(from, "copy a backup from", source)),
+        TransferError::To { source, .. } => Err(at(to, "copy a backup to", source)),
+    }
+}
+
+/// Whether two manifests are of one backup: everything but how its packs and its block index are stored.
 fn is_the_same(one: &Manifest, other: &Manifest) -> bool {
     let lengths = |manifest: &Manifest| -> Vec<_> {
-        manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).collect()
+        let index = manifest.depends_on.iter().map(|depends_on| (u32::MAX, depends_on.index.content_bytes));
+        manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).chain(index).collect()
     };
-    let facts = |manifest: &Manifest| Manifest { packs: Vec::new(), stored_bytes: 0, ..manifest.clone() };
-    lengths(one) == lengths(other) && facts(one) == facts(other)
+    let parent = |manifest: &Manifest| -> Option<_> {
+        manifest.depends_on.as_ref().map(|of| (of.label.clone(), of.changes, of.block_bytes))
+    };
+    let facts =
+        |manifest: &Manifest| Manifest { packs: Vec::new(), stored_bytes: 0, depends_on: None, ..manifest.clone() };
+    lengths(one) == lengths(other) && parent(one) == parent(other) && facts(one) == facts(other)
+}
+
+/// The backup that this one builds on, when `to` does not have the same.
+async fn missing_parent(from: &Repository, to: &Repository, head: &Manifest) -> Result<Option<String>, BackupError> {
+    let Some(depends_on) = &head.depends_on else { return Ok(None) };
+    let missing = Ok(Some(depends_on.label.clone()));
+    let Ok(parent) = depends_on.label.parse() else { return missing };
+    let mut heads = Vec::new();
+    for repository in [from, to] {
+        match stored::head(repository, &parent).await {
+            Ok(head) => heads.push(head),
+            Err(error) if matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt) => return missing,
+            Err(error) => return Err(at(repository, "read a manifest in", error)),
+        }
+    }
+    match heads.as_slice() {
+        [theirs, ours] if is_the_same(theirs, ours) => {
+            keep(to, &layout::manifest(&parent)).await.map_err(|source| at(to, "keep a manifest in", source))?;
+            Ok(None)
+        }
+        _ => missing,
+    }
+}
+
+/// Copies the block index; what the manifest says of it there.
+async fn copy_index(
+    from: &Repository,
+    to: &Repository,
+    label: &BackupLabel,
+    level: i32,
+    depends_on: DependsOn,
+) -> Result<DependsOn, TransferError> {
+    let listed = (Kind::BlockIndex, depends_on.index.stored_sha256.as_str());
+    let (summary, _) = copy_object(from, to, &layout::block_index(label), level, listed).await?;
+    let index = StoredIndex {
+        content_bytes: summary.content_bytes,
+        stored_bytes: summary.stored_bytes,
+        stored_sha256: hex::encode(&summary.stored_digest),
+    };
+    Ok(DependsOn { index, ..depends_on })
 }
 
 /// Copies one pack, or finds it there; how it is stored, and whether it was there.
@@ -131,20 +199,7 @@ async fn copy_pack(
     listed: &Pack,
 ) -> Result<(Pack, bool), TransferError> {
     let key = layout::pack(label, listed.number);
-    let failed = |source| TransferError::From { repository: from.name().to_owned(), source };
-    // Another pack in the place of the one that the manifest names would be verified and wrong.
-    let found = from.read_summary(&key).await.map_err(failed)?;
-    if found.kind != Kind::Pack || hex::encode(&found.summary.stored_digest) != listed.stored_sha256 {
-        return Err(failed(RepoError::damaged_text(&from.shown(&key), "it is not the pack that the manifest lists")));
-    }
-    let (summary, reused) = match same_content(from, to, &key).await? {
-        Some(summary) => {
-            let failed = |source| TransferError::To { repository: to.name().to_owned(), source };
-            keep(to, &key).await.map_err(failed)?;
-            (summary, true)
-        }
-        None => (copy_over(from, to, level, &key).await?, false),
-    };
+    let (summary, reused) = copy_object(from, to, &key, level, (Kind::Pack, &listed.stored_sha256)).await?;
     let pack = Pack {
         number: listed.number,
         content_bytes: summary.content_bytes,
@@ -152,6 +207,30 @@ async fn copy_pack(
         stored_sha256: hex::encode(&summary.stored_digest),
     };
     Ok((pack, reused))
+}
+
+/// Copies one object of a backup, which its manifest lists with this kind and digest, or finds it there; and whether it was there.
+async fn copy_object(
+    from: &Repository,
+    to: &Repository,
+    key: &ObjectKey,
+    level: i32,
+    (kind, stored_sha256): (Kind, &str),
+) -> Result<(Summary, bool), TransferError> {
+    let failed = |source| TransferError::From { repository: from.name().to_owned(), source };
+    // Another object in the place of the one that the manifest names would be verified and wrong.
+    let found = from.read_summary(key).await.map_err(failed)?;
+    if found.kind != kind || hex::encode(&found.summary.stored_digest) != stored_sha256 {
+        return Err(failed(RepoError::damaged_text(&from.shown(key), "it is not the object that the manifest lists")));
+    }
+    match same_content(from, to, key).await? {
+        Some(summary) => {
+            let failed = |source| TransferError::To { repository: to.name().to_owned(), source };
+            keep(to, key).await.map_err(failed)?;
+            Ok((summary, true))
+        }
+        None => Ok((copy_over(from, to, level, key).await?, false)),
+    }
 }
 
 /// Makes durable what an earlier run brought: its last step may have failed.

@@ -165,7 +165,23 @@ impl Holdings {
     pub fn carried(&self, backup: &Manifest) -> Option<Carried> {
         let facts = BackupFacts::of(backup).filter(|facts| facts.lineage == self.lineage)?;
         let line = self.line.or_else(|| self.timelines().max()).unwrap_or(facts.timeline);
-        Some(carried(&facts, &Way::known_to(line, &self.histories), &self.histories, &self.inventory))
+        let mut carried = carried(&facts, &Way::known_to(line, &self.histories), &self.histories, &self.inventory);
+        carried.consistent &= self.missing_parent(backup).is_none();
+        Some(carried)
+    }
+
+    /// The backup that `backup` builds on, or one before that, which is not there: nothing can be restored without it.
+    pub fn missing_parent<'a>(&'a self, backup: &'a Manifest) -> Option<&'a str> {
+        let mut next = backup;
+        // Whoever builds on itself is not followed for ever.
+        for _ in 0..=self.backups.len() {
+            let parent = &next.depends_on.as_ref()?.label;
+            match self.backups.iter().find(|known| known.label == *parent) {
+                Some(found) => next = found,
+                None => return Some(parent),
+            }
+        }
+        Some(&next.label)
     }
 
     /// To which moments one can recover. Reads when transactions ended.

@@ -50,7 +50,7 @@ pub use lines::{
 pub use moments::{LastCommit, first_commit, first_passing, last_commit};
 pub use online::goes_on;
 pub use reach::{Reach, WalNeed, count_partial, goes_on_after, reach, segment_before};
-pub use read::{Archive, Copy};
+pub use read::{Archive, BackupContents, Copy};
 pub use seams::{SEAMS_LOOKED_FOR, Seam, Seams, newest, seams, seams_of_line};
 pub use target::{Target, TargetTimeline};
 pub use time::{TimeError, format_microseconds, format_moment, format_time, parse_time};

@@ -15,11 +15,12 @@ use super::inventory::Inventory;
 use super::target::TargetTimeline;
 use super::way::{Histories, Way};
 use walward_base::{ErrorClass, describe};
+use walward_pg::changes::BlockSet;
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, TimelineHistory, WalFileName};
 use walward_repo::entries::Entries;
 use walward_repo::gap::{self, Gap};
 use walward_repo::manifest::{BackupLabel, Manifest, Pack};
-use walward_repo::{RepoError, Repository, layout, stored};
+use walward_repo::{RepoError, Repository, block_index, layout, stored};
 
 /// How many small objects are read at once.
 const READS_AT_ONCE: usize = 8;
@@ -56,6 +57,19 @@ pub struct Copy {
     pub repository: Repository,
     /// The packs by their number, as this repository's manifest has them.
     pub packs: BTreeMap<u32, Pack>,
+}
+
+/// Everything about a backup.
+#[derive(Debug)]
+pub struct BackupContents {
+    /// The head of its manifest.
+    pub manifest: Manifest,
+    /// The entries.
+    pub entries: Entries,
+    /// Which blocks it has of each entry that has some only, by the entry's number, in their order.
+    pub blocks: Vec<(u32, BlockSet)>,
+    /// The repositories that have it.
+    pub copies: Vec<Copy>,
 }
 
 impl<'a> Archive<'a> {
@@ -407,18 +421,29 @@ impl<'a> Archive<'a> {
         failure.map_or(Ok(None), Err)
     }
 
-    /// Everything about a backup: its manifest with its entries, and the repositories that have it.
+    /// Everything about a backup, from the first repository that can say it.
+    ///
+    /// # Errors
+    /// None has it, or none can give all of it.
     pub async fn contents(
         &self,
         label: &BackupLabel,
         warnings: &mut Vec<String>,
-    ) -> Result<(Manifest, Entries, Vec<Copy>), CatalogueError> {
+    ) -> Result<BackupContents, CatalogueError> {
         let holders = self.manifests.iter().filter(|(_, manifest)| manifest.label == label.as_str());
         let holders: Vec<_> =
             holders.filter_map(|(index, manifest)| Some((self.repositories.get(*index)?, manifest))).collect();
         let mut failure = None;
         for (repository, _) in &holders {
-            let (manifest, entries) = match stored::manifest(repository, label).await {
+            let read = async {
+                let (manifest, entries) = stored::manifest(repository, label).await?;
+                let blocks = match &manifest.depends_on {
+                    Some(depends_on) => block_index::read(repository, label, depends_on, &entries).await?,
+                    None => Vec::new(),
+                };
+                Ok::<_, RepoError>((manifest, entries, blocks))
+            };
+            let (manifest, entries, blocks) = match read.await {
                 Ok(whole) => whole,
                 Err(error) => {
                     let doing = format!("read the manifest of backup {label}");
@@ -427,21 +452,29 @@ impl<'a> Archive<'a> {
                     continue;
                 }
             };
-            let lengths = |manifest: &Manifest| -> Vec<(u32, u64)> {
-                manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).collect()
+            let facts = |manifest: &Manifest| {
+                let lengths: Vec<(u32, u64)> =
+                    manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).collect();
+                let parent = manifest.depends_on.as_ref().map(|depends_on| depends_on.label.clone());
+                (lengths, manifest.start_lsn, parent)
             };
             let mut copies = Vec::new();
             for (repository, other) in &holders {
-                if lengths(other) == lengths(&manifest) && other.start_lsn == manifest.start_lsn {
+                if facts(other) == facts(&manifest) {
                     let packs = other.packs.iter().map(|pack| (pack.number, pack.clone())).collect();
                     copies.push(Copy { repository: (*repository).clone(), packs });
                 } else {
                     warnings.push(format!("repository {} has another backup under the same label", repository.name()));
                 }
             }
-            return Ok((manifest, entries, copies));
+            return Ok(BackupContents { manifest, entries, blocks, copies });
         }
         Err(failure.unwrap_or(CatalogueError::NoRepository))
+    }
+
+    /// Whether any repository has a finished backup of this label.
+    pub fn has(&self, label: &BackupLabel) -> bool {
+        self.manifests.iter().any(|(_, manifest)| manifest.label == label.as_str())
     }
 }
 

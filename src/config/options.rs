@@ -2,7 +2,7 @@
 
 use super::values::ClusterConfig;
 use crate::archive::{ArchiveOptions, FetchOptions};
-use crate::backup::BackupOptions;
+use crate::backup::{BackupOptions, Wanted};
 
 impl ClusterConfig {
     /// How WAL is archived, by an agent on `host`.
@@ -26,9 +26,10 @@ impl ClusterConfig {
         }
     }
 
-    /// How a base backup is taken on `host`, with zstd's `levels` for the repositories that it goes to.
-    pub fn backup_options(&self, levels: Vec<i32>, host: String) -> BackupOptions {
+    /// How a base backup of what is `wanted` is taken on `host`, with zstd's `levels` for the repositories that it goes to.
+    pub fn backup_options(&self, wanted: Wanted, levels: Vec<i32>, host: String) -> BackupOptions {
         BackupOptions {
+            wanted,
             connection: self.connection.clone(),
             data_directory: self.data_directory.clone(),
             workers: self.backup.workers,

@@ -9,13 +9,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::services::Service;
-use crate::backup::{self, Progress};
+use crate::backup::{self, Progress, Wanted};
 use crate::jobs::{Job, NotBegun, Registry};
 use crate::outcome::{Exit, judge};
 use walward_base::describe;
 use walward_base::sys;
 use walward_repo::Repository;
-use walward_repo::manifest::BackupType;
 use walward_report::Work;
 
 /// What the command line asks for.
@@ -26,7 +25,7 @@ pub struct BackupRequest {
     pub cluster: String,
     /// The type of backup.
     #[serde(rename = "type")]
-    pub kind: BackupType,
+    pub kind: Wanted,
     /// Only into this repository; all of the cluster's when none is named.
     pub repository: Option<String>,
     /// The fingerprint of the cluster's configuration that the client has read.
@@ -38,9 +37,6 @@ pub struct BackupRequest {
 /// # Errors
 /// Why it was not begun, as an exit code of the command line and a text.
 pub fn begin(request: BackupRequest, service: &Arc<Service>, jobs: &Registry) -> Result<Arc<Job>, (Exit, String)> {
-    if request.kind != BackupType::Full {
-        return Err((Exit::Usage, "only full backups can be taken in this version".to_owned()));
-    }
     let name = &service.config.name;
     if request.configuration.as_ref().is_some_and(|configuration| *configuration != service.config.fingerprint) {
         let places: Vec<String> =
@@ -80,7 +76,7 @@ async fn run(
         Ok(chosen) => chosen,
         Err((exit, text)) => return (exit, Err(text)),
     };
-    let options = service.config.backup_options(levels, sys::host::name());
+    let options = service.config.backup_options(request.kind, levels, sys::host::name());
     let (progress, mut watching) = watch::channel(Progress::new(Timestamp::now()));
     let passed_on = async {
         while watching.changed().await.is_ok() {

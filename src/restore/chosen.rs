@@ -9,12 +9,11 @@ use super::reachability::{Route, route};
 use super::refusal::Refusal;
 use super::request::RestoreRequest;
 use crate::catalogue::{
-    Archive, BackupFacts, CatalogueError, Copy, Evidence, Histories, Lives, Seam, Sought, Target, TargetTimeline, Way,
-    count_partial, decide, seams_of_line, ways, ways_without_backup,
+    Archive, BackupContents, BackupFacts, CatalogueError, Evidence, Histories, Lives, Seam, Sought, Target,
+    TargetTimeline, Way, count_partial, decide, seams_of_line, ways, ways_without_backup,
 };
 use walward_pg::{CommitTimes, Lineage, SegmentName, SegmentSize, Timeline, WalFileName};
-use walward_repo::entries::Entries;
-use walward_repo::manifest::{BackupLabel, Manifest};
+use walward_repo::manifest::{BackupLabel, DependsOn, Manifest};
 
 /// The backup, and the way from it.
 pub struct Chosen<'a> {
@@ -107,8 +106,37 @@ impl<'a> Chosen<'a> {
     }
 
     /// What the backup holds, and the repositories that have it.
-    pub async fn contents(&self, warnings: &mut Vec<String>) -> Result<(Manifest, Entries, Vec<Copy>), RestoreError> {
+    pub async fn contents(&self, warnings: &mut Vec<String>) -> Result<BackupContents, RestoreError> {
         Ok(self.archive.contents(&self.choice.backup.label, warnings).await?)
+    }
+
+    /// The same of the backup that another one builds on.
+    ///
+    /// # Errors
+    /// [`Refusal::WithoutParent`]: no repository has it. It is another one than was built on.
+    pub async fn parent_of(
+        &self,
+        child: &Manifest,
+        depends_on: &DependsOn,
+        warnings: &mut Vec<String>,
+    ) -> Result<BackupContents, RestoreError> {
+        let refused = |why: String| RestoreError::Manifest { label: child.label.clone(), why };
+        let label: BackupLabel = depends_on
+            .label
+            .parse()
+            .map_err(|_| refused(format!("it builds on {:?}, which is no backup", depends_on.label)))?;
+        if !self.archive.has(&label) {
+            let (backup, parent) = (self.choice.backup.label.to_string(), depends_on.label.clone());
+            return Err(Refusal::WithoutParent { backup, parent }.into());
+        }
+        let found = self.archive.contents(&label, warnings).await?;
+        let parent = &found.manifest;
+        // The parent ends before its child begins: no chain leads in a circle.
+        let is_it = parent.lineage == child.lineage
+            && parent.stop_lsn <= child.start_lsn
+            && parent.start_lsn < child.start_lsn
+            && parent.depends_on.as_ref().is_none_or(|of| of.block_bytes == depends_on.block_bytes);
+        if is_it { Ok(found) } else { Err(refused(format!("backup {label} is not what it builds on"))) }
     }
 
     /// The timelines that recovery crosses on `route`, in order.

@@ -56,7 +56,7 @@ impl Looking<'_> {
                 continue;
             }
             let known = (kind == Kind::Link && self.links.contains(&path))
-                || (kind == Kind::File && (self.contents.find(&path).is_some() || is_own(&path)))
+                || (kind == Kind::File && (self.contents.has(&path) || is_own(&path)))
                 || is_of_nobody(&name);
             if !known {
                 self.count += 1;

@@ -334,7 +334,7 @@ fn write_settings(
 }
 
 /// Writes a file anew, with its mode.
-fn rewrite(path: &Path, content: &[u8], owner: Option<Owner>) -> Result<(), RestoreError> {
+pub(super) fn rewrite(path: &Path, content: &[u8], owner: Option<Owner>) -> Result<(), RestoreError> {
     let mode = std::fs::metadata(path).map_or(0o600, |metadata| metadata.permissions().mode() & 0o777);
     durable::replace(path, content, mode).map_err(RestoreError::io("write", path))?;
     give(path, owner)

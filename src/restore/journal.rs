@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::contents::PackId;
 use super::error::RestoreError;
 use super::places::{PlacedTablespace, Places};
 use super::refusal::Refusal;
@@ -20,7 +21,7 @@ use walward_pg::Lineage;
 /// The file's name.
 pub const NAME: &str = "walward.restore.json";
 /// The shape's version.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// A journal of the largest backup (100,000 packs) is far below this.
 const BYTES_MAX: u64 = 4 << 20;
 
@@ -40,7 +41,7 @@ pub struct Journal {
     /// Whether the directories are durable.
     pub directories_done: bool,
     /// The packs whose files are all durable.
-    pub packs_done: BTreeSet<u32>,
+    pub packs_done: BTreeSet<PackId>,
 }
 
 impl Journal {
@@ -139,7 +140,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         assert_eq!(read(directory.path()).expect("readable"), None);
         let mut journal = begun(None);
-        journal.packs_done.insert(7);
+        journal.packs_done.insert(PackId { level: 1, number: 7 });
         journal.write(directory.path()).expect("written");
         assert_eq!(read(directory.path()).expect("readable"), Some(journal));
         Journal::remove(directory.path()).expect("removed");
@@ -152,7 +153,7 @@ mod tests {
         for text in [
             "",
             "{}",
-            "{\"format\":2,\"lineage\":\"15-7\",\"backup\":\"\",\"tablespaces\":[],\"directories_done\":true,\"packs_done\":[]}",
+            "{\"format\":1,\"lineage\":\"15-7\",\"backup\":\"\",\"tablespaces\":[],\"directories_done\":true,\"packs_done\":[]}",
         ] {
             durable::replace(&Journal::path(directory.path()), text.as_bytes(), 0o600).expect("written");
             let error = read(directory.path()).expect_err(text);

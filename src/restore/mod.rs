@@ -10,9 +10,12 @@
 //! `walward.restore.json` in it; the same request goes on from there, and believes only what [`proof`] noted in it.
 
 mod apart;
+mod as_full;
 mod blocking;
+mod chain;
 mod choose;
 mod chosen;
+mod composition;
 mod configuration;
 mod configured;
 mod contents;
@@ -36,6 +39,7 @@ mod run;
 mod settings;
 mod sizes;
 mod space;
+mod sums;
 #[cfg(test)]
 mod tests;
 mod unpack;

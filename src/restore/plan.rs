@@ -7,11 +7,12 @@ use serde::Serialize;
 
 use super::apart;
 use super::blocking::blocking;
+use super::chain::{self, Source};
 use super::choose::Choice;
 use super::chosen::Chosen;
 use super::configuration::{Configuration, Note};
 use super::configured;
-use super::contents::Contents;
+use super::contents::{Contents, PackId};
 use super::directory::{self, TargetState};
 use super::error::RestoreError;
 use super::foreign;
@@ -23,8 +24,8 @@ use super::request::{Archiving, RestoreRequest};
 use super::settings::{self, Lending, Setting};
 use super::sizes;
 use super::space::{SpaceNeed, check_space, check_tablespaces, needs};
-use crate::catalogue::{Archive, Copy, Target, TargetTimeline, WalNeed, format_microseconds};
-use walward_pg::{Lineage, Timeline};
+use crate::catalogue::{Archive, BackupContents, Target, TargetTimeline, WalNeed, format_microseconds};
+use walward_pg::{Lineage, Timeline, WalRange};
 use walward_repo::Repository;
 use walward_repo::manifest::Manifest;
 
@@ -33,6 +34,8 @@ use walward_repo::manifest::Manifest;
 pub struct RestorePlan {
     /// The backup's label.
     pub backup: String,
+    /// The backups that it builds on and that are restored with it, the newest first.
+    pub builds_on: Vec<String>,
     /// Why this one.
     pub reason: String,
     /// No transaction ended between the target and this moment, so that the state at both is the same; the server is told to stop at a
@@ -91,12 +94,29 @@ pub(super) struct Work {
     pub lineage: Lineage,
     pub places: Places,
     pub contents: Contents,
-    /// The repositories that have the backup, by their place in the list, with their own manifests.
-    pub copies: Vec<Copy>,
+    /// The backup, and those that it builds on: where their packs are.
+    pub sources: Vec<Source>,
+    /// Whether the backup builds on another one.
+    pub is_part: bool,
+    /// What PostgreSQL's own list of the files says of the WAL.
+    pub wal_range: WalRange,
     /// Set when the settings are for this recovery alone.
     pub lending: Option<Lending>,
     /// What is changed in files of the configuration.
     pub changes: BTreeMap<String, (Vec<&'static str>, String)>,
+}
+
+impl Work {
+    /// Every repository that a pack may be fetched from, each once.
+    pub fn repositories(&self) -> Vec<&Repository> {
+        let mut repositories: Vec<&Repository> = Vec::new();
+        for copy in self.sources.iter().flat_map(|source| &source.copies) {
+            if !repositories.iter().any(|known| known.name() == copy.repository.name()) {
+                repositories.push(&copy.repository);
+            }
+        }
+        repositories
+    }
 }
 
 fn without_secrets<S: serde::Serializer>(settings: &[Setting], serializer: S) -> Result<S::Ok, S::Error> {
@@ -132,8 +152,9 @@ pub async fn plan(
     let resumed = unfinished.as_ref().map(|journal| (journal, root.as_path()));
     let chosen = Chosen::of(&archive, request, resumed, &mut warnings).await?;
     let route = chosen.route(request, &mut warnings).await?;
-    let Layout { manifest, places, contents, copies, space } =
+    let Layout { manifest, places, contents, sources, space } =
         lay_out(&chosen, request, &root, unfinished.as_ref(), &mut warnings).await?;
+    let copies = sources.first().map(|source| source.copies.clone()).unwrap_or_default();
     let raised = sizes::raised(&archive, &chosen.choice, route.wal.as_ref(), &contents, &copies).await?;
     warnings.extend(raised.warning);
     let written = as_written(&chosen, &route, request, &mut warnings);
@@ -141,8 +162,9 @@ pub async fn plan(
     let mut wanted = settings::wanted(&written, &chosen.choice.way);
     wanted.extend(raised.settings);
     let arranged = arrange(&configuration, wanted, &written, &manifest, &root, &mut warnings).await?;
-    let done = |pack: u32| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(&pack));
-    let left = |number: &u32| !done(*number);
+    let is_done = |pack: &PackId| unfinished.as_ref().is_some_and(|journal| journal.packs_done.contains(pack));
+    let left = contents.packs().filter(|pack| !is_done(pack));
+    let download_bytes = left.filter_map(|pack| chain::listed(&sources, pack)).map(|pack| pack.stored_bytes).sum();
     let (timelines, lineage) = (chosen.crossed(&route), chosen.lineage);
     Ok(RestorePlan {
         backup: manifest.label.clone(),
@@ -154,7 +176,8 @@ pub async fn plan(
         wal: route.wal,
         directory: root,
         tablespaces: places.tablespaces().to_vec(),
-        download_bytes: manifest.packs.iter().filter(|pack| left(&pack.number)).map(|pack| pack.stored_bytes).sum(),
+        builds_on: sources.iter().skip(1).map(|source| source.label.to_string()).collect(),
+        download_bytes,
         write_bytes: contents.bytes(),
         files: contents.files(),
         space,
@@ -169,7 +192,16 @@ pub async fn plan(
         urls: copies.iter().map(|copy| copy.repository.url().to_owned()).collect(),
         resumes: unfinished.is_some(),
         warnings,
-        work: Work { lineage, places, contents, copies, lending: arranged.lending, changes: arranged.changes },
+        work: Work {
+            lineage,
+            places,
+            contents,
+            sources,
+            is_part: manifest.depends_on.is_some(),
+            wal_range: WalRange { timeline: manifest.timeline, start: manifest.start_lsn, end: manifest.stop_lsn },
+            lending: arranged.lending,
+            changes: arranged.changes,
+        },
     })
 }
 
@@ -178,7 +210,7 @@ struct Layout {
     manifest: Manifest,
     places: Places,
     contents: Contents,
-    copies: Vec<Copy>,
+    sources: Vec<Source>,
     space: Vec<SpaceNeed>,
 }
 
@@ -191,7 +223,7 @@ async fn lay_out(
     unfinished: Option<&Journal>,
     warnings: &mut Vec<String>,
 ) -> Result<Layout, RestoreError> {
-    let (manifest, entries, copies) = chosen.contents(warnings).await?;
+    let BackupContents { manifest, entries, blocks, copies } = chosen.contents(warnings).await?;
     let places = Places::new(
         root,
         &manifest.label,
@@ -208,17 +240,19 @@ async fn lay_out(
     })
     .await?;
     let (manifest, places, contents) = blocking(move || {
-        let contents = Contents::new(&manifest, entries, &places)?;
+        let contents = Contents::new(&manifest, entries, blocks, &places)?;
         Ok((manifest, places, contents))
     })
     .await?;
+    let itself = Source { label: chosen.choice.backup.label.clone(), copies };
+    let (contents, sources) = chain::follow(chosen, &manifest, contents, itself, warnings).await?;
     warnings.extend(remarks(&manifest, &contents, &chosen.choice, chosen.current));
     if let (Some(was), None) = (&manifest.wal_directory, &request.wal_directory) {
         warnings.push(format!(
             "pg_wal was a link to {was}: it is restored as a folder of the data directory; --waldir DIRECTORY puts it elsewhere"
         ));
     }
-    let needs = needs(&manifest, &contents, &places, unfinished);
+    let needs = needs(&contents, &places, unfinished);
     let is_fresh = unfinished.is_none();
     let (places, contents, space, remark) = blocking(move || {
         if is_fresh {
@@ -230,7 +264,7 @@ async fn lay_out(
     })
     .await?;
     warnings.extend(remark);
-    Ok(Layout { manifest, places, contents, copies, space })
+    Ok(Layout { manifest, places, contents, sources, space })
 }
 
 /// The request as the server is told it.

@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
+use super::contents::PackId;
 use super::error::RestoreError;
 use super::journal::Journal;
 use walward_base::sys::durable::FileSystem;
@@ -59,14 +60,14 @@ impl Proof {
     }
 
     /// Notes `packs`, all of whose files were written before this call.
-    pub fn packs(&mut self, packs: &BTreeSet<u32>) -> Result<(), RestoreError> {
+    pub fn packs(&mut self, packs: &BTreeSet<PackId>) -> Result<(), RestoreError> {
         self.sync()?;
         self.journal.packs_done.extend(packs);
         self.journal.write(&self.root)
     }
 
     /// Takes the note of a pack back, which is to be written anew.
-    pub fn withdraw(&mut self, pack: u32) -> Result<(), RestoreError> {
+    pub fn withdraw(&mut self, pack: PackId) -> Result<(), RestoreError> {
         if self.journal.packs_done.remove(&pack) { self.journal.write(&self.root) } else { Ok(()) }
     }
 }

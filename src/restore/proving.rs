@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 
 use super::blocking::act_as;
+use super::contents::PackId;
 use super::directory::Owner;
 use super::error::RestoreError;
 use super::proof::Proof;
@@ -15,7 +16,7 @@ use walward_base::Locked;
 #[derive(Default)]
 pub struct Proving {
     /// Written, and not proven yet.
-    pub finished: BTreeSet<u32>,
+    pub finished: BTreeSet<PackId>,
     running: Option<JoinHandle<Result<(), RestoreError>>>,
 }
 

@@ -18,6 +18,17 @@ pub enum Refusal {
         /// Backups of older lineages.
         others: Vec<String>,
     },
+    /// A backup that another one builds on is gone.
+    #[error(
+        "backup {backup} cannot be restored: backup {parent}, which it builds on, is in no repository; choose another backup with \
+         --backup (`walward info` lists them)"
+    )]
+    WithoutParent {
+        /// The backup.
+        backup: String,
+        /// What is missing.
+        parent: String,
+    },
     /// Neither backups nor WAL.
     #[error("the repositories hold nothing of this cluster yet; take a backup with `walward backup`")]
     NothingThere,

@@ -14,8 +14,10 @@ use serde::Serialize;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::as_full;
 use super::blocking::{blocking, blocking_as};
 use super::configuration::Note;
+use super::contents::PackId;
 use super::directory::Owner;
 use super::early_sync::EarlySync;
 use super::error::RestoreError;
@@ -24,7 +26,8 @@ use super::plan::{RestorePlan, Work};
 use super::proof::Proof;
 use super::proving::Proving;
 use super::readers::Readers;
-use super::unpack::{Destination, Destinations, UnpackError, Unpacker, are_intact};
+use super::sums::Sums;
+use super::unpack::{self, Destination, Destinations, UnpackError, Unpacker, are_intact};
 use crate::catalogue::Copy;
 use walward_base::Locked;
 use walward_base::{ErrorClass, describe, hex};
@@ -79,6 +82,8 @@ pub struct RestoreReport {
     pub backup: String,
     /// The data directory.
     pub directory: PathBuf,
+    /// The backups that it builds on and that were restored with it, the newest first.
+    pub builds_on: Vec<String>,
     /// Files in it.
     pub files: u64,
     /// Bytes in them.
@@ -105,7 +110,7 @@ pub async fn run(
     progress: watch::Sender<Progress>,
     cancel: CancellationToken,
 ) -> Result<RestoreReport, RestoreError> {
-    let repositories = plan.work.copies.iter().map(|copy| &copy.repository);
+    let repositories = plan.work.repositories().into_iter();
     let readers = Readers::take(repositories, &progress.subscribe(), &cancel).await?;
     let done = carry_out(plan, workers, progress, cancel).await;
     readers.release().await;
@@ -120,7 +125,6 @@ async fn carry_out(
 ) -> Result<RestoreReport, RestoreError> {
     let began = Instant::now();
     let work = Arc::new(plan.work);
-    let label: BackupLabel = plan.backup.parse().map_err(|_| RestoreError::Died)?;
     progress.send_modify(|progress| {
         *progress = Progress {
             phase: Phase::Preparing,
@@ -141,8 +145,8 @@ async fn carry_out(
     };
     let restorer = Arc::new(Restorer {
         work: Arc::clone(&work),
-        label,
         owner,
+        sums: Arc::default(),
         early_sync: Arc::new(
             EarlySync::start(owner).map_err(RestoreError::io("start a thread to write", &plan.directory))?,
         ),
@@ -153,10 +157,12 @@ async fn carry_out(
         cancel: cancel.child_token(),
     });
     restorer.phase(Phase::Restoring);
+    restorer.prepare().await?;
 
     let mut report = RestoreReport {
         backup: plan.backup,
         directory: plan.directory,
+        builds_on: plan.builds_on,
         files: work.contents.files(),
         bytes: work.contents.bytes(),
         downloaded_bytes: 0,
@@ -166,10 +172,10 @@ async fn carry_out(
         until_reset: plan.until_reset,
         warnings: Vec::new(),
     };
-    // The last pack holds the files that make a cluster of the others.
-    let numbers: Vec<u32> = work.contents.packs().collect();
-    let (last, others) = numbers.split_last().ok_or(RestoreError::Died)?;
-    for group in [others, &[*last]] {
+    // The last pack of the backup itself holds the files that make a cluster of the others.
+    let last = work.contents.last_pack().ok_or(RestoreError::Died)?;
+    let others: Vec<PackId> = work.contents.packs().filter(|pack| *pack != last).collect();
+    for group in [others.as_slice(), &[last]] {
         restorer.packs(group, workers, &mut report).await?;
     }
     if cancel.is_cancelled() {
@@ -183,7 +189,16 @@ async fn carry_out(
         signal_file: plan.signal_file,
     };
     let (early_sync, proof) = (Arc::clone(&restorer.early_sync), Arc::clone(&restorer.proof));
+    let sums = Arc::clone(&restorer.sums);
     let left_to_say = blocking_as(owner, move || {
+        let Work { contents, places, lineage, wal_range, .. } = &*work;
+        for file in contents.composed() {
+            let path = install::working_path(places, &file.path).ok_or(RestoreError::Died)?;
+            unpack::complete(&file, &path, &early_sync)?;
+        }
+        if work.is_part {
+            as_full::rewrite_lists(places, contents, &sums, (*lineage, *wal_range), None)?;
+        }
         early_sync.finish()?;
         let mut proof = proof.locked();
         install::finish(&work.places, ending, None, &mut proof)
@@ -198,11 +213,12 @@ async fn carry_out(
 
 struct Restorer {
     work: Arc<Work>,
-    label: BackupLabel,
     owner: Option<Owner>,
     early_sync: Arc<EarlySync>,
+    /// Of the files that are put together.
+    sums: Arc<Sums>,
     /// Packs that an earlier run wrote, and proved to be on the disk.
-    written: BTreeSet<u32>,
+    written: BTreeSet<PackId>,
     proof: Arc<Mutex<Proof>>,
     progress: watch::Sender<Progress>,
     /// The restore will fail; packs that are on their way may arrive, for the next run.
@@ -228,10 +244,22 @@ impl Restorer {
         self.progress.send_modify(|progress| progress.phase = phase);
     }
 
+    /// Makes the files that are put together: from then on each pack writes its blocks into them.
+    async fn prepare(&self) -> Result<(), RestoreError> {
+        let work = Arc::clone(&self.work);
+        let make = move || {
+            work.contents.composed().try_for_each(|file| {
+                let path = install::working_path(&work.places, &file.path).ok_or(RestoreError::Died)?;
+                unpack::prepare(&file, &path)
+            })
+        };
+        blocking_as(self.owner, make).await
+    }
+
     /// Restores the packs `numbers`, `workers` at once, and proves them.
     async fn packs(
         self: &Arc<Self>,
-        numbers: &[u32],
+        numbers: &[PackId],
         workers: usize,
         report: &mut RestoreReport,
     ) -> Result<(), RestoreError> {
@@ -251,7 +279,8 @@ impl Restorer {
                         report.packs_reused += usize::from(outcome.reused);
                         report.warnings.extend(outcome.warnings);
                         self.progress.send_modify(|progress| progress.packs_done += 1);
-                        if !outcome.reused {
+                        // Whether blocks that were put into a file are there could not be seen later.
+                        if !outcome.reused && self.work.contents.has_whole_files_only(number) {
                             proving.finished.insert(number);
                         }
                         None
@@ -284,7 +313,7 @@ impl Restorer {
     }
 
     /// The files of a pack and where they go, each worked out when it is its turn: a pack may have some hundred thousand.
-    fn destinations(&self, number: u32) -> Destinations {
+    fn destinations(&self, number: PackId) -> Destinations {
         let work = Arc::clone(&self.work);
         Box::new((0..).map_while(move |at| {
             let file = work.contents.file_of(number, at)?;
@@ -294,37 +323,42 @@ impl Restorer {
     }
 
     /// Restores a pack, from whichever repository can give it.
-    async fn pack(&self, number: u32) -> Result<PackOutcome, RestoreError> {
+    async fn pack(&self, pack: PackId) -> Result<PackOutcome, RestoreError> {
         if self.cancel.is_cancelled() || self.begin_no_more.is_cancelled() {
             return Err(RestoreError::Cancelled);
         }
-        if self.written.contains(&number) {
-            let files = self.destinations(number);
+        if self.written.contains(&pack) {
+            let files = self.destinations(pack);
             if blocking_as(self.owner, move || are_intact(files)).await? {
-                let bytes: u64 = self.work.contents.files_of(number).map(|file| file.size).sum();
+                let bytes: u64 = self.work.contents.files_of(pack).map(|file| file.size).sum();
                 self.progress.send_modify(|progress| progress.bytes_done += bytes);
                 return Ok(PackOutcome { downloaded_bytes: 0, reused: true, warnings: Vec::new() });
             }
             // From now on its files are not what was proven.
             let proof = Arc::clone(&self.proof);
-            blocking_as(self.owner, move || proof.locked().withdraw(number)).await?;
+            blocking_as(self.owner, move || proof.locked().withdraw(pack)).await?;
         }
+        let source = usize::try_from(pack.level).ok().and_then(|level| self.work.sources.get(level));
+        let source = source.ok_or(RestoreError::Died)?;
+        let (label, number) = (&source.label, pack.number);
         let mut attempts = Vec::new();
         let mut class = ErrorClass::Permanent;
         for round in 0..ROUNDS {
             let mut worth_retrying = false;
-            for copy in &self.work.copies {
-                match self.pack_from(copy, number).await {
+            for copy in &source.copies {
+                match self.pack_from(label, copy, pack).await {
                     Ok(downloaded_bytes) => {
                         let warnings = attempts
                             .into_iter()
-                            .map(|attempt| format!("pack {number} was restored after a failure: {attempt}"))
+                            .map(|attempt| {
+                                format!("pack {number} of backup {label} was restored after a failure: {attempt}")
+                            })
                             .collect();
                         return Ok(PackOutcome { downloaded_bytes, reused: false, warnings });
                     }
                     Err(Failure::Fatal(error)) => return Err(error),
                     Err(Failure::Elsewhere(of, what)) => {
-                        tracing::warn!(repository = copy.repository.name(), pack = number, error_class = %of, "{what}");
+                        tracing::warn!(repository = copy.repository.name(), backup = %label, pack = number, error_class = %of, "{what}");
                         attempts.push(format!("repository {}: {what}", copy.repository.name()));
                         class = of;
                         worth_retrying |= of.is_worth_retrying();
@@ -340,16 +374,16 @@ impl Restorer {
             }
         }
         attempts.dedup();
-        Err(RestoreError::Pack { label: self.label.to_string(), pack: number, attempts, class })
+        Err(RestoreError::Pack { label: label.to_string(), pack: number, attempts, class })
     }
 
     /// Restores a pack from one repository. Returns the number of bytes that were fetched.
-    async fn pack_from(&self, copy: &Copy, number: u32) -> Result<u64, Failure> {
+    async fn pack_from(&self, label: &BackupLabel, copy: &Copy, pack: PackId) -> Result<u64, Failure> {
         let listed = copy
             .packs
-            .get(&number)
+            .get(&pack.number)
             .ok_or_else(|| Failure::Elsewhere(ErrorClass::Corrupt, "its manifest does not list the pack".to_owned()))?;
-        let key = layout::pack(&self.label, number);
+        let key = layout::pack(label, pack.number);
         let summary = self.within(copy.repository.read_summary(&key)).await?;
         let stored = hex::encode(&summary.summary.stored_digest);
         if summary.kind != Kind::Pack || stored != listed.stored_sha256 {
@@ -360,7 +394,8 @@ impl Restorer {
 
         let (sender, receiver) = mpsc::channel(QUEUE_CHUNKS_MAX);
         // What is made by its owner need not be given away.
-        let unpacker = Unpacker::new(self.destinations(number), None, Arc::clone(&self.early_sync));
+        let unpacker =
+            Unpacker::new(self.destinations(pack), None, Arc::clone(&self.early_sync), Arc::clone(&self.sums));
         let (progress, length) = (self.progress.clone(), listed.content_bytes);
         let owner = self.owner;
         let work = move || write(unpacker, receiver, &progress, length);

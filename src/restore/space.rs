@@ -12,7 +12,6 @@ use super::journal::Journal;
 use super::places::Places;
 use super::refusal::Refusal;
 use walward_base::sys::disk;
-use walward_repo::manifest::Manifest;
 
 /// What a file system has to take and has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -47,22 +46,13 @@ pub fn check_tablespaces(places: &Places) -> Result<(), RestoreError> {
 }
 
 /// Bytes to be written under each place. What an unfinished restore wrote is there already.
-pub fn needs(
-    manifest: &Manifest,
-    contents: &Contents,
-    places: &Places,
-    unfinished: Option<&Journal>,
-) -> Vec<(PathBuf, u64)> {
+pub fn needs(contents: &Contents, places: &Places, unfinished: Option<&Journal>) -> Vec<(PathBuf, u64)> {
     let mut needs = BTreeMap::new();
-    for pack in &manifest.packs {
-        if unfinished.is_some_and(|journal| journal.packs_done.contains(&pack.number)) {
-            continue;
-        }
-        for file in contents.files_of(pack.number) {
-            let place = places.tablespace_of(&file.path).map_or(places.root(), |(tablespace, _)| &tablespace.to);
-            let bytes: &mut u64 = needs.entry(place).or_default();
-            *bytes = bytes.saturating_add(file.size);
-        }
+    let is_done = |pack| unfinished.is_some_and(|journal| journal.packs_done.contains(&pack));
+    for (path, size) in contents.left(is_done) {
+        let place = places.tablespace_of(path).map_or(places.root(), |(tablespace, _)| &tablespace.to);
+        let bytes: &mut u64 = needs.entry(place).or_default();
+        *bytes = bytes.saturating_add(size);
     }
     // The data directory first: a file system is named by the first place on it.
     let root = (places.root().to_owned(), needs.remove(places.root()).unwrap_or(0));

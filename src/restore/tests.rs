@@ -24,6 +24,8 @@ use walward_repo::manifest::{BackupLabel, Entry, EntryKind, Manifest, Tablespace
 use walward_repo::{Encryption, Repository, layout};
 use walward_storage::{ObjectKey, Payload, Store};
 
+mod chains;
+
 const LABEL: &str = "20261121T064158Z-full";
 
 struct Fixture {

@@ -1,4 +1,4 @@
-//! Cuts the files out of a pack's stream and writes them under their names. Blocking.
+//! Cuts the files out of a pack's stream and writes them under their names, and blocks of files where they belong. Blocking.
 //!
 //! Where each file lies is known from the manifest, so that the stream is not parsed: its bytes are counted. Every file is
 //! checked against its CRC-32C. What was written before an error is removed when the pack is unpacked again.
@@ -6,17 +6,19 @@
 use std::fs::{File, FileTimes, Permissions};
 use std::io::{self, Read, Write};
 use std::iter::Peekable;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 
-use super::contents::PackedFile;
+use super::composition::Run;
+use super::contents::{ComposedFile, PackedFile, Part};
 use super::directory::Owner;
 use super::early_sync::EarlySync;
 use super::error::RestoreError;
+use super::sums::Sums;
 
 /// A file and the name that it gets.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub struct Unpacker {
     position: u64,
     owner: Option<Owner>,
     early_sync: Arc<EarlySync>,
+    sums: Arc<Sums>,
 }
 
 #[derive(Debug)]
@@ -56,12 +59,15 @@ struct OpenFile {
     output: File,
     left: u64,
     crc32c: u32,
+    /// The runs of a part that were written, and how much of the next one.
+    written: Vec<(Run, u32)>,
+    next: (u64, u32),
 }
 
 impl Unpacker {
     /// One for `files`, sorted by offset.
-    pub fn new(files: Destinations, owner: Option<Owner>, early_sync: Arc<EarlySync>) -> Self {
-        Self { waiting: files.peekable(), open: None, position: 0, owner, early_sync }
+    pub fn new(files: Destinations, owner: Option<Owner>, early_sync: Arc<EarlySync>, sums: Arc<Sums>) -> Self {
+        Self { waiting: files.peekable(), open: None, position: 0, owner, early_sync, sums }
     }
 
     /// Takes the next bytes of the stream. Returns how many of them went into files.
@@ -82,8 +88,7 @@ impl Unpacker {
             let (content, rest) = self.advance(bytes, left);
             bytes = rest;
             if let Some(open) = &mut self.open {
-                open.write(content).map_err(UnpackError::Local)?;
-                written += content.len() as u64;
+                written += open.write(content).map_err(UnpackError::Local)?;
             }
             self.close_full()?;
         }
@@ -118,8 +123,13 @@ impl Unpacker {
         let is_here = |next: &Result<Destination, _>| next.as_ref().map_or(true, |next| next.file.offset <= position);
         let Some(destination) = self.waiting.next_if(is_here) else { return Ok(false) };
         let destination = destination.map_err(UnpackError::Local)?;
-        let output = create(&destination.path).map_err(UnpackError::Local)?;
-        self.open = Some(OpenFile { left: destination.file.size, crc32c: 0, destination, output });
+        let output = match destination.file.part {
+            None => create(&destination.path),
+            Some(_) => open(&destination.path),
+        };
+        let output = output.map_err(UnpackError::Local)?;
+        let (left, next, written) = (destination.file.size, (0, 0), Vec::new());
+        self.open = Some(OpenFile { left, crc32c: 0, destination, output, written, next });
         // An empty file is full at once.
         self.close_full()?;
         Ok(true)
@@ -131,7 +141,14 @@ impl Unpacker {
         if open.crc32c != file.crc32c {
             return Err(UnpackError::Content(format!("the checksum of {} does not match", file.path)));
         }
-        finish_file(&open.output, file, self.owner)
+        if let Some(Part { file, .. }) = file.part {
+            // Only now is it known that these are the right bytes.
+            for (run, crc32c) in &open.written {
+                self.sums.add(file, (run.to, run.bytes), *crc32c);
+            }
+            return Ok(());
+        }
+        finish_file(&open.output, (file.mode, file.mtime), self.owner)
             .map_err(RestoreError::io("set the attributes of", path))
             .and_then(|()| self.early_sync.offer(open.output, file.size, path))
             .map_err(UnpackError::Local)
@@ -139,12 +156,58 @@ impl Unpacker {
 }
 
 impl OpenFile {
-    fn write(&mut self, content: &[u8]) -> Result<(), RestoreError> {
-        self.output.write_all(content).map_err(RestoreError::io("write", &self.destination.path))?;
-        self.crc32c = crc32c::crc32c_append(self.crc32c, content);
-        self.left -= content.len() as u64;
-        Ok(())
+    /// Takes the next bytes; how many of them went into the file.
+    fn write(&mut self, content: &[u8]) -> Result<u64, RestoreError> {
+        let Self { destination: Destination { file, path }, output, left, crc32c, written, next } = self;
+        *crc32c = crc32c::crc32c_append(*crc32c, content);
+        let begin = file.size - *left;
+        *left -= content.len() as u64;
+        let Some(Part { runs, .. }) = &file.part else {
+            output.write_all(content).map_err(RestoreError::io("write", path))?;
+            return Ok(content.len() as u64);
+        };
+        let end = begin + content.len() as u64;
+        let mut bytes = 0;
+        while let Some(run) = runs.get(written.len()) {
+            let (done, of_run) = *next;
+            let from = run.at + done;
+            let to = end.min(run.at + run.bytes);
+            let here = from.checked_sub(begin).and_then(|from| usize::try_from(from).ok());
+            let there = to.checked_sub(begin).and_then(|to| usize::try_from(to).ok());
+            let piece = here.zip(there).and_then(|(from, to)| content.get(from..to)).unwrap_or_default();
+            if piece.is_empty() {
+                break;
+            }
+            output.write_all_at(piece, run.to + done).map_err(RestoreError::io("write", path))?;
+            bytes += piece.len() as u64;
+            *next = (done + piece.len() as u64, crc32c::crc32c_append(of_run, piece));
+            if next.0 == run.bytes {
+                written.push((*run, next.1));
+                *next = (0, 0);
+            }
+        }
+        Ok(bytes)
     }
+}
+
+/// Opens a file that is put together, which was made before.
+fn open(path: &Path) -> Result<File, RestoreError> {
+    let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty());
+    Ok(file.map_err(io::Error::from).map_err(RestoreError::io("open", path))?.into())
+}
+
+/// Makes a file that is put together, as long as it will be. What is not written of it yet reads as zeros.
+pub fn prepare(file: &ComposedFile, path: &Path) -> Result<(), RestoreError> {
+    let made = create(path)?;
+    made.set_len(file.size).map_err(RestoreError::io("set the length of", path))
+}
+
+/// Ends a file that was put together.
+pub fn complete(file: &ComposedFile, path: &Path, early_sync: &EarlySync) -> Result<(), RestoreError> {
+    let made = open(path)?;
+    finish_file(&made, (file.mode, file.mtime), None).map_err(RestoreError::io("set the attributes of", path))?;
+    early_sync.offer(made, file.size, path)
 }
 
 /// Makes a file. What an earlier attempt left under its name goes first: written over, it would keep a name that may never have
@@ -159,13 +222,13 @@ fn create(path: &Path) -> Result<File, RestoreError> {
     Ok(file.map_err(io::Error::from).map_err(RestoreError::io("create", path))?.into())
 }
 
-fn finish_file(output: &File, file: &PackedFile, owner: Option<Owner>) -> io::Result<()> {
+fn finish_file(output: &File, (mode, mtime): (u32, i64), owner: Option<Owner>) -> io::Result<()> {
     if let Some(Owner { uid, gid }) = owner {
         std::os::unix::fs::fchown(output, Some(uid), Some(gid))?;
     }
-    output.set_permissions(Permissions::from_mode(file.mode))?;
-    let seconds = Duration::from_secs(file.mtime.unsigned_abs());
-    let modified = if file.mtime < 0 {
+    output.set_permissions(Permissions::from_mode(mode))?;
+    let seconds = Duration::from_secs(mtime.unsigned_abs());
+    let modified = if mtime < 0 {
         SystemTime::UNIX_EPOCH.checked_sub(seconds)
     } else {
         SystemTime::UNIX_EPOCH.checked_add(seconds)
@@ -230,6 +293,7 @@ mod tests {
                 offset: stream.len() as u64,
                 mode: 0o640,
                 mtime: 1_700_000_000,
+                part: None,
             });
             stream.extend(content);
         }
@@ -255,7 +319,7 @@ mod tests {
         chunks: &[&[u8]],
         length: usize,
     ) -> Result<u64, UnpackError> {
-        let mut unpacker = Unpacker::new(boxed(files), None, Arc::new(early_sync));
+        let mut unpacker = Unpacker::new(boxed(files), None, Arc::new(early_sync), Arc::default());
         let mut written = 0;
         for chunk in chunks {
             written += unpacker.push(chunk)?;

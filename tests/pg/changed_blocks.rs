@@ -1,7 +1,9 @@
-//! What the archived segments say that they change, beside what PostgreSQL's own reader of WAL shows of the same segments.
+//! What the archived segments say that they change, beside what PostgreSQL's own reader of WAL shows of the same segments, and beside its own
+//! summaries.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::Duration;
 
 use walward_base::sys::cpu::CpuPool;
 use walward_pg::changes::{Chain, Changes};
@@ -9,7 +11,7 @@ use walward_pg::{Lineage, WalFileName};
 use walward_repo::{Encryption, Repository, layout};
 use walward_storage::StoreOptions;
 
-use crate::support::{ClusterOptions, Room, Site, SiteOptions, Version, on_every_version};
+use crate::support::{Cluster, ClusterOptions, Room, Site, SiteOptions, Version, eventually, on_every_version};
 
 /// A block of a main fork: tablespace, database, file, number.
 type Block = (u32, u32, u32, u32);
@@ -88,16 +90,44 @@ fn stored(site: &Site, segments: &[String]) -> Changes {
     })
 }
 
+/// The blocks of main forks that the server's own summaries (17 and later) name in the WAL between two positions.
+fn summarized(room: &Room, cluster: &Cluster, from: &str, to: &str) -> BTreeSet<Block> {
+    let reached = format!("select coalesce(max(end_lsn) >= '{to}'::pg_lsn, false) from pg_available_wal_summaries()");
+    eventually("the WAL is summarized", Duration::from_mins(1), || (cluster.sql(room, &reached) == "t").then_some(()));
+    let rows = cluster.sql(
+        room,
+        &format!(
+            "select c.reltablespace, c.reldatabase, c.relfilenode, c.relblocknumber from pg_available_wal_summaries() s, \
+             pg_wal_summary_contents(s.tli, s.start_lsn, s.end_lsn) c \
+             where s.start_lsn >= '{from}'::pg_lsn and s.end_lsn <= '{to}'::pg_lsn and c.relforknumber = 0 and not c.is_limit_block"
+        ),
+    );
+    let block = |row: &str| {
+        let fields: Vec<u32> = row.split('|').map(|field| field.parse().unwrap()).collect();
+        (fields[0], fields[1], fields[2], fields[3])
+    };
+    rows.lines().filter(|row| !row.is_empty()).map(block).collect()
+}
+
 fn every_block_is_known(version: Version) {
     let settings = [("wal_keep_size", "1GB"), ("max_prepared_transactions", "5"), ("autovacuum", "off")];
-    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let own_summaries = (version.major >= 17).then_some(("summarize_wal", "on"));
+    let settings = settings.into_iter().chain(own_summaries);
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     let cluster = ClusterOptions { segment_mib: 1, settings };
     let site = Site::start(SiteOptions { version, encrypted: false, cluster, ..SiteOptions::default() });
     let (room, cluster) = (&site.room, &site.cluster);
     let first = cluster.switch_wal(room);
+    // The server's summaries begin and end where checkpoints do.
+    let redo = || {
+        cluster.sql(room, "checkpoint");
+        cluster.sql(room, "select redo_lsn from pg_control_checkpoint()")
+    };
+    let from = redo();
     for sql in WORK {
         cluster.sql(room, sql);
     }
+    let to = redo();
     let last = cluster.switch_wal(room);
     cluster.wait_archived(room, &last);
     let mut segments: Vec<String> = fs::read_dir(cluster.data.join("pg_wal"))
@@ -119,10 +149,26 @@ fn every_block_is_known(version: Version) {
             relation.blocks.iter(0..=u32::MAX).map(move |block| (tablespace, database, relation_number, block))
         })
         .collect();
+    if !cluster.version.bin.join("pg_waldump").exists() {
+        assert_ne!(cluster.version, Version::main(), "the main version must be able to show its WAL");
+        return;
+    }
     let expected = shown(room, &cluster.version, &cluster.data.join("pg_wal"), &segments);
     assert!(expected.len() > 1000, "{} blocks", expected.len());
     let missing: Vec<&Block> = expected.difference(&said).collect();
     assert!(missing.is_empty(), "{} of {} are not known, as {:?}", missing.len(), expected.len(), missing.first());
+    if cluster.version.major >= 17 {
+        let summarized = summarized(room, cluster, &from, &to);
+        assert!(summarized.len() > 500, "{} blocks", summarized.len());
+        let missing: Vec<&Block> = summarized.difference(&said).collect();
+        assert!(
+            missing.is_empty(),
+            "{} of {} are not known, as {:?}",
+            missing.len(),
+            summarized.len(),
+            missing.first()
+        );
+    }
     // A record that was cut and is shown by neither half is more than pg_waldump shows.
     let more = said.difference(&expected).count();
     assert!(more * 20 < expected.len(), "{more} more than the {} that are shown", expected.len());

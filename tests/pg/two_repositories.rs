@@ -157,8 +157,12 @@ fn a_restore_takes_what_is_damaged_in_one_repository_from_the_next_and_says_so()
         "--target-directory",
         target.to_str().unwrap(),
     ];
-    let outcome =
-        site.walward(&arguments).expect(3).says("pack 0 was restored after a failure").says("repository disk");
+    let outcome = site
+        .walward(&arguments)
+        .expect(3)
+        .says("pack 0 of backup ")
+        .says("was restored after a failure")
+        .says("repository disk");
     assert!(outcome.stderr.contains("warning:"), "{}", outcome.stderr);
     site.verify_backup(&target);
     let mut restored = crate::support::Cluster::adopt(&site.room, "restored", &site.cluster.version, target);

@@ -1,6 +1,6 @@
-//! A base backup, and the archiving of its WAL, whose power goes at each step of the repository's disk.
+//! A base backup, a full one or one that builds on another, and the archiving of its WAL, whose power goes at each step of the repository's disk.
 //!
-//! Whatever is left: a backup that has a manifest is whole, and the next backup needs nobody's help.
+//! Whatever is left: a backup that has a manifest is whole, and so is what it builds on, and the next backup needs nobody's help.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -11,13 +11,13 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use walward::archive::archive_file;
-use walward::backup::{BackupError, BackupOptions, Progress, Reading, Server, run_on};
+use walward::backup::{BackupError, BackupOptions, Progress, Reading, Server, Wanted, run_on};
 use walward_base::Locked;
 use walward_base::sys::cpu::CpuPool;
 use walward_pg::session::{BackupStop, ServerFacts, SessionError};
 use walward_pg::{Lsn, Timeline, WalFileName};
-use walward_repo::manifest::BackupLabel;
-use walward_repo::{Encryption, LazyRepository, Repository, layout, remains, stored};
+use walward_repo::manifest::{BackupLabel, BackupType};
+use walward_repo::{Encryption, LazyRepository, Repository, block_index, layout, remains, stored};
 use walward_storage::{Limits, Store, StoreOptions};
 
 use crate::disk::{Disk, Lies, Loss, scratch};
@@ -114,10 +114,11 @@ impl Server for Running<'_> {
 }
 
 fn data_directory(folder: &Path) -> Postgres {
-    let server = Postgres::new(folder, 1, 0);
+    let mut server = Postgres::new(folder, 1, 0);
+    server.names_blocks = true;
     std::fs::create_dir_all(folder.join("base/5")).unwrap();
     for number in 0..12u32 {
-        let content = number.to_le_bytes().repeat(usize::try_from(2_000 + 700 * number).unwrap());
+        let content = number.to_le_bytes().repeat(usize::try_from(2_048 * (1 + number / 3)).unwrap());
         std::fs::write(folder.join(format!("base/5/{}", 16_384 + number)), content).unwrap();
     }
     server
@@ -137,9 +138,15 @@ async fn open(disk: &Disk) -> Repository {
 }
 
 /// Takes a backup of `server`, whose WAL is archived meanwhile, at `now`.
-async fn back_up(server: &Mutex<Postgres>, disk: &Disk, now: Timestamp) -> Result<BackupLabel, BackupError> {
+async fn back_up(
+    server: &Mutex<Postgres>,
+    disk: &Disk,
+    now: Timestamp,
+    wanted: Wanted,
+) -> Result<BackupLabel, BackupError> {
     let data = server.locked().data().to_owned();
     let options = BackupOptions {
+        wanted,
         connection: String::new(),
         data_directory: data.clone(),
         workers: 2,
@@ -198,7 +205,8 @@ async fn all_whole(repository: &Repository) -> Result<Vec<BackupLabel>, String> 
             continue;
         }
         let (head, entries) = stored::manifest(repository, &label).await.map_err(|error| told(&label, &error))?;
-        if entries.is_empty() || head.packs.len() < 3 {
+        let packs_min = if head.depends_on.is_none() { 3 } else { 2 };
+        if entries.is_empty() || head.packs.len() < packs_min {
             return Err(format!("{label} has {} entries in {} packs", entries.len(), head.packs.len()));
         }
         for pack in &head.packs {
@@ -208,6 +216,18 @@ async fn all_whole(repository: &Repository) -> Result<Vec<BackupLabel>, String> 
             let bytes = content.map_err(|error| told(&key, &error))?;
             if bytes != pack.content_bytes {
                 return Err(format!("{key} has {bytes} bytes of {}", pack.content_bytes));
+            }
+        }
+        if let Some(depends_on) = &head.depends_on {
+            let index = block_index::read(repository, &label, depends_on, &entries).await;
+            let index = index.map_err(|error| told(&format!("the block index of {label}"), &error))?;
+            if index.iter().all(|(_, blocks)| blocks.is_empty()) {
+                return Err(format!("{label} has no block of a file"));
+            }
+            let parent = depends_on.label.parse().map_err(|_| format!("{label} builds on {}", depends_on.label))?;
+            let found = repository.exists(&layout::manifest(&parent)).await;
+            if !found.map_err(|error| told(&parent, &error))? {
+                return Err(format!("{label} builds on {parent}, which is not there"));
             }
         }
         let last = Lsn(head.stop_lsn.0 - 1).segment_number(head.segment_bytes);
@@ -222,8 +242,9 @@ async fn all_whole(repository: &Repository) -> Result<Vec<BackupLabel>, String> 
     Ok(whole)
 }
 
-/// Takes a backup, the power going at step `cut`, and another one after it. Whether the step was reached.
-fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
+/// Takes a backup, the power going at step `cut`, and another one after it; a full one before both, when they are to build on another. Whether the step
+/// was reached.
+fn cut_at(cut: u64, loss: Loss, lies: Lies, wanted: Wanted) -> Result<bool, Broken> {
     seeds::watched(cut, move |trace| {
         let folder = scratch();
         let server = data_directory(&folder.path().join("data"));
@@ -245,13 +266,19 @@ fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
             let made = Repository::create("one", store, CLUSTER, &Encryption::None, &[], pool, now).await;
             made.unwrap().0.add_lineage(lineage, size(), now).await.unwrap();
         });
+        let backup = |disk: &Arc<Disk>, after: Duration, wanted: Wanted| {
+            let now = Timestamp::from_second(1_795_000_000).unwrap() + SignedDuration::try_from(after).unwrap();
+            runtime.block_on(back_up(&server, disk, now, wanted))
+        };
+        let base = (wanted != Wanted::Full)
+            .then(|| {
+                backup(&empty, Duration::ZERO, Wanted::Full)
+                    .map_err(|error| format!("the full backup fails: {error:?}"))
+            })
+            .transpose()?;
         empty.cut().recover(Loss::Nothing, &folder.path().join("first"));
         let first = begin("first", Some(cut), trace);
-        let backup = |disk: &Arc<Disk>, after: Duration| {
-            let now = Timestamp::from_second(1_795_000_000).unwrap() + SignedDuration::try_from(after).unwrap();
-            runtime.block_on(back_up(&server, disk, now))
-        };
-        let outcome = backup(&first, Duration::ZERO);
+        let outcome = backup(&first, Duration::from_hours(1), wanted);
         let reached = first.is_dead();
         note(trace, format!("the backup ended: {outcome:?}; {loss:?} of what was not synced is lost"));
         // Once the manifest is written, only the lease is to be given back, and it runs out by itself.
@@ -269,13 +296,17 @@ fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
             first.cut().recover(loss, &folder.path().join("second"));
             begin("second", None, trace)
         };
+        let kind = wanted.builds_on().or(Some(BackupType::Full));
         let there = runtime.block_on(async { all_whole(&open(&second).await).await })?;
         let gone = |label: &BackupLabel| Err(format!("{label}, which was finished, is gone after a power cut"));
-        if let Some(label) = outcome.iter().find(|label| !there.contains(label)) {
+        if let Some(label) = outcome.iter().chain(&base).find(|label| !there.contains(label)) {
             return gone(label);
         }
         age(&second.root().join("repository"));
-        let next = backup(&second, BETWEEN).map_err(|error| format!("the next backup fails: {error:?}"))?;
+        let next = backup(&second, BETWEEN, wanted).map_err(|error| format!("the next backup fails: {error:?}"))?;
+        if let Some(full) = outcome.iter().chain([&next]).find(|label| Some(label.kind()) != kind) {
+            return Err(format!("{full} is of another type than {wanted:?}"));
+        }
         let left = runtime.block_on(async { remains::find(&open(&second).await).await });
         if !matches!(&left, Ok(left) if left.is_empty()) {
             return Err(format!("the next backup has left what the one before it left: {left:?}"));
@@ -284,33 +315,48 @@ fn cut_at(cut: u64, loss: Loss, lies: Lies) -> Result<bool, Broken> {
         let third = begin("third", None, trace);
         let there = runtime.block_on(async { all_whole(&open(&third).await).await })?;
         // One that was cut in its last step may be there or not.
-        match outcome.iter().chain([&next]).find(|label| !there.contains(label)) {
+        match outcome.iter().chain(&base).chain([&next]).find(|label| !there.contains(label)) {
             Some(label) => gone(label),
             None => Ok(reached),
         }
     })
 }
 
-fn cut_everywhere(lies: Lies) -> Result<u64, Broken> {
-    let losses = [Loss::All, Loss::Nothing, Loss::Some(1), Loss::Some(2)];
-    seeds::everywhere(&losses, |cut, loss| cut_at(cut, loss, lies))
+fn cut_everywhere(lies: Lies, wanted: Wanted) -> Result<u64, Broken> {
+    // What a full backup shows of losses in between an incremental one shows no better, and it takes a full one first.
+    let losses: &[Loss] = match wanted {
+        Wanted::Full => &[Loss::All, Loss::Nothing, Loss::Some(1), Loss::Some(2)],
+        _ => &[Loss::All, Loss::Nothing],
+    };
+    seeds::everywhere(losses, |cut, loss| cut_at(cut, loss, lies, wanted))
 }
 
 #[test]
 fn a_power_cut_at_every_step_of_a_backup_leaves_no_backup_or_a_whole_one() {
     const NAME: &str = "a_power_cut_at_every_step_of_a_backup_leaves_no_backup_or_a_whole_one";
     let begun = Instant::now();
-    let steps = seeds::expect(NAME, cut_everywhere(Lies::default()));
+    let steps = seeds::expect(NAME, cut_everywhere(Lies::default(), Wanted::Full));
     eprintln!("{NAME}: {steps} steps, 4 losses each, in {} s", begun.elapsed().as_secs());
     assert!(steps > 100, "{steps}");
 }
 
 #[test]
+fn a_power_cut_at_every_step_of_an_incremental_backup_leaves_none_or_a_whole_one_and_its_parent() {
+    const NAME: &str = "a_power_cut_at_every_step_of_an_incremental_backup_leaves_none_or_a_whole_one_and_its_parent";
+    let begun = Instant::now();
+    let steps = seeds::expect(NAME, cut_everywhere(Lies::default(), Wanted::Incr));
+    eprintln!("{NAME}: {steps} steps, 2 losses each, in {} s", begun.elapsed().as_secs());
+    assert!(steps > 60, "{steps}");
+}
+
+#[test]
 fn a_backup_onto_a_disk_that_forgets_to_sync_is_caught() {
     for lies in [Lies { files: true, ..Lies::default() }, Lies { folders: true, ..Lies::default() }] {
-        assert!(cut_everywhere(lies).is_err(), "{lies:?} was not noticed");
+        assert!(cut_everywhere(lies, Wanted::Full).is_err(), "{lies:?} was not noticed");
         // With every other power cut left out, the backup that was finished is what is missed.
-        let Err(Broken { what, .. }) = cut_at(u64::MAX, Loss::All, lies) else { panic!("{lies:?} was not noticed") };
+        let Err(Broken { what, .. }) = cut_at(u64::MAX, Loss::All, lies, Wanted::Full) else {
+            panic!("{lies:?} was not noticed")
+        };
         assert!(what.contains("-full"), "{what}");
     }
 }

@@ -57,6 +57,8 @@ pub struct Postgres {
     pub next: u64,
     /// The timelines that were left, and where.
     parents: Vec<(u32, Lsn)>,
+    /// The record of each segment says that it changes a block, and of which record it is the next.
+    pub names_blocks: bool,
 }
 
 impl Postgres {
@@ -80,6 +82,7 @@ impl Postgres {
             timeline: 1,
             next: FIRST,
             parents: Vec::new(),
+            names_blocks: false,
         };
         server.start();
         server
@@ -242,6 +245,32 @@ impl Postgres {
         let mut bytes = vec![self.version; usize::try_from(SEGMENT_BYTES).unwrap()];
         let mut random = StdRng::seed_from_u64(mix(self.seed, &(name, self.version)));
         random.fill_bytes(&mut bytes[..NOISE_BYTES[(mix(self.seed, &"noise") & 1) as usize]]);
-        synthetic::segment(segment, size(), self.lineage, bytes)
+        let mut bytes = synthetic::segment(segment, size(), self.lineage, bytes);
+        if self.names_blocks {
+            name_a_block(&mut bytes, segment);
+        }
+        bytes
     }
+}
+
+/// The block that the record of segment `number` changes: the first one of this relation.
+pub fn changed_relation(number: u64) -> u32 {
+    16_384 + u32::try_from(number % 12).unwrap()
+}
+
+/// Makes of the record of a segment, which is all of it, one that follows that of the segment before, and names a block (access/xlogrecord.h).
+fn name_a_block(bytes: &mut [u8], segment: SegmentName) {
+    const RECORD: usize = 40;
+    let number = segment.number(size()).unwrap();
+    let before = (number - 1) * SEGMENT_BYTES + RECORD as u64;
+    bytes[RECORD + 8..RECORD + 16].copy_from_slice(&before.to_le_bytes());
+    let length = u32::from_le_bytes(bytes[RECORD..RECORD + 4].try_into().unwrap());
+    let mut headers = vec![0, 0, 0, 0];
+    for word in [1663, 5, changed_relation(number), 0] {
+        headers.extend_from_slice(&word.to_le_bytes());
+    }
+    // The rest is its main data.
+    headers.push(254);
+    headers.extend_from_slice(&(length - 24 - u32::try_from(headers.len() + 4).unwrap()).to_le_bytes());
+    bytes[RECORD + 24..RECORD + 24 + headers.len()].copy_from_slice(&headers);
 }

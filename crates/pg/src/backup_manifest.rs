@@ -52,8 +52,8 @@ impl<W: Write> ManifestWriter<W> {
     }
 
     /// Adds a file. `path` is relative to the data directory, through the links in `pg_tblspc`; `mtime` in seconds since the
-    /// Unix epoch; `checksum` the CRC-32C of its content.
-    pub fn file(&mut self, path: &[u8], size: u64, mtime: i64, checksum: u32) -> io::Result<()> {
+    /// Unix epoch; `checksum` the CRC-32C of its content, where it is known: without one pg_verifybackup looks at the length alone.
+    pub fn file(&mut self, path: &[u8], size: u64, mtime: i64, checksum: Option<u32>) -> io::Result<()> {
         let separator = if self.first { "\n" } else { ",\n" };
         self.first = false;
         let name = match std::str::from_utf8(path) {
@@ -63,11 +63,10 @@ impl<W: Write> ManifestWriter<W> {
         let modified = Timestamp::from_second(mtime).unwrap_or(Timestamp::UNIX_EPOCH).to_zoned(TimeZone::UTC);
         let modified = modified.strftime("%Y-%m-%d %H:%M:%S GMT");
         // The four bytes as they lie in memory on the machines that PostgreSQL and Walward share.
-        let checksum = hex::encode(&checksum.to_le_bytes());
-        self.put(&format!(
-            "{separator}{{ {name}, \"Size\": {size}, \"Last-Modified\": \"{modified}\", \
-             \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{checksum}\" }}"
-        ))
+        let checksum = checksum.map_or(String::new(), |checksum| {
+            format!(", \"Checksum-Algorithm\": \"CRC32C\", \"Checksum\": \"{}\"", hex::encode(&checksum.to_le_bytes()))
+        });
+        self.put(&format!("{separator}{{ {name}, \"Size\": {size}, \"Last-Modified\": \"{modified}\"{checksum} }}"))
     }
 
     /// Ends the manifest; `ranges` from the newest timeline to the oldest. Gives the writer back, not flushed.
@@ -99,7 +98,7 @@ mod tests {
     fn manifest(major: u16, files: &[(&[u8], u64, i64, u32)]) -> String {
         let mut writer = ManifestWriter::new(Vec::new(), Lineage { major, system_identifier: 42 }).expect("memory");
         for (path, size, mtime, checksum) in files {
-            writer.file(path, *size, *mtime, *checksum).expect("memory");
+            writer.file(path, *size, *mtime, Some(*checksum)).expect("memory");
         }
         let range = WalRange { timeline: Timeline(1), start: Lsn(0x200_0028), end: Lsn(0x200_0138) };
         String::from_utf8(writer.finish(&[range]).expect("memory")).expect("text")

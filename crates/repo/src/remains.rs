@@ -20,12 +20,12 @@ pub const REMOVED_AGE_MIN: Duration = Duration::from_hours(12);
 /// How many folders are listed at once.
 const LISTS_AT_ONCE: usize = 8;
 
-/// The packs of one backup that has no manifest.
+/// The objects of one backup that has no manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remains {
     /// The backup that would have been.
     pub label: BackupLabel,
-    /// Its packs.
+    /// Its packs, and its block index, if it has one.
     pub packs: Vec<ObjectInfo>,
 }
 
@@ -72,14 +72,16 @@ pub async fn find(repository: &Repository) -> Result<Vec<Remains>, RepoError> {
     Ok(found.into_iter().flatten().collect())
 }
 
-/// The packs of `label`, if it has some and no manifest.
+/// The packs and the block index of `label`, if it has some and no manifest.
 pub async fn look_at(repository: &Repository, label: BackupLabel) -> Result<Option<Remains>, RepoError> {
     let manifest = layout::manifest(&label);
     let top = repository.store().list(Some(&layout::backup_root(&label))).await?;
     if top.objects.iter().any(|object| object.key == manifest) {
         return Ok(None);
     }
-    let packs = repository.store().list(Some(&layout::packs(&label))).await?.objects;
+    let mut packs = repository.store().list(Some(&layout::packs(&label))).await?.objects;
+    let index = layout::block_index(&label);
+    packs.extend(top.objects.into_iter().filter(|object| object.key == index));
     Ok((!packs.is_empty()).then_some(Remains { label, packs }))
 }
 
@@ -136,6 +138,7 @@ mod tests {
         for (day, finished) in [(21, true), (22, false), (23, true), (24, false)] {
             put(layout::pack(&label(day), 0)).await;
             put(layout::pack(&label(day), 1)).await;
+            put(layout::block_index(&label(day))).await;
             if finished {
                 put(layout::manifest(&label(day))).await;
             }
@@ -143,6 +146,6 @@ mod tests {
         let found = find(&repository).await.expect("found");
         let labels: Vec<&BackupLabel> = found.iter().map(|remains| &remains.label).collect();
         assert_eq!(labels, [&label(22), &label(24)]);
-        assert!(found.iter().all(|remains| remains.packs.len() == 2 && remains.bytes() == 4));
+        assert!(found.iter().all(|remains| remains.packs.len() == 3 && remains.bytes() == 6));
     }
 }

@@ -36,6 +36,19 @@ pub async fn manifest(repository: &Repository, label: &BackupLabel) -> Result<(M
     Ok((reader.head, entries))
 }
 
+/// As [`manifest`], for who needs the entries one after the other.
+pub async fn each_entry(
+    repository: &Repository,
+    label: &BackupLabel,
+    mut take: impl FnMut(&Entry),
+) -> Result<Manifest, RepoError> {
+    let mut reader = ManifestReader::open(repository, label).await?;
+    while let Some(entry) = reader.next().await? {
+        take(&entry);
+    }
+    Ok(reader.head)
+}
+
 /// The timelines whose history is there.
 pub async fn timelines(repository: &Repository, lineage: Lineage) -> Result<Vec<Timeline>, RepoError> {
     let listing = repository.store().list(Some(&layout::wal_root(lineage))).await?;

@@ -14,6 +14,8 @@ pub enum BackupPhase {
     Checkpoint,
     /// Listing the files.
     Listing,
+    /// Finding out what changed since an earlier backup.
+    Comparing,
     /// Copying files.
     Copying,
     /// Ending the backup on the server, and writing the last pack.
@@ -30,7 +32,12 @@ impl BackupPhase {
     pub fn reads(self) -> bool {
         match self {
             Self::Listing | Self::Copying => true,
-            Self::Connecting | Self::Checkpoint | Self::Stopping | Self::WaitingForWal | Self::Finishing => false,
+            Self::Connecting
+            | Self::Checkpoint
+            | Self::Comparing
+            | Self::Stopping
+            | Self::WaitingForWal
+            | Self::Finishing => false,
         }
     }
 }

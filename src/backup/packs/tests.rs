@@ -66,6 +66,7 @@ fn work(root: &Path, repositories: Vec<Repository>) -> (Arc<Work>, Vec<PackPlan>
         reading: Reading::new(root, Duration::from_millis(300)),
         tree,
         checks: None,
+        since: None,
         targets,
         label: BackupLabel::new(Timestamp::UNIX_EPOCH, BackupType::Full),
         progress: Arc::new(watch::Sender::new(Progress::new(Timestamp::UNIX_EPOCH))),

@@ -11,7 +11,7 @@ use walward_pg::{Lineage, Lsn, SegmentSize, Timeline};
 use walward_repo::Encryption;
 use walward_repo::keys::KeySource;
 use walward_repo::lease::Work;
-use walward_repo::manifest::{BackupType, Entry, EntryKind};
+use walward_repo::manifest::{BackupType, ChangesSource, Entry, EntryKind};
 use walward_storage::fault::{Fault, Faulty, Plan};
 use walward_storage::{Store, memory};
 
@@ -167,6 +167,51 @@ async fn another_backup_of_the_label_and_a_damaged_one_are_told_and_left() {
     let empty = repository("empty", memory(), None).await;
     assert!(matches!(copy(&from, &empty).await.unwrap(), CopiedBackup::Damaged { .. }));
     assert!(!empty.exists(&layout::manifest(&label())).await.unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_comes_after_the_one_that_it_builds_on_with_its_block_index() {
+    let keys = [key(), key()];
+    let from = repository("from", memory(), Some(&keys[0])).await;
+    let to = repository("to", memory(), Some(&keys[1])).await;
+    let head = make(&from).await;
+    let child = BackupLabel::new(Timestamp::UNIX_EPOCH + std::time::Duration::from_mins(1), BackupType::Incr);
+    let spec = Spec { kind: Kind::BlockIndex, level: 1, writer: "db1".to_owned() };
+    let content = stream::iter([Ok(vec![7; 100].into())]).boxed();
+    let summary = from.upload(&layout::block_index(&child), spec, content, 1).await.unwrap();
+    let index = StoredIndex {
+        content_bytes: summary.content_bytes,
+        stored_bytes: summary.stored_bytes,
+        stored_sha256: hex::encode(&summary.stored_digest),
+    };
+    let depends_on = DependsOn { label: head.label.clone(), changes: ChangesSource::Wal, block_bytes: 8192, index };
+    let of_child = Manifest {
+        label: child.to_string(),
+        kind: BackupType::Incr,
+        packs: Vec::new(),
+        stored_bytes: 0,
+        depends_on: Some(depends_on),
+        ..head.clone()
+    };
+    write_manifest(&from, &child, 1, "db1", of_child.clone(), Entries::default()).await.unwrap();
+    let copy_child = async || copy_backup(&from, &to, &child, (3, "db2"), |_| {}).await.unwrap();
+    assert_eq!(copy_child().await, CopiedBackup::WithoutParent { parent: head.label.clone() });
+    copy(&from, &to).await.unwrap();
+    assert!(matches!(copy_child().await, CopiedBackup::Copied { .. }));
+    assert_eq!(copy_child().await, CopiedBackup::There);
+    let there = stored::head(&to, &child).await.unwrap();
+    let key = layout::block_index(&child);
+    let stored = to.read_summary(&key).await.unwrap().summary;
+    assert_eq!(there.depends_on.unwrap().index.stored_sha256, hex::encode(&stored.stored_digest));
+    let read = to.read(&key).await.unwrap().into_bytes(&key, usize::MAX).await.unwrap();
+    assert_eq!(read.as_ref(), [7; 100]);
+    // Another full backup has the parent's label there.
+    let other = repository("other", memory(), None).await;
+    write_manifest(&other, &label(), 1, "db1", Manifest { start_lsn: Lsn(77), ..head.clone() }, entries())
+        .await
+        .unwrap();
+    let copied = copy_backup(&from, &other, &child, (3, "db2"), |_| {}).await.unwrap();
+    assert_eq!(copied, CopiedBackup::WithoutParent { parent: head.label });
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::backup::Wanted;
 use crate::config::DEFAULT_PATH;
 use crate::setup::Takeover;
 
@@ -238,7 +239,7 @@ pub(in crate::cli) struct CheckArguments {
 
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct BackupArguments {
-    /// What kind of backup
+    /// What is stored
     #[arg(long = "type", value_enum, default_value = "full")]
     pub(in crate::cli) kind: BackupChoice,
     /// Do it in this process instead of asking the agent
@@ -249,11 +250,28 @@ pub(in crate::cli) struct BackupArguments {
     pub(in crate::cli) detach: bool,
 }
 
-/// The kinds of backups that this version takes.
+/// What a backup is to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(in crate::cli) enum BackupChoice {
     /// Everything
     Full,
+    /// What changed since the last full backup; everything, with a warning, where that cannot be known
+    Diff,
+    /// What changed since the last backup of any type; everything, with a warning, where that cannot be known
+    Incr,
+    /// As incr, without the warning
+    Auto,
+}
+
+impl From<BackupChoice> for Wanted {
+    fn from(choice: BackupChoice) -> Self {
+        match choice {
+            BackupChoice::Full => Self::Full,
+            BackupChoice::Diff => Self::Diff,
+            BackupChoice::Incr => Self::Incr,
+            BackupChoice::Auto => Self::Auto,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::text::moment_after;
-use crate::backup::{self, BackupReport, Phase, Progress};
+use crate::backup::{self, BackupReport, Phase, Progress, Wanted};
 use crate::cli::agent::{Answer, Asked};
 use crate::cli::arguments::BackupArguments;
 use crate::cli::context::Context;
@@ -33,7 +33,7 @@ pub(in crate::cli) async fn run(
     // Refuses a repository that the cluster has not, before anything is begun.
     context.repositories_of(cluster)?;
     if !arguments.no_agent {
-        match by_agent(context, cluster, arguments.detach, printer).await? {
+        match by_agent(context, cluster, arguments, printer).await? {
             Some(exit) => return Ok(exit),
             None if arguments.detach => {
                 return Err(Failure::new(Exit::Unreachable, "no agent is running, which would go on with the backup"));
@@ -42,18 +42,19 @@ pub(in crate::cli) async fn run(
                 .note("no agent is running; backing up in this process (archive_command must work without the agent)"),
         }
     }
-    Box::pin(in_process(context, cluster, printer)).await
+    Box::pin(in_process(context, cluster, arguments.kind.into(), printer)).await
 }
 
 /// `None` when there is no agent. Ctrl-C cancels the backup; it goes on when this process just vanishes.
 async fn by_agent(
     context: &Context,
     cluster: &ClusterConfig,
-    detach: bool,
+    arguments: &BackupArguments,
     printer: &Printer,
 ) -> Result<Option<Exit>, Failure> {
+    let (detach, wanted) = (arguments.detach, Wanted::from(arguments.kind).as_str());
     let mut request =
-        json!({ "op": "backup", "cluster": cluster.name, "type": "full", "configuration": cluster.fingerprint });
+        json!({ "op": "backup", "cluster": cluster.name, "type": wanted, "configuration": cluster.fingerprint });
     if let (Some(name), Value::Object(members)) = (&context.global.repository, &mut request) {
         members.insert("repository".to_owned(), Value::String(name.clone()));
     }
@@ -89,10 +90,15 @@ pub(super) fn told(answer: Answer, printer: &Printer) -> Result<Exit, Failure> {
     Ok(done(&report, answer.exit, printer))
 }
 
-async fn in_process(context: &Context, cluster: &ClusterConfig, printer: &Printer) -> Result<Exit, Failure> {
+async fn in_process(
+    context: &Context,
+    cluster: &ClusterConfig,
+    wanted: Wanted,
+    printer: &Printer,
+) -> Result<Exit, Failure> {
     let repositories = context.open_all(cluster).await?;
     let levels = context.repositories_of(cluster)?.iter().map(|repository| repository.backup_level).collect();
-    let options = cluster.backup_options(levels, sys::host::name());
+    let options = cluster.backup_options(wanted, levels, sys::host::name());
     let cancel = CancellationToken::new();
     let (progress, mut watching) = watch::channel(Progress::new(Timestamp::now()));
     let mut meter = Meter::new(printer, "backup");
@@ -121,6 +127,7 @@ pub(super) fn show(meter: &mut Meter<'_>, progress: &Progress) {
         (Phase::Connecting, _) => "connecting".to_owned(),
         (Phase::Checkpoint, _) => "waiting for the checkpoint".to_owned(),
         (Phase::Listing, _) => "listing the files".to_owned(),
+        (Phase::Comparing, _) => "finding out what changed".to_owned(),
         (Phase::Copying, _) => "copying".to_owned(),
         (Phase::Stopping, _) => "ending the backup on the server".to_owned(),
         (Phase::WaitingForWal, Some(segment)) => format!("waiting until {segment} is archived"),
@@ -138,12 +145,16 @@ fn print(report: &BackupReport, printer: &Printer) -> Result<(), Failure> {
         printer.line(&format!("backup        {}", printer.tone(&report.label, Tone::Good)))?;
         let places: Vec<String> =
             report.repositories.iter().zip(&report.urls).map(|(name, url)| format!("{name} ({url})")).collect();
+        if let Some(parent) = &report.parent {
+            printer.line(&format!("builds on     {parent}"))?;
+        }
         printer.line(&format!("repositories  {}", places.join(", ")))?;
         printer.line(&format!("took          {took}"))?;
         printer.line(&format!(
-            "content       {} files, {}, stored in {}",
+            "content       {} files, {}, of which {} were read, stored in {}",
             report.files,
             format_bytes(report.content_bytes),
+            format_bytes(report.read_bytes),
             format_bytes(report.stored_bytes)
         ))?;
         printer.line(&format!(

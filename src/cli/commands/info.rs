@@ -119,7 +119,12 @@ fn print(
                 format_bytes(backup.stored_bytes),
                 format_duration(took(backup)),
                 format!("{} to {}", backup.start_lsn, backup.stop_lsn),
-                recoverable_from(backup.stopped, holdings.carried(backup).map(|carried| carried.consistent)),
+                match holdings.missing_parent(backup) {
+                    Some(parent) => format!("not recoverable: {parent}, which it builds on, is missing"),
+                    None => {
+                        recoverable_from(backup.stopped, holdings.carried(backup).map(|carried| carried.consistent))
+                    }
+                },
             ]
         });
         printer.line("")?;
@@ -176,6 +181,7 @@ fn as_json(
             json!({
                 "label": backup.label,
                 "type": backup.kind,
+                "parent": backup.depends_on.as_ref().map(|depends_on| &depends_on.label),
                 "lineage": backup.lineage,
                 "timeline": backup.timeline,
                 "start_lsn": backup.start_lsn,

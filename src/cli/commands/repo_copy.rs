@@ -155,7 +155,9 @@ fn named(label: &BackupLabel, outcome: CopiedBackup) -> BackupReport {
 
 fn print(report: &Report, printer: &Printer) -> Result<Exit, Failure> {
     let contradicts = |backup: &BackupReport| backup.outcome == CopiedBackup::Contradiction;
-    let is_damaged = |backup: &BackupReport| matches!(backup.outcome, CopiedBackup::Damaged { .. });
+    let is_damaged = |backup: &BackupReport| {
+        matches!(backup.outcome, CopiedBackup::Damaged { .. } | CopiedBackup::WithoutParent { .. })
+    };
     let exit = if !report.wal.contradictions.is_empty() || report.backups.iter().any(contradicts) {
         Exit::Refused
     } else if !report.wal.damaged.is_empty() || report.backups.iter().any(is_damaged) {
@@ -178,6 +180,9 @@ fn print(report: &Report, printer: &Printer) -> Result<Exit, Failure> {
             }
             CopiedBackup::There => "was there".to_owned(),
             CopiedBackup::Contradiction => printer.tone("another backup has this label there", Tone::Bad),
+            CopiedBackup::WithoutParent { parent } => {
+                printer.tone(&format!("not copied: backup {parent}, which it builds on, is not there"), Tone::Bad)
+            }
             CopiedBackup::Damaged { why } => printer.tone(&format!("not copied: {why}"), Tone::Bad),
         };
         printer.line(&format!("backup   {label}: {text}"))?;

@@ -248,6 +248,10 @@ fn end_command() -> String {
 fn describe(plan: &RestorePlan) -> String {
     let mut lines =
         vec![format!("backup        {} ({})", plan.backup, plan.reason), format!("target        {}", plan.target)];
+    if let Some((parent, more)) = plan.builds_on.split_first() {
+        let more = if more.is_empty() { String::new() } else { format!(", and {} before it", more.len()) };
+        lines.push(format!("builds on     {parent}{more}"));
+    }
     if let Some(until) = &plan.quiet_until {
         lines.push(format!(
             "              no transaction ended between the target and {until}: recovery stops at a record of then"

@@ -164,7 +164,7 @@ fn what_does_not_exist_is_noticed() {
     assert!(judge(&words("walward expire"), Given::InPart).is_err());
     assert!(judge(&words("walward wal push"), Given::Whole).is_err());
     assert!(judge(&words("walward restore --target-time"), Given::InPart).is_ok());
-    assert!(judge(&words("walward backup --type diff"), Given::InPart).is_err());
+    assert!(judge(&words("walward backup --type snapshot"), Given::InPart).is_err());
     assert!(judge(&words("/usr/bin/walward-wal push --frobnicate %p"), Given::InPart).is_err());
     assert!(judge(&words("walwardd --frobnicate"), Given::InPart).is_err());
     assert_eq!(settings("restore_command = 'walward-wal fetch %f %p'"), ["walward-wal fetch %f %p"]);
