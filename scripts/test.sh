@@ -12,7 +12,7 @@
 #   scripts/test.sh --offline        installs nothing; uses what is there
 #
 # Environment: WALWARD_CACHE (what is downloaded once), WALWARD_TEST_SEGMENTS (WAL segments of the main job, default 20,
-# 200 with --thorough), WALWARD_TEST_ROUNDS (rounds of random work and backups, 12 or 300), RUST_TEST_THREADS (default 2). Tests see --thorough as WALWARD_TEST_THOROUGH=1.
+# 200 with --thorough), WALWARD_TEST_ROUNDS (rounds of random work and backups, 30 or 300), RUST_TEST_THREADS (default 2). Tests see --thorough as WALWARD_TEST_THOROUGH=1.
 set -euo pipefail
 exec </dev/null
 . "$(dirname "$0")/common.sh"

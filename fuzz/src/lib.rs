@@ -8,9 +8,10 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
+use walward_pg::changes::ChangesObserver;
 use walward_pg::{
-    BackupHistoryFile, BackupLabelFile, CommitTimes, ControlFile, Lineage, Lsn, PageHeader, SegmentName, SegmentSize,
-    Timeline, TimelineHistory, WalFileName, read_long_header,
+    BackupHistoryFile, BackupLabelFile, CommitIndex, CommitTimes, ControlFile, Lineage, Lsn, PageHeader, SegmentName,
+    SegmentSize, Timeline, TimelineHistory, WalFileName, Walk, read_long_header,
 };
 use walward_wire::{FrameHeader, REPLY_BYTES_MAX, REQUEST_BYTES_MAX, Reply, Request};
 
@@ -44,7 +45,7 @@ pub fn wal_page(data: &[u8]) {
     }
 }
 
-/// A segment that streams past the reader of commit times, in chunks cut where the bytes say.
+/// A segment that streams past what reads commit times and what looks on while it is archived, in chunks cut where the bytes say.
 pub fn wal_record(data: &[u8]) {
     let Some((&[step, number], stream)) = data.split_first_chunk() else { return };
     let Ok(size) = SegmentSize::try_from(1 << 20) else { return };
@@ -57,6 +58,13 @@ pub fn wal_record(data: &[u8]) {
     at_once.feed(stream);
     assert_eq!(in_pieces.restore_points(), at_once.restore_points());
     assert_eq!(in_pieces.finish(), at_once.finish());
+    let observed = |chunk: usize| {
+        let mut walk = Walk::new(name, size, (CommitIndex::default(), ChangesObserver::default()));
+        stream.chunks(chunk).for_each(|chunk| walk.feed(chunk));
+        let (walked, (commits, changes)) = walk.finish();
+        (walked, commits, changes.finish(&walked))
+    };
+    assert_eq!(observed(usize::from(step) + 1), observed(usize::MAX));
 }
 
 /// A timeline history file.

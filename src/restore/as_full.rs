@@ -9,7 +9,7 @@ use std::path::Path;
 use super::contents::{Contents, Listed};
 use super::directory::Owner;
 use super::error::RestoreError;
-use super::install::rewrite;
+use super::install::{read_if_there, rewrite};
 use super::places::Places;
 use super::sums::Sums;
 use walward_pg::{Lineage, ManifestWriter, WalRange};
@@ -29,8 +29,7 @@ pub fn rewrite_lists(
 ) -> Result<(), RestoreError> {
     let place = |name: &str| places.resolve(name).ok_or(RestoreError::Died);
     let label_path = place(LABEL)?;
-    let label = std::fs::read(&label_path).map_err(RestoreError::io("read", &label_path))?;
-    let label = without_parent(&label);
+    let label = without_parent(&read_if_there(&label_path)?);
     rewrite(&label_path, &label, owner)?;
     let path = place(MANIFEST)?;
     if contents.has(MANIFEST) {

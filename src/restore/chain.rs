@@ -2,8 +2,9 @@
 
 use super::blocking::blocking;
 use super::chosen::Chosen;
-use super::contents::{Contents, PackId};
+use super::contents::Contents;
 use super::error::RestoreError;
+use super::pack_id::PackId;
 use crate::catalogue::{BackupContents, Copy};
 use walward_repo::manifest::{BackupLabel, Manifest, Pack};
 

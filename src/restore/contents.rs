@@ -8,11 +8,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::{Deserialize, Serialize};
-
 use super::composition::{Composition, Layer, Run, Use};
 use super::error::RestoreError;
 use super::journal;
+use super::pack_id::PackId;
 use super::places::Places;
 use walward_pg::changes::BlockSet;
 use walward_pg::incremental_bytes;
@@ -21,28 +20,6 @@ use walward_repo::manifest::{Entry, EntryKind, Manifest};
 
 /// What makes a directory a cluster; placed last.
 pub const CONTROL_FILE: &str = "global/pg_control";
-
-/// A pack of the backup, or of one that it builds on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "(u32, u32)", into = "(u32, u32)")]
-pub struct PackId {
-    /// How many backups lie between: 0 of the backup itself, 1 of the one that it builds on.
-    pub level: u32,
-    /// Its number in that backup.
-    pub number: u32,
-}
-
-impl From<(u32, u32)> for PackId {
-    fn from((level, number): (u32, u32)) -> Self {
-        Self { level, number }
-    }
-}
-
-impl From<PackId> for (u32, u32) {
-    fn from(PackId { level, number }: PackId) -> Self {
-        (level, number)
-    }
-}
 
 /// What is cut out of a pack: a file, or some blocks of one.
 #[derive(Debug, Clone, PartialEq, Eq)]

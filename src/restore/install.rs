@@ -340,7 +340,7 @@ pub(super) fn rewrite(path: &Path, content: &[u8], owner: Option<Owner>) -> Resu
     give(path, owner)
 }
 
-fn read_if_there(path: &Path) -> Result<Vec<u8>, RestoreError> {
+pub(super) fn read_if_there(path: &Path) -> Result<Vec<u8>, RestoreError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::contents::PackId;
 use super::error::RestoreError;
+use super::pack_id::PackId;
 use super::places::{PlacedTablespace, Places};
 use super::refusal::Refusal;
 use walward_base::sys::durable;

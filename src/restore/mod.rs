@@ -27,6 +27,7 @@ mod install;
 mod journal;
 mod leftovers;
 mod loan;
+mod pack_id;
 mod places;
 mod plan;
 mod proof;

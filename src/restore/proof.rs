@@ -11,9 +11,9 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use super::contents::PackId;
 use super::error::RestoreError;
 use super::journal::Journal;
+use super::pack_id::PackId;
 use walward_base::sys::durable::FileSystem;
 
 /// The journal, and what it may say.

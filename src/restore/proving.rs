@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use tokio::task::JoinHandle;
 
 use super::blocking::act_as;
-use super::contents::PackId;
 use super::directory::Owner;
 use super::error::RestoreError;
+use super::pack_id::PackId;
 use super::proof::Proof;
 use walward_base::Locked;
 

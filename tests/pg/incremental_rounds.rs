@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use crate::support::{Cluster, ClusterOptions, Site, SiteOptions, Stop, Version};
 
 /// Rounds of a normal run.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 30;
 const TABLES: usize = 5;
 
 fn number(name: &str, otherwise: u64) -> u64 {

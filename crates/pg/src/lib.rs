@@ -8,6 +8,7 @@
 //! | `wal_name` | names of segments, partial segments, history files |
 //! | `lineage` | what WAL and backups belong to: major version and system identifier |
 //! | `page` | headers of WAL pages; is this file the segment that its name says? |
+//! | `record_layout` | the numbers of a record's layout |
 //! | `observer` | what looks on while the records of a segment go by |
 //! | `walk` | the records of a segment, while it streams past, for who looks on; where and why it is not known any more |
 //! | `record`, `commit_index` | what records say of time: ends of transactions, restore points; the index of them |
@@ -48,6 +49,7 @@ mod page;
 mod page_checksum;
 mod postmaster;
 mod record;
+mod record_layout;
 mod relation_file;
 pub mod session;
 pub mod settings;

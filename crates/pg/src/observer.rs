@@ -1,7 +1,9 @@
 //! What looks on while [`Walk`](crate::Walk) goes through the records of a segment.
 
+use super::bytes::{array, u32_at};
 use super::lsn::Lsn;
 use super::page::LongPageHeader;
+use super::record_layout::{HEAD_BYTES, ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN, ID_TOPLEVEL_XID, RECORD_HEADER_BYTES};
 
 /// A record that goes by.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +18,28 @@ pub struct Record<'a> {
     pub info: u8,
     /// The beginning of its main data, when the observer wanted it and the record has no blocks.
     pub data: Option<&'a [u8]>,
+}
+
+impl<'a> Record<'a> {
+    /// The record at `lsn` that begins with `head`: its header, and as much of what follows as is wanted.
+    pub(crate) fn of(lsn: Lsn, head: &'a [u8]) -> Self {
+        let [.., info, manager] = array::<18>(head, 0).unwrap_or_default();
+        Self { lsn, xid: u32_at(head, 4).unwrap_or_default(), manager, info, data: main_data(head) }
+    }
+}
+
+/// The main data (its beginning, when it was cut) of a record without blocks.
+fn main_data(head: &[u8]) -> Option<&[u8]> {
+    let mut at = RECORD_HEADER_BYTES;
+    loop {
+        at = match *head.get(at)? {
+            ID_ORIGIN => at + 3,
+            ID_TOPLEVEL_XID => at + 5,
+            ID_DATA_SHORT => return head.get(at + 2..),
+            ID_DATA_LONG => return head.get(at + 5..),
+            _ => return None,
+        };
+    }
 }
 
 /// What is shown the records of a segment, in their order, and makes something of them.
@@ -44,6 +68,18 @@ pub trait Observer {
     fn take(&mut self, bytes: &[u8]) -> bool {
         let _ = bytes;
         false
+    }
+
+    /// A record of which all bytes are at hand, its header included: most records lie whole on a page. Comes in place of [`Observer::begin`],
+    /// [`Observer::take`] and [`Observer::see`], and must make of the record what they would.
+    fn whole(&mut self, lsn: Lsn, bytes: &[u8]) {
+        let Some((header, rest)) = bytes.split_at_checked(RECORD_HEADER_BYTES) else { return };
+        if self.begin(lsn, header) && !rest.is_empty() {
+            self.take(rest);
+        }
+        let Record { manager, info, .. } = Record::of(lsn, header);
+        let shown = if self.wants(manager, info) { HEAD_BYTES } else { RECORD_HEADER_BYTES };
+        self.see(&Record::of(lsn, bytes.get(..shown).unwrap_or(bytes)));
     }
 
     /// The record in hand is void: a crash left it unfinished, and recovery went on after it.
@@ -86,6 +122,12 @@ impl<A: Observer> Observer for Option<A> {
         self.as_mut().is_some_and(|observer| observer.take(bytes))
     }
 
+    fn whole(&mut self, lsn: Lsn, bytes: &[u8]) {
+        if let Some(observer) = self {
+            observer.whole(lsn, bytes);
+        }
+    }
+
     fn void(&mut self) {
         if let Some(observer) = self {
             observer.void();
@@ -119,6 +161,11 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
 
     fn take(&mut self, bytes: &[u8]) -> bool {
         self.0.take(bytes) | self.1.take(bytes)
+    }
+
+    fn whole(&mut self, lsn: Lsn, bytes: &[u8]) {
+        self.0.whole(lsn, bytes);
+        self.1.whole(lsn, bytes);
     }
 
     fn void(&mut self) {

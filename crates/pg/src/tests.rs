@@ -1,7 +1,7 @@
 //! WAL as a server lays it out, for this crate's tests.
 
 use crate::page::magic_of_major;
-use crate::walk::{ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN};
+use crate::record_layout::{ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN};
 
 /// Writes records as PostgreSQL lays them out, over pages and segments.
 pub(crate) struct Writer {

@@ -22,26 +22,14 @@ use super::bytes::{array, u32_at, u64_at};
 use super::lsn::{Lsn, SegmentSize};
 use super::observer::{Observer, Record};
 use super::page::{LONG_HEADER_BYTES, PageHeader, SHORT_HEADER_BYTES, read_long_header};
+use super::record_layout::{HEAD_BYTES, RECORD_HEADER_BYTES, RM_BUILT_IN_MAX, RM_CUSTOM_MIN};
 use super::wal_name::SegmentName;
 
-/// `SizeOfXLogRecord`.
-pub(crate) const RECORD_HEADER_BYTES: usize = 24;
-/// How much of a record is ever kept: its header, what may stand between it and the main data of a record without blocks (an origin (3), a
-/// top-level transaction (5), the long form of the data header (5)), and a restore point (a time and 64 bytes of name).
-pub(crate) const HEAD_BYTES: usize = RECORD_HEADER_BYTES + 13 + 72;
 /// No record is longer (`XLogRecordMaxSize`, and what fits into memory at once before 16).
 const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// `RM_XLOG_ID`, src/include/access/rmgrlist.h, and `XLOG_SWITCH`, src/include/catalog/pg_control.h.
 const RM_XLOG: u8 = 0;
 const XLOG_SWITCH: u8 = 0x40;
-/// The last resource manager of 13 to 18, and the first that an extension may have (15 and later).
-pub(crate) const RM_BUILT_IN_MAX: u8 = 21;
-pub(crate) const RM_CUSTOM_MIN: u8 = 128;
-/// Block ids that are not blocks, src/include/access/xlogrecord.h.
-pub(crate) const ID_DATA_SHORT: u8 = 255;
-pub(crate) const ID_DATA_LONG: u8 = 254;
-pub(crate) const ID_ORIGIN: u8 = 253;
-pub(crate) const ID_TOPLEVEL_XID: u8 = 252;
 
 /// Why a walk stopped before the end. Stored; the numbers never change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -364,6 +352,7 @@ impl<O: Observer> Walk<O> {
                     let want = *want;
                     let filled = self.partial.head_filled;
                     if filled == 0 {
+                        rest = self.whole_records(content, rest);
                         self.partial.head_start = self.offset + (content.len() - rest.len()) as u64;
                     }
                     let taken = rest.len().min(want - filled);
@@ -388,6 +377,30 @@ impl<O: Observer> Walk<O> {
             }
             rest = rest.get(taken..).unwrap_or_default();
         }
+    }
+
+    /// Shows the records that lie whole at the beginning of `rest`, the last bytes of `content`, without copying them; what remains after them.
+    /// A record that is not as it should be remains too, and so does a segment switch: both are dealt with where the others are.
+    fn whole_records<'a>(&mut self, content: &[u8], mut rest: &'a [u8]) -> &'a [u8] {
+        let begin = self.start.map_or(0, |start| start.0) + self.offset;
+        while let Some(header) = rest.first_chunk::<RECORD_HEADER_BYTES>() {
+            let (total, previous) = (u32_at(header, 0).unwrap_or(0), u64_at(header, 8).unwrap_or(0));
+            let [.., info, manager] = array::<18>(header, 0).unwrap_or_default();
+            let total = usize::try_from(total).unwrap_or(usize::MAX);
+            let padded = total.checked_next_multiple_of(8).unwrap_or(usize::MAX);
+            let (Some(record), Some(after)) = (rest.get(..total), rest.get(padded..)) else { break };
+            let is_switch = manager == RM_XLOG && info & 0xF0 == XLOG_SWITCH;
+            let lsn = Lsn(begin + (content.len() - rest.len()) as u64);
+            if is_switch || self.judge(total as u64, lsn.0, previous, manager).is_err() {
+                break;
+            }
+            self.first = self.first.or(Some((lsn, Lsn(previous))));
+            self.last = Some(lsn);
+            self.previous = Some(lsn.0);
+            self.observer.whole(lsn, record);
+            rest = after;
+        }
+        rest
     }
 
     /// The position of the record in hand.
@@ -469,15 +482,7 @@ impl<O: Observer> Walk<O> {
     fn show(&mut self) {
         let Some(shown) = self.partial.shown.take() else { return };
         let head = self.partial.head.get(..shown).unwrap_or_default();
-        let [.., info, manager] = array::<18>(head, 0).unwrap_or_default();
-        let record = Record {
-            lsn: Lsn(self.position()),
-            xid: u32_at(head, 4).unwrap_or_default(),
-            manager,
-            info,
-            data: main_data(head),
-        };
-        self.observer.see(&record);
+        self.observer.see(&Record::of(Lsn(self.position()), head));
     }
 }
 
@@ -498,18 +503,4 @@ fn next_record() -> Part {
 /// so that they end as far from a multiple of eight as the record does.
 fn skip(remaining: u64) -> Part {
     Part::Skip { left: remaining, padding: remaining.next_multiple_of(8) - remaining }
-}
-
-/// The main data (its beginning, when it was cut) of a record without blocks.
-fn main_data(head: &[u8]) -> Option<&[u8]> {
-    let mut at = RECORD_HEADER_BYTES;
-    loop {
-        at = match *head.get(at)? {
-            ID_ORIGIN => at + 3,
-            ID_TOPLEVEL_XID => at + 5,
-            ID_DATA_SHORT => return head.get(at + 2..),
-            ID_DATA_LONG => return head.get(at + 5..),
-            _ => return None,
-        };
-    }
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 
 use super::format::{Fields, FormatError};
-use walward_pg::changes::{SegmentChanges, StoredError};
+use walward_pg::changes::{Doubt, STORED_BYTES_MAX, SegmentChanges, StoredError};
 use walward_pg::{COMMITS_MAX, CommitIndex, Commits, Lsn, Mark, RestorePoint, SegmentName, Timeline, Unknown, Walked};
 
 /// The longest content of a facts frame.
@@ -17,7 +17,7 @@ const PREDECESSOR: u16 = 3;
 const CHANGES: u16 = 4;
 
 /// The longest section of changes. One that would be longer is left out: what a segment changes can be computed again.
-pub const CHANGES_BYTES_MAX: usize = 512 << 10;
+pub const CHANGES_BYTES_MAX: usize = STORED_BYTES_MAX;
 
 /// More restore points are not kept, and none has a longer name.
 const RESTORE_POINTS_MAX: usize = 64;
@@ -67,8 +67,12 @@ pub struct Facts {
 pub struct StoredChanges(Bytes);
 
 impl StoredChanges {
-    /// Those of a segment; none when they would take more than [`CHANGES_BYTES_MAX`].
+    /// Those of a segment; none when they would take more than [`CHANGES_BYTES_MAX`], also when they were let go for that
+    /// ([`Doubt::TooMuch`]). The segment has to be read again then by what needs them: a stored doubt would stay for ever.
     pub fn of(changes: &SegmentChanges) -> Option<Self> {
+        if changes.changes.doubts.contains_key(&Doubt::TooMuch) {
+            return None;
+        }
         let stored = changes.encode();
         (stored.len() <= CHANGES_BYTES_MAX).then(|| Self(stored.into()))
     }
@@ -283,6 +287,8 @@ fn decode_predecessor(fields: &mut Fields<'_>) -> Option<Predecessor> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use walward_pg::SegmentSize;
+    use walward_pg::changes::{self, BlockSet, RelationChanges, RelationName};
 
     use super::*;
 
@@ -311,6 +317,32 @@ mod tests {
                 CommitIndex::stored(commits.collect(), points.collect(), left_out, mark, xid)
             },
         )
+    }
+
+    #[test]
+    fn more_changes_than_are_stored_are_left_out_and_never_stored_as_a_doubt() {
+        let size = SegmentSize::DEFAULT;
+        let mut segment = SegmentChanges {
+            major: 15,
+            start: Lsn(size.bytes()),
+            size,
+            entry: changes::Entry::Record,
+            first: None,
+            last: None,
+            open: None,
+            changes: changes::Changes::default(),
+        };
+        let few = StoredChanges::of(&segment).expect("stored");
+        assert_eq!(few.decode().as_ref(), Ok(&segment));
+        let mut let_go = segment.clone();
+        let_go.changes.doubts.insert(Doubt::TooMuch, segment.start);
+        assert_eq!(StoredChanges::of(&let_go), None);
+        let relations = (0..100_000).map(|relation| RelationName { tablespace: 1663, database: 5, relation });
+        let block: BlockSet = [7].into_iter().collect();
+        segment.changes.relations =
+            relations.map(|name| (name, RelationChanges { blocks: block.clone(), limit: None })).collect();
+        assert!(segment.encode().len() > CHANGES_BYTES_MAX);
+        assert_eq!(StoredChanges::of(&segment), None);
     }
 
     proptest! {

@@ -159,19 +159,12 @@ impl Places<'_> {
                 return Ok(Ok(changes));
             }
         }
-        self.walk(segment, ChangesObserver::default).await
+        self.again(segment).await
     }
 
-    /// The same, from the segment itself, with all that it leaves to the next one.
+    /// The same, from the segment itself: however much it is, and all that it leaves to the next one.
     async fn again(self, segment: SegmentName) -> Result<Result<SegmentChanges, WhyFull>, BackupError> {
-        self.walk(segment, || ChangesObserver::keeping(KEPT_AGAIN_MAX)).await
-    }
-
-    async fn walk(
-        self,
-        segment: SegmentName,
-        observer: impl Fn() -> ChangesObserver,
-    ) -> Result<Result<SegmentChanges, WhyFull>, BackupError> {
+        let observer = || ChangesObserver::keeping(KEPT_AGAIN_MAX);
         let key = layout::wal_file(self.lineage, WalFileName::Segment(segment));
         let mut failure = None;
         for repository in self.repositories {

@@ -67,6 +67,7 @@ fn reason(doubt: Doubt) -> &'static str {
         Doubt::Unreadable => "a record does not say which blocks it changes",
         Doubt::Minimal => "wal_level was minimal, so that not all changes are in the WAL,",
         Doubt::Stopped => "the WAL cannot be read further than a record",
+        Doubt::TooMuch => "a segment changes more than could be noted, from its start",
         Doubt::Seam => "a segment does not go on where the one before it ends,",
     }
 }

@@ -41,6 +41,10 @@ impl BlockSet {
         match self.place(high) {
             Ok(at) => self.chunks.get_mut(at).is_some_and(|(_, chunk)| chunk.insert(low)),
             Err(at) => {
+                if self.chunks.is_empty() {
+                    // Of most relations it is the only one.
+                    self.chunks.reserve_exact(1);
+                }
                 self.chunks.insert(at, (high, Chunk::Few(vec![low])));
                 true
             }
@@ -59,6 +63,29 @@ impl BlockSet {
                 Err(at) => self.chunks.insert(at, (*high, theirs.clone())),
             }
         }
+    }
+
+    /// How many bytes more the set takes at least when it is stored, since `block` was added to it, which was not there before.
+    pub(super) fn stored_more(&self, block: u32) -> usize {
+        let (high, _) = halves(block);
+        let chunk = self.place(high).ok().and_then(|at| self.chunks.get(at));
+        match chunk {
+            // The chunk's number, how many blocks it has, and the block.
+            Some((_, Chunk::Few(few))) if few.len() == 1 => 3,
+            Some((_, Chunk::Few(_))) => 1,
+            Some((_, Chunk::Many(many))) if many.count == FEW_MAX + 1 => 8 * WORDS - FEW_MAX,
+            Some((_, Chunk::Many(_))) | None => 0,
+        }
+    }
+
+    /// How much memory it takes, but for what the allocator adds.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        let chunks = self.chunks.iter().map(|(_, chunk)| match chunk {
+            Chunk::Few(few) => few.capacity() * size_of::<u16>(),
+            Chunk::Many(_) => size_of::<Bitmap>(),
+        });
+        chunks.sum::<usize>() + self.chunks.capacity() * size_of::<(u16, Chunk)>()
     }
 
     /// Whether the block is in the set.

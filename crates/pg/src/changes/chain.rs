@@ -7,7 +7,7 @@
 //! [`ChangesObserver::keeping`]: super::ChangesObserver::keeping
 
 use super::parse::RecordParser;
-use super::relations::{Changes, Doubt};
+use super::relations::{Changes, Doubt, Sink};
 use super::segment::{Continuation, ContinuationEnd, Entry, Open, SegmentChanges};
 use crate::bytes::u32_at;
 use crate::lsn::{Lsn, SegmentSize};

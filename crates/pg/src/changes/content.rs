@@ -2,7 +2,7 @@
 //! length needs no memory. Layouts are those of 13 to 18 (src/include/catalog/storage_xlog.h, access/xact.h, commands/dbcommands_xlog.h,
 //! catalog/pg_control.h, access/xlog_internal.h).
 
-use super::relations::{Changes, DatabaseName, RelationName};
+use super::relations::{DatabaseName, RelationName, Sink};
 use crate::bytes::u32_at;
 use crate::lsn::Lsn;
 
@@ -114,7 +114,7 @@ impl Piece {
     }
 
     /// Reads the piece; `left` bytes of the record follow it.
-    pub(super) fn read(self, bytes: &[u8], left: u64, lsn: Lsn, changes: &mut Changes) -> Result<Next, Unreadable> {
+    pub(super) fn read(self, bytes: &[u8], left: u64, lsn: Lsn, changes: &mut impl Sink) -> Result<Next, Unreadable> {
         let word = |offset: usize| u32_at(bytes, offset).ok_or(Unreadable);
         match self {
             Self::Create => match word(12)? {
@@ -132,7 +132,7 @@ impl Piece {
                 }
             }
             Self::DatabaseMade => {
-                changes.databases.insert(DatabaseName { database: word(0)?, tablespace: word(4)? });
+                changes.database(DatabaseName { database: word(0)?, tablespace: word(4)? });
             }
             Self::DatabaseDropped => {
                 let (database, count) = (word(0)?, number(word(4)?)?);
@@ -142,7 +142,7 @@ impl Piece {
                 return Ok(count.checked_sub(1).map(|more| (0, Self::Tablespace { database, more })));
             }
             Self::Tablespace { database, more } => {
-                changes.databases.insert(DatabaseName { database, tablespace: word(0)? });
+                changes.database(DatabaseName { database, tablespace: word(0)? });
                 return Ok(more.checked_sub(1).map(|more| (0, Self::Tablespace { database, more })));
             }
             Self::TransactionFlags => {

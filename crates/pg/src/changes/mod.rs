@@ -12,6 +12,8 @@
 //! | `relations` | what a stretch changes, and why that may not be all; how stretches merge |
 //! | `content` | records that change files without naming blocks |
 //! | `parse` | one record, as its bytes stream past |
+//! | `whole` | the same of ordinary records whose bytes are all at hand |
+//! | `gathered` | gathers fast, and with a bound, what the records of a segment change |
 //! | `segment` | what one segment changes, takes from the one before, and leaves to the next |
 //! | `observer` | finds that while the segment is walked through |
 //! | `chain` | joins segments that follow each other |
@@ -20,6 +22,7 @@
 mod blocks;
 mod chain;
 mod content;
+mod gathered;
 mod levels;
 mod observer;
 mod parse;
@@ -29,12 +32,14 @@ mod stored;
 #[cfg(test)]
 mod tests;
 mod varint;
+mod whole;
 
 pub use blocks::BlockSet;
 pub use chain::Chain;
 pub use levels::{Levels, Said};
 pub use observer::ChangesObserver;
 pub use parse::RecordParser;
-pub use relations::{Changes, DatabaseName, Doubt, RelationChanges, RelationName};
+pub use relations::{Changes, DatabaseName, Doubt, RelationChanges, RelationName, Sink};
 pub use segment::{Continuation, ContinuationEnd, Entry, Open, SegmentChanges};
+pub use stored::STORED_BYTES_MAX;
 pub use varint::StoredError;

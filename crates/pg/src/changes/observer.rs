@@ -1,22 +1,27 @@
 //! Finds what the records of a segment change, while it is walked through.
 
+use super::gathered::Gathered;
 use super::parse::RecordParser;
-use super::relations::{Changes, Doubt};
+use super::relations::{Doubt, Sink};
 use super::segment::{CONTINUED_MAX, Continuation, ContinuationEnd, Entry, Open, SegmentChanges};
+use super::stored::STORED_BYTES_MAX;
+use super::whole::tell_blocks;
 use crate::bytes::u64_at;
 use crate::lsn::Lsn;
 use crate::observer::{Observer, Record};
 use crate::page::LongPageHeader;
-use crate::walk::{RECORD_HEADER_BYTES, Walked};
+use crate::record_layout::RECORD_HEADER_BYTES;
+use crate::walk::Walked;
 
-/// Finds what a segment changes. Takes the memory of what it finds, and that of what it keeps at both ends of the segment.
+/// Finds what a segment changes. Takes the memory of what it finds, up to some 20 MiB ([`ChangesObserver::default`]), and that of what it keeps
+/// at both ends of the segment.
 #[derive(Debug)]
 pub struct ChangesObserver {
     /// How many bytes are kept of a record's body at an end of the segment.
     kept_max: usize,
     page: Option<LongPageHeader>,
     continuation: Option<Continuation>,
-    changes: Changes,
+    changes: Gathered,
     hand: Hand,
     /// The record in hand from its start, as far as it was wanted.
     kept: Vec<u8>,
@@ -37,26 +42,34 @@ enum Hand {
 }
 
 impl Default for ChangesObserver {
-    /// Keeps what is stored: 1,024 bytes at each end.
+    /// Keeps what is stored: 1,024 bytes at each end, and no changes when they take more than [`STORED_BYTES_MAX`], which makes a doubt
+    /// ([`Doubt::TooMuch`]).
     fn default() -> Self {
-        Self::keeping(CONTINUED_MAX)
+        Self { changes: Gathered::up_to(STORED_BYTES_MAX), ..Self::keeping(CONTINUED_MAX) }
     }
 }
 
 impl ChangesObserver {
-    /// Keeps more than is stored, up to this many bytes at each end: to join from the WAL what is in doubt without it.
+    /// Keeps more than is stored, up to this many bytes at each end, and all changes, however many they are: to join from the WAL what is
+    /// in doubt without it.
     pub fn keeping(kept_max: usize) -> Self {
         Self {
             kept_max,
             page: None,
             continuation: None,
-            changes: Changes::default(),
+            changes: Gathered::up_to(usize::MAX),
             hand: Hand::None,
             kept: Vec::new(),
             first: None,
             last: None,
             open: None,
         }
+    }
+
+    /// How much memory it takes so far, but for what is kept at the ends.
+    #[cfg(test)]
+    pub(super) fn memory(&self) -> usize {
+        self.changes.memory()
     }
 
     /// What the segment changes, at the end of the walk. `None`: its first page is not that of a WAL segment, nothing is known.
@@ -70,7 +83,7 @@ impl ChangesObserver {
             };
             self.changes.doubt(Doubt::Stopped, from);
         }
-        self.whole();
+        self.end();
         let entry = match self.continuation {
             Some(continuation) => Entry::Continuation(continuation),
             None if page.page.is_overwrite() => Entry::Overwrite,
@@ -84,14 +97,21 @@ impl ChangesObserver {
             first: self.first,
             last: self.last,
             open: self.open,
-            changes: self.changes,
+            changes: self.changes.finish(page.page.address),
         })
     }
 
     /// The record in hand has ended.
-    fn whole(&mut self) {
+    fn end(&mut self) {
         if let Hand::Record(parser) = std::mem::take(&mut self.hand) {
             self.last = Some(parser.lsn());
+        }
+    }
+
+    /// A record begins at `lsn` with these bytes.
+    fn begins(&mut self, lsn: Lsn, bytes: &[u8]) {
+        if self.first.is_none() && bytes.len() >= RECORD_HEADER_BYTES {
+            self.first = u64_at(bytes, 8).map(|previous| (lsn, Lsn(previous)));
         }
     }
 }
@@ -115,11 +135,9 @@ impl Observer for ChangesObserver {
     }
 
     fn begin(&mut self, lsn: Lsn, header: &[u8]) -> bool {
-        self.whole();
+        self.end();
         let Some(major) = self.page.map(|page| page.major) else { return false };
-        if header.len() >= RECORD_HEADER_BYTES && self.first.is_none() {
-            self.first = u64_at(header, 8).map(|previous| (lsn, Lsn(previous)));
-        }
+        self.begins(lsn, header);
         self.kept.clear();
         self.kept.extend_from_slice(header);
         let mut parser = RecordParser::new(major, lsn);
@@ -139,6 +157,18 @@ impl Observer for ChangesObserver {
                 parser.take(bytes, &mut self.changes)
             }
             _ => false,
+        }
+    }
+
+    fn whole(&mut self, lsn: Lsn, bytes: &[u8]) {
+        self.end();
+        let Some(major) = self.page.map(|page| page.major) else { return };
+        self.begins(lsn, bytes);
+        self.last = Some(lsn);
+        if tell_blocks(major, bytes, &mut self.changes).is_none() {
+            let mut parser = RecordParser::new(major, lsn);
+            parser.take(bytes, &mut self.changes);
+            parser.finish(&mut self.changes);
         }
     }
 

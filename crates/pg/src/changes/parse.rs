@@ -17,29 +17,29 @@
 //! field and the numbers of this table, however long the record is. What does not fit makes a doubt.
 
 use super::content::{Next, Piece, Unreadable, relation};
-use super::relations::{Changes, Doubt, RelationName};
+use super::relations::{Doubt, RelationName, Sink};
 use crate::bytes::{array, u16_at, u32_at, u64_at};
 use crate::lsn::Lsn;
-use crate::walk::{
+use crate::record_layout::{
     ID_DATA_LONG, ID_DATA_SHORT, ID_ORIGIN, ID_TOPLEVEL_XID, RECORD_HEADER_BYTES, RM_BUILT_IN_MAX, RM_CUSTOM_MIN,
 };
 
 /// `XLR_SPECIAL_REL_UPDATE`, and all flags that are not the resource manager's (`XLR_CHECK_CONSISTENCY` is the other).
-const SPECIAL: u8 = 0x01;
-const FLAGS: u8 = 0x03;
+pub(super) const SPECIAL: u8 = 0x01;
+pub(super) const FLAGS: u8 = 0x03;
 /// `XLR_MAX_BLOCK_ID`, src/include/access/xlogrecord.h, and the flags of a block there.
-const BLOCK_ID_MAX: u8 = 32;
-const FORK: u8 = 0x0F;
-const FORK_MAX: u8 = 3;
-const HAS_IMAGE: u8 = 0x10;
-const HAS_DATA: u8 = 0x20;
-const SAME_RELATION: u8 = 0x80;
+pub(super) const BLOCK_ID_MAX: u8 = 32;
+pub(super) const FORK: u8 = 0x0F;
+pub(super) const FORK_MAX: u8 = 3;
+pub(super) const HAS_IMAGE: u8 = 0x10;
+pub(super) const HAS_DATA: u8 = 0x20;
+pub(super) const SAME_RELATION: u8 = 0x80;
 /// Flags of an image: it has a hole; all of them; the methods by which it is compressed. Another table in 13 and 14 than from 15 on.
-const HAS_HOLE: u8 = 0x01;
-const IMAGE_TO_14: (u8, u8) = (0x07, 0x02);
-const IMAGE_FROM_15: (u8, u8) = (0x1F, 0x1C);
+pub(super) const HAS_HOLE: u8 = 0x01;
+pub(super) const IMAGE_TO_14: (u8, u8) = (0x07, 0x02);
+pub(super) const IMAGE_FROM_15: (u8, u8) = (0x1F, 0x1C);
 /// `InvalidBlockNumber`.
-const NO_BLOCK: u32 = u32::MAX;
+pub(super) const NO_BLOCK: u32 = u32::MAX;
 
 /// Reads one record, its header included, handed in as successive chunks cut anywhere.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl RecordParser {
     }
 
     /// Takes the next bytes of the record and adds to `changes` what they say; whether more are wanted.
-    pub fn take(&mut self, mut bytes: &[u8], changes: &mut Changes) -> bool {
+    pub fn take(&mut self, mut bytes: &[u8], changes: &mut impl Sink) -> bool {
         while self.wants() && !bytes.is_empty() {
             let taken = if self.gap > 0 {
                 let length = usize::try_from(self.gap).unwrap_or(usize::MAX).min(bytes.len());
@@ -141,7 +141,7 @@ impl RecordParser {
     }
 
     /// Passes over bytes of the record that are not at hand; a doubt when any of them matters.
-    pub fn pass(&mut self, bytes: u64, changes: &mut Changes) {
+    pub fn pass(&mut self, bytes: u64, changes: &mut impl Sink) {
         if !self.wants() || bytes == 0 {
             return;
         }
@@ -155,19 +155,19 @@ impl RecordParser {
     }
 
     /// No more bytes come; a doubt when any matters.
-    pub fn finish(mut self, changes: &mut Changes) {
+    pub fn finish(mut self, changes: &mut impl Sink) {
         if self.wants() {
             self.give_up(changes);
         }
     }
 
-    fn give_up(&mut self, changes: &mut Changes) {
+    fn give_up(&mut self, changes: &mut impl Sink) {
         self.field = Field::None;
         changes.doubt(Doubt::Unreadable, self.lsn);
     }
 
     /// Takes bytes of the field; returns how many.
-    fn collect(&mut self, bytes: &[u8], changes: &mut Changes) -> usize {
+    fn collect(&mut self, bytes: &[u8], changes: &mut impl Sink) -> usize {
         let want = self.field.bytes();
         let taken = want.saturating_sub(self.filled).min(bytes.len());
         let room = self.partial.get_mut(self.filled..self.filled + taken);
@@ -189,7 +189,7 @@ impl RecordParser {
     }
 
     /// Reads the field that has arrived: which is the next, and how many bytes lie before it.
-    fn read(&mut self, changes: &mut Changes) -> Result<(u64, Field), Unreadable> {
+    fn read(&mut self, changes: &mut impl Sink) -> Result<(u64, Field), Unreadable> {
         let field = match self.field {
             Field::Header => return self.header(changes),
             Field::Id => self.next_of(self.byte(0)?)?,
@@ -219,7 +219,7 @@ impl RecordParser {
         Ok((0, field))
     }
 
-    fn header(&mut self, changes: &mut Changes) -> Result<(u64, Field), Unreadable> {
+    fn header(&mut self, changes: &mut impl Sink) -> Result<(u64, Field), Unreadable> {
         let total = u64::from(self.word(0)?);
         let (info, manager) = (self.byte(16)?, self.byte(17)?);
         self.previous = u64_at(&self.partial, 8).map(Lsn);
@@ -227,7 +227,7 @@ impl RecordParser {
         self.kind = (manager, info);
         let is_custom = manager >= RM_CUSTOM_MIN && self.major >= 15;
         if is_custom {
-            changes.custom_managers.insert(manager);
+            changes.custom_manager(manager);
         }
         self.content()?;
         if info & SPECIAL != 0 && !Piece::may_be_special(manager, info) {

@@ -53,15 +53,33 @@ pub enum Doubt {
     Stopped = 4,
     /// A segment does not go on where the one before it ends.
     Seam = 5,
+    /// A segment changes more than is stored of one; what it changes was not kept.
+    TooMuch = 6,
 }
 
 impl Doubt {
     /// The reason with this number.
     pub fn from_stored(number: u8) -> Option<Self> {
-        [Self::Special, Self::Unreadable, Self::Minimal, Self::Stopped, Self::Seam]
+        [Self::Special, Self::Unreadable, Self::Minimal, Self::Stopped, Self::Seam, Self::TooMuch]
             .into_iter()
             .find(|doubt| *doubt as u8 == number)
     }
+}
+
+/// What is told what records change.
+pub trait Sink {
+    /// A block of a relation's main fork is changed.
+    fn block(&mut self, name: RelationName, block: u32);
+    /// A relation's main fork is brought to this length or a smaller one.
+    fn limit(&mut self, name: RelationName, limit: u32);
+    /// The directory of a database is made or removed.
+    fn database(&mut self, name: DatabaseName);
+    /// From the record at `lsn` on this may not be all.
+    fn doubt(&mut self, doubt: Doubt, lsn: Lsn);
+    /// The record at `lsn` says `wal_level`.
+    fn level(&mut self, is_minimal: bool, lsn: Lsn);
+    /// There is a record of an extension's resource manager.
+    fn custom_manager(&mut self, manager: u8);
 }
 
 /// What a stretch of WAL changes. [`Changes::merge`] is commutative, associative and idempotent, and never takes anything away: in which order
@@ -96,29 +114,39 @@ impl Changes {
         self.levels.merge(&other.levels);
         self.custom_managers.extend(&other.custom_managers);
     }
+}
 
-    pub(super) fn block(&mut self, name: RelationName, block: u32) {
+impl Sink for Changes {
+    fn block(&mut self, name: RelationName, block: u32) {
         self.relations.entry(name).or_default().blocks.insert(block);
     }
 
-    pub(super) fn limit(&mut self, name: RelationName, limit: u32) {
+    fn limit(&mut self, name: RelationName, limit: u32) {
         self.relations.entry(name).or_default().bring_to(Some(limit));
     }
 
-    pub(super) fn doubt(&mut self, doubt: Doubt, lsn: Lsn) {
+    fn database(&mut self, name: DatabaseName) {
+        self.databases.insert(name);
+    }
+
+    fn doubt(&mut self, doubt: Doubt, lsn: Lsn) {
         self.doubts.entry(doubt).and_modify(|first| *first = lsn.min(*first)).or_insert(lsn);
     }
 
-    pub(super) fn level(&mut self, is_minimal: bool, lsn: Lsn) {
+    fn level(&mut self, is_minimal: bool, lsn: Lsn) {
         self.levels.say(is_minimal, lsn);
         if is_minimal {
             self.doubt(Doubt::Minimal, lsn);
         }
     }
+
+    fn custom_manager(&mut self, manager: u8) {
+        self.custom_managers.insert(manager);
+    }
 }
 
 impl RelationChanges {
-    fn bring_to(&mut self, limit: Option<u32>) {
+    pub(super) fn bring_to(&mut self, limit: Option<u32>) {
         self.limit = [self.limit, limit].into_iter().flatten().min();
     }
 }

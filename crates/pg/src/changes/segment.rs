@@ -2,7 +2,7 @@
 
 use super::relations::Changes;
 use crate::lsn::{Lsn, SegmentSize};
-use crate::walk::RECORD_HEADER_BYTES;
+use crate::record_layout::RECORD_HEADER_BYTES;
 
 /// How many bytes are stored of what goes on from an earlier segment. The headers of a record's blocks and data have at most 904
 /// (33 blocks of 27 bytes, and 13 bytes more; src/include/access/xlogrecord.h), and up to 16 of the record's own header may go on with them.

@@ -52,7 +52,10 @@ use super::varint::{Reader, StoredError, Writer};
 use crate::bytes::u32_at;
 use crate::lsn::{Lsn, SegmentSize};
 use crate::page::magic_of_major;
-use crate::walk::RM_CUSTOM_MIN;
+use crate::record_layout::RM_CUSTOM_MIN;
+
+/// What a segment changes is stored only when it takes no more bytes than this.
+pub const STORED_BYTES_MAX: usize = 512 << 10;
 
 const VERSION: u8 = 1;
 

@@ -1,7 +1,8 @@
 use super::*;
 use crate::Unknown;
+use crate::record_layout::ID_DATA_SHORT;
 use crate::tests::Writer;
-use crate::walk::{ID_DATA_SHORT, Walked};
+use crate::walk::Walked;
 use proptest::prelude::*;
 
 const MIB: u64 = 1 << 20;

@@ -1,15 +1,26 @@
 //! Records as servers of 13 to 18 write them, made by hand.
 
+mod at_once;
+mod bounded;
 mod chains;
+mod chunks;
 mod parsing;
 mod storing;
 
 use super::*;
-use crate::walk::{ID_DATA_LONG, ID_DATA_SHORT};
+use crate::record_layout::{ID_DATA_LONG, ID_DATA_SHORT};
 use crate::{Lsn, SegmentName, SegmentSize, Timeline, Walk};
 
 const MAJORS: [u16; 6] = [13, 14, 15, 16, 17, 18];
 const MIB: u64 = 1 << 20;
+
+/// The first two pages of segments that real servers wrote, and their versions.
+const REAL: [(u16, &[u8]); 4] = [
+    (13, include_bytes!("../../../../../tests/fixtures/pg/13/000000010000000000000006.head")),
+    (15, include_bytes!("../../../../../tests/fixtures/pg/15/000000010000000000000006.head")),
+    (17, include_bytes!("../../../../../tests/fixtures/pg/17/000000010000000000000006.head")),
+    (18, include_bytes!("../../../../../tests/fixtures/pg/18/000000010000000000000006.head")),
+];
 
 fn name(relation: u32) -> RelationName {
     RelationName { tablespace: 1663, database: 5, relation }

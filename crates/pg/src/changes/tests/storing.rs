@@ -30,12 +30,12 @@ fn changes() -> impl Strategy<Value = Changes> {
     let change =
         (blocks(), prop::option::of(any::<u32>())).prop_map(|(blocks, limit)| RelationChanges { blocks, limit });
     let database = (number(), number()).prop_map(|(tablespace, database)| DatabaseName { tablespace, database });
-    let doubt = (1u8..=5, any::<u64>()).prop_map(|(doubt, lsn)| (Doubt::from_stored(doubt).expect("known"), Lsn(lsn)));
+    let doubt = (1u8..=6, any::<u64>()).prop_map(|(doubt, lsn)| (Doubt::from_stored(doubt).expect("known"), Lsn(lsn)));
     (
         prop::collection::btree_map(relation_name, change, 0..6),
         prop::collection::btree_set(database, 0..5),
         prop::collection::btree_map(
-            (1u8..=5).prop_map(|it| Doubt::from_stored(it).expect("known")),
+            (1u8..=6).prop_map(|it| Doubt::from_stored(it).expect("known")),
             any::<u64>(),
             0..5,
         ),
@@ -78,7 +78,7 @@ fn stored_changes_have_one_spelling() {
         &[1, 0, 0, 0, 0],
         &[1, 0, 0, 0, 0, 0, 0],
         &[1, 0x80, 0, 0, 0, 0, 0],
-        &[1, 1, 6, 0, 0, 0, 0, 0],
+        &[1, 1, 7, 0, 0, 0, 0, 0],
         &[1, 0, 4, 0, 0, 0],
     ];
     assert!(broken.iter().all(|bytes| Changes::decode(bytes).is_err()));
