@@ -12,6 +12,7 @@ use super::cleanup;
 use super::error::BackupError;
 use super::incremental::{self, Basis, Since, Sizes, Wanted, WhyFull};
 use super::own_wal::Sample;
+use super::pace::Pace;
 use super::packs::{self, Target};
 use super::pages::PageChecks;
 use super::preflight;
@@ -130,6 +131,7 @@ pub async fn begin<S: Server>(
         tree: scan.tree,
         checks,
         since,
+        pace: Pace::new(options.read_limit),
         targets,
         label,
         progress: Arc::clone(progress),

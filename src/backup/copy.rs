@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::incremental::Since;
 use super::member::{self, Attributes};
+use super::pace::Pace;
 use super::pages::PageChecks;
 use super::source::SourceFile;
 use super::stream::{PIECE_BYTES, PackStream, Stopped};
@@ -93,13 +94,21 @@ impl From<Stopped> for CopyError {
     }
 }
 
+/// How files are copied.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// How pages are checked; `None` when the cluster has no checksums.
+    pub checks: Option<&'a PageChecks>,
+    /// What changed since the parent; `None`: every file is copied whole.
+    pub since: Option<&'a Since>,
+    /// How fast they are read.
+    pub pace: &'a Pace,
+}
+
 /// Copies files, one after the other, with one buffer.
 pub struct Copier<'a> {
     folders: NearbyFolders,
-    /// How pages are checked; `None` when the cluster has no checksums.
-    checks: Option<&'a PageChecks>,
-    /// What changed since the parent; `None`: every file is copied whole.
-    since: Option<&'a Since>,
+    how: How<'a>,
     cancel: &'a CancellationToken,
     steps: &'a Steps,
     buffer: Vec<u8>,
@@ -121,17 +130,10 @@ struct Source<'p> {
 
 impl<'a> Copier<'a> {
     /// A copier of files of `folders`. Each call to their file systems is one of `steps`.
-    pub fn new(
-        folders: &ClusterFolders,
-        checks: Option<&'a PageChecks>,
-        since: Option<&'a Since>,
-        cancel: &'a CancellationToken,
-        steps: &'a Steps,
-    ) -> Self {
+    pub fn new(folders: &ClusterFolders, how: How<'a>, cancel: &'a CancellationToken, steps: &'a Steps) -> Self {
         Self {
             folders: NearbyFolders::new(folders.clone()),
-            checks,
-            since,
+            how,
             cancel,
             steps,
             buffer: vec![0; PIECE_BYTES],
@@ -166,10 +168,10 @@ impl<'a> Copier<'a> {
         });
         let opened = opened.map_err(|source| CopyError::Read { path: place.clone(), source })?;
         let Some(file) = opened else { return Ok(None) };
-        let first_block = self.checks.and_then(|checks| checks.first_block(path));
+        let first_block = self.how.checks.and_then(|checks| checks.first_block(path));
         let mut source = Source { path, place, file, first_block, corrupt: Vec::new() };
         let size = source.file.metadata().len();
-        let blocks = self.since.and_then(|since| Some((since.blocks(path, size)?, since.block_bytes)));
+        let blocks = self.how.since.and_then(|since| Some((since.blocks(path, size)?, since.block_bytes)));
         let copied = match blocks {
             None => self.whole(&mut source, size, stream, &mut on_bytes)?,
             Some((blocks, block_bytes)) => {
@@ -242,12 +244,13 @@ impl<'a> Copier<'a> {
                 return Err(CopyError::Cancelled);
             }
             let wanted = self.buffer.len().min(usize::try_from(stretch.end - done).unwrap_or(usize::MAX));
+            self.how.pace.wait(wanted as u64, self.cancel);
             let buffer = self.buffer.get_mut(..wanted).unwrap_or_default();
             let read = self.steps.at(place, || file.read_at(buffer, done)).map_err(failed)?;
             self.read_bytes += read as u64;
             let (content, missing) = buffer.split_at_mut(read);
             missing.fill(0);
-            if let (Some(checks), Some(first_block)) = (self.checks, *first_block) {
+            if let (Some(checks), Some(first_block)) = (self.how.checks, *first_block) {
                 let (cancel, steps) = (self.cancel, self.steps);
                 let mut check = Check { file, place, checks, cancel, steps, first_block, corrupt };
                 self.corrupt.count += check.run(content, done).map_err(failed)?;
@@ -364,7 +367,8 @@ mod tests {
         let (root, paths) = (root.to_owned(), paths.iter().map(|&path| path.to_owned()).collect::<Vec<_>>());
         let reader = tokio::task::spawn_blocking(move || {
             let (cancel, steps) = (CancellationToken::new(), Steps::default());
-            let mut copier = Copier::new(&folders(&root), Some(&CHECKS), None, &cancel, &steps);
+            let how = How { checks: Some(&CHECKS), since: None, pace: &Pace::default() };
+            let mut copier = Copier::new(&folders(&root), how, &cancel, &steps);
             let outcomes = paths.iter().map(|path| copier.copy(path, &mut stream, |_| meddle())).collect();
             stream.write(&member::END).unwrap();
             stream.finish().unwrap();
@@ -462,8 +466,10 @@ mod tests {
         let (mut stream, content) = pack_stream(cancel.clone());
         cancel.cancel();
         let steps = Steps::default();
-        let outcome =
-            Copier::new(&folders(folder.path()), None, None, &cancel, &steps).copy("file", &mut stream, |_| {});
+        let outcome = {
+            let how = How { checks: None, since: None, pace: &Pace::default() };
+            Copier::new(&folders(folder.path()), how, &cancel, &steps).copy("file", &mut stream, |_| {})
+        };
         assert!(matches!(outcome, Err(CopyError::Cancelled)));
         drop(content);
     }

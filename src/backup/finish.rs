@@ -350,6 +350,7 @@ mod tests {
             tree,
             checks: None,
             since: None,
+            pace: crate::backup::pace::Pace::default(),
             targets: Vec::new(),
             label: BackupLabel::new(jiff::Timestamp::UNIX_EPOCH, BackupType::Full),
             progress: Arc::new(tokio::sync::watch::Sender::new(Progress::new(jiff::Timestamp::UNIX_EPOCH))),

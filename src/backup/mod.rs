@@ -31,6 +31,7 @@
 //! | `plan` | decides which file goes into which pack (pure) |
 //! | `member` | tar headers (pure) |
 //! | `reading` | deadlines for what is read, because a file system may hang |
+//! | `pace` | how fast it reads, at most |
 //! | `source`, `pages`, `copy` | read a file, check its pages, put it into the stream |
 //! | `stream`, `packs` | from the reading threads to the uploads |
 //! | `finish` | the last pack, the manifest |
@@ -52,6 +53,7 @@ mod incremental;
 mod leases;
 mod member;
 mod own_wal;
+mod pace;
 mod packs;
 mod pages;
 mod plan;

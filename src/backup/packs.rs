@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-use super::copy::{self, Copied, Copier, CopyError, CorruptPages};
+use super::copy::{self, Copied, Copier, CopyError, CorruptPages, How};
 use super::error::BackupError;
 use super::incremental::Since;
 use super::member::{self, Attributes};
+use super::pace::Pace;
 use super::pages::PageChecks;
 use super::plan::PackPlan;
 use super::reading::Reading;
@@ -55,6 +56,8 @@ pub struct Work {
     pub checks: Option<PageChecks>,
     /// What changed since the parent; none of a full backup.
     pub since: Option<Since>,
+    /// How fast files are read.
+    pub pace: Pace,
     /// Where it goes.
     pub targets: Vec<Target>,
     /// The backup's name.
@@ -178,7 +181,8 @@ fn read_files(
             stream.write(&member::directory_header(&directory.path, attributes))?;
         }
     }
-    let mut copier = Copier::new(&work.folders, work.checks.as_ref(), work.since.as_ref(), cancel, steps);
+    let how = How { checks: work.checks.as_ref(), since: work.since.as_ref(), pace: &work.pace };
+    let mut copier = Copier::new(&work.folders, how, cancel, steps);
     let mut files = Vec::with_capacity(plan.files.len());
     for &number in &plan.files {
         let Some(file) = work.tree.file(number) else { continue };

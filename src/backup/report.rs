@@ -29,6 +29,8 @@ pub struct BackupOptions {
     pub archive_deadline: Duration,
     /// How long one read of the data directory may go unanswered before the backup is given up.
     pub read_deadline: Duration,
+    /// How many bytes of the data directory are read per second, at most; none: as fast as it goes.
+    pub read_limit: Option<u64>,
     /// About how long a pack may grow, in bytes of content.
     pub pack_bytes: u64,
     /// zstd's level for each repository, in their order; 3 where none is given.

@@ -397,6 +397,12 @@ const CLUSTER: &[Key] = &[
         "How long one read of the data directory may go unanswered. Then its file system hangs, and the backup, or `wal set-aside`, is given up.",
     ),
     key(
+        "backup.read_limit",
+        Kind::Size(MIB, TIB),
+        Default::Absent("no limit"),
+        "How many bytes of the data directory a backup reads per second, at most, all its workers together.",
+    ),
+    key(
         "backup.pack_bytes",
         Kind::Size(MIB, TIB),
         Default::Is("\"256MiB\""),

@@ -36,6 +36,7 @@ impl ClusterConfig {
             fast_checkpoint: self.backup.fast_checkpoint,
             archive_deadline: self.backup.archive_deadline,
             read_deadline: self.backup.read_deadline,
+            read_limit: self.backup.read_limit,
             pack_bytes: self.backup.pack_bytes,
             levels,
             host,

@@ -463,6 +463,7 @@ fn cluster(
             fast_checkpoint: scope.boolean("backup.fast_checkpoint"),
             archive_deadline: scope.duration("backup.archive_deadline"),
             read_deadline: scope.duration("backup.read_deadline"),
+            read_limit: scope.optional_size("backup.read_limit"),
             pack_bytes: scope.size("backup.pack_bytes"),
         },
         restore: RestoreConfig { workers: scope.number("restore.workers") },

@@ -194,6 +194,8 @@ pub struct BackupConfig {
     pub archive_deadline: Duration,
     /// How long one read of the data directory may go unanswered.
     pub read_deadline: Duration,
+    /// How many bytes are read per second, at most.
+    pub read_limit: Option<u64>,
     /// Bytes of files in a pack.
     pub pack_bytes: u64,
 }

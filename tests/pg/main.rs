@@ -44,6 +44,7 @@ mod logging;
 mod lying_store;
 mod main_job;
 mod million;
+mod pace;
 mod queue_limit;
 mod recovery_end;
 mod root_at_work;

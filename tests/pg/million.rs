@@ -14,7 +14,7 @@ const FILES: usize = 1_000_000;
 const FILES_A_FOLDER: usize = 10_000;
 const RESIDENT_MIB_MAX: u64 = 300;
 
-/// Empty files, named as those of tables: `base/<database>/<relation>`, and every second one's `_fsm`.
+/// Files named as those of tables: `base/<database>/<relation>`, and every second one's `_fsm`. Most are empty, every twentieth is a page of zeros.
 fn make_files(room: &Room, data: &Path) {
     for folder in 0..FILES / FILES_A_FOLDER {
         let place = data.join(format!("base/{}", 16_384 + folder));
@@ -23,7 +23,10 @@ fn make_files(room: &Room, data: &Path) {
         for number in 0..FILES_A_FOLDER {
             let fork = if number % 2 == 1 { "_fsm" } else { "" };
             let file = place.join(format!("{}{fork}", 100_000 + number / 2));
-            fs::File::create(&file).unwrap();
+            let made = fs::File::create(&file).unwrap();
+            if number % 20 == 0 {
+                made.set_len(8192).unwrap();
+            }
             room.give_away(&file);
         }
     }
@@ -69,6 +72,11 @@ fn thorough_a_million_files_are_backed_up_copied_and_restored_within_300_mib() {
     site.cluster.wait_archived(&site.room, &segment);
     peaks.push(("agent".to_owned(), site.agent.as_ref().unwrap().peak_mib()));
     println!("agent: {} MiB", peaks[1].1);
+    peaks.push(run("incremental", &["backup", "--type", "incr"]));
+    let segment = site.cluster.switch_wal(&site.room);
+    site.cluster.wait_archived(&site.room, &segment);
+    peaks.push(("agent".to_owned(), site.agent.as_ref().unwrap().peak_mib()));
+    println!("agent, with the incremental backup: {} MiB", peaks[3].1);
     let to = target.to_str().unwrap();
     peaks.push(run("info", &["info"]));
     peaks.push(run("check", &["check"]));
@@ -76,6 +84,8 @@ fn thorough_a_million_files_are_backed_up_copied_and_restored_within_300_mib() {
     let restore = ["--yes", "restore", "--target-directory", to, "--archive-mode", "off"];
     peaks.push(run("plan", &[&restore[..], &["--dry-run"]].concat()));
     peaks.push(run("restore", &restore));
+    let plan = fs::read_to_string(site.room.join("plan.log")).unwrap();
+    assert!(plan.contains("builds on"), "the incremental backup is restored: {plan}");
 
     let restored = fs::read_dir(target.join("base")).unwrap();
     let counts = restored.map(|folder| fs::read_dir(folder.unwrap().path()).unwrap().count());

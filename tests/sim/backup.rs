@@ -153,6 +153,7 @@ async fn back_up(
         fast_checkpoint: true,
         archive_deadline: Duration::from_secs(30),
         read_deadline: Duration::from_mins(3),
+        read_limit: None,
         pack_bytes: PACK_BYTES,
         levels: vec![1],
         host: "host".to_owned(),

@@ -67,6 +67,7 @@ fn work(root: &Path, repositories: Vec<Repository>) -> (Arc<Work>, Vec<PackPlan>
         tree,
         checks: None,
         since: None,
+        pace: Pace::default(),
         targets,
         label: BackupLabel::new(Timestamp::UNIX_EPOCH, BackupType::Full),
         progress: Arc::new(watch::Sender::new(Progress::new(Timestamp::UNIX_EPOCH))),

@@ -119,12 +119,7 @@ fn print(
                 format_bytes(backup.stored_bytes),
                 format_duration(took(backup)),
                 format!("{} to {}", backup.start_lsn, backup.stop_lsn),
-                match holdings.missing_parent(backup) {
-                    Some(parent) => format!("not recoverable: {parent}, which it builds on, is missing"),
-                    None => {
-                        recoverable_from(backup.stopped, holdings.carried(backup).map(|carried| carried.consistent))
-                    }
-                },
+                remark(holdings, backup),
             ]
         });
         printer.line("")?;
@@ -151,6 +146,18 @@ fn print(
         printer.raw(table(&["", "timeline", "first", "last", "segments"], rows).as_bytes())?;
     }
     Ok(())
+}
+
+/// From when on one can recover with a backup, or why not; and whether it holds damaged pages.
+fn remark(holdings: &Holdings, backup: &Manifest) -> String {
+    let from = match holdings.missing_parent(backup) {
+        Some(parent) => format!("not recoverable: {parent}, which it builds on, is missing"),
+        None => recoverable_from(backup.stopped, holdings.carried(backup).map(|carried| carried.consistent)),
+    };
+    match backup.corrupt_pages.len() {
+        0 => from,
+        count => format!("{from}, {count} page(s) with a wrong checksum"),
+    }
 }
 
 /// What stands for a backup's date; `consistent` is unknown when its WAL was not looked at.
