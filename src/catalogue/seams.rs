@@ -37,21 +37,21 @@ pub struct Seams {
     pub compared: usize,
     /// Those that do not continue it, in order.
     pub found: Vec<Seam>,
-    /// How many cannot be read, damaged ones included.
-    pub unread: usize,
+    /// Those that cannot be read, damaged ones included.
+    pub unread: BTreeMap<SegmentName, ErrorClass>,
     /// Why, of one of them.
     pub failure: Option<String>,
 }
 
 impl Seams {
-    fn with(self, (unread, failure): (usize, Option<String>)) -> Self {
+    fn with(self, (unread, failure): (BTreeMap<SegmentName, ErrorClass>, Option<String>)) -> Self {
         Self { unread, failure, ..self }
     }
 
     /// What is not known, in words; none when everything was compared that could be.
     pub fn warning(&self) -> Option<String> {
         let why = self.failure.as_ref()?;
-        Some(format!("whether {} segment(s) continue what lies before them is not known: {why}", self.unread))
+        Some(format!("whether {} segment(s) continue what lies before them is not known: {why}", self.unread.len()))
     }
 }
 
@@ -79,15 +79,15 @@ async fn links(
     repositories: &[Repository],
     lineage: Lineage,
     segments: impl IntoIterator<Item = SegmentName>,
-) -> (BTreeMap<SegmentName, Link>, (usize, Option<String>)) {
+) -> (BTreeMap<SegmentName, Link>, (BTreeMap<SegmentName, ErrorClass>, Option<String>)) {
     let read = |segment| async move { (segment, link(repositories, lineage, segment).await) };
     let mut reads = stream::iter(segments.into_iter().map(read)).buffer_unordered(READS_AT_ONCE);
-    let (mut links, mut unread, mut failure) = (BTreeMap::new(), 0, None);
+    let (mut links, mut unread, mut failure) = (BTreeMap::new(), BTreeMap::new(), None);
     while let Some((segment, read)) = reads.next().await {
         match read {
             Ok(link) => links.extend(link.map(|link| (segment, link))),
             Err(error) => {
-                unread += 1;
+                unread.insert(segment, error.class());
                 failure.get_or_insert_with(|| describe(&error));
             }
         }

@@ -8,8 +8,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures::future::join_all;
+use tokio::time::Instant;
 use tracing::{error, warn};
 
+use super::held::Held;
 use super::owed::{Holding, owed};
 use super::round::{Duties, Folder, Parted, Round, RoundOutcome};
 use crate::archive::agree::{AGREED_MAX, Seams, before_its_timeline, begin, parting};
@@ -262,6 +264,15 @@ impl Archiver {
                 state.unjudged.remove(&at);
                 state.unproven.remove(&at);
             }
+        }
+    }
+
+    /// Takes down which repositories lack a file that another one has, with all that they hold, when all were compared: what comes there until they
+    /// lack it no more was compared with nothing.
+    pub(super) fn lacking(&self, listed: Instant, lacking: Vec<(usize, Held)>) {
+        let mut state = self.state();
+        for (at, held) in lacking {
+            state.gappy.entry(at).or_default().seen_first(listed, held);
         }
     }
 

@@ -35,6 +35,21 @@ impl Held {
         }
     }
 
+    /// The segments of one lineage in repository `at` alone.
+    pub fn segments_of(&self, at: usize, lineage: Lineage) -> Self {
+        let of_it = self.segments.iter().filter(|((other, of, _), _)| *other == at && *of == lineage);
+        Self { segments: of_it.map(|(key, runs)| (*key, runs.clone())).collect(), others: BTreeSet::new() }
+    }
+
+    /// Whether repository `at` lacks a segment of this lineage that another one holds.
+    pub fn lacks_any(&self, at: usize, lineage: Lineage) -> bool {
+        let mut others = self.segments.iter().filter(|((other, of, _), _)| *other != at && *of == lineage);
+        others.any(|((.., timeline), theirs)| {
+            let own = self.segments.get(&(at, lineage, *timeline));
+            own.is_none_or(|own| !theirs.0.iter().all(|(first, last)| own.has_all(*first, *last)))
+        })
+    }
+
     /// The last segment that repository `at` holds before `name`, on the line that leads there. Where the history of its timeline is not known,
     /// on any earlier timeline.
     pub fn last_before(
@@ -68,7 +83,7 @@ impl Held {
 }
 
 /// Numbers, as the first and the last of each run.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Runs(BTreeMap<u64, u64>);
 
 impl Runs {
@@ -85,6 +100,10 @@ impl Runs {
 
     fn has(&self, number: u64) -> bool {
         self.0.range(..=number).next_back().is_some_and(|(_, last)| number <= *last)
+    }
+
+    fn has_all(&self, first: u64, last: u64) -> bool {
+        self.0.range(..=first).next_back().is_some_and(|(_, end)| last <= *end)
     }
 
     fn last_before(&self, number: u64) -> Option<u64> {
@@ -137,6 +156,25 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_lacks_what_another_holds_of_the_same_lineage() {
+        let mut held = held(&["000000010000000000000002", "000000010000000000000003"]);
+        assert!(!held.lacks_any(1, LINEAGE), "nobody has more");
+        let add = |held: &mut Held, at, lineage, name: &str| held.add(at, lineage, name.parse().expect("a name"), SIZE);
+        add(&mut held, 0, LINEAGE, "000000010000000000000003");
+        assert_eq!((held.lacks_any(0, LINEAGE), held.lacks_any(1, LINEAGE)), (true, false));
+        let before = held.segments_of(1, LINEAGE);
+        add(&mut held, 0, LINEAGE, "000000020000000000000003");
+        assert!(held.lacks_any(1, LINEAGE), "it has no such timeline");
+        let other = Lineage { major: 16, ..LINEAGE };
+        add(&mut held, 1, LINEAGE, "000000020000000000000003");
+        add(&mut held, 0, other, "000000010000000000000001");
+        assert!(!held.lacks_any(1, LINEAGE) && held.lacks_any(1, other));
+        let has = |held: &Held, at, name: &str| held.has(at, LINEAGE, name.parse().expect("a name"), SIZE);
+        assert!(has(&before, 1, "000000010000000000000002") && !has(&before, 0, "000000010000000000000003"));
+        assert!(!has(&before, 1, "000000020000000000000003"), "that came later");
+    }
+
+    #[test]
     fn what_is_no_segment_is_held_by_its_name() {
         let names =
             ["00000002.history", "000000010000000000000004.partial", "000000010000000000000004.00000028.backup"];
@@ -159,6 +197,9 @@ mod tests {
             for number in 0..41 {
                 prop_assert_eq!(runs.has(number), all.contains(&number));
                 prop_assert_eq!(runs.last_before(number), all.range(..number).next_back().copied());
+                for last in number..41 {
+                    prop_assert_eq!(runs.has_all(number, last), (number..=last).all(|number| all.contains(&number)));
+                }
             }
             let begins = all.iter().filter(|number| number.checked_sub(1).is_none_or(|before| !all.contains(&before)));
             prop_assert_eq!(runs.0.len(), begins.count());

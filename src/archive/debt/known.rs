@@ -8,14 +8,18 @@
 //! - it was there when all were compared last, and that repository has missed nothing since;
 //! - the server still has it in pg_wal, with the same content.
 //!
-//! The same is asked of the last file that the receiving repository has before it. What cannot be shown waits.
+//! The same is asked of the last file that the receiving repository has before it. And another server may have written before that meanwhile, into
+//! a gap: so what the repository holds is held against what the server still has (`push/alone.rs`). What cannot be shown waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tracing::debug;
+
 use super::held::Held;
 use super::round::Round;
 use crate::archive::contents;
+use crate::archive::follows::follows;
 use crate::archive::push::archiver::Archiver;
 use walward_pg::{Lineage, Timeline, TimelineHistory, WalFileName};
 use walward_repo::{Repository, stored};
@@ -44,6 +48,8 @@ pub struct Known<'a> {
     foreign: BTreeSet<(usize, Lineage, Timeline)>,
     /// What was found to be the same as in pg_wal.
     same: BTreeSet<(usize, Lineage, WalFileName)>,
+    /// The first file that a repository holds otherwise than the server, on the line to a timeline; or that it cannot be compared now.
+    others: BTreeMap<(usize, Timeline), Result<Option<WalFileName>, ()>>,
     /// pg_wal did not answer in time.
     hangs: bool,
     histories: BTreeMap<(Lineage, Timeline), Option<TimelineHistory>>,
@@ -51,8 +57,9 @@ pub struct Known<'a> {
 
 impl<'a> Known<'a> {
     pub fn new(archiver: &'a Archiver, held: &'a Held, last: &'a mut LastOfAll, all: bool) -> Self {
-        let (foreign, same, histories) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
-        Self { archiver, held, last, all, foreign, same, hangs: false, histories }
+        let (foreign, same) = (BTreeSet::new(), BTreeSet::new());
+        let (others, histories) = (BTreeMap::new(), BTreeMap::new());
+        Self { archiver, held, last, all, foreign, same, others, hangs: false, histories }
     }
 
     /// Which of `from` may give `name` to repository `to`; none: it waits.
@@ -147,10 +154,36 @@ impl<'a> Known<'a> {
             return false;
         }
         let history = self.history(round, lineage, name.timeline()).await;
-        match self.held.last_before((to, lineage), name, history.as_ref(), size) {
-            Some(before) => self.is_own(round, lineage, WalFileName::Segment(before), to).await,
-            None => true,
+        let Some(before) = self.held.last_before((to, lineage), name, history.as_ref(), size) else { return true };
+        if !self.is_own(round, lineage, WalFileName::Segment(before), to).await {
+            return false;
         }
+        if !is_current(round, lineage) {
+            return true;
+        }
+        match self.first_of_another(lineage, name, to).await {
+            Ok(first) => first.is_none_or(|first| !follows(first, name, history.as_ref(), size)),
+            Err(()) => false,
+        }
+    }
+
+    /// The first file on the line to `name` that repository `to` holds otherwise than the server.
+    async fn first_of_another(
+        &mut self,
+        lineage: Lineage,
+        name: WalFileName,
+        to: usize,
+    ) -> Result<Option<WalFileName>, ()> {
+        let line = (to, name.timeline());
+        if let Some(known) = self.others.get(&line) {
+            return *known;
+        }
+        let looked = self.archiver.first_of_another(lineage, name, to).await;
+        let found = looked.map(|first| first.map(WalFileName::Segment)).map_err(|why| {
+            debug!(segment = %name, "what lies before a file that is owed cannot be compared now: {why}");
+        });
+        self.others.insert(line, found);
+        found
     }
 
     /// The history of a timeline, where it is known to be this server's.

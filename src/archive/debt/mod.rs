@@ -16,7 +16,7 @@
 
 mod comparison;
 pub(super) mod copy;
-mod held;
+pub(super) mod held;
 mod known;
 pub(super) mod owed;
 mod round;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::comparison::Agreed;
+use super::held::Held;
 use super::known::{Known, LastOfAll};
 use super::owed::{Owed, owed};
 use super::round::{Round, RoundOutcome, note};
@@ -141,6 +142,7 @@ impl Round<'_> {
             }
         }
         if all {
+            self.archiver.lacking(at, self.lacking(&found.held));
             memory.last = LastOfAll { held: std::mem::take(&mut found.held), unproven: found.unproven.clone() };
         } else {
             found.unproven.extend_from_slice(&memory.last.unproven);
@@ -167,6 +169,15 @@ impl Round<'_> {
             stats.waits(why);
         }
         Some(Comparison { at, with })
+    }
+
+    /// Those that lack a segment of the server's own lineage that another one holds, and what they hold of it.
+    fn lacking(&self, held: &Held) -> Vec<(usize, Held)> {
+        let current = |at: usize| self.open.get(at)?.as_ref()?.identity().current().map(|entry| entry.lineage);
+        let all = (0..self.open.len()).filter_map(|at| Some((at, current(at)?)));
+        all.filter(|(at, lineage)| held.lacks_any(*at, *lineage))
+            .map(|(at, lineage)| (at, held.segments_of(at, lineage)))
+            .collect()
     }
 
     /// The names of those that take no part.

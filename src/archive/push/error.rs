@@ -103,9 +103,9 @@ pub enum PushError {
         /// How long it was waited for.
         after: Duration,
     },
-    /// The only repositories that answer missed files, and one of them cannot be held against what the server still has.
+    /// A repository that is needed missed files or lacks some, and cannot be held against what the server still has.
     #[error(
-        "{name} is not archived yet: repository {repository:?}, which can be compared with no other now, could not be compared with what this server has in pg_wal ({why}); PostgreSQL will ask again"
+        "{name} is not archived yet: repository {repository:?}, which may hold another server's files, could not be compared with what this server has in pg_wal ({why}); PostgreSQL will ask again"
     )]
     NotCompared {
         /// The file.

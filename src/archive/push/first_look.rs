@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::alone::line;
 use super::archiver::Archiver;
 use super::error::PushError;
+use super::gappy::Gappy;
 use super::in_order::Way;
 use super::state::Looked;
 use crate::archive::agree::{Parting, parting};
@@ -83,7 +84,15 @@ impl Archiver {
         let is_first = holders.is_empty() && answers.iter().all(Result::is_ok);
         let mut state = self.state();
         state.looked = looked;
+        // What was seen for another life of the server says nothing for this one.
+        state.gappy.values_mut().for_each(|gappy| *gappy = Gappy::default());
         let all: BTreeSet<SegmentName> = found.iter().flat_map(|(_, seen)| &seen.names).copied().collect();
+        if !is_first {
+            let lacks_any = |seen: &Seen| !all.is_subset(&seen.names);
+            for (at, _) in found.iter().filter(|(_, seen)| lacks_any(seen)) {
+                state.gappy.entry(*at).or_default();
+            }
+        }
         let lacking = answers.iter().enumerate().filter(|(_, answer)| match answer {
             Ok(seen) => !is_first && (!seen.names.contains(&before) || has_gap(&seen.names, &all)),
             Err(NoAnswer) => true,
@@ -154,7 +163,7 @@ async fn seams_of(seen: &Seen, lineage: Lineage) -> Option<Vec<WalFileName>> {
     let newest: Vec<SegmentName> = seen.names.iter().rev().take(SEAMS_LOOKED_FOR).copied().collect();
     let opened = [seen.repository.clone()];
     let seams = Box::pin(seams(&opened, lineage, newest)).await;
-    (seams.unread == 0).then(|| seams.found.iter().map(|seam| WalFileName::Segment(seam.before)).collect())
+    seams.unread.is_empty().then(|| seams.found.iter().map(|seam| WalFileName::Segment(seam.before)).collect())
 }
 
 /// Whether a repository that has `names` lacks any of `all` after its own first. What came before that, it was perhaps not there for. Pure.

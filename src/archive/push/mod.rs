@@ -18,7 +18,8 @@
 //! | `archiver`, `asked` | one cluster's archiver, and what it does for one file; how it answers PostgreSQL |
 //! | `ahead` | how it uploads ahead |
 //! | `done_list` | the segments that the server believes archived, listed once for many |
-//! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared, one that a person pushes out of order |
+//! | `first_look`, `alone`, `in_order` | what is compared before a file goes: an agent's first, one that goes where nothing was compared or where files lack, one that a person pushes out of order |
+//! | `gappy` | what was seen of a repository that lacks files (pure) |
 //! | `refused` | a file that a repository refused before is offered to nobody while it still does |
 //! | `second_partial` | a partial segment of which the archive has another server's |
 //! | `once` | one file without an archiver, for a process that ends after it |
@@ -32,6 +33,7 @@ mod delivery;
 mod done_list;
 pub(super) mod error;
 mod first_look;
+pub(super) mod gappy;
 pub(super) mod in_order;
 mod lead;
 mod look_ahead;

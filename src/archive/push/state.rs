@@ -8,6 +8,7 @@ use futures::future::{BoxFuture, Shared};
 use tokio::time::Instant;
 
 use super::delivery::{Delivery, Outcome};
+use super::gappy::Gappy;
 use super::lead::Lead;
 use super::look_ahead::UnderWay;
 use super::source::FileStamp;
@@ -60,6 +61,8 @@ pub struct State {
     pub unjudged: BTreeSet<usize>,
     /// Repositories that are held against what the server still has, before they get a file (`alone.rs`).
     pub unproven: BTreeSet<usize>,
+    /// Repositories that lack some of what the server may still have: another can write that there at any time (`alone.rs`).
+    pub gappy: BTreeMap<usize, Gappy>,
     /// For whom it was looked whether they hold what comes before the first file (`first_look.rs`).
     pub looked: Looked,
     /// Where repositories contradict each other, as far as is known.
@@ -148,6 +151,7 @@ impl State {
         self.uncompared.clear();
         self.unjudged.clear();
         self.unproven.clear();
+        self.gappy.clear();
         self.looked = Looked::ForNobody;
         (self.there, self.parted, self.own) = (There::default(), Vec::new(), (None, BTreeMap::new()));
         (self.failures, self.paused_until) = (0, None);

@@ -553,6 +553,35 @@ async fn a_gap_that_another_life_has_filled_is_found_in_the_only_repository_that
 }
 
 #[tokio::test]
+async fn a_gap_that_another_life_has_filled_is_found_where_it_cannot_be_read_what_comes_after_it() {
+    for fault in [Fault::Corrupt, Fault::Before(ErrorClass::Permanent)] {
+        let room = Room::new();
+        let two = over(&room, "two", walward_storage::memory(), Plan::script([])).await;
+        let both = vec![room.repository("one").await, two];
+        archived(&room, &both, &[1, 2], 1).await;
+        archived(&room, &both[..1], &[3, 4, 5], 1).await;
+        archived(&room, &both, &[6, 7, 8, 9, 10, 11], 1).await;
+        archived(&room, &both[1..], &[3, 4, 5], 2).await;
+        for number in 1..=11 {
+            room.write(numbered(number), &segment(numbered(number), room.lineage.system_identifier, 1));
+            let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(number));
+            walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+        }
+        let plan = Plan::By(Box::new(move |call| {
+            (call.verb != "put" && call.verb != "list" && call.key.ends_with("00000006")).then_some(fault)
+        }));
+        let store = Faulty::new(both[1].get().await.expect("open").store().clone(), plan);
+        let two = LazyRepository::at("two", store, Encryption::None, 1, CpuPool::new(1).expect("a thread"));
+        let archiver = archiver(&room, vec![Arc::clone(&both[0]), two], ONE);
+        let _away = Away::take(&room, "one");
+        both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        room.write(numbered(12), &segment(numbered(12), room.lineage.system_identifier, 1));
+        let error = archiver.push(numbered(12), archiver.find(numbered(12))).await.expect_err("two lives");
+        assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(5)), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn the_repositories_are_looked_at_anew_for_each_life_of_the_server_and_when_a_person_changed_the_archive() {
     for of_a_later_life in [true, false] {
         let room = Room::new();

@@ -271,3 +271,182 @@ async fn what_cannot_be_compared_now_gets_no_file_unseen_and_what_is_damaged_hol
         }
     }
 }
+
+/// Marks these segments as archived.
+fn marked(room: &Room, numbers: std::ops::RangeInclusive<u32>) {
+    for number in numbers {
+        let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(number));
+        walward_base::sys::durable::create(&mark, b"", 0o600).expect("a mark");
+    }
+}
+
+/// A clone writes `number` to a repository; the server has its own of that name again.
+async fn a_clone_writes(room: &Room, number: u32, to: &Arc<LazyRepository>) {
+    archived(room, std::slice::from_ref(to), &[number], 2).await;
+    room.write(numbered(number), &segment(numbered(number), room.lineage.system_identifier, 1));
+}
+
+async fn after(minutes: u64) {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_mins(minutes)).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn what_another_server_writes_into_a_gap_is_seen_although_this_servers_files_after_it_were_proven() {
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Proven {
+        HeldAgainstOwn,
+        Compared,
+    }
+    for how in [Proven::HeldAgainstOwn, Proven::Compared] {
+        let room = Room::new();
+        let both = vec![room.repository("one").await, room.repository("two").await];
+        archived(&room, &both[..1], &[1, 2, 3], 1).await;
+        archived(&room, &both, &[4], 1).await;
+        marked(&room, 1..=4);
+        // Older than the second repository, and than all that it has: this is not owed to it, and stays lacking.
+        for number in 1..=3 {
+            let object = std::fs::File::options().write(true).open(room.object("one", numbered(number)));
+            let earlier = std::time::SystemTime::now() - Duration::from_hours(2);
+            object.expect("the object").set_modified(earlier).expect("another time");
+        }
+        let archiver = archiver(&room, both.clone(), ONE);
+        let push = async |number: u32| {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            let pushed = archiver.push(file, archiver.find(file)).await.map(drop);
+            archiver.drain().await;
+            pushed
+        };
+        if how == Proven::Compared {
+            archiver.compare_once().await;
+        }
+        let away = Away::take(&room, "one");
+        both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        push(5).await.expect("4 is this server's");
+        a_clone_writes(&room, 3, &both[1]).await;
+        assert_eq!(held(&room, "two", 1..=9), [3, 4, 5]);
+        after(2).await;
+        let error = push(6).await.expect_err("it comes after the clone's");
+        assert!(matches!(&*error, PushError::Follows { earlier, .. } if *earlier == numbered(3)), "{how:?}: {error}");
+        assert_eq!(held(&room, "two", 1..=9), [3, 4, 5]);
+        drop(away);
+    }
+}
+
+#[tokio::test]
+async fn a_gap_that_this_server_fills_or_has_recycled_is_listed_no_more() {
+    for recycled in [true, false] {
+        let room = Room::new();
+        let both = vec![room.repository("one").await, room.repository("two").await];
+        archived(&room, &both[..1], &[1, 2], 1).await;
+        archived(&room, &both, &[3], 1).await;
+        marked(&room, 1..=3);
+        let archiver = archiver(&room, both.clone(), ONE);
+        let _away = Away::take(&room, "one");
+        both[0].standing().failed(ErrorClass::Transient, tokio::time::Instant::now());
+        for number in 4..=5 {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            archiver.push(file, archiver.find(file)).await.expect("archived");
+            archiver.drain().await;
+            assert_eq!(archiver.state().gappy.contains_key(&1), number == 4, "{number}");
+            if recycled && number == 4 {
+                recycle(&room, 1..=2);
+                (1..=2).for_each(|number| {
+                    let mark = walward_pg::archive_status::done_path(&room.pg_wal(), numbered(number));
+                    std::fs::remove_file(mark).expect("removed");
+                });
+            } else if number == 4 {
+                archived(&room, &both[1..], &[1, 2], 1).await;
+            }
+            after(2).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gap_that_stays_costs_a_list_a_minute_and_where_none_is_nothing_is_asked() {
+    for has_gap in [true, false] {
+        let room = Room::new();
+        let calls = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let noted = Arc::clone(&calls);
+        let plan = Plan::By(Box::new(move |call| {
+            if call.key.starts_with("wal/") {
+                noted.lock().expect("unpoisoned").push(call.verb);
+            }
+            None
+        }));
+        let both = vec![room.repository("one").await, over(&room, "two", walward_storage::memory(), plan).await];
+        archived(&room, if has_gap { &both[..1] } else { &both }, &[1, 2], 1).await;
+        archived(&room, &both, &[3], 1).await;
+        marked(&room, 1..=3);
+        for number in 1..=2 {
+            let object = std::fs::File::options().write(true).open(room.object("one", numbered(number)));
+            let earlier = std::time::SystemTime::now() - Duration::from_hours(2);
+            object.expect("the object").set_modified(earlier).expect("another time");
+        }
+        let archiver = archiver(&room, both.clone(), ONE);
+        let push = async |number: u32| {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            calls.lock().expect("unpoisoned").clear();
+            archiver.push(file, archiver.find(file)).await.expect("archived");
+            while archiver.state().lagging.iter().any(|(name, _)| *name == file) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let calls = calls.lock().expect("unpoisoned");
+            let count = |wanted: &str| calls.iter().filter(|verb| **verb == wanted).count();
+            assert_eq!((count("get"), count("range")), (0, 0), "{number}: {calls:?}");
+            count("list")
+        };
+        archiver.compare_once().await;
+        let file = numbered(4);
+        room.write(file, &segment(file, room.lineage.system_identifier, 1));
+        archiver.push(file, archiver.find(file)).await.expect("archived");
+        assert_eq!(archiver.state().gappy.contains_key(&1), has_gap);
+        // The timeline, and the one log of it that the server still has.
+        let list = if has_gap { 2 } else { 0 };
+        for (number, lists) in [(5, 0), (6, list), (7, 0)] {
+            if number == 6 {
+                after(2).await;
+            }
+            assert_eq!(push(number).await, lists, "{number}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_debt_is_brought_after_what_another_server_wrote_into_a_gap_before_this_servers_own_files() {
+    for of_a_clone in [true, false] {
+        let room = Room::new();
+        let all = vec![room.repository("one").await, room.repository("two").await, room.repository("three").await];
+        archived(&room, &all[2..], &[1, 2], 1).await;
+        let archiver = archiver(&room, all.clone(), ONE);
+        let push = async |number: u32| {
+            let file = numbered(number);
+            room.write(file, &segment(file, room.lineage.system_identifier, 1));
+            archiver.push(file, archiver.find(file)).await.expect("one is enough");
+            archiver.drain().await;
+        };
+        // Two repositories lack 1 and 2, and what comes later goes to the third.
+        push(3).await;
+        archived(&room, &all[..2], &[3], 1).await;
+        marked(&room, 1..=3);
+        push(4).await;
+        archived(&room, &all[..2], &[4], 1).await;
+        (0..3).for_each(|at| archiver.state().holds(None, numbered(4), at));
+        push(5).await;
+        archived(&room, &all[..1], &[5], 1).await;
+        if of_a_clone {
+            a_clone_writes(&room, 2, &all[1]).await;
+        }
+        let away = Away::take(&room, "three");
+        archiver.compare_once().await;
+        assert_eq!(held(&room, "two", 1..=9), if of_a_clone { vec![2, 3, 4] } else { vec![3, 4, 5] });
+        let waits = archiver.repository_facts()[1].waits.clone().unwrap_or_default();
+        assert_eq!(waits.contains(&numbered(5).to_string()), of_a_clone, "{waits:?}");
+        away.back(&all[2]);
+    }
+}
