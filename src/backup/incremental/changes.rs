@@ -116,6 +116,10 @@ pub async fn find(
     if let Some(seam) = seams.found.first() {
         return Ok(Err(WhyFull::Seam { segment: seam.segment }));
     }
+    // Where it cannot be read what a segment continues, it may be of another life.
+    if let Some(segment) = seams.unread.keys().next().copied() {
+        return Ok(Err(WhyFull::UnreadWal { segment, why: seams.failure.unwrap_or_default() }));
+    }
     let changes = chain.finish();
     Ok(doubt(&changes, stretch).map_or(Ok(changes), Err))
 }
