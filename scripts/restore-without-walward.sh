@@ -212,4 +212,6 @@ find "$target/standby.signal" -delete 2>/dev/null || :
 : >"$target/recovery.signal"
 sync
 
-echo "restored $label to $target; check it with: pg_verifybackup -n $target; look at $configuration, then start the server" >&2
+check="check it with: pg_verifybackup -n $target; "
+[ -e "$target/backup_manifest" ] || check=
+echo "restored $label to $target; ${check}look at $configuration, then start the server" >&2

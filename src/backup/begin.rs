@@ -72,7 +72,7 @@ pub async fn begin<S: Server>(
     let name = async {
         cleanup::remove_remains(repositories).await;
         let started = session.now().await.map_err(server("ask for the server's time"))?;
-        Ok::<_, BackupError>((started, free_time(repositories, started, options.wanted).await?))
+        Ok::<_, BackupError>((started, free_time(repositories, started).await?))
     };
     let (started, named) = unless_cancelled(stop, name).await??;
     progress.send_modify(|progress| progress.phase = Phase::Checkpoint);
@@ -212,9 +212,10 @@ fn told(
     }
 }
 
-/// A second at which no backup of a wanted type, and no remains of one, are named in any repository: the start, or some seconds after it.
-async fn free_time(repositories: &[Repository], started: Timestamp, wanted: Wanted) -> Result<Timestamp, BackupError> {
-    let kinds = || [Some(BackupType::Full), wanted.builds_on()].into_iter().flatten();
+/// A second after which no backup, and no remains of one, are named in any repository: the start, or some seconds after it. What was taken later has the
+/// later label.
+async fn free_time(repositories: &[Repository], started: Timestamp) -> Result<Timestamp, BackupError> {
+    let kinds = || [BackupType::Full, BackupType::Diff, BackupType::Incr];
     let mut time = started;
     'seconds: loop {
         for kind in kinds() {

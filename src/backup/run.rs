@@ -394,6 +394,9 @@ fn depends_on(work: &packs::Work, parent: Option<&Manifest>, index: Option<&Stor
     let (parent, since, index) = (parent?, work.since.as_ref()?, index?);
     Some(DependsOn {
         label: parent.label.clone(),
+        timeline: parent.timeline,
+        start_lsn: parent.start_lsn,
+        started: parent.started,
         changes: ChangesSource::Wal,
         block_bytes: since.block_bytes,
         index: index.clone(),

@@ -164,7 +164,7 @@ async fn missing_parent(from: &Repository, to: &Repository, head: &Manifest) -> 
         }
     }
     match heads.as_slice() {
-        [theirs, ours] if is_the_same(theirs, ours) => {
+        [theirs, ours] if depends_on.is(theirs) && is_the_same(theirs, ours) => {
             keep(to, &layout::manifest(&parent)).await.map_err(|source| at(to, "keep a manifest in", source))?;
             Ok(None)
         }

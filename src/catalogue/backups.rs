@@ -76,3 +76,17 @@ pub fn way_to(timeline: Timeline, own: &[&BackupFacts], histories: &Histories) -
     Way::to(timeline, histories)
         .or_else(|| own.iter().any(|backup| backup.timeline == timeline).then(|| Way::root(timeline, histories)))
 }
+
+/// The backup that `backup` builds on, or one before that, which is not among the `known` ones: nothing can be restored without it.
+pub fn missing_parent<'a>(known: &[&'a Manifest], backup: &'a Manifest) -> Option<&'a str> {
+    let mut next = backup;
+    // Whoever builds on itself is not followed for ever.
+    for _ in 0..=known.len() {
+        let depends_on = next.depends_on.as_ref()?;
+        match known.iter().find(|known| depends_on.is(known)) {
+            Some(found) => next = found,
+            None => return Some(&depends_on.label),
+        }
+    }
+    Some(&next.label)
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::backups::BackupFacts;
+use super::backups::{BackupFacts, missing_parent};
 use super::error::CatalogueError;
 use super::holes::{Stretch, explains, holes, without_history};
 use super::inventory::Inventory;
@@ -172,16 +172,8 @@ impl Holdings {
 
     /// The backup that `backup` builds on, or one before that, which is not there: nothing can be restored without it.
     pub fn missing_parent<'a>(&'a self, backup: &'a Manifest) -> Option<&'a str> {
-        let mut next = backup;
-        // Whoever builds on itself is not followed for ever.
-        for _ in 0..=self.backups.len() {
-            let parent = &next.depends_on.as_ref()?.label;
-            match self.backups.iter().find(|known| known.label == *parent) {
-                Some(found) => next = found,
-                None => return Some(parent),
-            }
-        }
-        Some(&next.label)
+        let known: Vec<&Manifest> = self.backups.iter().collect();
+        missing_parent(&known, backup)
     }
 
     /// To which moments one can recover. Reads when transactions ended.

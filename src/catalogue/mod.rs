@@ -38,7 +38,7 @@ mod time;
 mod way;
 mod windows;
 
-pub use backups::{BackupFacts, along, known, way_to, ways, ways_without_backup};
+pub use backups::{BackupFacts, along, known, missing_parent, way_to, ways, ways_without_backup};
 pub use error::CatalogueError;
 pub use holdings::Holdings;
 pub use holes::{Stretch, holes, stretches};

@@ -9,7 +9,7 @@ use std::future::Future;
 use futures::stream::{self, StreamExt};
 use jiff::Timestamp;
 
-use super::backups::BackupFacts;
+use super::backups::{BackupFacts, missing_parent};
 use super::error::CatalogueError;
 use super::inventory::Inventory;
 use super::target::TargetTimeline;
@@ -421,16 +421,18 @@ impl<'a> Archive<'a> {
         failure.map_or(Ok(None), Err)
     }
 
-    /// Everything about a backup, from the first repository that can say it.
+    /// Everything about the backup of this label that `is_it`, from the first repository that can say it.
     ///
     /// # Errors
     /// None has it, or none can give all of it.
     pub async fn contents(
         &self,
         label: &BackupLabel,
+        is_it: impl Fn(&Manifest) -> bool,
         warnings: &mut Vec<String>,
     ) -> Result<BackupContents, CatalogueError> {
-        let holders = self.manifests.iter().filter(|(_, manifest)| manifest.label == label.as_str());
+        let is_it = |manifest: &Manifest| manifest.label == label.as_str() && is_it(manifest);
+        let holders = self.manifests.iter().filter(|(_, manifest)| is_it(manifest));
         let holders: Vec<_> =
             holders.filter_map(|(index, manifest)| Some((self.repositories.get(*index)?, manifest))).collect();
         let mut failure = None;
@@ -472,9 +474,11 @@ impl<'a> Archive<'a> {
         Err(failure.unwrap_or(CatalogueError::NoRepository))
     }
 
-    /// Whether any repository has a finished backup of this label.
-    pub fn has(&self, label: &BackupLabel) -> bool {
-        self.manifests.iter().any(|(_, manifest)| manifest.label == label.as_str())
+    /// The backups that cannot be restored, because one that they build on is in no repository: their labels, and its.
+    pub fn broken(&self) -> BTreeMap<&str, &str> {
+        let known: Vec<&Manifest> = self.manifests().collect();
+        let missing = known.iter().filter_map(|backup| Some((backup.label.as_str(), missing_parent(&known, backup)?)));
+        missing.collect()
     }
 }
 

@@ -25,6 +25,8 @@ struct Last<'a> {
     corrupt_pages: usize,
     /// Whether the WAL that makes it consistent is there.
     consistent: bool,
+    /// What it builds on and that is not there.
+    missing_parent: Option<&'a str>,
 }
 
 pub(crate) async fn check(
@@ -53,6 +55,7 @@ pub(crate) async fn check(
         age: Duration::try_from(Timestamp::now().duration_since(backup.stopped)).unwrap_or_default(),
         corrupt_pages: backup.corrupt_pages.len(),
         consistent: holdings.carried(backup).is_some_and(|carried| carried.consistent),
+        missing_parent: holdings.missing_parent(backup),
     });
     judge_last(last.as_ref(), age_max, about, findings);
     if let Some(left) = holdings.left_behind() {
@@ -179,7 +182,10 @@ fn judge_last(last: Option<&Last<'_>>, age_max: Duration, about: Option<&str>, f
     }
     let text = format!("{label} is {} old (ended {})", format_duration(last.age), format_moment(last.stopped));
     if !last.consistent {
-        let text = format!("{label}: WAL that it needs is missing");
+        let text = match last.missing_parent {
+            Some(parent) => format!("{label}: backup {parent}, which it builds on, is missing"),
+            None => format!("{label}: WAL that it needs is missing"),
+        };
         findings.failed("backup", about, text, Some("take a new backup: `walward backup`"));
     } else if last.age > age_max {
         findings.warning("backup", about, text, Some("take one: `walward backup`"));
@@ -299,11 +305,15 @@ mod tests {
             age: Duration::from_mins(5),
             corrupt_pages: 0,
             consistent: true,
+            missing_parent: None,
         };
         let levels = |last: &Last<'_>| judged(Some(last)).into_iter().map(|(level, _)| level).collect::<Vec<_>>();
         assert_eq!(levels(&good), [Level::Ok]);
         assert_eq!(levels(&Last { age: DAY * 2, ..good.clone() }), [Level::Warning]);
         assert_eq!(levels(&Last { corrupt_pages: 3, ..good.clone() }), [Level::Warning, Level::Ok]);
+        let parent = judged(Some(&Last { consistent: false, missing_parent: Some("x-full"), ..good.clone() }));
+        let text = "20261121T112545Z: backup x-full, which it builds on, is missing".to_owned();
+        assert_eq!(parent, [(Level::Failed, text)]);
         let holed = judged(Some(&Last { consistent: false, ..good }));
         assert_eq!(holed, [(Level::Failed, "20261121T112545Z: WAL that it needs is missing".to_owned())]);
         assert_eq!(judged(None), [(Level::Warning, "there is none yet".to_owned())]);

@@ -40,7 +40,14 @@ impl<'a> Chosen<'a> {
         unfinished: Option<(&Journal, &Path)>,
         warnings: &mut Vec<String>,
     ) -> Result<Self, RestoreError> {
-        let backups = archive.facts();
+        let mut backups = archive.facts();
+        if request.backup.is_none() && unfinished.is_none() {
+            let broken = archive.broken();
+            backups.retain(|backup| !broken.contains_key(backup.label.as_str()));
+            warnings.extend(broken.into_iter().map(|(label, parent)| {
+                format!("backup {label} is left out: {parent}, which it builds on, is in no repository")
+            }));
+        }
         let label = unfinished.map(|(journal, root)| own_label(journal, &backups, root)).transpose()?;
         let current = archive.lineage().ok_or(Refusal::NothingThere)?;
         let lineage = choose::lineage(&backups, current, request)?;
@@ -107,7 +114,9 @@ impl<'a> Chosen<'a> {
 
     /// What the backup holds, and the repositories that have it.
     pub async fn contents(&self, warnings: &mut Vec<String>) -> Result<BackupContents, RestoreError> {
-        Ok(self.archive.contents(&self.choice.backup.label, warnings).await?)
+        let chosen = &self.choice.backup;
+        let is_it = |manifest: &Manifest| manifest.start_lsn == chosen.start_lsn && manifest.stopped == chosen.stopped;
+        Ok(self.archive.contents(&chosen.label, is_it, warnings).await?)
     }
 
     /// The same of the backup that another one builds on.
@@ -125,11 +134,13 @@ impl<'a> Chosen<'a> {
             .label
             .parse()
             .map_err(|_| refused(format!("it builds on {:?}, which is no backup", depends_on.label)))?;
-        if !self.archive.has(&label) {
-            let (backup, parent) = (self.choice.backup.label.to_string(), depends_on.label.clone());
-            return Err(Refusal::WithoutParent { backup, parent }.into());
-        }
-        let found = self.archive.contents(&label, warnings).await?;
+        let found = match self.archive.contents(&label, |backup| depends_on.is(backup), warnings).await {
+            Err(CatalogueError::NoRepository) => {
+                let (backup, parent) = (self.choice.backup.label.to_string(), depends_on.label.clone());
+                return Err(Refusal::WithoutParent { backup, parent }.into());
+            }
+            found => found?,
+        };
         let parent = &found.manifest;
         // The parent ends before its child begins: no chain leads in a circle.
         let is_it = parent.lineage == child.lineage

@@ -352,7 +352,7 @@ fn sync_fails_at(at: u64, loss: Loss, lies: Lies, afterwards: Afterwards) -> Res
             if let (true, Ok(text)) = (afterwards.journal_lies, std::fs::read(&journal)) {
                 let mut said: serde_json::Value = serde_json::from_slice(&text).unwrap();
                 said["directories_done"] = true.into();
-                said["packs_done"] = (0..packs().len()).collect();
+                said["packs_done"] = (0..packs().len()).map(|number| vec![0, number]).collect();
                 std::fs::write(&journal, said.to_string()).unwrap();
             }
         }

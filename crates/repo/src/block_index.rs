@@ -11,7 +11,10 @@ use walward_base::hex;
 use walward_pg::changes::BlockSet;
 
 /// The longest content that is read. A set has 16 KiB at most for each GiB of its file.
-pub const INDEX_BYTES_MAX: usize = 1 << 30;
+pub const INDEX_BYTES_MAX: usize = 256 << 20;
+/// No file of which some blocks are stored is longer, in blocks: those of packages have 131,072. A set in memory takes more than stored, for each
+/// stretch of 65,536 blocks.
+pub const FILE_BLOCKS_MAX: u32 = 1 << 21;
 
 /// The blocks of each entry of `entries` that has some, by the entry's number, in their order.
 ///
@@ -42,11 +45,14 @@ fn decode(content: &[u8], entries: &Entries, block_bytes: u32) -> Result<Vec<(u3
     for (number, entry) in entries.iter() {
         let EntryKind::Blocks { size, blocks, .. } = entry.what else { continue };
         let path = entry.path;
+        let length = size / u64::from(block_bytes.max(1));
+        if length > u64::from(FILE_BLOCKS_MAX) {
+            return Err(wrong(format!("{path} has {length} blocks, and {FILE_BLOCKS_MAX} are the most")));
+        }
         let set = BlockSet::decode_first(&mut left).map_err(|error| wrong(format!("{path}: {error}")))?;
         if set.count() != u64::from(blocks) {
             return Err(wrong(format!("it has {} blocks of {path}, and the manifest says {blocks}", set.count())));
         }
-        let length = size / u64::from(block_bytes.max(1));
         let after = u32::try_from(length).ok().and_then(|length| set.iter(length..).next());
         if let Some(block) = after {
             return Err(wrong(format!("it has block {block} of {path}, which has {length}")));

@@ -162,12 +162,26 @@ pub struct Manifest {
 pub struct DependsOn {
     /// The parent: the blocks that are not stored here are in it, or in what it builds on.
     pub label: String,
+    /// Its timeline, where its WAL begins and when it began: two clones of a cluster may take backups of one label.
+    pub timeline: Timeline,
+    /// See `timeline`.
+    pub start_lsn: Lsn,
+    /// See `timeline`.
+    pub started: Timestamp,
     /// How it was found which blocks are to be stored.
     pub changes: ChangesSource,
     /// Bytes of a block.
     pub block_bytes: u32,
     /// The object that says which blocks are stored ([`crate::block_index`]).
     pub index: StoredIndex,
+}
+
+impl DependsOn {
+    /// Whether `backup` is the parent, and not another one of its label.
+    pub fn is(&self, backup: &Manifest) -> bool {
+        let Self { label, timeline, start_lsn, started, .. } = self;
+        (label, timeline, start_lsn, started) == (&backup.label, &backup.timeline, &backup.start_lsn, &backup.started)
+    }
 }
 
 /// Where it is known from what changed since the parent.

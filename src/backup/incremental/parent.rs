@@ -5,6 +5,7 @@ use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::why_full::WhyFull;
+use crate::backup::cleanup;
 use crate::backup::error::BackupError;
 use crate::backup::reading::Reading;
 use crate::catalogue::{Histories, Way};
@@ -12,7 +13,7 @@ use walward_base::sys::ground::Steps;
 use walward_base::{ErrorClass, describe};
 use walward_pg::{Lineage, Lsn, SegmentSize, Timeline, TimelineHistory};
 use walward_repo::manifest::{BackupLabel, BackupType, CORRUPT_PAGES_MAX, Manifest};
-use walward_repo::{Repository, layout, stored};
+use walward_repo::{RepoError, Repository, layout, stored};
 
 /// So many backups that build on each other are enough.
 const CHAIN_MAX: usize = 1000;
@@ -167,18 +168,41 @@ async fn keep(repositories: &[Repository], label: &BackupLabel) -> Result<(), St
     Ok(())
 }
 
-/// Whether all that `parent` builds on is in every repository.
+/// Whether `parent` and all that it builds on is in every repository, with every object that its manifest lists.
 async fn whole(repositories: &[Repository], parent: &Manifest) -> Result<(), String> {
-    let mut next = parent.depends_on.as_ref().map(|depends_on| depends_on.label.clone());
+    let mut next = parent.clone();
     for _ in 0..CHAIN_MAX {
-        let Some(label) = next else { return Ok(()) };
+        has_objects(repositories, &next).await?;
+        let Some(depends_on) = next.depends_on else { return Ok(()) };
+        let label = &depends_on.label;
         let parsed: BackupLabel = label.parse().map_err(|_| format!("it builds on {label:?}, which is no backup"))?;
         match everywhere(repositories, &parsed).await? {
-            Some(found) => next = found.depends_on.map(|depends_on| depends_on.label),
+            Some(found) if depends_on.is(&found) => next = found,
+            Some(_) => return Err(format!("it builds on another backup of the label {label} than is there")),
             None => return Err(format!("it builds on {label}, which is not in every repository")),
         }
     }
     Err(format!("{CHAIN_MAX} backups that build on each other lie before it"))
+}
+
+/// Whether the packs of a backup, as long as they are listed, and its block index lie in every repository.
+async fn has_objects(repositories: &[Repository], backup: &Manifest) -> Result<(), String> {
+    let label: BackupLabel = backup.label.parse().map_err(|_| format!("{:?} is no backup", backup.label))?;
+    for repository in repositories {
+        let failed = |error: RepoError| {
+            format!("whether {label} is whole in repository {} cannot be told: {}", repository.name(), describe(&error))
+        };
+        // How long they are there is said there.
+        let head = stored::head(repository, &label).await.map_err(failed)?;
+        cleanup::check_packs(repository, &label, &head.packs).await.map_err(|error| describe(&error))?;
+        if head.depends_on.is_some() {
+            let index = layout::block_index(&label);
+            if !repository.exists(&index).await.map_err(failed)? {
+                return Err(format!("{} is not there", repository.shown(&index)));
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

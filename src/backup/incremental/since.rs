@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use walward_pg::changes::{BlockSet, Changes, DatabaseName, RelationName};
 use walward_pg::{Fork, RelationFile};
+use walward_repo::block_index::FILE_BLOCKS_MAX;
 use walward_repo::manifest::{Entry, EntryKind};
 
 /// A file is stored whole when at least nine tenths of its blocks would be stored, as PostgreSQL does (`GetFileBackupMethod`,
@@ -98,7 +99,9 @@ impl Since {
     pub fn blocks(&self, path: &str, bytes: u64) -> Option<BlockSet> {
         let name = FileName::of(path)?;
         let length = u32::try_from(bytes / u64::from(self.block_bytes.max(1))).ok()?;
-        if !bytes.is_multiple_of(u64::from(self.block_bytes.max(1))) || length > self.segment_blocks {
+        if !bytes.is_multiple_of(u64::from(self.block_bytes.max(1)))
+            || length > self.segment_blocks.min(FILE_BLOCKS_MAX)
+        {
             return None;
         }
         let in_parent = self.parent.blocks(name)?;

@@ -184,7 +184,15 @@ async fn a_backup_comes_after_the_one_that_it_builds_on_with_its_block_index() {
         stored_bytes: summary.stored_bytes,
         stored_sha256: hex::encode(&summary.stored_digest),
     };
-    let depends_on = DependsOn { label: head.label.clone(), changes: ChangesSource::Wal, block_bytes: 8192, index };
+    let depends_on = DependsOn {
+        label: head.label.clone(),
+        timeline: head.timeline,
+        start_lsn: head.start_lsn,
+        started: head.started,
+        changes: ChangesSource::Wal,
+        block_bytes: 8192,
+        index,
+    };
     let of_child = Manifest {
         label: child.to_string(),
         kind: BackupType::Incr,

@@ -98,8 +98,12 @@ impl Backup {
         if manifest.kind != BackupType::Full {
             let key = layout::block_index(&label);
             let summary = repository.upload(&key, spec(Kind::BlockIndex), once(sets), 1).await.expect("uploaded");
+            let parent = Self::new(self.level - 1, Vec::new()).manifest();
             manifest.depends_on = Some(DependsOn {
-                label: chain_label(self.level - 1).to_string(),
+                label: parent.label,
+                timeline: parent.timeline,
+                start_lsn: parent.start_lsn,
+                started: parent.started,
                 changes: ChangesSource::Wal,
                 block_bytes: BLOCK,
                 index: StoredIndex {
@@ -260,7 +264,7 @@ async fn a_restore_of_a_chain_that_was_cut_goes_on_and_puts_its_files_together_a
 #[tokio::test]
 async fn a_chain_that_lacks_a_backup_or_is_not_what_it_says_is_refused_before_anything_is_written() {
     type Change = fn(u8, &mut Manifest, &mut Vec<Entry>);
-    let cases: [(&str, Change); 6] = [
+    let cases: [(&str, Change); 7] = [
         ("builds on \"nonsense\"", |level, manifest, _| {
             if level == 3
                 && let Some(depends_on) = &mut manifest.depends_on
@@ -275,12 +279,19 @@ async fn a_chain_that_lacks_a_backup_or_is_not_what_it_says_is_refused_before_an
                 depends_on.label = chain_label(9).to_string();
             }
         }),
+        // Another backup has its label.
+        ("is in no repository", |level, manifest, _| {
+            if level == 1 {
+                manifest.started += std::time::Duration::from_micros(1);
+            }
+        }),
         // In a circle.
         ("is not what it builds on", |level, manifest, _| {
             if level == 2
                 && let Some(depends_on) = &mut manifest.depends_on
             {
-                depends_on.label = chain_label(3).to_string();
+                let itself = Backup::new(3, Vec::new()).manifest();
+                (depends_on.label, depends_on.start_lsn) = (itself.label, itself.start_lsn);
             }
         }),
         ("it does not have \"base/5/16385\"", |level, _, entries| {
@@ -306,9 +317,28 @@ async fn a_chain_that_lacks_a_backup_or_is_not_what_it_says_is_refused_before_an
         for backup in chain() {
             backup.put(&fixture.repositories[0], |manifest, entries| change(backup.level, manifest, entries)).await;
         }
-        let error = fixture.plan(Target::Latest).await.expect_err(reason);
+        let request = RestoreRequest { backup: Some(chain_label(3)), ..request_for(Target::Latest) };
+        let error = plan(&fixture.repositories, &fixture.target(), &request).await.expect_err(reason);
         let said = walward_base::describe(&error);
         assert!(said.contains(reason), "{reason}: {said}");
         assert_eq!(std::fs::read_dir(fixture.target()).expect("there").count(), 0);
     }
+}
+
+#[tokio::test]
+async fn without_a_word_the_newest_backup_is_taken_whose_chain_is_whole() {
+    let fixture = site(&["first"]).await;
+    for backup in chain() {
+        // Two clones took a backup in the same second, and this one's is the other's.
+        let change = |manifest: &mut Manifest, _: &mut Vec<Entry>| {
+            if let Some(depends_on) = manifest.depends_on.as_mut().filter(|_| backup.level == 3) {
+                depends_on.started += std::time::Duration::from_micros(1);
+            }
+        };
+        backup.put(&fixture.repositories[0], change).await;
+    }
+    let plan = fixture.plan(Target::Latest).await.expect("planned");
+    assert_eq!((plan.backup.as_str(), plan.builds_on.len()), (chain_label(2).as_str(), 1));
+    let left_out = format!("{} is left out: {}", chain_label(3), chain_label(2));
+    assert!(plan.warnings.iter().any(|warning| warning.contains(&left_out)), "{:?}", plan.warnings);
 }

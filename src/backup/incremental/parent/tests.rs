@@ -2,7 +2,7 @@ use super::*;
 use futures::{StreamExt, stream};
 use walward_base::sys::cpu::CpuPool;
 use walward_repo::format::{Kind, Spec};
-use walward_repo::manifest::{ChangesSource, DependsOn, StoredIndex};
+use walward_repo::manifest::{ChangesSource, DependsOn, Pack, StoredIndex};
 use walward_repo::{Encryption, layout};
 
 const LINEAGE: Lineage = Lineage { major: 15, system_identifier: 7 };
@@ -48,9 +48,17 @@ fn backup(label: &str, timeline: u32, start: u64, stop: u64) -> Manifest {
     }
 }
 
-fn on(parent: &str, backup: Manifest) -> Manifest {
+fn on(parent: &Manifest, backup: Manifest) -> Manifest {
     let index = StoredIndex { content_bytes: 0, stored_bytes: 0, stored_sha256: String::new() };
-    let depends_on = DependsOn { label: parent.to_owned(), changes: ChangesSource::Wal, block_bytes: 8192, index };
+    let depends_on = DependsOn {
+        label: parent.label.clone(),
+        timeline: parent.timeline,
+        start_lsn: parent.start_lsn,
+        started: parent.started,
+        changes: ChangesSource::Wal,
+        block_bytes: 8192,
+        index,
+    };
     Manifest { depends_on: Some(depends_on), ..backup }
 }
 
@@ -64,6 +72,9 @@ async fn repository(backups: &[&Manifest]) -> Repository {
         let line = serde_json::to_string(backup).unwrap() + "\n";
         let content = stream::iter([Ok(line.into_bytes().into())]).boxed();
         repository.upload(&layout::manifest(&label), spec, content, 1000).await.unwrap();
+        if backup.depends_on.is_some() {
+            repository.store().put_new(&layout::block_index(&label), vec![1].into()).await.unwrap();
+        }
     }
     repository
 }
@@ -75,8 +86,8 @@ async fn found(repositories: &[Repository], kind: BackupType) -> Result<String, 
 #[tokio::test]
 async fn the_newest_of_the_type_that_is_in_every_repository_is_the_parent() {
     let full = backup("20261121T064158Z-full", 1, 0x200_0028, 0x200_0100);
-    let incr = on(&full.label, backup("20261122T064158Z-incr", 2, 0x600_0028, 0x600_0100));
-    let newest = on(&incr.label, backup("20261123T064158Z-incr", 2, 0x700_0028, 0x700_0100));
+    let incr = on(&full, backup("20261122T064158Z-incr", 2, 0x600_0028, 0x600_0100));
+    let newest = on(&incr, backup("20261123T064158Z-incr", 2, 0x700_0028, 0x700_0100));
     let both = [repository(&[&full, &incr, &newest]).await, repository(&[&full, &incr]).await];
     assert_eq!(found(&both[..1], BackupType::Incr).await, Ok(newest.label.clone()));
     assert_eq!(found(&both, BackupType::Incr).await, Ok(incr.label.clone()));
@@ -88,7 +99,8 @@ async fn the_newest_of_the_type_that_is_in_every_repository_is_the_parent() {
 #[tokio::test]
 async fn a_backup_whose_own_parent_is_gone_is_none_to_build_on() {
     let full = backup("20261121T064158Z-full", 1, 0x200_0028, 0x200_0100);
-    let lost = on("20261120T064158Z-full", backup("20261122T064158Z-incr", 2, 0x600_0028, 0x600_0100));
+    let gone = backup("20261120T064158Z-full", 1, 0x100_0028, 0x100_0100);
+    let lost = on(&gone, backup("20261122T064158Z-incr", 2, 0x600_0028, 0x600_0100));
     assert_eq!(found(&[repository(&[&full, &lost]).await], BackupType::Incr).await, Ok(full.label.clone()));
     match found(&[repository(&[&lost]).await], BackupType::Incr).await {
         Err(WhyFull::Unfit { label, why }) => {
@@ -97,6 +109,25 @@ async fn a_backup_whose_own_parent_is_gone_is_none_to_build_on() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_backup_that_lacks_an_object_or_whose_parent_is_another_of_its_label_is_none_to_build_on() {
+    let full = backup("20261121T064158Z-full", 1, 0x200_0028, 0x200_0100);
+    let incr = on(&full, backup("20261122T064158Z-incr", 2, 0x600_0028, 0x600_0100));
+    let whole = repository(&[&full, &incr]).await;
+    assert_eq!(found(std::slice::from_ref(&whole), BackupType::Incr).await, Ok(incr.label.clone()));
+    whole.store().delete(&layout::block_index(&incr.label.parse().unwrap())).await.unwrap();
+    assert_eq!(found(&[whole], BackupType::Incr).await, Ok(full.label.clone()));
+
+    let later = Manifest { started: full.started + std::time::Duration::from_micros(1), ..full.clone() };
+    let of_another = on(&later, backup("20261122T064158Z-incr", 2, 0x600_0028, 0x600_0100));
+    assert_eq!(found(&[repository(&[&full, &of_another]).await], BackupType::Incr).await, Ok(full.label.clone()));
+
+    let pack = Pack { number: 0, content_bytes: 1, stored_bytes: 1, stored_sha256: String::new() };
+    let without_pack = Manifest { packs: vec![pack], ..full.clone() };
+    let found = found(&[repository(&[&without_pack]).await], BackupType::Incr).await;
+    assert!(matches!(&found, Err(WhyFull::Unfit { why, .. }) if why.contains("pack 0")), "{found:?}");
 }
 
 #[test]
