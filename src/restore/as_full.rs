@@ -3,8 +3,7 @@
 //! `backup_label` says of which backup it is the rest, and servers from 17 on do not start with that (`read_backup_label`, xlogrecovery.c); `backup_manifest`
 //! lists the packs' members and not the files.
 
-use std::io;
-use std::path::Path;
+use std::io::{self, Write};
 
 use super::contents::{Contents, Listed};
 use super::directory::Owner;
@@ -12,6 +11,7 @@ use super::error::RestoreError;
 use super::install::{read_if_there, rewrite};
 use super::places::Places;
 use super::sums::Sums;
+use super::unpack::write_anew;
 use walward_pg::{Lineage, ManifestWriter, WalRange};
 
 const LABEL: &str = "backup_label";
@@ -33,9 +33,8 @@ pub fn rewrite_lists(
     rewrite(&label_path, &label, owner)?;
     let path = place(MANIFEST)?;
     if contents.has(MANIFEST) {
-        let text = list(contents, sums, &label, lineage, range)
-            .map_err(RestoreError::io("list the files in", Path::new(MANIFEST)))?;
-        rewrite(&path, &text, owner)?;
+        // Of a million files it is some 200 MB long.
+        write_anew(&path, |output| list(output, (contents, sums), &label, lineage, range))?;
     }
     Ok(())
 }
@@ -46,8 +45,14 @@ fn without_parent(label: &[u8]) -> Vec<u8> {
     lines.filter(|line| !line.starts_with(INCREMENTAL.as_bytes())).flatten().copied().collect()
 }
 
-fn list(contents: &Contents, sums: &Sums, label: &[u8], lineage: Lineage, range: WalRange) -> io::Result<Vec<u8>> {
-    let mut writer = ManifestWriter::new(Vec::new(), lineage)?;
+fn list<W: Write>(
+    output: W,
+    (contents, sums): (&Contents, &Sums),
+    label: &[u8],
+    lineage: Lineage,
+    range: WalRange,
+) -> io::Result<W> {
+    let mut writer = ManifestWriter::new(output, lineage)?;
     for Listed { file, path, size, mtime, crc32c } in contents.listed() {
         match path {
             MANIFEST => {}

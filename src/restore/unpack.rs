@@ -4,7 +4,7 @@
 //! checked against its CRC-32C. What was written before an error is removed when the pack is unpacked again.
 
 use std::fs::{File, FileTimes, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::iter::Peekable;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -195,6 +195,17 @@ fn open(path: &Path) -> Result<File, RestoreError> {
     let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty());
     Ok(file.map_err(io::Error::from).map_err(RestoreError::io("open", path))?.into())
+}
+
+/// Writes a file anew that was restored, with its mode. One that is cut in this is restored again by the next run.
+pub fn write_anew(
+    path: &Path,
+    write: impl FnOnce(BufWriter<File>) -> io::Result<BufWriter<File>>,
+) -> Result<(), RestoreError> {
+    let permissions = std::fs::symlink_metadata(path).map_err(RestoreError::io("look at", path))?.permissions();
+    let made = create(path)?;
+    made.set_permissions(permissions).map_err(RestoreError::io("set the mode of", path))?;
+    write(BufWriter::new(made)).and_then(|mut written| written.flush()).map_err(RestoreError::io("write", path))
 }
 
 /// Makes a file that is put together, as long as it will be. What is not written of it yet reads as zeros.
