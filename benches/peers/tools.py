@@ -179,6 +179,8 @@ repositories = ["main"]
 class PgBackRest(Tool):
     name = "pgBackRest"
     asynchronous = True
+    # Changed files are stored by blocks.
+    block = False
 
     def prepare(self):
         for folder in ("repository", "spool", "lock", "log"):
@@ -200,11 +202,11 @@ repo1-storage-ca-file={self.store.ca}
             where = f"repo1-path={self.room}/repository\n"
         cipher = "repo1-cipher-type=aes-256-cbc\nrepo1-cipher-pass=benchmark\n" if self.encrypted else ""
         asynchronous = "y" if self.asynchronous else "n"
+        block = "repo1-block=y\n" if self.block else ""
         self.config = self.room / "pgbackrest.conf"
         self.config.write_text(f"""[global]
 {where}{cipher}repo1-bundle=y
-repo1-block=y
-compress-type=zst
+{block}compress-type=zst
 compress-level={BACKUP_LEVEL}
 process-max={WORKERS}
 spool-path={self.room}/spool
@@ -251,6 +253,10 @@ pg1-user=postgres
 class PgBackRestSync(PgBackRest):
     name = "pgBackRest, not asynchronous"
     asynchronous = False
+
+
+class PgBackRestBlock(PgBackRest):
+    block = True
 
 
 class PgBaseBackup(Tool):

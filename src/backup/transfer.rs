@@ -143,7 +143,8 @@ fn is_the_same(one: &Manifest, other: &Manifest) -> bool {
         manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).chain(index).collect()
     };
     let parent = |manifest: &Manifest| -> Option<_> {
-        manifest.depends_on.as_ref().map(|of| (of.label.clone(), of.changes, of.block_bytes))
+        let of = manifest.depends_on.as_ref()?;
+        Some((of.label.clone(), of.timeline, of.start_lsn, of.started, of.changes, of.block_bytes))
     };
     let facts =
         |manifest: &Manifest| Manifest { packs: Vec::new(), stored_bytes: 0, depends_on: None, ..manifest.clone() };

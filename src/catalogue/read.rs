@@ -439,6 +439,10 @@ impl<'a> Archive<'a> {
         for (repository, _) in &holders {
             let read = async {
                 let (manifest, entries) = stored::manifest(repository, label).await?;
+                if !is_it(&manifest) {
+                    let place = repository.shown(&layout::manifest(label));
+                    return Err(RepoError::damaged_text(&place, "another backup has taken its place"));
+                }
                 let blocks = match &manifest.depends_on {
                     Some(depends_on) => block_index::read(repository, label, depends_on, &entries).await?,
                     None => Vec::new(),
@@ -457,8 +461,9 @@ impl<'a> Archive<'a> {
             let facts = |manifest: &Manifest| {
                 let lengths: Vec<(u32, u64)> =
                     manifest.packs.iter().map(|pack| (pack.number, pack.content_bytes)).collect();
-                let parent = manifest.depends_on.as_ref().map(|depends_on| depends_on.label.clone());
-                (lengths, manifest.start_lsn, parent)
+                let parent =
+                    manifest.depends_on.as_ref().map(|of| (of.label.clone(), of.timeline, of.start_lsn, of.started));
+                (lengths, manifest.start_lsn, manifest.started, parent)
             };
             let mut copies = Vec::new();
             for (repository, other) in &holders {

@@ -43,10 +43,14 @@ impl<'a> Chosen<'a> {
         let mut backups = archive.facts();
         if request.backup.is_none() && unfinished.is_none() {
             let broken = archive.broken();
-            backups.retain(|backup| !broken.contains_key(backup.label.as_str()));
-            warnings.extend(broken.into_iter().map(|(label, parent)| {
-                format!("backup {label} is left out: {parent}, which it builds on, is in no repository")
-            }));
+            let is_whole = |backup: &BackupFacts| !broken.contains_key(backup.label.as_str());
+            // Where all are broken, the refusal says what is missing.
+            if backups.iter().any(is_whole) {
+                backups.retain(is_whole);
+                warnings.extend(broken.iter().map(|(label, parent)| {
+                    format!("backup {label} is left out: {parent}, which it builds on, is in no repository")
+                }));
+            }
         }
         let label = unfinished.map(|(journal, root)| own_label(journal, &backups, root)).transpose()?;
         let current = archive.lineage().ok_or(Refusal::NothingThere)?;

@@ -205,7 +205,11 @@ pub fn write_anew(
     let permissions = std::fs::symlink_metadata(path).map_err(RestoreError::io("look at", path))?.permissions();
     let made = create(path)?;
     made.set_permissions(permissions).map_err(RestoreError::io("set the mode of", path))?;
-    write(BufWriter::new(made)).and_then(|mut written| written.flush()).map_err(RestoreError::io("write", path))
+    let written = write(BufWriter::new(made)).and_then(|mut written| {
+        written.flush()?;
+        written.get_ref().sync_all()
+    });
+    written.map_err(RestoreError::io("write", path))
 }
 
 /// Makes a file that is put together, as long as it will be. What is not written of it yet reads as zeros.

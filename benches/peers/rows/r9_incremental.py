@@ -6,7 +6,7 @@ from aims import AtMost, Faster
 from cluster import SUM, run
 from rows import Variant
 from rows.check import restored
-from tools import DISK, PgBackRest, PgBaseBackupIncremental, Walward
+from tools import DISK, PgBackRestBlock, PgBaseBackupIncremental, Walward
 
 TITLE = "Incremental backup, and restore"
 TEXT = """A full backup (not measured), one row changed on about 1 % of the table's pages, spread over it at random, a checkpoint, then an
@@ -35,7 +35,7 @@ checkpoint;
 
 
 def variants():
-    for tool in (Walward, PgBackRest):
+    for tool in (Walward, PgBackRestBlock):
         for encrypted in (True, False):
             yield Variant(tool, DISK, encrypted)
     if PgBaseBackupIncremental.is_there():

@@ -97,7 +97,11 @@ async fn files(
     for repository in repositories {
         let mut files = ParentFiles::default();
         match stored::each_entry(repository, &label, |entry| files.add(entry, sizes.block_bytes)).await {
-            Ok(head) if head.lineage == lineage && head.start_lsn == parent.start_lsn => return Ok(files),
+            Ok(head)
+                if head.lineage == lineage && (head.start_lsn, head.started) == (parent.start_lsn, parent.started) =>
+            {
+                return Ok(files);
+            }
             Ok(_) => {}
             Err(error) => failure = Some(walward_base::describe(&error)),
         }
